@@ -1,0 +1,21 @@
+"""Self-Transcendence: from images to the convergence figure. Rules lie in workflow/rules/, the science in experiments/."""
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/latents.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/generate.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/plot.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        rules.figures.input,
+        rules.evaluate.input,
+        rules.train.input,

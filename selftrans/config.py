@@ -1,0 +1,731 @@
+"""The typed experiment: every name, default, bound and error text, once.
+
+An experiment file (``experiments/NAME.yaml``) says what is compared: data, backbone, runs, evaluation, figures. A data
+file (``experiments/data/NAME.yaml``) says what is learnt from: images, crop, autoencoder. Both are read here, checked
+here, and nowhere else; the JSON schema for editors is generated from these models.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selftrans.runtime.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Weights = Literal["ema", "raw"]
+Interpolation = Literal["linear", "cosine"]
+
+
+class Settings(BaseModel):
+    """Base of every part of a file: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+class DigitsSource(Settings):
+    """The 1,797 handwritten digits that come with scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
+
+    kind: Literal["digits"]
+
+
+class TrainedAutoencoder(Settings):
+    """A small `AutoencoderKL`, trained on the data itself by a rule of its own."""
+
+    kind: Literal["trained"]
+    block_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 32)
+    """Channels per resolution; each further entry halves the resolution."""
+    latent_channels: PositiveInt = 4
+    """Channels C of the latent."""
+    norm_groups: PositiveInt = 8
+    """Groups of the group normalisation; divides every entry of `block_channels`."""
+    steps: PositiveInt = 400
+    """Optimizer steps."""
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the KL divergence per latent number against the squared error per pixel."""
+    seed: Seed = 0
+    """Seed of weights, order and posterior noise."""
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> Self:
+        if wrong := [channels for channels in self.block_channels if channels % self.norm_groups]:
+            raise ValueError(f"norm_groups: {self.norm_groups} does not divide block_channels {wrong[0]}")
+        return self
+
+
+class PretrainedAutoencoder(Settings):
+    """An `AutoencoderKL` that exists: a directory written by `save_pretrained`, or a name on the Hugging Face hub."""
+
+    kind: Literal["pretrained"]
+    path: str
+    """Directory or hub name, for instance `stabilityai/sd-vae-ft-mse`."""
+
+
+class Latents(Settings):
+    """How the posterior's moments are stored."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the stored means and standard deviations."""
+    shard_size: PositiveInt = 16384
+    """Images per shard; a shard is the unit of work and of resuming."""
+
+
+class Classifier(Settings):
+    """A small convolutional classifier trained on the data: the feature extractor where no Inception can be had."""
+
+    width: PositiveInt = 32
+    """Channels of the first convolution."""
+    features: PositiveInt = 64
+    """Length of the feature vector in front of the logits."""
+    steps: PositiveInt = 300
+    """Optimizer steps."""
+    batch_size: PositiveInt = 128
+    """Images per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and augmentation."""
+
+
+class Data(Settings):
+    """A data set as it is learnt from: images, size, autoencoder. Experiments that name it share its latents."""
+
+    name: Name
+    """Name under which the results lie; the file's name if it is not given."""
+    source: DigitsSource
+    """Where the images come from."""
+    image_size: PositiveInt
+    """Height and width of the square images, in pixels."""
+    autoencoder: Annotated[TrainedAutoencoder | PretrainedAutoencoder, Field(discriminator="kind")]
+    """The map between images and latents."""
+    latents: Latents = Latents()
+    """Storage of the latents."""
+    classifier: Classifier = Classifier()
+    """The embedded feature extractor."""
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+# Depth, width, heads of the DiT family (Peebles and Xie 2023, table 1), which SiT keeps.
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+PRESETS = {
+    f"SiT-{size}/{patch}": {"depth": depth, "width": width, "heads": heads, "patch_size": patch}
+    for size, (depth, width, heads) in SIZES.items()
+    for patch in (2, 4, 8)
+}
+
+
+class Model(Settings):
+    """The backbone: a named size, or free numbers; numbers beside a name override it."""
+
+    preset: str | None = None
+    """`SiT-S/2`, `SiT-B/2`, `SiT-L/2`, `SiT-XL/2`, or the same with patch 4 or 8."""
+    depth: PositiveInt
+    """Number of transformer blocks."""
+    width: PositiveInt
+    """Length D of a token."""
+    heads: PositiveInt
+    """Attention heads; divides `width`."""
+    patch_size: PositiveInt
+    """Side p of the square of latents that becomes one token."""
+    mlp_ratio: PositiveFloat = 4.0
+    """Hidden width of a block's MLP over D."""
+    qk_norm: bool = True
+    """Normalise queries and keys (on in the authors' runs, off in original SiT checkpoints)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("preset") is None:
+            return values
+        if values["preset"] not in PRESETS:
+            raise ValueError(f"preset: {values['preset']!r} is unknown (allowed: {', '.join(PRESETS)})")
+        return {**PRESETS[values["preset"]], **values}
+
+    @model_validator(mode="after")
+    def _fits_sincos_table(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        if self.width % 4:
+            raise ValueError(f"width: {self.width} is not a multiple of 4, as the 2-D sin-cos table needs")
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------- guidance
+
+
+class TimeRange(Settings):
+    """Where in time a training signal acts."""
+
+    low: UnitFloat = 0.4
+    """First t at which the signal counts."""
+    high: UnitFloat = 0.7
+    """Last t at which it counts."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low} is above high {self.high}")
+        return self
+
+
+class NoGuidance(Settings):
+    """SiT as it is: no training signal but denoising."""
+
+    method: Literal["none"] = "none"
+
+
+class VaeAlignment(Settings):
+    """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
+
+    method: Literal["vae-alignment"]
+    depth: PositiveInt
+    """Student block, counted from 1."""
+    weight: PositiveFloat = 0.5
+    """Factor lambda of the term in the loss."""
+    target: Literal["velocity", "latent"] = "velocity"
+    """What is predicted: the velocity (the authors' code) or the clean latent (the letter of the text)."""
+    t_range: TimeRange = TimeRange()
+    """Times at which the term counts."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
+
+
+class TeacherChoice(Settings):
+    """Which weights become the frozen teacher."""
+
+    run: Name
+    """Name of the run, in the same experiment."""
+    step: PositiveInt
+    """One of its checkpoints."""
+    weights: Weights = "raw"
+    """Trained weights or their moving average (the authors froze the raw ones)."""
+
+
+class SelfTranscendence(Settings):
+    """Stage 2: a shallow block follows the frozen teacher's deeper features, guided in feature space."""
+
+    method: Literal["self-transcendence"]
+    teacher: TeacherChoice
+    """The model whose features are followed."""
+    student_depth: PositiveInt
+    """Student block, counted from 1."""
+    teacher_depth: PositiveInt
+    """Teacher block, counted from 1."""
+    guidance_scale: float = 5.0
+    """Scale w of f_u + w (f_c - f_u)."""
+    weight: PositiveFloat = 0.5
+    """Factor lambda of the term in the loss."""
+    t_range: TimeRange = TimeRange()
+    """Times at which the term counts."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
+    stop_after: PositiveInt | None = None
+    """Optimizer step after which the term is switched off; never, if it is not given."""
+
+
+Guidance = Annotated[NoGuidance | VaeAlignment | SelfTranscendence, Field(discriminator="method")]
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+class Training(Settings):
+    """One recipe for every run of an experiment; a run may override parts of it."""
+
+    checkpoints: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Optimizer steps that leave weights behind: teachers and evaluations choose among them."""
+    batch_size: PositiveInt = 256
+    """Images per optimizer step, over all processes."""
+    learning_rate: PositiveFloat = 1e-4
+    """Constant learning rate of AdamW."""
+    betas: tuple[UnitFloat, UnitFloat] = (0.9, 0.999)
+    """AdamW's averaging factors."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of the gradient; none if null."""
+    ema_decay: UnitFloat = 0.9999
+    """Decay per step of the moving average of the weights."""
+    label_dropout: UnitFloat = 0.1
+    """Probability that a label is replaced by the null class."""
+    path: Interpolation = "linear"
+    """Interpolant between data (t=0) and noise (t=1)."""
+    time: Literal["uniform", "log-normal"] = "uniform"
+    """Distribution of t."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+    accumulate: PositiveInt = 1
+    """Micro-batches per optimizer step and process."""
+    activation_checkpointing: bool = False
+    """Recompute activations block by block in the backward pass, to save memory."""
+    compile: bool = False
+    """Compile the backbone with torch.compile."""
+    log_every: PositiveInt = 100
+    """Optimizer steps that one logged loss is the mean of."""
+    save_minutes: PositiveFloat = 10.0
+    """Minutes between two saves of the state in progress."""
+
+    @model_validator(mode="after")
+    def _checkpoints_ascend(self) -> Self:
+        if list(self.checkpoints) != sorted(set(self.checkpoints)):
+            raise ValueError(f"checkpoints: {list(self.checkpoints)} must ascend without repeats")
+        return self
+
+
+# What may change without changing a single number of a run: the list of checkpoints, and how the work is done.
+NOT_DEFINING = {"checkpoints", "accumulate", "activation_checkpointing", "compile", "log_every", "save_minutes"}
+
+
+class Run(Settings):
+    """One arm of the comparison."""
+
+    label: str | None = None
+    """Name in figures and tables; the run's key if it is not given."""
+    guidance: Guidance = NoGuidance()
+    """The training signal."""
+    model: Model
+    """Backbone; what is not given here is the experiment's."""
+    training: Training
+    """Recipe; what is not given here is the experiment's."""
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+class SamplerGuidance(Settings):
+    """Classifier-free guidance in an interval of time; outside it only the conditional pass is run."""
+
+    scale: float = 1.0
+    """Scale of v_u + scale (v_c - v_u); 1 is no guidance."""
+    low: UnitFloat = 0.0
+    """First t that is guided."""
+    high: UnitFloat = 1.0
+    """Last t that is guided."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low} is above high {self.high}")
+        return self
+
+
+class Sampler(Settings):
+    """How one set of samples is drawn from a checkpoint."""
+
+    sampler: Literal["euler", "heun", "euler-maruyama"]
+    """ODE (Euler, Heun) or SDE (Euler-Maruyama)."""
+    num_steps: Annotated[int, Field(ge=2)] = 250
+    """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0)."""
+    num_samples: Annotated[int, Field(ge=2)] = 10000
+    """Images."""
+    guidance: SamplerGuidance = SamplerGuidance()
+    """Classifier-free guidance."""
+    weights: Weights = "ema"
+    """Which weights are sampled."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """Class of sample i: i modulo the number of classes, or drawn from (seed, i)."""
+    seed: Seed = 0
+    """Seed of labels, noise and SDE paths; sample i is a function of (seed, i)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; the state of the sampler is always float64."""
+    checkpoints: Literal["all", "last"] | tuple[PositiveInt, ...] = "all"
+    """Which checkpoints are sampled."""
+
+Metric = Literal["fid", "is"]
+
+
+class Evaluation(Settings):
+    """What is measured, on which samples."""
+
+    extractor: Literal["classifier"] = "classifier"
+    """Feature network of FID and IS."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("fid", "is")
+    """Numbers to compute."""
+    samplers: Annotated[dict[Name, Sampler], Field(min_length=1)]
+    """Sets of samples, by name."""
+
+
+class Figures(Settings):
+    """What is drawn."""
+
+    sampler: Name
+    """The sampler whose FID the convergence figure shows and whose images the sample figure shows."""
+    sample_checkpoints: tuple[PositiveInt, ...]
+    """Steps in the sample figure."""
+    sample_columns: PositiveInt = 10
+    """Images per method and step in the sample figure: the first ones of the set."""
+    width_inches: PositiveFloat = 5.5
+    """Width of a figure; 5.5 inches is the text width of most venues."""
+    dpi: PositiveInt = 200
+    """Resolution of the PNGs."""
+
+
+class JobResources(Settings):
+    """What a rule asks the scheduler for."""
+
+    threads: PositiveInt = 1
+    """CPU threads."""
+    mem_mb: PositiveInt = 3000
+    """Memory in MB."""
+    runtime: PositiveInt = 60
+    """Time limit in minutes."""
+    gpu: Annotated[int, Field(ge=0)] = 0
+    """GPUs; a training starts one process for each."""
+    processes: PositiveInt = 1
+    """Processes of a training without a GPU."""
+    batch_size: PositiveInt = 256
+    """Images at a time where images are sampled or seen by an extractor; no number depends on it."""
+
+
+class JobKinds(Settings):
+    """What each kind of job asks for."""
+
+    data: JobResources = JobResources()
+    """Autoencoder, latents, classifier, reference statistics."""
+    train: JobResources = JobResources()
+    """One segment of a training."""
+    generate: JobResources = JobResources()
+    """One set of samples."""
+    evaluate: JobResources = JobResources()
+    """Features and statistics of one set of samples."""
+    light: JobResources = JobResources(mem_mb=1000, runtime=10)
+    """Numbers, tables and figures from saved statistics."""
+
+
+class Experiment(Settings):
+    """One comparison: runs that differ in what they say, and in nothing else."""
+
+    name: Name
+    """Name under which the results lie; the file's name if it is not given."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    data: Data
+    """Name of a data file in `experiments/data/`, or the path of one."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Every run is trained once for each seed."""
+    model: Model
+    """Backbone of every run."""
+    training: Training
+    """Recipe of every run."""
+    runs: Annotated[dict[Name, Run], Field(min_length=1)]
+    """The arms, by name."""
+    evaluation: Evaluation
+    """What is measured."""
+    figures: Figures
+    """What is drawn."""
+    resources: JobKinds = JobKinds()
+    """What the jobs ask for; `config.yaml` may override it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _runs_inherit(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("runs"), Mapping):
+            return values
+        runs = {}
+        for name, run in values["runs"].items():
+            run = {} if run is None else run
+            if isinstance(run, Mapping):
+                inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
+                run = {**run, **inherited}
+            runs[name] = run
+        return {**values, "runs": runs}
+
+    @model_validator(mode="after")
+    def _runs_are_possible(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} has repeats")
+        for name, run in self.runs.items():
+            self._check_guidance(f"runs.{name}.guidance", run)
+        return self
+
+    def _check_guidance(self, key: str, run: Run) -> None:
+        guidance = run.guidance
+        if isinstance(guidance, VaeAlignment):
+            _check_depth(f"{key}.depth", guidance.depth, run.model)
+        if isinstance(guidance, SelfTranscendence):
+            teacher = guidance.teacher
+            if teacher.run not in self.runs:
+                raise ValueError(f"{key}.teacher.run: {teacher.run!r} is no run (allowed: {', '.join(self.runs)})")
+            source = self.runs[teacher.run]
+            if teacher.step not in source.training.checkpoints:
+                allowed = ", ".join(map(str, source.training.checkpoints))
+                raise ValueError(
+                    f"{key}.teacher.step: {teacher.step} is no checkpoint of {teacher.run!r} (allowed: {allowed})"
+                )
+            _check_depth(f"{key}.student_depth", guidance.student_depth, run.model)
+            _check_depth(f"{key}.teacher_depth", guidance.teacher_depth, source.model)
+            for taught, chain in self._teacher_chains():
+                if taught in chain:
+                    raise ValueError(f"runs.{taught}.guidance.teacher.run: {' -> '.join((taught, *chain))} is a circle")
+
+    def _teacher_chains(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each run with its teacher, its teacher's teacher and so on, up to the first repeat."""
+        for name in self.runs:
+            chain: tuple[str, ...] = ()
+            current = name
+            while isinstance(guidance := self.runs[current].guidance, SelfTranscendence):
+                current = guidance.teacher.run
+                chain = (*chain, current)
+                if chain.count(current) > 1 or current == name or current not in self.runs:
+                    break
+            yield name, chain
+
+    @model_validator(mode="after")
+    def _evaluation_is_possible(self) -> Self:
+        steps = {step for run in self.runs.values() for step in run.training.checkpoints}
+        chosen = {
+            f"evaluation.samplers.{name}.checkpoints": sampler.checkpoints
+            for name, sampler in self.evaluation.samplers.items()
+            if isinstance(sampler.checkpoints, tuple)
+        }
+        for key, wanted in chosen.items():
+            _check_steps(key, wanted, steps, "no checkpoint of any run")
+        if self.figures.sampler not in self.evaluation.samplers:
+            allowed = ", ".join(self.evaluation.samplers)
+            raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
+        sampled = {step for run in self.runs for step in self.evaluated_steps(run, self.figures.sampler)}
+        absent = f"not sampled by {self.figures.sampler!r}"
+        _check_steps("figures.sample_checkpoints", self.figures.sample_checkpoints, sampled, absent)
+        shown = self.evaluation.samplers[self.figures.sampler]
+        if self.figures.sample_columns > shown.num_samples:
+            raise ValueError(
+                f"figures.sample_columns: {self.figures.sample_columns} is beyond the {shown.num_samples} samples"
+                f" of {self.figures.sampler!r} (allowed: 1 to {shown.num_samples})"
+            )
+        return self
+
+    def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
+        """The checkpoints of ``run`` that ``sampler`` is applied to."""
+        steps = self.runs[run].training.checkpoints
+        match self.evaluation.samplers[sampler].checkpoints:
+            case "all":
+                return steps
+            case "last":
+                return steps[-1:]
+            case chosen:
+                return tuple(step for step in steps if step in chosen)
+
+
+def _check_steps(key: str, wanted: tuple[int, ...], there: set[int], problem: str) -> None:
+    for step in wanted:
+        if step not in there:
+            raise ValueError(f"{key}: {step} is {problem} (allowed: {', '.join(map(str, sorted(there)))})")
+
+
+def _check_depth(key: str, depth: int, model: Model) -> None:
+    if depth > model.depth:
+        raise ValueError(f"{key}: {depth} is beyond the model's {model.depth} blocks (allowed: 1 to {model.depth})")
+
+
+class WorkflowSettings(Settings):
+    """What ``config.yaml`` may say: which experiments, and what their jobs ask for."""
+
+    experiments: Annotated[tuple[str, ...], Field(min_length=1)] | str
+    """Names in `experiments/`, or paths of experiment files."""
+    resources: dict[str, Any] = {}
+    """Changes to each experiment's `resources`."""
+
+    def references(self) -> tuple[str, ...]:
+        """The experiments, as a list also where one was given."""
+        return (self.experiments,) if isinstance(self.experiments, str) else self.experiments
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(problem=f"key {key!r} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """``base`` with ``changes`` over it: mappings merge key by key, anything else replaces."""
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in changes.items()}}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or is no mapping.
+    """
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML ({problem})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}, allowed is a mapping of keys")
+    return value
+
+
+def validated(model: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Check ``values`` against ``model``.
+
+    Raises:
+        ConfigError: in one line, the first key that is wrong, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(_with_tuples(values), strict=True)  # strict: no "5" for 5, no true for 1
+    except ValidationError as error:
+        first, *others = [_explain(problem) for problem in error.errors()]
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(f"{where}: {first}{more}") from None
+
+
+def _with_tuples(value: Any) -> Any:
+    """YAML's lists as tuples, which strict validation wants."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic problem as ``key: what is wrong``."""
+    message = problem["msg"].removeprefix("Value error, ")
+    location = ".".join(_without_tags(problem["loc"]))
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{location}: unknown key"
+        case "missing":
+            return f"{location}: is missing"
+        case "value_error":
+            return f"{location}.{message}" if location else message
+        case "union_tag_invalid" | "union_tag_not_found":
+            context = problem["ctx"]
+            key = f"{location}.{context['discriminator'].strip(chr(39))}"
+            if "tag" not in context:
+                return f"{key}: is missing"
+            return f"{key}: {context['tag']!r} is unknown (allowed: {context['expected_tags']})"
+    return f"{location}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
+
+
+def _without_tags(location: tuple[str | int, ...]) -> Iterator[str]:
+    """A problem's location as the keys of the file: pydantic adds the chosen member of a union, the file has no such level."""
+    members = {"guidance": ("none", "vae-alignment", "self-transcendence"), "autoencoder": ("trained", "pretrained")}
+    for before, part in zip((None, *location), location, strict=False):
+        if not (isinstance(before, str) and part in members.get(before, ())):
+            yield str(part)
+
+
+def load_experiment(reference: str | Path) -> Experiment:
+    """Read an experiment file and the data file that it names.
+
+    Args:
+        reference: the path of an experiment file, or the name of one in ``experiments/``. A file may say
+            ``extends: OTHER`` and give only what differs.
+
+    Raises:
+        ConfigError: in one line: the file, the key, what was found, what is allowed.
+    """
+    path = experiment_path(reference)
+    values = {"name": path.stem, **_read_extended(path, ())}
+    if isinstance(values.get("data"), str):
+        values["data"] = load_data(values["data"]).model_dump()
+    return validated(Experiment, values, str(path))
+
+
+def load_data(reference: str | Path) -> Data:
+    """Read a data file: the path of one, or the name of one in ``experiments/data/``.
+
+    Raises:
+        ConfigError: in one line: the file, the key, what was found, what is allowed.
+    """
+    path = _find(str(reference), Path("experiments/data"))
+    return validated(Data, {"name": path.stem, **read_yaml(path)}, str(path))
+
+
+def data_path(reference: str | Path) -> Path:
+    """The data file that an experiment file names."""
+    return _find(str(_read_extended(experiment_path(reference), ())["data"]), Path("experiments/data"))
+
+
+def experiment_path(reference: str | Path) -> Path:
+    """The file that ``reference`` means: a path, or a name in ``experiments/``."""
+    return _find(str(reference), Path("experiments"))
+
+
+def _find(reference: str, directory: Path) -> Path:
+    if _is_path(reference):
+        return Path(reference)
+    path = directory / f"{reference}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml"))) or "none"
+        raise ConfigError(f"{reference!r} is neither a .yaml file nor a name in {directory}/ (there: {known})")
+    return path
+
+
+def _read_extended(path: Path, through: tuple[Path, ...]) -> dict[str, Any]:
+    """An experiment file over the one that it extends; a data file's path is relative to the file that names it."""
+    if path.resolve() in through:
+        raise ConfigError(f"{path}: extends: comes back to itself")
+    values = read_yaml(path)
+    if _is_path(values.get("data")):
+        values["data"] = str(path.parent / values["data"])
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    base_path = path.parent / base if _is_path(base) else _find(str(base), Path("experiments"))
+    return dict(merged(_read_extended(base_path, (*through, path.resolve())), values))
+
+
+def _is_path(reference: Any) -> bool:
+    return isinstance(reference, str) and reference.endswith((".yaml", ".yml"))
+
+
+def experiment_schema() -> dict[str, Any]:
+    """JSON schema of an experiment file, for editors (``experiments/schema.json``)."""
+    schema = Experiment.model_json_schema()
+    parts = schema["$defs"]
+    for inherited in ("Model", "Training"):  # a run gives only what differs, a preset stands for its numbers
+        parts[inherited].pop("required")
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    description = schema["properties"]["data"]["description"]
+    schema["properties"]["data"] = {"type": "string", "description": description}
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Experiment file whose content this one changes: a name in `experiments/`, or a path.",
+    }
+    parts["Run"]["required"] = []
+    return schema
+
+
+def data_schema() -> dict[str, Any]:
+    """JSON schema of a data file, for editors (``experiments/data/schema.json``)."""
+    schema = Data.model_json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    return schema

@@ -1,0 +1,1 @@
+"""From image files to latents: sources, and the latent store that training reads."""

@@ -1,0 +1,57 @@
+"""Image sources: labelled RGB images of one size, as uint8."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selftrans.config import Data, DigitsSource
+
+
+class ImageSource(Protocol):
+    """Labelled square images in a fixed order."""
+
+    class_names: tuple[str, ...]
+    """Name of class k at position k."""
+    labels: NDArray[np.int64]
+    """Class of every image, (N,)."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Images ``start`` to ``stop``: (stop - start, H, W, 3)."""
+        ...
+
+
+class Digits:
+    """scikit-learn's handwritten digits (UCI optdigits, test part): 1,797 scans of 8x8 pixels in 17 grey levels."""
+
+    def __init__(self, image_size: int) -> None:
+        from sklearn.datasets import load_digits  # 1.4 s that only this source needs
+
+        bunch = load_digits()
+        self.class_names = tuple(str(name) for name in bunch.target_names)
+        self.labels = bunch.target.astype(np.int64)
+        grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+        self._images = np.stack([_enlarged(image, image_size) for image in grey])
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Images ``start`` to ``stop``: (stop - start, H, W, 3)."""
+        return np.repeat(self._images[start:stop, ..., None], 3, axis=-1)
+
+
+def _enlarged(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image_HW).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def open_source(data: Data) -> ImageSource:
+    """The image source that a data file names."""
+    match data.source:
+        case DigitsSource():
+            return Digits(data.image_size)
+
+
+def batches(source: ImageSource, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """All images of ``source`` in order: (at most ``batch_size``, H, W, 3)."""
+    for start in range(0, len(source.labels), batch_size):
+        yield source.read(start, min(start + batch_size, len(source.labels)))

@@ -1,0 +1,190 @@
+"""The latent store: moments of the autoencoder's posterior in memory-mapped shards, labels, and a manifest.
+
+A directory holds ``manifest.json``, ``labels.npy`` (N,) int64 and shards ``moments-00000.npy`` (n, 2, C, H, W): means and
+standard deviations. Training reads nothing else: it draws a fresh posterior sample at every visit and scales it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import atomic_path, read_json, sha256_of, write_json
+
+
+class Shard(BaseModel):
+    """One file of moments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a store holds and where it came from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    count: int
+    class_names: tuple[str, ...]
+    latent_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    image_size: int
+    dtype: Literal["float16", "float32"]
+    scale: float
+    shift: float
+    """A latent that the model sees is (posterior sample - shift) * scale."""
+    scale_origin: Literal["autoencoder", "measured"]
+    labels_sha256: str
+    shards: tuple[Shard, ...]
+    origin: dict[str, Any]
+    """The data definition and the autoencoder's digest."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; the null class is K."""
+        return len(self.class_names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the latents a training sees."""
+        content = [self.latent_shape, self.scale, self.shift, self.labels_sha256, [s.sha256 for s in self.shards]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class LatentStore:
+    """An opened store; opening checks the manifest and the sizes, ``verify`` also the digests.
+
+    Args:
+        manifest_path: the store's ``manifest.json``.
+
+    Raises:
+        UserError: the manifest or a shard is absent, damaged or of another size than recorded.
+    """
+
+    def __init__(self, manifest_path: Path) -> None:
+        self.directory = manifest_path.parent
+        try:
+            self.manifest = Manifest.model_validate(read_json(manifest_path))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise UserError(f"{manifest_path}: not a latent store's manifest ({where}: {problem['msg']})") from None
+        for shard in self.manifest.shards:
+            path = self.directory / shard.file
+            found = path.stat().st_size if path.is_file() else None
+            if found != shard.bytes:
+                raise UserError(f"{path}: {found or 'no'} bytes, the manifest says {shard.bytes}")
+        self.labels: NDArray[np.int64] = np.load(self.directory / "labels.npy", allow_pickle=False)
+        self._shards = [np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False) for s in self.manifest.shards]
+        self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def moments(self, indices_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Means and standard deviations of the posterior, (B, 2, C, H, W) in float32, before scaling."""
+        moments = np.empty((len(indices_B), 2, *self.manifest.latent_shape), np.float32)
+        shard_of = np.searchsorted(self._starts, indices_B, side="right") - 1
+        for shard in np.unique(shard_of):
+            rows = np.flatnonzero(shard_of == shard)
+            moments[rows] = self._shards[shard][indices_B[rows] - self._starts[shard]]
+        return moments
+
+    def latents(self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
+        moments = self.moments(indices_B)
+        sample = moments[:, 1]
+        sample *= noise_BCHW
+        sample += moments[:, 0]
+        sample -= np.float32(self.manifest.shift)
+        sample *= np.float32(self.manifest.scale)
+        return sample
+
+    def verify(self) -> None:
+        """Read every byte and compare the digests.
+
+        Raises:
+            UserError: the first file whose content is not what the manifest says.
+        """
+        expected = {shard.file: shard.sha256 for shard in self.manifest.shards}
+        expected["labels.npy"] = self.manifest.labels_sha256
+        for name, digest in expected.items():
+            if sha256_of(self.directory / name) != digest:
+                raise UserError(f"{self.directory / name}: damaged, its SHA-256 is not the manifest's")
+
+
+class StoreWriter:
+    """Writes a store shard by shard; a shard that is there and of the same origin is kept.
+
+    Args:
+        directory: where the store lies.
+        origin: what the moments are a function of; shards of another origin are written anew.
+        count: number of images.
+        shard_size: images per shard.
+    """
+
+    def __init__(self, directory: Path, origin: dict[str, Any], count: int, shard_size: int) -> None:
+        self.directory, self.origin, self.count, self.shard_size = directory, origin, count, shard_size
+        self._fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+    def ranges(self) -> Iterator[tuple[int, int, int]]:
+        """Each shard's number and its images from start to stop."""
+        for number, start in enumerate(range(0, self.count, self.shard_size)):
+            yield number, start, min(start + self.shard_size, self.count)
+
+    def has(self, number: int) -> bool:
+        """Whether shard ``number`` was finished by an earlier attempt of the same origin."""
+        record = self._record(number)
+        path = self._path(number)
+        if not (record.is_file() and path.is_file()):
+            return False
+        written = read_json(record)
+        return bool(written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size)
+
+    def write(self, number: int, moments: NDArray[np.floating[Any]]) -> None:
+        """Write one shard, (n, 2, C, H, W)."""
+        path = self._path(number)
+        with atomic_path(path) as temporary:
+            np.save(temporary, moments, allow_pickle=False)
+        shard = Shard(file=path.name, count=len(moments), bytes=path.stat().st_size, sha256=sha256_of(path))
+        write_json(self._record(number), {"fingerprint": self._fingerprint, **shard.model_dump()})
+
+    def read(self, number: int) -> NDArray[np.floating[Any]]:
+        """A shard that is there, memory-mapped."""
+        return np.load(self._path(number), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def finish(self, labels: NDArray[np.int64], **facts: Any) -> Manifest:
+        """Write labels and manifest; ``facts`` are the manifest's other fields. Older, longer stores leave nothing."""
+        records = [read_json(self._record(number)) for number, _, _ in self.ranges()]
+        labels_path = self.directory / "labels.npy"
+        with atomic_path(labels_path) as temporary:
+            np.save(temporary, labels, allow_pickle=False)
+        manifest = Manifest(
+            count=self.count,
+            labels_sha256=sha256_of(labels_path),
+            shards=tuple(Shard(**{key: record[key] for key in Shard.model_fields}) for record in records),
+            origin=self.origin,
+            **facts,
+        )
+        current = {shard.file for shard in manifest.shards}
+        for stale in self.directory.glob("moments-*.npy"):
+            if stale.name not in current:
+                stale.with_suffix(".json").unlink(missing_ok=True)
+                stale.unlink()
+        write_json(self.directory / "manifest.json", manifest.model_dump())
+        return manifest
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"moments-{number:05}.npy"
+
+    def _record(self, number: int) -> Path:
+        return self._path(number).with_suffix(".json")

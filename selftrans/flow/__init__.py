@@ -1,0 +1,1 @@
+"""The flow between data and noise: interpolants and samplers."""

@@ -1,0 +1,123 @@
+"""Samplers from noise (t=1) to data (t=0), and classifier-free guidance; the state is float64, the network what it is.
+
+The procedures are those of SiT (Ma et al. 2024, section 3 and appendix) with the constants of the REPA code base.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from selftrans.flow.interpolant import Interpolant
+
+LAST_SDE_TIME = 0.04
+"""Where the noise of the SDE ends; one deterministic step leads from here to 0."""
+
+VelocityField = Callable[[Tensor, float, bool], Tensor]
+"""(x (B, C, H, W) float64, t, whether guidance may act) -> velocity in float64."""
+
+
+class Velocity(Protocol):
+    """What a backbone is to a sampler."""
+
+    def __call__(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Velocity at (x, t) under the labels."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedVelocity:
+    """Classifier-free guidance in an interval (Kynkaanniemi et al. 2024): v_u + scale (v_c - v_u) where low <= t <= high.
+
+    Outside the interval, and for scale 1, only the conditional pass is run. Since a sampler's drift is affine in the
+    velocity, guiding the velocity is guiding the drift.
+    """
+
+    model: Velocity
+    labels_B: Tensor
+    null_class: int
+    scale: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    dtype: torch.dtype = torch.float32
+
+    def is_guided(self, t: float) -> bool:
+        """Whether guidance acts at ``t``."""
+        return self.scale != 1.0 and self.low <= t <= self.high
+
+    def __call__(self, x_BCHW: Tensor, t: float, guided: bool) -> Tensor:
+        """The velocity in float64; ``guided`` says what the interval said at the start of the step."""
+        x = x_BCHW.to(self.dtype)
+        labels = self.labels_B
+        if guided:
+            x, labels = torch.cat([x, x]), torch.cat([labels, torch.full_like(labels, self.null_class)])
+        velocity = self.model(x, x.new_full((len(x),), t), labels).double()
+        if guided:
+            conditional, unconditional = velocity.chunk(2)
+            velocity = unconditional + self.scale * (conditional - unconditional)
+        return velocity
+
+
+def ode_times(num_steps: int) -> list[float]:
+    """The grid 1 = t_0 > ... > t_n = 0 of the ODE samplers."""
+    return [1 - step / num_steps for step in range(num_steps)] + [0.0]
+
+
+def sde_times(num_steps: int) -> list[float]:
+    """``num_steps`` points from 1 to 0.04, then 0."""
+    span = 1 - LAST_SDE_TIME
+    return [1 - span * step / (num_steps - 1) for step in range(num_steps - 1)] + [LAST_SDE_TIME, 0.0]
+
+
+def euler(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
+    """Euler's method on dx/dt = v from t=1 to t=0."""
+    for now, after in _steps(ode_times(num_steps)):
+        x = x + (after - now) * velocity(x, now, is_guided(now))
+    return x
+
+
+def heun(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
+    """Heun's method; the last step, to t=0, is Euler's. The second evaluation is guided where the first one was."""
+    for now, after in _steps(ode_times(num_steps)):
+        slope = velocity(x, now, is_guided(now))
+        ahead = x + (after - now) * slope
+        if after > 0:
+            slope = (slope + velocity(ahead, after, is_guided(now))) / 2
+            ahead = x + (after - now) * slope
+        x = ahead
+    return x
+
+
+def euler_maruyama(
+    velocity: VelocityField,
+    is_guided: Callable[[float], bool],
+    x: Tensor,
+    num_steps: int,
+    path: Interpolant,
+    noise: Callable[[], Tensor],
+) -> Tensor:
+    """Euler-Maruyama on the reverse SDE with diffusion w(t) = 2 t: drift v - w/2 s, noise sqrt(w |dt|) N(0, I).
+
+    The last step, from t=0.04 to 0, has the same drift and no noise.
+
+    Args:
+        velocity, is_guided: the (guided) field.
+        x: noise at t=1, (B, C, H, W) float64.
+        num_steps: grid points from 1 to 0.04.
+        path: the interpolant, which turns velocity into score.
+        noise: a fresh draw of N(0, I) in the shape of ``x``.
+    """
+    for now, after in _steps(sde_times(num_steps)):
+        v = velocity(x, now, is_guided(now))
+        diffusion = 2 * now
+        drift = v - diffusion / 2 * path.score(v, x, x.new_tensor(now))
+        x = x + (after - now) * drift
+        if after > 0:
+            x = x + (diffusion * (now - after)) ** 0.5 * noise()
+    return x
+
+
+def _steps(times: list[float]) -> Iterator[tuple[float, float]]:
+    return zip(times[:-1], times[1:], strict=True)

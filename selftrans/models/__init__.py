@@ -1,0 +1,1 @@
+"""The networks: the SiT backbone, the training-only heads, the autoencoder."""

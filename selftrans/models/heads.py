@@ -1,0 +1,31 @@
+"""Training-only heads: they live beside the backbone and are never needed to sample."""
+
+from torch import Tensor, nn
+
+from selftrans.models.sit import SiTShape, initialise_linear, unpatchify
+
+
+def projector(width: int, hidden_width: int, output_width: int) -> nn.Sequential:
+    """The three-layer MLP with SiLU that REPA introduced (Yu et al. 2025): (..., D) -> (..., D')."""
+    layers = nn.Sequential(
+        nn.Linear(width, hidden_width), nn.SiLU(),
+        nn.Linear(hidden_width, hidden_width), nn.SiLU(),
+        nn.Linear(hidden_width, output_width),
+    )  # fmt: skip
+    return layers.apply(initialise_linear)
+
+
+class LatentHead(nn.Module):
+    """Projector, layer norm, linear, unpatchify: tokens (B, T, D) to latents (B, C, H, W)."""
+
+    def __init__(self, shape: SiTShape, hidden_width: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.projector = projector(shape.width, hidden_width, shape.width)
+        self.norm = nn.LayerNorm(shape.width, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(shape.width, shape.patch_size**2 * shape.latent_shape[0])
+        self.linear.apply(initialise_linear)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Predict latents from tokens."""
+        return unpatchify(self.linear(self.norm(self.projector(tokens_BTD))), self.shape)

@@ -1,0 +1,232 @@
+"""SiT: a diffusion transformer with adaLN-Zero that predicts the velocity (Ma et al. 2024; blocks of DiT, Peebles and Xie 2023).
+
+Shape suffixes: B batch, C latent channels, H and W latent height and width, p patch side, T = (H/p)(W/p) tokens, D width,
+F length of the sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REPA checkpoints.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from timm.layers import Attention, Mlp, PatchEmbed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from selftrans.config import Model
+from selftrans.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiTShape:
+    """All that decides the shapes of a backbone's parameters."""
+
+    latent_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    num_classes: int
+    """K; the label table has one more row, for "no label"."""
+    depth: int
+    width: int
+    heads: int
+    patch_size: int
+    mlp_ratio: float = 4.0
+    qk_norm: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
+        _, height, width = self.latent_shape
+        if height != width or height % self.patch_size:
+            raise UserError(
+                f"model.patch_size: {self.patch_size} does not divide the {height}x{width} latents into squares"
+            )
+
+    @classmethod
+    def of(cls, model: Model, latent_shape: tuple[int, int, int], num_classes: int) -> "SiTShape":
+        """The shape of a configured model on given latents."""
+        return cls(latent_shape=latent_shape, num_classes=num_classes, **model.model_dump(exclude={"preset"}))
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens per side."""
+        return self.latent_shape[1] // self.patch_size
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``SiTShape(**...)`` takes back."""
+        return asdict(self)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of t, then an MLP: (B,) -> (B, D)."""
+
+    def __init__(self, width: int, frequency_size: int = 256, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(frequency_size, width), nn.SiLU(), nn.Linear(width, width))
+        half = torch.arange(frequency_size // 2, dtype=torch.float32) / (frequency_size // 2)
+        self.register_buffer("frequencies_F", torch.exp(-math.log(max_period) * half), persistent=False)
+        self.frequencies_F: Tensor
+
+    def forward(self, t_B: Tensor) -> Tensor:
+        """Embed the times."""
+        angles_BF = t_B.float()[:, None] * self.frequencies_F
+        return self.mlp(torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1))
+
+
+class LabelEmbedder(nn.Module):
+    """A table of K+1 rows; row K is the null class."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels_B: Tensor) -> Tensor:
+        """Embed the classes, (B,) -> (B, D)."""
+        return self.embedding_table(labels_B)
+
+
+def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
+    """x (1 + scale) + shift, per sample."""
+    return torch.addcmul(shift_BD[:, None], x_BTD, 1 + scale_BD[:, None])
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind adaptive layer norm and a gate that starts at zero (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(width, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
+        """One block under the condition (time and class)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition_BD).chunk(6, dim=-1)
+        attended = self.attn(modulate(self.norm1(x_BTD), shift1, scale1))
+        x_BTD = torch.addcmul(x_BTD, gate1[:, None], attended)
+        mixed = self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
+        return torch.addcmul(x_BTD, gate2[:, None], mixed)
+
+
+class FinalLayer(nn.Module):
+    """Adaptive layer norm, then a linear map from a token to its patch."""
+
+    def __init__(self, width: int, patch_numbers: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(width, patch_numbers)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
+        """Patches, (B, T, p p C)."""
+        shift, scale = self.adaLN_modulation(condition_BD).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x_BTD), shift, scale))
+
+
+class SiTTrunk(nn.Module):
+    """Embedders and blocks: all of SiT but the output layer. A frozen teacher is a trunk cut at its depth."""
+
+    def __init__(self, shape: SiTShape) -> None:
+        super().__init__()
+        self.shape = shape
+        channels, height, _ = shape.latent_shape
+        self.x_embedder = PatchEmbed(height, shape.patch_size, channels, shape.width, strict_img_size=True)
+        self.t_embedder = TimestepEmbedder(shape.width)
+        self.y_embedder = LabelEmbedder(shape.num_classes, shape.width)
+        self.pos_embed = nn.Parameter(sincos_table(shape.width, shape.grid_size)[None], requires_grad=False)
+        self.blocks = nn.ModuleList(
+            Block(shape.width, shape.heads, shape.mlp_ratio, shape.qk_norm) for _ in range(shape.depth)
+        )
+        self.activation_checkpointing = False
+
+    @property
+    def null_class(self) -> int:
+        """The label that means "no label"."""
+        return self.shape.num_classes
+
+    def condition(self, t_B: Tensor, labels_B: Tensor) -> Tensor:
+        """The vector of time and class that every block is modulated by, (B, D)."""
+        return self.t_embedder(t_B) + self.y_embedder(labels_B)
+
+    def run_blocks(self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Tokens after the last block, and after each block of ``depths`` (counted from 1), (B, T, D)."""
+        x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
+        kept: dict[int, Tensor] = {}
+        for depth, block in enumerate(self.blocks, start=1):
+            if self.activation_checkpointing and self.training:
+                x_BTD = checkpoint(block, x_BTD, condition_BD, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, condition_BD)
+            if depth in depths:
+                kept[depth] = x_BTD
+        return x_BTD, kept
+
+    def tokens(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Tokens after the last block, (B, T, D)."""
+        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), ())[0]
+
+
+class SiT(SiTTrunk):
+    """The backbone: velocity of noisy latents.
+
+    Args:
+        shape: sizes of the network.
+    """
+
+    def __init__(self, shape: SiTShape) -> None:
+        super().__init__(shape)
+        self.final_layer = FinalLayer(shape.width, shape.patch_size**2 * shape.latent_shape[0])
+        self._initialise()
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Velocity at (x, t) under the labels, (B, C, H, W)."""
+        return self.with_features(x_BCHW, t_B, labels_B, ())[0]
+
+    def with_features(
+        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The velocity, and the tokens after each block of ``depths`` (counted from 1)."""
+        condition_BD = self.condition(t_B, labels_B)
+        x_BTD, features = self.run_blocks(x_BCHW, condition_BD, depths)
+        return unpatchify(self.final_layer(x_BTD, condition_BD), self.shape), features
+
+    def _initialise(self) -> None:
+        """Initial weights of DiT: Xavier-uniform maps, N(0, 0.02) embeddings, zeros for modulations and output."""
+        self.apply(initialise_linear)
+        patch_projection = self.x_embedder.proj
+        nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
+        nn.init.zeros_(patch_projection.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
+        zero = [block.adaLN_modulation[1] for block in self.blocks]
+        for layer in (*zero, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero bias, for linear layers; others stay as they are."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
+    """Patches (B, T, p p C) put together to (B, C, H, W)."""
+    channels, height, width = shape.latent_shape
+    side, patch = shape.grid_size, shape.patch_size
+    grid = patches_BTP.reshape(-1, side, side, patch, patch, channels)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+
+
+def sincos_table(width: int, grid_size: int) -> Tensor:
+    """Fixed positions: per token sin and cos of its column in the first half, of its row in the second, (T, D)."""
+    frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid_size, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = line.repeat(grid_size, 1)
+    rows = line.repeat_interleave(grid_size, dim=0)
+    return torch.cat([columns, rows], dim=1).float()

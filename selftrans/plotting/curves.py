@@ -1,0 +1,103 @@
+"""Curves over training: FID against steps, losses against steps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from selftrans.plotting.style import Look, looks
+
+LOSSES = {"denoising": "denoising loss", "alignment": "alignment loss", "gradient_norm": "gradient norm"}
+
+
+def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
+    """FID (and Inception score, if it is there) against optimizer steps, a line for each run.
+
+    With several seeds the line is their mean and the band reaches from the smallest to the largest.
+
+    Args:
+        table: one sampler's rows of ``metrics.csv``.
+        labels: the runs, in order, with their names.
+        width_inches: width of the figure.
+    """
+    columns = [column for column in ("fid", "is") if column in table]
+    figure = Figure(figsize=(width_inches, 0.45 * width_inches if len(columns) > 1 else 0.62 * width_inches))
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    first = table.iloc[0]
+    names = {
+        "fid": f"FID ({first['extractor']} features, N = {first['num_samples']})",
+        "is": f"inception score ({first['extractor']})",
+    }
+    for axis, column in zip(axes, columns, strict=True):
+        for run, look in looks(labels).items():
+            rows = table[table["run"] == run]
+            if len(rows):
+                by_step = rows.groupby("step")[column]
+                _line(axis, look, by_step.mean())
+                if by_step.count().max() > 1:
+                    spread = by_step.agg(["min", "max"])
+                    axis.fill_between(
+                        spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.15, linewidth=0
+                    )
+        axis.set_xlabel("optimizer steps")
+        axis.set_ylabel(names[column])
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    _logarithmic(axes[0])
+    axes[0].legend(loc="upper right", title=_sampler_name(first), title_fontsize=7.5)
+    return figure
+
+
+def losses(histories: Sequence[pd.DataFrame], runs: Sequence[str], labels: Mapping[str, str], width_inches: float) -> Figure:
+    """Denoising loss, alignment loss and gradient norm against optimizer steps.
+
+    Args:
+        histories: a training's ``history.csv`` each; several seeds of a run share its colour.
+        runs: the run that each history belongs to.
+        labels: the runs, in order, with their names.
+        width_inches: width of the figure.
+    """
+    figure = Figure(figsize=(width_inches, 0.36 * width_inches))
+    axes = figure.subplots(1, len(LOSSES))
+    for axis, (column, name) in zip(axes, LOSSES.items(), strict=True):
+        drawn = set()
+        for run, history in zip(runs, histories, strict=True):
+            if column == "alignment" and not history[column].any():
+                continue
+            look = looks(labels)[run]
+            label = None if run in drawn else look.label
+            axis.plot(history["step"], history[column], color=look.colour, linewidth=1, label=label)
+            drawn.add(run)
+        axis.set_xlabel("optimizer steps")
+        axis.set_ylabel(name)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        if column != "gradient_norm":
+            _logarithmic(axis)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    return figure
+
+
+def _line(axis: Axes, look: Look, values: "pd.Series[float]") -> None:
+    axis.plot(values.index, values, color=look.colour, marker=look.marker, label=look.label, clip_on=False, zorder=3)
+
+
+def _logarithmic(axis: Axes) -> None:
+    """A logarithmic axis whose ticks are plain numbers."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _thousands(value: float, _: object = None) -> str:
+    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+
+
+def _sampler_name(row: "pd.Series[float]") -> str:
+    guided = "no guidance" if np.isclose(row["guidance_scale"], 1) else f"scale {row['guidance_scale']:g}"
+    return f"{row['sampler']}, {row['num_steps']} steps, {guided}"

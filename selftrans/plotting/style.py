@@ -1,0 +1,62 @@
+"""One look for every figure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from selftrans.runtime.files import atomic_path
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is lost on white.
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+
+mpl.use("agg")
+mpl.rcParams.update(
+    {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "legend.fontsize": 7.5,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "axes.grid": True,
+        "grid.linewidth": 0.4,
+        "grid.color": "#dddddd",
+        "lines.linewidth": 1.4,
+        "lines.markersize": 4,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,  # text stays text
+        "svg.hashsalt": "selftrans",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Colour and marker of a run."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks(labels: Mapping[str, str]) -> dict[str, Look]:
+    """A look for each run, by its place in the experiment."""
+    return {
+        run: Look(label=label, colour=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)])
+        for place, (run, label) in enumerate(labels.items())
+    }
+
+
+def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
+    """Write ``figure`` to every path (the suffix is the format), without a date, so that equal figures are equal files."""
+    for path in map(Path, paths):
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)

@@ -1,0 +1,89 @@
+"""Which device a program computes on, and the lease that keeps two programs of one machine off the same GPU.
+
+Snakemake only counts GPUs. The process that uses cards takes as many free ones as it was granted by locking a file for
+each; the kernel drops the locks when the process ends, however it ends. A scheduler that hands out cards itself is obeyed.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
+
+SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+_leases = ExitStack()  # held until the process ends
+
+
+def add_gpu_argument(parser: ArgumentParser) -> None:
+    """Give a command line the option ``--gpus``."""
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs to use; 0 computes on the CPU (default: 0)")
+
+
+def claim_device(gpus: int) -> torch.device:
+    """The device of a program of one process that was granted ``gpus`` cards (0 or 1): leases the card."""
+    if gpus == 0:
+        return torch.device("cpu")
+    lease_gpus(1)
+    if not torch.cuda.is_available():
+        raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
+    return torch.device("cuda", 0)
+
+
+def lease_gpus(count: int) -> None:
+    """Take ``count`` free GPUs, waiting for them, and show only those to CUDA; to be called before CUDA starts.
+
+    Inside a scheduler's job, or where a launcher of ours has leased already, nothing is taken.
+
+    Raises:
+        UserError: the machine, or the user's ``CUDA_VISIBLE_DEVICES``, has fewer than ``count``.
+    """
+    if "SELFTRANS_LEASED" in os.environ or any(name in os.environ for name in SCHEDULERS):
+        return
+    devices = visible_gpus()
+    if len(devices) < count:
+        raise UserError(f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})")
+    leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["SELFTRANS_LEASED"] = ",".join(leased)
+    LOG.info("leased GPU %s", ", ".join(leased))
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use: the user's choice, else all that the driver lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return listed.stdout.split()
+
+
+def _acquire(devices: Sequence[str], count: int, directory: Path, poll_seconds: float = 2.0) -> list[str]:
+    """Lock ``count`` of ``devices``, all or none at a time, so that two waiting programs never hold halves."""
+    directory.mkdir(parents=True, exist_ok=True)
+    while True:
+        with FileLock(directory / "all.lock"), ExitStack() as held:
+            taken: list[str] = []
+            for device in devices:
+                lock = FileLock(directory / f"{device.replace('/', '_')}.lock")
+                try:
+                    held.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    continue
+                taken.append(device)
+                if len(taken) == count:
+                    _leases.push(held.pop_all())
+                    return taken
+        time.sleep(poll_seconds)

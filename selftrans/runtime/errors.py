@@ -1,0 +1,31 @@
+"""The errors that are a user's to mend, and how a command line shows them: in one line."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, the same command goes on
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: a file, a key, a value. The message names it in one line."""
+
+
+class ConfigError(UserError):
+    """An experiment or data file says something that cannot be done."""
+
+
+class Interrupted(Exception):
+    """A signal asked the program to leave; what was done is saved."""
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a command line's ``main``: a ``UserError`` becomes one line on stderr and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        logging.getLogger("selftrans").debug("user error", exc_info=True)
+        sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,88 @@
+"""Named tensors on disk: safetensors with a format version, a content digest and JSON metadata; never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import atomic_path
+
+FORMAT = 1
+_KEY = "selftrans"
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of ``tensors``, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]) -> str:
+    """Write ``tensors`` atomically and return their digest.
+
+    Args:
+        path: the file.
+        tensors: what to write, from any device.
+        kind: what the file is, for instance ``weights`` or ``state``; ``load_tensors`` asks for it.
+        metadata: anything JSON can say.
+    """
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = digest_of(on_host)
+    header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
+    with atomic_path(path) as temporary:
+        save_file(on_host, temporary, metadata={_KEY: json.dumps(header)})
+    return digest
+
+
+def read_metadata(path: Path, kind: str) -> dict[str, Any]:
+    """The metadata of a file of ours, without reading its tensors.
+
+    Raises:
+        UserError: the file is absent, damaged, of another program, another format or another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _checked_header(path, kind, file.metadata())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors (on the CPU) and the metadata of a file of ours, and check its digest.
+
+    Raises:
+        UserError: as ``read_metadata``, or the content is not what was written.
+    """
+    metadata = read_metadata(path, kind)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
+    if (found := digest_of(tensors)) != metadata["digest"]:
+        raise UserError(f"{path}: damaged, its content has digest {found[:12]}, written was {metadata['digest'][:12]}")
+    return tensors, metadata
+
+
+def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dict[str, Any]:
+    if not raw or _KEY not in raw:
+        raise UserError(f"{path}: was not written by selftrans")
+    header = json.loads(raw[_KEY])
+    if header["format"] != FORMAT:
+        raise UserError(f"{path}: format {header['format']}, allowed is {FORMAT}")
+    if header["kind"] != kind:
+        raise UserError(f"{path}: holds {header['kind']}, expected was {kind}")
+    return dict(header)

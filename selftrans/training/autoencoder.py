@@ -1,0 +1,74 @@
+"""Training of the embedded autoencoder. ``python -m selftrans.training.autoencoder --help``."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from selftrans.config import Data, TrainedAutoencoder, load_data
+from selftrans.data.sources import open_source
+from selftrans.models.autoencoder import to_signed
+from selftrans.runtime.devices import add_gpu_argument, claim_device
+from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.logs import set_up_logging
+from selftrans.runtime.random import Stream, generator, torch_seed
+from selftrans.training.fit import fit, shuffled
+
+
+def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
+    """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL divergence.
+
+    It has no scaling factor of its own: the latent store measures one.
+
+    Raises:
+        UserError: the data file names an autoencoder that exists.
+    """
+    settings = data.autoencoder
+    if not isinstance(settings, TrainedAutoencoder):
+        raise UserError(f"data {data.name!r}: autoencoder.kind is {settings.kind!r}, only 'trained' is trained here")
+    torch.manual_seed(torch_seed(settings.seed, Stream.AUTOENCODER))
+    levels = len(settings.block_channels)
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=settings.block_channels,
+        layers_per_block=1,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=settings.norm_groups,
+        sample_size=data.image_size,
+        mid_block_add_attention=False,
+    ).to(device)
+    autoencoder.register_to_config(scaling_factor=None)
+    source = open_source(data)
+    images = torch.from_numpy(source.read(0, len(source.labels)))
+    order = shuffled(generator(settings.seed, Stream.AUTOENCODER, 1), len(images), settings.batch_size)
+
+    def loss_of_step(_: int) -> Tensor:
+        pixels = to_signed(images[torch.from_numpy(next(order))].to(device))
+        posterior = autoencoder.encode(pixels).latent_dist
+        error = (autoencoder.decode(posterior.sample()).sample - pixels).square().mean()
+        divergence = posterior.kl().sum() / posterior.mean.numel()
+        return error + settings.kl_weight * divergence
+
+    fit(autoencoder, loss_of_step, settings.steps, settings.learning_rate, "autoencoder")
+    return autoencoder
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.training.autoencoder", description="Train the embedded autoencoder."
+    )
+    parser.add_argument("data", help="data file (YAML)")
+    parser.add_argument("--output", type=Path, required=True, help="directory for save_pretrained")
+    add_gpu_argument(parser)
+    arguments = parser.parse_args()
+    set_up_logging()
+    data = load_data(arguments.data)
+    train_autoencoder(data, claim_device(arguments.gpus)).save_pretrained(arguments.output)
+
+
+if __name__ == "__main__":
+    run_main(main)

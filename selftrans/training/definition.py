@@ -1,0 +1,56 @@
+"""What defines the numbers of a run, and the protection of what was trained under a definition."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selftrans.config import NOT_DEFINING, Experiment
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_json
+
+DEFINITION_FILE = "definition.json"
+
+
+def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:
+    """All settings that decide the numbers of a run: not the list of checkpoints, the devices or the evaluation."""
+    settings = experiment.runs[run]
+    return {
+        "seed": seed,
+        "data": experiment.data.model_dump(mode="json", exclude={"name", "classifier"}),
+        "model": settings.model.model_dump(mode="json", exclude={"preset"}),
+        "guidance": settings.guidance.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),
+    }
+
+
+def fingerprint(definition: dict[str, Any]) -> str:
+    """SHA-256 of a definition."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+
+def check_definition(directory: Path, definition: dict[str, Any]) -> None:
+    """Refuse to go on where ``directory`` was trained under another definition; parts that only one side has are not compared.
+
+    Raises:
+        UserError: in one line, the keys that differ and the two ways on.
+    """
+    path = directory / DEFINITION_FILE
+    if not path.is_file():
+        return
+    trained = {part: value for part, value in read_json(path).items() if part in definition}
+    current = {part: value for part, value in definition.items() if part in trained}
+    if found := list(_differences(trained, current, "")):
+        raise UserError(
+            f"{directory}: was trained under another definition: {'; '.join(found)}."
+            f" Give the run a new name, or discard what was trained: rm -r {directory}"
+        )
+
+
+def _differences(trained: Any, current: Any, key: str) -> Iterator[str]:
+    if isinstance(trained, dict) and isinstance(current, dict):
+        for name in sorted(trained.keys() | current.keys()):
+            yield from _differences(trained.get(name), current.get(name), f"{key}.{name}".lstrip("."))
+    elif trained != current:
+        yield f"{key} (trained: {trained}, now: {current})"

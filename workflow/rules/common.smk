@@ -1,0 +1,273 @@
+"""The experiments of this call, checked before any job, and the questions that rules ask about them."""
+
+import re
+import sys
+from itertools import product
+from pathlib import Path
+
+from selftrans.config import (
+    JobKinds,
+    SelfTranscendence,
+    TrainedAutoencoder,
+    WorkflowSettings,
+    data_path,
+    experiment_path,
+    load_experiment,
+    merged,
+    validated,
+)
+from selftrans.runtime.errors import ConfigError, UserError
+from selftrans.runtime.files import read_json
+from selftrans.training.definition import check_definition, run_definition
+
+EXPERIMENTS, EXPERIMENT_FILES, DATA, DATA_FILES, RESOURCES = {}, {}, {}, {}, {}
+
+RUN = "results/{experiment}/runs/{run}/seed{seed}"
+CHECKPOINT = RUN + "/checkpoints/{step}"
+SAMPLES = RUN + "/samples/{step}/{sampler}-n{number}"
+FIGURES = "results/{experiment}/figures"
+AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def read_experiments():
+    """Load every experiment of config.yaml and refuse what cannot be done.
+
+    Raises:
+        UserError: in one line, the file and the key.
+    """
+    settings = validated(WorkflowSettings, config, "config.yaml")
+    for reference in settings.references():
+        experiment = load_experiment(reference)
+        if experiment.name in EXPERIMENTS:
+            raise ConfigError(f"config.yaml: experiments: {experiment.name!r} is named twice")
+        if DATA.setdefault(experiment.data.name, experiment.data) != experiment.data:
+            raise ConfigError(f"{reference}: data: {experiment.data.name!r} is defined otherwise by another experiment")
+        EXPERIMENTS[experiment.name] = experiment
+        EXPERIMENT_FILES[experiment.name] = str(experiment_path(reference))
+        DATA_FILES.setdefault(experiment.data.name, str(data_path(reference)))
+        asked = merged(experiment.resources.model_dump(), settings.resources)
+        RESOURCES[experiment.name] = validated(JobKinds, asked, "config.yaml: resources")
+        for run, seed in product(experiment.runs, experiment.seeds):
+            directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
+            check_definition(directory, run_definition(experiment, run, seed))
+
+
+try:
+    read_experiments()
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+
+def one_of(names):
+    """A wildcard constraint that lets through just these names."""
+    return "|".join(map(re.escape, sorted(set(names))))
+
+
+wildcard_constraints:
+    experiment=one_of(EXPERIMENTS),
+    dataset=one_of(DATA),
+    run=one_of(run for experiment in EXPERIMENTS.values() for run in experiment.runs),
+    sampler=one_of(name for experiment in EXPERIMENTS.values() for name in experiment.evaluation.samplers),
+    extractor=one_of(experiment.evaluation.extractor for experiment in EXPERIMENTS.values()),
+    weights="ema|raw",
+    seed=r"\d+",
+    step=r"\d+",
+    depth=r"\d+",
+    number=r"\d+",
+
+
+def asks(kind, what):
+    """What a kind of job asks for: by its experiment, or by the first experiment that uses its data set."""
+
+    def of_job(wildcards):
+        name = wildcards.get("experiment") or next(
+            name for name, experiment in EXPERIMENTS.items() if experiment.data.name == wildcards.dataset
+        )
+        return getattr(getattr(RESOURCES[name], kind), what)
+
+    return of_job
+
+
+def experiment_file(wildcards):
+    return EXPERIMENT_FILES[wildcards.experiment]
+
+
+def data_file(wildcards):
+    return DATA_FILES[wildcards.dataset]
+
+
+def of_data(pattern):
+    """A file of the data set of a job's experiment."""
+
+    def of_job(wildcards):
+        return f"results/data/{EXPERIMENTS[wildcards.experiment].data.name}/{pattern}"
+
+    return of_job
+
+
+def guidance_of(wildcards):
+    return EXPERIMENTS[wildcards.experiment].runs[wildcards.run].guidance
+
+
+# -- data
+
+
+def autoencoder_files(dataset):
+    """What the autoencoder's rule leaves; nothing for one that exists."""
+    if not isinstance(DATA[dataset].autoencoder, TrainedAutoencoder):
+        return []
+    return [f"results/data/{dataset}/autoencoder/{name}" for name in AUTOENCODER_FILES]
+
+
+def autoencoder_of(dataset):
+    """The directory or hub name that the autoencoder is loaded from."""
+    if isinstance(DATA[dataset].autoencoder, TrainedAutoencoder):
+        return f"results/data/{dataset}/autoencoder"
+    return DATA[dataset].autoencoder.path
+
+
+def data_definition(wildcards, *parts):
+    """What a rule's result is a function of: the images, and the named parts of the data file."""
+    return DATA[wildcards.dataset].model_dump(mode="json", include={"source", "image_size", *parts})
+
+
+def autoencoder_of_experiment(wildcards):
+    return autoencoder_files(EXPERIMENTS[wildcards.experiment].data.name)
+
+
+def autoencoder_path_of_experiment(wildcards):
+    return autoencoder_of(EXPERIMENTS[wildcards.experiment].data.name)
+
+
+# -- training
+
+
+def segments(experiment):
+    """Wildcards of every checkpoint of an experiment."""
+    for run, seed in product(experiment.runs, experiment.seeds):
+        for step in experiment.runs[run].training.checkpoints:
+            yield {"experiment": experiment.name, "run": run, "seed": seed, "step": step}
+
+
+def teacher_file(wildcards):
+    """The frozen teacher of a run, where its signal follows one."""
+    guidance = guidance_of(wildcards)
+    if not isinstance(guidance, SelfTranscendence):
+        return []
+    choice = guidance.teacher
+    return (
+        f"results/{wildcards.experiment}/runs/{choice.run}/seed{wildcards.seed}"
+        f"/teachers/{choice.step}-{choice.weights}-depth{guidance.teacher_depth}.safetensors"
+    )
+
+
+def segment_before(wildcards):
+    """The checkpoint that a segment waits for: fixed once it is trained, so that one inserted later disturbs nothing."""
+    record = Path(CHECKPOINT.format(**wildcards)) / "checkpoint.json"
+    if record.is_file():
+        return read_json(record)["after"]
+    checkpoints = EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
+    return max((step for step in checkpoints if step < int(wildcards.step)), default=0)
+
+
+def files_before(wildcards):
+    """The weights that the segment before leaves; none for the first one."""
+    before = segment_before(wildcards)
+    if not before:
+        return []
+    return CHECKPOINT.format(**{**wildcards, "step": before}) + "/ema.safetensors"
+
+
+def steps_waiting(experiment, run, step):
+    """Steps of the longest chain of trainings that waits for ``step`` of a run: its own rest, or its students'."""
+    chains = [experiment.runs[run].training.checkpoints[-1] - step]
+    for student, settings in experiment.runs.items():
+        if isinstance(settings.guidance, SelfTranscendence):
+            teacher = settings.guidance.teacher
+            if teacher.run == run and teacher.step >= step:
+                chains.append(teacher.step - step + steps_waiting(experiment, student, 0))
+    return max(chains)
+
+
+def urgency(wildcards):
+    """Priority of a segment: the longest chain first, and any training before evaluation."""
+    return 1 + steps_waiting(EXPERIMENTS[wildcards.experiment], wildcards.run, int(wildcards.step))
+
+
+# -- evaluation
+
+
+def sample_sets(experiment, sampler=None, checkpoints=None):
+    """Wildcards of every set of samples of an experiment, or of one sampler, or of some checkpoints."""
+    for run, seed, name in product(experiment.runs, experiment.seeds, experiment.evaluation.samplers):
+        for step in experiment.evaluated_steps(run, name):
+            if sampler in (None, name) and (checkpoints is None or step in checkpoints):
+                number = experiment.evaluation.samplers[name].num_samples
+                found = {"experiment": experiment.name, "run": run, "seed": seed, "step": step}
+                yield found | {"sampler": name, "number": number}
+
+
+def sampler_of(wildcards):
+    return EXPERIMENTS[wildcards.experiment].evaluation.samplers[wildcards.sampler]
+
+
+def sampler_definition(wildcards):
+    """What a set of samples is a function of, as JSON."""
+    return sampler_of(wildcards).model_dump_json(exclude={"checkpoints"})
+
+
+def weights_to_sample(wildcards):
+    return CHECKPOINT.format(**wildcards) + f"/{sampler_of(wildcards).weights}.safetensors"
+
+
+def all_metrics(wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment]
+    pattern = SAMPLES + f"/{experiment.evaluation.extractor}.json"
+    return [pattern.format(**samples) for samples in sample_sets(experiment)]
+
+
+# -- figures
+
+
+def run_labels(wildcards):
+    """The runs' names in tables and figures, in the order of the experiment file."""
+    return {name: run.label or name for name, run in EXPERIMENTS[wildcards.experiment].runs.items()}
+
+
+def figure_style(wildcards):
+    return EXPERIMENTS[wildcards.experiment].figures.model_dump(include={"width_inches", "dpi"})
+
+
+def shown_sampler(wildcards):
+    return EXPERIMENTS[wildcards.experiment].figures.sampler
+
+
+def last_segments(wildcards):
+    """The last checkpoint of every run and seed: its history is that of the whole training."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    last = {run: settings.training.checkpoints[-1] for run, settings in experiment.runs.items()}
+    return [segment for segment in segments(experiment) if segment["step"] == last[segment["run"]]]
+
+
+def last_histories(wildcards):
+    return [CHECKPOINT.format(**segment) + "/history.csv" for segment in last_segments(wildcards)]
+
+
+def last_history_runs(wildcards):
+    return [segment["run"] for segment in last_segments(wildcards)]
+
+
+def shown_sets(wildcards):
+    """The sets of samples in the sample figure: of the first seed, by step, then by run."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    figures = experiment.figures
+    shown = sample_sets(experiment, figures.sampler, figures.sample_checkpoints)
+    return sorted((one for one in shown if one["seed"] == experiment.seeds[0]), key=lambda one: one["step"])
+
+
+def shown_samples(wildcards):
+    return [SAMPLES.format(**samples) + "/samples.npz" for samples in shown_sets(wildcards)]
+
+
+def shown_rows(wildcards):
+    return [(samples["step"], samples["run"]) for samples in shown_sets(wildcards)]

@@ -1,0 +1,45 @@
+rule autoencoder:
+    input:
+        data=ancient(data_file),
+    output:
+        [f"results/data/{{dataset}}/autoencoder/{name}" for name in AUTOENCODER_FILES],
+    log:
+        "results/data/{dataset}/logs/autoencoder.log",
+    benchmark:
+        "results/data/{dataset}/benchmarks/autoencoder.tsv"
+    params:
+        definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
+        directory=subpath(output[0], parent=True),
+    threads: asks("data", "threads")
+    resources:
+        mem_mb=asks("data", "mem_mb"),
+        runtime=asks("data", "runtime"),
+        gpu=asks("data", "gpu"),
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "python -m selftrans.training.autoencoder {input.data} --output {params.directory}"
+        " --gpus {resources.gpu} > {log} 2>&1"
+
+
+rule classifier:
+    input:
+        data=ancient(data_file),
+    output:
+        "results/data/{dataset}/extractors/classifier.safetensors",
+    log:
+        "results/data/{dataset}/logs/classifier.log",
+    benchmark:
+        "results/data/{dataset}/benchmarks/classifier.tsv"
+    params:
+        definition=lambda wildcards: data_definition(wildcards, "classifier"),
+    threads: asks("data", "threads")
+    resources:
+        mem_mb=asks("data", "mem_mb"),
+        runtime=asks("data", "runtime"),
+        gpu=asks("data", "gpu"),
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "python -m selftrans.training.classifier {input.data} --output {output}"
+        " --gpus {resources.gpu} > {log} 2>&1"

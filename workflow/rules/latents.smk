@@ -1,0 +1,30 @@
+rule extract_latents:
+    input:
+        autoencoder=lambda wildcards: autoencoder_files(wildcards.dataset),
+        data=ancient(data_file),
+    output:
+        "results/data/{dataset}/latents/manifest.json",
+    log:
+        "results/data/{dataset}/logs/latents.log",
+    benchmark:
+        "results/data/{dataset}/benchmarks/latents.tsv"
+    params:
+        definition=lambda wildcards: data_definition(wildcards, "autoencoder", "latents"),
+        autoencoder=lambda wildcards: autoencoder_of(wildcards.dataset),
+        directory=subpath(output[0], parent=True),
+    threads: asks("data", "threads")
+    resources:
+        mem_mb=asks("data", "mem_mb"),
+        runtime=asks("data", "runtime"),
+        gpu=asks("data", "gpu"),
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
+        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
+
+
+rule latents:
+    localrule: True
+    input:
+        expand("results/data/{dataset}/latents/manifest.json", dataset=DATA),

@@ -1,0 +1,130 @@
+rule resolved_experiment:
+    output:
+        "results/{experiment}/experiment.yaml",
+    log:
+        "results/{experiment}/logs/resolved.log",
+    benchmark:
+        "results/{experiment}/benchmarks/resolved.tsv"
+    params:
+        experiment=lambda wildcards: EXPERIMENTS[wildcards.experiment].model_dump(mode="json"),
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    script:
+        "../scripts/resolved.py"
+
+
+rule plot_convergence:
+    input:
+        table="results/{experiment}/metrics.csv",
+    output:
+        report(FIGURES + "/convergence.png", category="Figures", caption="../report/convergence.rst"),
+        FIGURES + "/convergence.pdf",
+    log:
+        "results/{experiment}/logs/convergence.log",
+    benchmark:
+        "results/{experiment}/benchmarks/convergence.tsv"
+    params:
+        sampler=shown_sampler,
+        style=figure_style,
+        labels=run_labels,
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    script:
+        "../scripts/convergence.py"
+
+
+rule plot_losses:
+    input:
+        histories=last_histories,
+    output:
+        report(FIGURES + "/losses.png", category="Figures", caption="../report/losses.rst"),
+        FIGURES + "/losses.pdf",
+    log:
+        "results/{experiment}/logs/losses.log",
+    benchmark:
+        "results/{experiment}/benchmarks/losses.tsv"
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=last_history_runs,
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    script:
+        "../scripts/losses.py"
+
+
+rule plot_samples:
+    input:
+        samples=shown_samples,
+    output:
+        report(FIGURES + "/samples.png", category="Figures", caption="../report/samples.rst"),
+        FIGURES + "/samples.pdf",
+    log:
+        "results/{experiment}/logs/samples.log",
+    benchmark:
+        "results/{experiment}/benchmarks/samples.tsv"
+    params:
+        style=figure_style,
+        labels=run_labels,
+        rows=shown_rows,
+        columns=lambda wildcards: EXPERIMENTS[wildcards.experiment].figures.sample_columns,
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    script:
+        "../scripts/samples.py"
+
+
+rule figures:
+    localrule: True
+    input:
+        expand(
+            FIGURES + "/{figure}.{format}",
+            experiment=EXPERIMENTS,
+            figure=("convergence", "losses", "samples"),
+            format=("png", "pdf"),
+        ),
+
+
+# The report shows what is there; it is made by a second Snakemake, which reads and changes nothing.
+rule report:
+    input:
+        rules.figures.input,
+        rules.evaluate.input,
+    output:
+        "results/report.html",
+    log:
+        "results/report.log",
+    benchmark:
+        "results/report.tsv"
+    params:
+        experiments=lambda wildcards: ",".join(EXPERIMENT_FILES.values()),
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "snakemake figures evaluate --nolock --config 'experiments=[{params.experiments}]' --report {output} > {log} 2>&1"

@@ -1,0 +1,61 @@
+# The state in progress lies in the run's own state/ directory, which no rule declares: Snakemake would delete it.
+rule train_segment:
+    input:
+        files_before=ancient(files_before),
+        experiment=ancient(experiment_file),
+        latents=of_data("latents/manifest.json"),
+        teacher=teacher_file,
+    output:
+        multiext(CHECKPOINT + "/", "ema.safetensors", "raw.safetensors", "history.csv", "checkpoint.json"),
+    log:
+        RUN + "/logs/train-{step}.log",
+    benchmark:
+        RUN + "/benchmarks/train-{step}.tsv"
+    params:
+        directory=RUN,
+        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
+        after=segment_before,
+    priority: urgency
+    threads: asks("train", "threads")
+    resources:
+        mem_mb=asks("train", "mem_mb"),
+        runtime=asks("train", "runtime"),
+        gpu=asks("train", "gpu"),
+        processes=asks("train", "processes"),
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
+        " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.teacher}"
+        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+
+
+rule freeze_teacher:
+    input:
+        CHECKPOINT + "/{weights}.safetensors",
+    output:
+        RUN + "/teachers/{step}-{weights}-depth{depth}.safetensors",
+    log:
+        RUN + "/logs/freeze-{step}-{weights}-depth{depth}.log",
+    benchmark:
+        RUN + "/benchmarks/freeze-{step}-{weights}-depth{depth}.tsv"
+    priority: 10**9
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    conda:
+        "../../envs/selftrans.yaml"
+    shell:
+        "python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"
+
+
+rule train:
+    localrule: True
+    input:
+        [
+            CHECKPOINT.format(**segment) + "/ema.safetensors"
+            for experiment in EXPERIMENTS.values()
+            for segment in segments(experiment)
+        ],

@@ -1,0 +1,13 @@
+"""metrics.csv -> FID against steps for all runs."""
+
+import pandas as pd
+from selftrans.plotting.curves import convergence
+from selftrans.plotting.style import save
+from selftrans.runtime.logs import logged_to
+from snakemake.script import snakemake
+
+with logged_to(snakemake.log[0]):
+    table = pd.read_csv(snakemake.input.table)
+    shown = table[table["samples"] == snakemake.params.sampler]
+    style = snakemake.params.style
+    save(convergence(shown, snakemake.params.labels, style["width_inches"]), snakemake.output, style["dpi"])

@@ -1,0 +1,15 @@
+"""The metrics of every set of samples -> metrics.csv, and Markdown to read."""
+
+from pathlib import Path
+
+from selftrans.evaluation.tables import metrics_markdown, metrics_table
+from selftrans.runtime.files import read_json, write_text
+from selftrans.runtime.logs import logged_to
+from snakemake.script import snakemake
+
+with logged_to(snakemake.log[0]):
+    table = metrics_table(
+        [(Path(path).parts[-2].rpartition("-n")[0], read_json(Path(path))) for path in snakemake.input.metrics]
+    )
+    write_text(Path(snakemake.output.csv), table.to_csv(index=False))
+    write_text(Path(snakemake.output.markdown), metrics_markdown(table, snakemake.params.labels))
