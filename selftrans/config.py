@@ -431,7 +431,7 @@ class Experiment(Settings):
     evaluation: Evaluation
     """What is measured."""
     figures: Figures
-    """What is drawn."""
+    """Settings of the figures."""
     resources: JobKinds = JobKinds()
     """What the jobs ask for; `config.yaml` may override it."""
 

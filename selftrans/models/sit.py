@@ -61,15 +61,17 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, width: int, frequency_size: int = 256, max_period: float = 10_000.0) -> None:
         super().__init__()
+        self.frequency_size, self.max_period = frequency_size, max_period
         self.mlp = nn.Sequential(nn.Linear(frequency_size, width), nn.SiLU(), nn.Linear(width, width))
-        half = torch.arange(frequency_size // 2, dtype=torch.float32) / (frequency_size // 2)
-        self.register_buffer("frequencies_F", torch.exp(-math.log(max_period) * half), persistent=False)
-        self.frequencies_F: Tensor
 
     def forward(self, t_B: Tensor) -> Tensor:
-        """Embed the times."""
-        angles_BF = t_B.float()[:, None] * self.frequencies_F
-        return self.mlp(torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1))
+        """Embed the times; the sinusoids are never computed in less than float32."""
+        dtype = torch.promote_types(t_B.dtype, torch.float32)
+        half = self.frequency_size // 2
+        powers_F = torch.arange(half, dtype=dtype, device=t_B.device) / half
+        angles_BF = t_B.to(dtype)[:, None] * torch.exp(-math.log(self.max_period) * powers_F)
+        sinusoids_BF = torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1)
+        return self.mlp(sinusoids_BF.to(self.mlp[0].weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

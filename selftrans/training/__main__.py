@@ -67,7 +67,8 @@ def _check_batch(experiment: Experiment, run: str, processes: int) -> None:
 def _launch(processes: int) -> None:
     """Run this same command line in ``processes`` processes, and end as they end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    child = subprocess.Popen([*command, "-m", "selftrans.training", *sys.argv[1:]])
+    # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
+    child = subprocess.Popen([*command, "-m", "--", "selftrans.training", *sys.argv[1:]])
     StopRequest(forward_to=child)
     code = child.wait()
     if code:

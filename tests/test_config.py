@@ -1,0 +1,171 @@
+"""Experiment files: what is wrong with one is said in one line that names the key, and the schema is in step."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from selftrans import config
+from selftrans.config import ConfigError, load_data, load_experiment
+from tests.conftest import REPOSITORY, tiny_values
+
+MISTAKES = {
+    "unknown key": ({"modle": 1}, "modle: unknown key"),
+    "unknown key below": ({"training.batchsize": 1}, "training.batchsize: unknown key"),
+    "wrong type": ({"model.depth": "six"}, "model.depth: .*found 'six'"),
+    "text for a number": ({"model.depth": "6"}, "model.depth: .*found '6'"),
+    "truth for a number": ({"model.depth": True}, "model.depth: .*found True"),
+    "depth beyond the model": (
+        {"runs.vae-align.guidance.depth": 9},
+        r"runs\.vae-align\.guidance\.depth: 9 is beyond the model's 4 blocks \(allowed: 1 to 4\)",
+    ),
+    "student depth": ({"runs.self-transcendence.guidance.student_depth": 5}, r"guidance\.student_depth: 5 is beyond"),
+    "teacher depth": ({"runs.self-transcendence.guidance.teacher_depth": 5}, r"guidance\.teacher_depth: 5 is beyond"),
+    "depth zero": ({"runs.vae-align.guidance.depth": 0}, r"runs\.vae-align\.guidance\.depth: .*greater than 0, found 0"),
+    "no checkpoint": (
+        {"runs.self-transcendence.guidance.teacher.step": 5},
+        r"runs\.self-transcendence\.guidance\.teacher\.step: 5 is no checkpoint of 'vae-align' \(allowed: 4, 8\)",
+    ),
+    "no such teacher": (
+        {"runs.self-transcendence.guidance.teacher.run": "x"},
+        r"guidance\.teacher\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
+    ),
+    "own teacher": ({"runs.self-transcendence.guidance.teacher.run": "self-transcendence"}, "is a circle"),
+    "unknown method": (
+        {"runs.sit": {"guidance": {"method": "magic"}}},
+        r"runs\.sit\.guidance\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', 'self-transcendence'\)",
+    ),
+    "method missing": ({"runs.sit": {"guidance": {"depth": 1}}}, r"runs\.sit\.guidance\.method: is missing"),
+    "key of another method": (
+        {"runs.vae-align.guidance.teacher_depth": 2},
+        r"runs\.vae-align\.guidance\.teacher_depth: unknown key",
+    ),
+    "preset": ({"model": {"preset": "SiT-Q/2"}}, r"model\.preset: 'SiT-Q/2' is unknown \(allowed: SiT-S/2, "),
+    "heads": ({"model.heads": 3}, r"model\.heads: 3 does not divide width 32"),
+    "falling checkpoints": ({"training.checkpoints": [8, 4]}, r"training\.checkpoints: \[8, 4\] must ascend"),
+    "time range": (
+        {"runs.vae-align.guidance.t_range": {"low": 0.9, "high": 0.1}},
+        r"runs\.vae-align\.guidance\.t_range\.low: 0\.9 is above high 0\.1",
+    ),
+    "sampler": ({"evaluation.samplers.ode.sampler": "rk45"}, r"evaluation\.samplers\.ode\.sampler: .*found 'rk45'"),
+    "sampled step": (
+        {"evaluation.samplers.ode.checkpoints": [5]},
+        r"evaluation\.samplers\.ode\.checkpoints: 5 is no checkpoint of any run \(allowed: 4, 8\)",
+    ),
+    "figure's sampler": ({"figures.sampler": "sde"}, r"figures\.sampler: 'sde' is no sampler \(allowed: ode\)"),
+    "figure's step": ({"figures.sample_checkpoints": [5]}, r"figures\.sample_checkpoints: 5 is not sampled by 'ode'"),
+    "figure's columns": ({"figures.sample_columns": 21}, r"figures\.sample_columns: 21 is beyond the 20 samples"),
+    "name with a slash": ({"runs": {"a/b": {}}}, r"runs\.a/b"),
+    "no such data": ({"data": "digitz"}, "'digitz' is neither a .yaml file nor a name in experiments/data/"),
+    "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_file_and_key(tiny, mistake):
+    changes, message = MISTAKES[mistake]
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_experiment(tiny(**changes))
+    assert "\n" not in str(caught.value)
+    if "data" not in changes:
+        assert "tiny.yaml: " in str(caught.value)
+
+
+def test_a_circle_of_two_teachers_is_named(tiny):
+    changes = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
+    path = tiny(**{
+        "runs.vae-align.guidance": {**changes, "teacher": {"run": "self-transcendence", "step": 4}},
+    })  # fmt: skip
+    with pytest.raises(ConfigError, match=r"vae-align -> self-transcendence -> vae-align is a circle"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML"),
+        ("- 1", "holds a list"),
+        ("seeds: [0]\nseeds: [1]", "key 'seeds' stands twice"),
+        ("extends: tiny.yaml", "comes back to itself"),
+    ],
+)
+def test_files_that_are_no_experiments(tmp_path, text, message):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_experiment(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_named():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read \(No such file"):
+        load_experiment("nowhere.yaml")
+
+
+def test_a_run_inherits_and_overrides(tiny):
+    path = tiny(**{"runs.sit": {"model": {"depth": 6}, "training": {"learning_rate": 2e-3, "clip_norm": None}}})
+    experiment = load_experiment(path)
+    assert (experiment.runs["sit"].model.depth, experiment.runs["sit"].model.width) == (6, 32)
+    assert experiment.runs["sit"].training.learning_rate == 2e-3
+    assert experiment.runs["sit"].training.clip_norm is None
+    assert experiment.runs["sit"].training.batch_size == 8
+    assert experiment.runs["vae-align"].model.depth == 4
+
+
+def test_an_experiment_extends_another(tiny, tmp_path):
+    tiny()
+    (tmp_path / "more.yaml").write_text("extends: tiny.yaml\ntraining: {checkpoints: [4, 6, 8]}\nruns: {extra: {}}\n")
+    base, more = load_experiment(tmp_path / "tiny.yaml"), load_experiment(tmp_path / "more.yaml")
+    assert list(more.runs) == [*base.runs, "extra"]
+    assert more.runs["sit"].training.checkpoints == (4, 6, 8)
+    assert more.model == base.model
+    assert more.name == "tiny"  # the base gives its name, unless the file gives one
+
+
+def test_exponents_are_numbers(tmp_path):
+    (tmp_path / "n.yaml").write_text("a: 1e-4\nb: 2E3\nc: 1.5e-3\nd: e4\n")
+    assert config.read_yaml(tmp_path / "n.yaml") == {"a": 1e-4, "b": 2e3, "c": 1.5e-3, "d": "e4"}
+
+
+def test_presets_fill_the_model(tiny):
+    values = {"preset": "SiT-XL/2", "depth": 20}
+    model = load_experiment(tiny(**{"model": values, "runs": {"sit": {}}})).model
+    assert (model.depth, model.width, model.heads, model.patch_size) == (20, 1152, 16, 2)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_experiments_are_valid(path):
+    assert load_experiment(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments/data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_data_files_are_valid(path):
+    assert load_data(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [("experiments/schema.json", config.experiment_schema), ("experiments/data/schema.json", config.data_schema)],
+)
+def test_schemas_are_those_of_the_models(file, schema):
+    assert json.loads(Path(file).read_text()) == schema(), "run `make schema`"
+
+
+def test_a_resolved_experiment_reads_back_as_itself(tiny):
+    """What stands beside the results is the experiment with every default filled in."""
+    experiment = load_experiment(tiny())
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+
+
+def test_every_key_of_the_schema_has_a_description():
+    schema = config.experiment_schema()
+    for name, part in {**schema["$defs"], "Experiment": schema}.items():
+        for key, entry in part["properties"].items():
+            assert entry.get("description") or "const" in entry, f"{name}.{key}"
+
+
+def test_tiny_values_do_not_leak():
+    tiny_values(**{"model.depth": 9})
+    assert tiny_values()["model"]["depth"] == 4

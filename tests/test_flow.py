@@ -1,0 +1,172 @@
+"""Interpolants and samplers against a flow between Gaussians, whose velocity and score are known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selftrans.flow.interpolant import INTERPOLANTS, draw_time
+from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun, ode_times, sde_times
+from selftrans.runtime.random import Stream, generator
+
+MEAN, STD = 1.7, 0.6
+
+
+class GaussianFlow:
+    """Data N(MEAN, STD^2): x_t ~ N(alpha m, alpha^2 s^2 + sigma^2); v = alpha' E[z|x] + sigma' E[eps|x]."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def moments(self, t):
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        return alpha * MEAN, alpha**2 * STD**2 + sigma**2
+
+    def velocity(self, x, t):
+        t = torch.as_tensor(t, dtype=torch.float64)
+        mean, variance = self.moments(t)
+        z = MEAN + self.path.alpha(t) * STD**2 / variance * (x - mean)
+        noise = self.path.sigma(t) / variance * (x - mean)
+        return self.path.velocity(z, noise, t)
+
+    def score(self, x, t):
+        mean, variance = self.moments(t)
+        return -(x - mean) / variance
+
+    def data_of(self, x):
+        """Where the probability flow takes x from t=1: it keeps the quantile."""
+        return MEAN + STD * x
+
+
+@pytest.fixture(params=["linear", "cosine"])
+def flow(request):
+    return GaussianFlow(INTERPOLANTS[request.param])
+
+
+def unguided(_):
+    return False
+
+
+def field_of(flow):
+    return lambda x, t, guided: flow.velocity(x, t)
+
+
+def test_path_runs_from_data_to_noise(flow):
+    z, noise = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(flow.path.noised(z, noise, ends[0]), z, atol=1e-15, rtol=0)
+    torch.testing.assert_close(flow.path.noised(z, noise, ends[1]), noise, atol=1e-15, rtol=0)
+
+
+def test_velocity_is_the_derivative_of_the_path(flow):
+    z, noise = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    t = torch.linspace(0.01, 0.99, 5, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(flow.path.noised(z, noise, t).sum(), t)
+    torch.testing.assert_close(flow.path.velocity(z, noise, t), slope.detach(), check_dtype=False)
+
+
+def test_score_from_velocity_is_the_gaussian_score(flow):
+    t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
+    x = torch.randn(50, dtype=torch.float64)
+    torch.testing.assert_close(flow.path.score(flow.velocity(x, t), x, t), flow.score(x, t))
+
+
+def test_score_is_the_general_formula(flow):
+    """s = (r v - x) / (sigma^2 - r sigma' sigma), r = alpha / alpha', of which each path has its own cancelled form."""
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    v, x = torch.randn(19, dtype=torch.float64), torch.randn(19, dtype=torch.float64)
+    path = flow.path
+    ratio = path.alpha(t) / path.d_alpha(t)
+    general = (ratio * v - x) / (path.sigma(t) ** 2 - ratio * path.d_sigma(t) * path.sigma(t))
+    torch.testing.assert_close(path.score(v, x, t), general)
+
+
+@pytest.mark.parametrize(("method", "order"), [(euler, 1), (heun, 2)])
+def test_ode_samplers_reach_the_data_at_their_order(flow, method, order):
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    errors = [(method(field_of(flow), unguided, x, n) - flow.data_of(x)).abs().max().item() for n in (80, 160, 320)]
+    observed = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    assert errors[-1] < 0.01
+    assert min(observed) > order - 0.15
+
+
+def test_sde_sampler_reaches_the_data_distribution(flow):
+    rng = torch.Generator().manual_seed(0)
+    count = 40_000
+
+    def noise():
+        return torch.randn(count, generator=rng, dtype=torch.float64)
+
+    x = euler_maruyama(field_of(flow), unguided, noise(), 400, flow.path, noise)
+    assert abs(x.mean().item() - MEAN) < 4 * STD / math.sqrt(count) + 0.01
+    assert abs(x.std().item() - STD) < 0.01
+
+
+def test_sde_with_wrong_noise_is_noticed(flow):
+    """Negative control of the test above: half the noise gives the wrong spread."""
+    rng = torch.Generator().manual_seed(0)
+
+    def noise():
+        return torch.randn(40_000, generator=rng, dtype=torch.float64)
+
+    x = euler_maruyama(field_of(flow), unguided, noise(), 400, flow.path, lambda: noise() / 2)
+    assert abs(x.std().item() - STD) > 0.05
+
+
+def test_time_grids():
+    assert ode_times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    times = sde_times(250)
+    np.testing.assert_allclose(times[:-1], np.linspace(1, 0.04, 250), atol=1e-12)
+    assert times[-2:] == [0.04, 0.0]
+    assert len(times) == 251
+
+
+class CountingModel:
+    """A velocity that depends on the label, and a record of what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, t, labels):
+        self.calls.append((t[0].item(), len(x)))
+        return x * 0.1 + labels.to(x.dtype).reshape(-1, 1, 1, 1)
+
+
+def test_guidance_is_the_formula_inside_its_interval_and_one_pass_outside():
+    model = CountingModel()
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
+    labels = torch.tensor([1, 2, 3])
+    field = GuidedVelocity(model=model, labels_B=labels, null_class=10, scale=1.9, low=0.2, high=0.65, dtype=torch.float64)
+    for t, inside in ((1.0, False), (0.65, True), (0.4, True), (0.2, True), (0.19, False), (0.0, False)):
+        assert field.is_guided(t) is inside
+        conditional = x * 0.1 + labels.reshape(-1, 1, 1, 1)
+        unconditional = x * 0.1 + 10
+        expected = unconditional + 1.9 * (conditional - unconditional) if inside else conditional
+        torch.testing.assert_close(field(x, t, field.is_guided(t)), expected)
+        assert model.calls[-1][1] == (6 if inside else 3)
+
+
+def test_scale_one_costs_one_pass():
+    field = GuidedVelocity(model=CountingModel(), labels_B=torch.tensor([1]), null_class=10)
+    assert not any(field.is_guided(t) for t in (0.0, 0.5, 1.0))
+
+
+def test_heun_asks_the_interval_at_the_start_of_the_step():
+    asked = []
+
+    def field(x, t, guided):
+        asked.append((round(t, 3), guided))
+        return x
+
+    heun(field, lambda t: t <= 0.5, torch.ones(1, dtype=torch.float64), 4)
+    assert asked == [(1.0, False), (0.75, False), (0.75, False), (0.5, False), (0.5, True), (0.25, True), (0.25, True)]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_log_normal_times_have_log_normal_noise_ratio(name):
+    path = INTERPOLANTS[name]
+    times = torch.tensor([draw_time(generator(0, Stream.BATCH, 0, i), path, "log-normal") for i in range(4000)])
+    logs = (path.sigma(times.double()) / path.alpha(times.double())).log()
+    assert abs(logs.mean().item()) < 0.06
+    assert abs(logs.std().item() - 1) < 0.05
