@@ -1,5 +1,6 @@
 """Self-Transcendence: from images to the convergence figure. Rules lie in workflow/rules/, the science in experiments/."""
 
+
 configfile: "config.yaml"
 
 
@@ -14,8 +15,8 @@ include: "workflow/rules/plot.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         rules.figures.input,
         rules.evaluate.input,
         rules.train.input,
+    localrule: True

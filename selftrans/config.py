@@ -350,6 +350,7 @@ class Sampler(Settings):
     checkpoints: Literal["all", "last"] | tuple[PositiveInt, ...] = "all"
     """Which checkpoints are sampled."""
 
+
 Metric = Literal["fid", "is"]
 
 
@@ -442,11 +443,11 @@ class Experiment(Settings):
             return values
         runs = {}
         for name, run in values["runs"].items():
-            run = {} if run is None else run
-            if isinstance(run, Mapping):
-                inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
-                run = {**run, **inherited}
-            runs[name] = run
+            own = {} if run is None else run
+            if isinstance(own, Mapping):
+                inherited = {key: merged(values.get(key, {}), own.get(key, {})) for key in ("model", "training")}
+                own = {**own, **inherited}
+            runs[name] = own
         return {**values, "runs": runs}
 
     @model_validator(mode="after")
@@ -559,7 +560,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for position, key in enumerate(keys):
             if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(problem=f"key {key!r} stands twice", problem_mark=node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} stands twice", problem_mark=node.start_mark
+                )
         return super().construct_mapping(node, deep=deep)
 
 

@@ -30,6 +30,7 @@ from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import digest_of
 
+CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -88,8 +89,39 @@ def sample_latents(
             return euler_maruyama(field, field.is_guided, x, settings.num_steps, INTERPOLANTS[path], noise)
 
 
+class ImageSampler:
+    """A checkpoint and an autoencoder, ready to sample.
+
+    Args:
+        weights: weight file of a checkpoint.
+        autoencoder: directory or hub name of the autoencoder.
+        device: where to compute.
+
+    Raises:
+        UserError: the checkpoint or the autoencoder cannot be used.
+    """
+
+    def __init__(self, weights: Path | str, autoencoder: str, device: torch.device = CPU) -> None:
+        self.device = device
+        self.model, self.facts = load_backbone(Path(weights), device)
+        self.autoencoder = load_autoencoder(autoencoder, device)
+
+    def labels(self, settings: Sampler, indices: range) -> NDArray[np.int64]:
+        """Class of each sample."""
+        return sample_labels(settings, indices, self.model.shape.num_classes)
+
+    def images(self, settings: Sampler, indices: range) -> NDArray[np.uint8]:
+        """Samples ``indices``, (B, H, W, 3)."""
+        labels = torch.from_numpy(self.labels(settings, indices)).to(self.device)
+        noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
+        model = self.model.to(DTYPES[settings.precision])
+        z = sample_latents(model, settings, labels, noise, model.null_class, self.facts["path"])
+        latents = self.facts["latents"]
+        return decode(self.autoencoder, z / latents["scale"] + latents["shift"]).cpu().numpy()
+
+
 def generate(
-    settings: Sampler, weights: Path, autoencoder_path: str, output: Path, device: torch.device, batch_size: int = 256
+    settings: Sampler, weights: Path, autoencoder: str, output: Path, device: torch.device, batch_size: int = 256
 ) -> dict[str, Any]:
     """Write ``num_samples`` images to ``output`` (.npz) and what they are to the ``.json`` beside it.
 
@@ -98,30 +130,21 @@ def generate(
     Raises:
         UserError: the checkpoint or the autoencoder cannot be used.
     """
-    model, facts = load_backbone(weights, device)
-    model.to(DTYPES[settings.precision])
-    autoencoder = load_autoencoder(autoencoder_path, device)
+    sampler = ImageSampler(weights, autoencoder, device)
     description = {
         **settings.model_dump(mode="json", exclude={"checkpoints"}),
-        "checkpoint": {key: facts[key] for key in ("run", "seed", "step", "digest")},
-        "autoencoder_digest": digest_of(autoencoder.state_dict()),
+        "checkpoint": {key: sampler.facts[key] for key in ("run", "seed", "step", "digest")},
+        "autoencoder_digest": digest_of(sampler.autoencoder.state_dict()),
         "versions": {"selftrans": __version__, **{name: version(name) for name in ("torch", "diffusers", "timm")}},
     }
-    shape, num_classes = model.shape.latent_shape, model.shape.num_classes
-    latents = facts["latents"]
+    everything = range(settings.num_samples)
     with PartialImages(output.with_suffix(".partial"), settings.num_samples, description) as partial:
         with Progress(settings.num_samples, "sampling", "image", initial=partial.done) as bar:
             while partial.done < settings.num_samples:
-                stop = min(partial.done + batch_size, settings.num_samples)
-                indices = range(partial.done, stop)
-                labels = torch.from_numpy(sample_labels(settings, indices, num_classes)).to(device)
-                noise = SampleNoise(settings.seed, indices, shape, device)
-                z = sample_latents(model, settings, labels, noise, model.null_class, facts["path"])
-                images = decode(autoencoder, z / latents["scale"] + latents["shift"])
-                partial.append(images.cpu().numpy())
+                indices = everything[partial.done : partial.done + batch_size]
+                partial.append(sampler.images(settings, indices))
                 bar.update(len(indices))
-        all_labels = sample_labels(settings, range(settings.num_samples), num_classes)
-        write_image_archive(output, partial.images(), all_labels)
+        write_image_archive(output, partial.images(), sampler.labels(settings, everything))
     write_json(output.with_suffix(".json"), description)
     return description
 
@@ -170,7 +193,9 @@ class PartialImages:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m selftrans.generation", description="Sample images of a checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.generation", description="Sample images of a checkpoint."
+    )
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
     parser.add_argument("--autoencoder", required=True, help="directory or hub name of the AutoencoderKL")
     parser.add_argument("--settings", required=True, help="an entry of evaluation.samplers, as JSON")

@@ -22,7 +22,10 @@ MISTAKES = {
     ),
     "student depth": ({"runs.self-transcendence.guidance.student_depth": 5}, r"guidance\.student_depth: 5 is beyond"),
     "teacher depth": ({"runs.self-transcendence.guidance.teacher_depth": 5}, r"guidance\.teacher_depth: 5 is beyond"),
-    "depth zero": ({"runs.vae-align.guidance.depth": 0}, r"runs\.vae-align\.guidance\.depth: .*greater than 0, found 0"),
+    "depth zero": (
+        {"runs.vae-align.guidance.depth": 0},
+        r"runs\.vae-align\.guidance\.depth: .*greater than 0, found 0",
+    ),
     "no checkpoint": (
         {"runs.self-transcendence.guidance.teacher.step": 5},
         r"runs\.self-transcendence\.guidance\.teacher\.step: 5 is no checkpoint of 'vae-align' \(allowed: 4, 8\)",
@@ -130,7 +133,7 @@ def test_exponents_are_numbers(tmp_path):
 
 def test_presets_fill_the_model(tiny):
     values = {"preset": "SiT-XL/2", "depth": 20}
-    model = load_experiment(tiny(**{"model": values, "runs": {"sit": {}}})).model
+    model = load_experiment(tiny(model=values, runs={"sit": {}})).model
     assert (model.depth, model.width, model.heads, model.patch_size) == (20, 1152, 16, 2)
 
 

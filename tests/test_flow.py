@@ -1,6 +1,7 @@
 """Interpolants and samplers against a flow between Gaussians, whose velocity and score are known in closed form."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_score_is_the_general_formula(flow):
 def test_ode_samplers_reach_the_data_at_their_order(flow, method, order):
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     errors = [(method(field_of(flow), unguided, x, n) - flow.data_of(x)).abs().max().item() for n in (80, 160, 320)]
-    observed = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    observed = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert errors[-1] < 0.01
     assert min(observed) > order - 0.15
 
@@ -137,7 +138,9 @@ def test_guidance_is_the_formula_inside_its_interval_and_one_pass_outside():
     model = CountingModel()
     x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
     labels = torch.tensor([1, 2, 3])
-    field = GuidedVelocity(model=model, labels_B=labels, null_class=10, scale=1.9, low=0.2, high=0.65, dtype=torch.float64)
+    field = GuidedVelocity(
+        model=model, labels_B=labels, null_class=10, scale=1.9, low=0.2, high=0.65, dtype=torch.float64
+    )
     for t, inside in ((1.0, False), (0.65, True), (0.4, True), (0.2, True), (0.19, False), (0.0, False)):
         assert field.is_guided(t) is inside
         conditional = x * 0.1 + labels.reshape(-1, 1, 1, 1)

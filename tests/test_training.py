@@ -169,10 +169,10 @@ def test_all_arms_start_from_the_same_backbone(tiny, manifest, teacher):
     from selftrans.training.trainer import build_model
 
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
-    fresh = [build_model(experiment, arm, store, 0, teacher, torch.device("cpu")).backbone for arm in ARMS]
+    fresh = [build_model(experiment, arm, store, 0, teacher).backbone for arm in ARMS]
     for name, tensor in fresh[0].state_dict().items():
         assert all(torch.equal(tensor, other.state_dict()[name]) for other in fresh[1:]), name
-    other_seed = build_model(experiment, "sit", store, 1, None, torch.device("cpu")).backbone
+    other_seed = build_model(experiment, "sit", store, 1).backbone
     assert not torch.equal(other_seed.blocks[0].mlp.fc1.weight, fresh[0].blocks[0].mlp.fc1.weight)
 
 
@@ -197,7 +197,9 @@ def test_a_head_without_a_term_does_not_move(tiny, tmp_path, manifest, teacher):
     for name in before:
         if name.startswith("model.guidance."):
             assert torch.equal(before[name], after[name]), name
-    assert not torch.equal(before["model.backbone.blocks.0.mlp.fc1.weight"], after["model.backbone.blocks.0.mlp.fc1.weight"])
+    assert not torch.equal(
+        before["model.backbone.blocks.0.mlp.fc1.weight"], after["model.backbone.blocks.0.mlp.fc1.weight"]
+    )
 
 
 def test_ema_is_its_recursion(tiny, tmp_path, manifest):
@@ -207,7 +209,7 @@ def test_ema_is_its_recursion(tiny, tmp_path, manifest):
     from selftrans.data.store import LatentStore
     from selftrans.training.trainer import build_model
 
-    fresh = build_model(load_experiment(path), "sit", LatentStore(manifest), 0, None, torch.device("cpu"))
+    fresh = build_model(load_experiment(path), "sit", LatentStore(manifest), 0)
     expected = fresh.backbone.state_dict()[name].double()
     for step in (1, 2, 3, 4):
         run(path, "sit", tmp_path / "run", manifest, until=step)

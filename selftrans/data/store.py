@@ -70,7 +70,8 @@ class LatentStore:
         UserError: the manifest or a shard is absent, damaged or of another size than recorded.
     """
 
-    def __init__(self, manifest_path: Path) -> None:
+    def __init__(self, manifest_path: Path | str) -> None:
+        manifest_path = Path(manifest_path)
         self.directory = manifest_path.parent
         try:
             self.manifest = Manifest.model_validate(read_json(manifest_path))
@@ -84,7 +85,9 @@ class LatentStore:
             if found != shard.bytes:
                 raise UserError(f"{path}: {found or 'no'} bytes, the manifest says {shard.bytes}")
         self.labels: NDArray[np.int64] = np.load(self.directory / "labels.npy", allow_pickle=False)
-        self._shards = [np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False) for s in self.manifest.shards]
+        self._shards = [
+            np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False) for s in self.manifest.shards
+        ]
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
 
     def __len__(self) -> int:
@@ -160,7 +163,7 @@ class StoreWriter:
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:
         """A shard that is there, memory-mapped."""
-        return np.load(self._path(number), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(self._path(number), mmap_mode="r", allow_pickle=False)
 
     def finish(self, labels: NDArray[np.int64], **facts: Any) -> Manifest:
         """Write labels and manifest; ``facts`` are the manifest's other fields. Older, longer stores leave nothing."""

@@ -15,9 +15,15 @@ from selftrans.runtime.tensors import load_tensors
 class Extractor(Protocol):
     """A feature network with fixed weights."""
 
-    name: str
-    digest: str
-    """Of its weights: numbers of different extractors are never compared."""
+    @property
+    def name(self) -> str:
+        """What it is called in result files."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of its weights: numbers of different extractors are never compared."""
+        ...
 
     def __call__(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes) of uint8 images."""

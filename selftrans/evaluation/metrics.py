@@ -38,7 +38,8 @@ def fid(samples: Statistics, reference: Statistics) -> float:
             f"samples were seen by extractor {samples.extractor} {samples.extractor_digest[:12]}, the reference by"
             f" {reference.extractor} {reference.extractor_digest[:12]}: their features cannot be compared"
         )
-    assert samples.moments is not None and reference.moments is not None
+    assert samples.moments is not None
+    assert reference.moments is not None
     if samples.count < len(samples.moments.total):
         LOG.warning("FID of %d images with %d features is strongly biased", samples.count, len(samples.moments.total))
     return frechet_distance(
@@ -62,7 +63,7 @@ def compute_metrics(metrics: tuple[Metric, ...], samples: Statistics, reference:
     Raises:
         UserError: samples and reference do not belong together, or a value is not finite.
     """
-    values = {}
+    values: dict[str, float] = {}
     for metric in metrics:
         values[metric] = fid(samples, reference) if metric == "fid" else inception_score(samples)
         if not np.isfinite(values[metric]):

@@ -49,6 +49,8 @@ def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
             means = rows.pivot_table(index="run", columns="step", values=metric, aggfunc="mean")
             means = means.reindex([run for run in labels if run in means.index]).rename(index=dict(labels))
             means.index.name = "run \\ steps"
-            title = f"{NAMES[metric]} of `{name}` ({sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor})"
+            title = (
+                f"{NAMES[metric]} of `{name}` ({sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor})"
+            )
             parts.append(f"**{title}**\n\n{means.to_markdown(floatfmt='.2f')}\n")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Stochastic interpolants x_t = alpha(t) z + sigma(t) eps between data (t=0) and noise (t=1) (Albergo et al. 2023; SiT, section 2)."""
+"""Stochastic interpolants x_t = alpha(t) z + sigma(t) eps between data (t=0) and noise (t=1) (SiT, section 2)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class Interpolant(ABC):
 
     @abstractmethod
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Score of p_t from the velocity: s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha' (SiT, equation 9).
+        """Score of p_t from the velocity: s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha' (SiT).
 
         Each path gives it in its own terms, cancelled by hand, so that no 0/0 arises inside (0, 1].
         """
@@ -45,7 +45,7 @@ class Interpolant(ABC):
         return self.alpha(t) * z + self.sigma(t) * noise
 
     def velocity(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """v = alpha' z + sigma' eps, the target of denoising."""
+        """V = alpha' z + sigma' eps, the target of denoising."""
         return self.d_alpha(t) * z + self.d_sigma(t) * noise
 
 
@@ -69,11 +69,11 @@ class Linear(Interpolant):
         return torch.ones_like(t)
 
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """s = -((1 - t) v + x) / t."""
+        """S = -((1 - t) v + x) / t."""
         return -((1 - t) * velocity + x) / t
 
     def time_of_ratio(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-        """t / (1 - t) = ratio."""
+        """T / (1 - t) = ratio."""
         return ratio / (1 + ratio)
 
 
@@ -97,7 +97,7 @@ class Cosine(Interpolant):
         return (math.pi / 2) * self.alpha(t)
 
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """s = -(sin(pi t / 2) x + (2 / pi) cos(pi t / 2) v) / sin(pi t / 2)."""
+        """S = -(sin(pi t / 2) x + (2 / pi) cos(pi t / 2) v) / sin(pi t / 2)."""
         return -(self.sigma(t) * x + (2 / math.pi) * self.alpha(t) * velocity) / self.sigma(t)
 
     def time_of_ratio(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:

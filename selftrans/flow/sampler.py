@@ -5,6 +5,7 @@ The procedures are those of SiT (Ma et al. 2024, section 3 and appendix) with th
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -120,4 +121,4 @@ def euler_maruyama(
 
 
 def _steps(times: list[float]) -> Iterator[tuple[float, float]]:
-    return zip(times[:-1], times[1:], strict=True)
+    return pairwise(times)

@@ -1,4 +1,4 @@
-"""SiT: a diffusion transformer with adaLN-Zero that predicts the velocity (Ma et al. 2024; blocks of DiT, Peebles and Xie 2023).
+"""SiT: a diffusion transformer with adaLN-Zero that predicts the velocity (Ma et al. 2024; DiT blocks, Peebles and Xie 2023).
 
 Shape suffixes: B batch, C latent channels, H and W latent height and width, p patch side, T = (H/p)(W/p) tokens, D width,
 F length of the sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REPA checkpoints.
@@ -71,7 +71,7 @@ class TimestepEmbedder(nn.Module):
         powers_F = torch.arange(half, dtype=dtype, device=t_B.device) / half
         angles_BF = t_B.to(dtype)[:, None] * torch.exp(-math.log(self.max_period) * powers_F)
         sinusoids_BF = torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1)
-        return self.mlp(sinusoids_BF.to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids_BF.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):
@@ -87,7 +87,7 @@ class LabelEmbedder(nn.Module):
 
 
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """x (1 + scale) + shift, per sample."""
+    """X (1 + scale) + shift, per sample."""
     return torch.addcmul(shift_BD[:, None], x_BTD, 1 + scale_BD[:, None])
 
 
@@ -151,7 +151,9 @@ class SiTTrunk(nn.Module):
         """The vector of time and class that every block is modulated by, (B, D)."""
         return self.t_embedder(t_B) + self.y_embedder(labels_B)
 
-    def run_blocks(self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    def run_blocks(
+        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens after the last block, and after each block of ``depths`` (counted from 1), (B, T, D)."""
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         kept: dict[int, Tensor] = {}
@@ -199,13 +201,11 @@ class SiT(SiTTrunk):
         patch_projection = self.x_embedder.proj
         nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
         nn.init.zeros_(patch_projection.bias)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        zero = [block.adaLN_modulation[1] for block in self.blocks]
-        for layer in (*zero, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("y_embedder.", "t_embedder.")) and name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+            elif "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+                nn.init.zeros_(parameter)
 
 
 def initialise_linear(module: nn.Module) -> None:

@@ -51,7 +51,9 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
     return figure
 
 
-def losses(histories: Sequence[pd.DataFrame], runs: Sequence[str], labels: Mapping[str, str], width_inches: float) -> Figure:
+def losses(
+    histories: Sequence[pd.DataFrame], runs: Sequence[str], labels: Mapping[str, str], width_inches: float
+) -> Figure:
     """Denoising loss, alignment loss and gradient norm against optimizer steps.
 
     Args:

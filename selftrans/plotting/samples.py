@@ -30,7 +30,7 @@ def sample_grid(
     cell = (1 - left) / columns  # of the width
     tall = len(rows) + gap * (len(steps) - 1)
     height_inches = width_inches * (tall * cell + top)
-    figure = Figure(figsize=(width_inches, height_inches), layout="none")
+    figure = Figure(figsize=(width_inches, height_inches), layout=None)
     row_height = cell * width_inches / height_inches
     group_top = 1 - top * width_inches / height_inches
     for column, name in enumerate(classes):
@@ -45,7 +45,13 @@ def sample_grid(
             bottom = group_top - (place + 1) * row_height
             look = looks(labels)[run]
             figure.text(
-                left - 0.008, bottom + row_height / 2, look.label, ha="right", va="center", fontsize=7, color=look.colour
+                left - 0.008,
+                bottom + row_height / 2,
+                look.label,
+                ha="right",
+                va="center",
+                fontsize=7,
+                color=look.colour,
             )
             strip = np.concatenate(list(row_images), axis=1)
             axis = figure.add_axes((left, bottom, 1 - left, row_height))

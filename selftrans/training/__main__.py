@@ -32,9 +32,9 @@ def main() -> None:
 
 
 def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
+    from selftrans.training.precision import make_accelerator
     from selftrans.training.state import sole_writer
     from selftrans.training.trainer import Segment, train
-    from selftrans.training.precision import make_accelerator
 
     segment = Segment(
         experiment=experiment,

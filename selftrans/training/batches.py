@@ -1,8 +1,10 @@
 """Training batches: everything random in step s is a function of (seed, s) and the position in the global batch."""
 
+import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,11 +88,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``; ``times`` stay on the host."""
     if device.type == "cpu":
         return batch
-    moved = {
-        name: value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in vars(batch).items()
-    }
-    return Batch(**moved)
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    moved: dict[str, Any] = {name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()}
+    return dataclasses.replace(batch, **moved)
 
 
 def process_parts(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:

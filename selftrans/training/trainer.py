@@ -30,6 +30,7 @@ from selftrans.training.batches import BatchSource, process_parts
 from selftrans.training.definition import DEFINITION_FILE, check_definition, fingerprint, run_definition
 from selftrans.training.state import StateDirectory
 
+CPU = torch.device("cpu")
 HISTORY_COLUMNS = ("step", "loss", "denoising", "alignment", "gradient_norm")
 
 
@@ -82,7 +83,12 @@ class TrainingModel(nn.Module):
 
 
 def build_model(
-    experiment: Experiment, run: str, store: LatentStore, seed: int, teacher: Path | None, device: torch.device
+    experiment: Experiment,
+    run: str,
+    store: LatentStore,
+    seed: int,
+    teacher: Path | None = None,
+    device: torch.device = CPU,
 ) -> TrainingModel:
     """A fresh model with the run's signal; the backbone is a function of the seed alone, the same for every arm.
 
@@ -361,7 +367,10 @@ def export(segment: Segment, progress: TrainingProgress, store: LatentStore) -> 
     backbones: dict[Weights, SiT] = {"ema": progress.ema, "raw": progress.model.backbone}
     digests = {
         weights: save_tensors(
-            segment.checkpoint / f"{weights}.safetensors", backbone.state_dict(), "weights", {**facts, "weights": weights}
+            segment.checkpoint / f"{weights}.safetensors",
+            backbone.state_dict(),
+            "weights",
+            {**facts, "weights": weights},
         )
         for weights, backbone in backbones.items()
     }

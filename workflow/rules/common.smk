@@ -23,8 +23,8 @@ from selftrans.training.definition import check_definition, run_definition
 EXPERIMENTS, EXPERIMENT_FILES, DATA, DATA_FILES, RESOURCES = {}, {}, {}, {}, {}
 
 RUN = "results/{experiment}/runs/{run}/seed{seed}"
-CHECKPOINT = RUN + "/checkpoints/{step}"
-SAMPLES = RUN + "/samples/{step}/{sampler}-n{number}"
+CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
+SAMPLES = f"{RUN}/samples/{{step}}/{{sampler}}-n{{number}}"
 FIGURES = "results/{experiment}/figures"
 AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
@@ -39,14 +39,20 @@ def read_experiments():
     for reference in settings.references():
         experiment = load_experiment(reference)
         if experiment.name in EXPERIMENTS:
-            raise ConfigError(f"config.yaml: experiments: {experiment.name!r} is named twice")
+            raise ConfigError(
+                f"config.yaml: experiments: {experiment.name!r} is named twice"
+            )
         if DATA.setdefault(experiment.data.name, experiment.data) != experiment.data:
-            raise ConfigError(f"{reference}: data: {experiment.data.name!r} is defined otherwise by another experiment")
+            raise ConfigError(
+                f"{reference}: data: {experiment.data.name!r} is defined otherwise by another experiment"
+            )
         EXPERIMENTS[experiment.name] = experiment
         EXPERIMENT_FILES[experiment.name] = str(experiment_path(reference))
         DATA_FILES.setdefault(experiment.data.name, str(data_path(reference)))
         asked = merged(experiment.resources.model_dump(), settings.resources)
-        RESOURCES[experiment.name] = validated(JobKinds, asked, "config.yaml: resources")
+        RESOURCES[experiment.name] = validated(
+            JobKinds, asked, "config.yaml: resources"
+        )
         for run, seed in product(experiment.runs, experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
@@ -67,8 +73,14 @@ wildcard_constraints:
     experiment=one_of(EXPERIMENTS),
     dataset=one_of(DATA),
     run=one_of(run for experiment in EXPERIMENTS.values() for run in experiment.runs),
-    sampler=one_of(name for experiment in EXPERIMENTS.values() for name in experiment.evaluation.samplers),
-    extractor=one_of(experiment.evaluation.extractor for experiment in EXPERIMENTS.values()),
+    sampler=one_of(
+        name
+        for experiment in EXPERIMENTS.values()
+        for name in experiment.evaluation.samplers
+    ),
+    extractor=one_of(
+        experiment.evaluation.extractor for experiment in EXPERIMENTS.values()
+    ),
     weights="ema|raw",
     seed=r"\d+",
     step=r"\d+",
@@ -81,7 +93,9 @@ def asks(kind, what):
 
     def of_job(wildcards):
         name = wildcards.get("experiment") or next(
-            name for name, experiment in EXPERIMENTS.items() if experiment.data.name == wildcards.dataset
+            name
+            for name, experiment in EXPERIMENTS.items()
+            if experiment.data.name == wildcards.dataset
         )
         return getattr(getattr(RESOURCES[name], kind), what)
 
@@ -128,7 +142,9 @@ def autoencoder_of(dataset):
 
 def data_definition(wildcards, *parts):
     """What a rule's result is a function of: the images, and the named parts of the data file."""
-    return DATA[wildcards.dataset].model_dump(mode="json", include={"source", "image_size", *parts})
+    return DATA[wildcards.dataset].model_dump(
+        mode="json", include={"source", "image_size", *parts}
+    )
 
 
 def autoencoder_of_experiment(wildcards):
@@ -146,7 +162,12 @@ def segments(experiment):
     """Wildcards of every checkpoint of an experiment."""
     for run, seed in product(experiment.runs, experiment.seeds):
         for step in experiment.runs[run].training.checkpoints:
-            yield {"experiment": experiment.name, "run": run, "seed": seed, "step": step}
+            yield {
+                "experiment": experiment.name,
+                "run": run,
+                "seed": seed,
+                "step": step,
+            }
 
 
 def teacher_file(wildcards):
@@ -166,7 +187,9 @@ def segment_before(wildcards):
     record = Path(CHECKPOINT.format(**wildcards)) / "checkpoint.json"
     if record.is_file():
         return read_json(record)["after"]
-    checkpoints = EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
+    checkpoints = (
+        EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
+    )
     return max((step for step in checkpoints if step < int(wildcards.step)), default=0)
 
 
@@ -175,7 +198,7 @@ def files_before(wildcards):
     before = segment_before(wildcards)
     if not before:
         return []
-    return CHECKPOINT.format(**{**wildcards, "step": before}) + "/ema.safetensors"
+    return f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": before})
 
 
 def steps_waiting(experiment, run, step):
@@ -185,13 +208,17 @@ def steps_waiting(experiment, run, step):
         if isinstance(settings.guidance, SelfTranscendence):
             teacher = settings.guidance.teacher
             if teacher.run == run and teacher.step >= step:
-                chains.append(teacher.step - step + steps_waiting(experiment, student, 0))
+                chains.append(
+                    teacher.step - step + steps_waiting(experiment, student, 0)
+                )
     return max(chains)
 
 
 def urgency(wildcards):
     """Priority of a segment: the longest chain first, and any training before evaluation."""
-    return 1 + steps_waiting(EXPERIMENTS[wildcards.experiment], wildcards.run, int(wildcards.step))
+    return 1 + steps_waiting(
+        EXPERIMENTS[wildcards.experiment], wildcards.run, int(wildcards.step)
+    )
 
 
 # -- evaluation
@@ -199,11 +226,18 @@ def urgency(wildcards):
 
 def sample_sets(experiment, sampler=None, checkpoints=None):
     """Wildcards of every set of samples of an experiment, or of one sampler, or of some checkpoints."""
-    for run, seed, name in product(experiment.runs, experiment.seeds, experiment.evaluation.samplers):
+    for run, seed, name in product(
+        experiment.runs, experiment.seeds, experiment.evaluation.samplers
+    ):
         for step in experiment.evaluated_steps(run, name):
             if sampler in (None, name) and (checkpoints is None or step in checkpoints):
                 number = experiment.evaluation.samplers[name].num_samples
-                found = {"experiment": experiment.name, "run": run, "seed": seed, "step": step}
+                found = {
+                    "experiment": experiment.name,
+                    "run": run,
+                    "seed": seed,
+                    "step": step,
+                }
                 yield found | {"sampler": name, "number": number}
 
 
@@ -217,12 +251,14 @@ def sampler_definition(wildcards):
 
 
 def weights_to_sample(wildcards):
-    return CHECKPOINT.format(**wildcards) + f"/{sampler_of(wildcards).weights}.safetensors"
+    return f"{CHECKPOINT}/{sampler_of(wildcards).weights}.safetensors".format(
+        **wildcards
+    )
 
 
 def all_metrics(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
-    pattern = SAMPLES + f"/{experiment.evaluation.extractor}.json"
+    pattern = f"{SAMPLES}/{experiment.evaluation.extractor}.json"
     return [pattern.format(**samples) for samples in sample_sets(experiment)]
 
 
@@ -231,11 +267,15 @@ def all_metrics(wildcards):
 
 def run_labels(wildcards):
     """The runs' names in tables and figures, in the order of the experiment file."""
-    return {name: run.label or name for name, run in EXPERIMENTS[wildcards.experiment].runs.items()}
+    return {
+        name: run.label or name
+        for name, run in EXPERIMENTS[wildcards.experiment].runs.items()
+    }
 
 
 def figure_style(wildcards):
-    return EXPERIMENTS[wildcards.experiment].figures.model_dump(include={"width_inches", "dpi"})
+    figures = EXPERIMENTS[wildcards.experiment].figures
+    return {"width_inches": figures.width_inches, "dpi": figures.dpi}
 
 
 def shown_sampler(wildcards):
@@ -245,12 +285,22 @@ def shown_sampler(wildcards):
 def last_segments(wildcards):
     """The last checkpoint of every run and seed: its history is that of the whole training."""
     experiment = EXPERIMENTS[wildcards.experiment]
-    last = {run: settings.training.checkpoints[-1] for run, settings in experiment.runs.items()}
-    return [segment for segment in segments(experiment) if segment["step"] == last[segment["run"]]]
+    last = {
+        run: settings.training.checkpoints[-1]
+        for run, settings in experiment.runs.items()
+    }
+    return [
+        segment
+        for segment in segments(experiment)
+        if segment["step"] == last[segment["run"]]
+    ]
 
 
 def last_histories(wildcards):
-    return [CHECKPOINT.format(**segment) + "/history.csv" for segment in last_segments(wildcards)]
+    return [
+        f"{CHECKPOINT}/history.csv".format(**segment)
+        for segment in last_segments(wildcards)
+    ]
 
 
 def last_history_runs(wildcards):
@@ -262,11 +312,16 @@ def shown_sets(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
     figures = experiment.figures
     shown = sample_sets(experiment, figures.sampler, figures.sample_checkpoints)
-    return sorted((one for one in shown if one["seed"] == experiment.seeds[0]), key=lambda one: one["step"])
+    return sorted(
+        (one for one in shown if one["seed"] == experiment.seeds[0]),
+        key=lambda one: one["step"],
+    )
 
 
 def shown_samples(wildcards):
-    return [SAMPLES.format(**samples) + "/samples.npz" for samples in shown_sets(wildcards)]
+    return [
+        f"{SAMPLES}/samples.npz".format(**samples) for samples in shown_sets(wildcards)
+    ]
 
 
 def shown_rows(wildcards):

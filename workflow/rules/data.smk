@@ -7,16 +7,16 @@ rule autoencoder:
         "results/data/{dataset}/logs/autoencoder.log",
     benchmark:
         "results/data/{dataset}/benchmarks/autoencoder.tsv"
-    params:
-        definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
-        directory=subpath(output[0], parent=True),
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
         mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
+        directory=subpath(output[0], parent=True),
     shell:
         "python -m selftrans.training.autoencoder {input.data} --output {params.directory}"
         " --gpus {resources.gpu} > {log} 2>&1"
@@ -31,15 +31,15 @@ rule classifier:
         "results/data/{dataset}/logs/classifier.log",
     benchmark:
         "results/data/{dataset}/benchmarks/classifier.tsv"
-    params:
-        definition=lambda wildcards: data_definition(wildcards, "classifier"),
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
         mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        definition=lambda wildcards: data_definition(wildcards, "classifier"),
     shell:
         "python -m selftrans.training.classifier {input.data} --output {output}"
         " --gpus {resources.gpu} > {log} 2>&1"

@@ -8,16 +8,16 @@ rule reference_statistics:
         "results/data/{dataset}/logs/reference-{extractor}.log",
     benchmark:
         "results/data/{dataset}/benchmarks/reference-{extractor}.tsv"
-    params:
-        definition=lambda wildcards: data_definition(wildcards),
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
         mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
         batch_size=asks("data", "batch_size"),
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        definition=lambda wildcards: data_definition(wildcards),
     shell:
         "python -m selftrans.evaluation.collect --data {input.data} --{wildcards.extractor} {input.extractor}"
         " --output {output} --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
@@ -25,22 +25,22 @@ rule reference_statistics:
 
 rule sample_statistics:
     input:
-        samples=SAMPLES + "/samples.npz",
+        samples=f"{SAMPLES}/samples.npz",
         extractor=of_data("extractors/{extractor}.safetensors"),
     output:
-        SAMPLES + "/{extractor}.npz",
+        f"{SAMPLES}/{{extractor}}.npz",
     log:
-        RUN + "/logs/statistics-{step}-{sampler}-n{number}-{extractor}.log",
+        f"{RUN}/logs/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
-        RUN + "/benchmarks/statistics-{step}-{sampler}-n{number}-{extractor}.tsv"
+        f"{RUN}/benchmarks/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
         mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
-    conda:
-        "../../envs/selftrans.yaml"
     shell:
         "python -m selftrans.evaluation.collect --samples {input.samples} --{wildcards.extractor} {input.extractor}"
         " --output {output} --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
@@ -48,24 +48,24 @@ rule sample_statistics:
 
 rule metrics:
     input:
-        description=SAMPLES + "/samples.json",
-        statistics=SAMPLES + "/{extractor}.npz",
+        description=f"{SAMPLES}/samples.json",
+        statistics=f"{SAMPLES}/{{extractor}}.npz",
         reference=of_data("reference/{extractor}.npz"),
     output:
-        SAMPLES + "/{extractor}.json",
+        f"{SAMPLES}/{{extractor}}.json",
     log:
-        RUN + "/logs/metrics-{step}-{sampler}-n{number}-{extractor}.log",
+        f"{RUN}/logs/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
-        RUN + "/benchmarks/metrics-{step}-{sampler}-n{number}-{extractor}.tsv"
-    params:
-        metrics=lambda wildcards: EXPERIMENTS[wildcards.experiment].evaluation.metrics,
+        f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        metrics=lambda wildcards: EXPERIMENTS[wildcards.experiment].evaluation.metrics,
     script:
         "../scripts/metrics.py"
 
@@ -74,26 +74,30 @@ rule table:
     input:
         metrics=all_metrics,
     output:
-        csv=report("results/{experiment}/metrics.csv", category="Tables", caption="../report/metrics.rst"),
+        csv=report(
+            "results/{experiment}/metrics.csv",
+            category="Tables",
+            caption="../report/metrics.rst",
+        ),
         markdown="results/{experiment}/metrics.md",
     log:
         "results/{experiment}/logs/table.log",
     benchmark:
         "results/{experiment}/benchmarks/table.tsv"
-    params:
-        labels=run_labels,
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        labels=run_labels,
     script:
         "../scripts/table.py"
 
 
 rule evaluate:
-    localrule: True
     input:
         expand("results/{experiment}/metrics.csv", experiment=EXPERIMENTS),
+    localrule: True

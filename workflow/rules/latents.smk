@@ -8,23 +8,25 @@ rule extract_latents:
         "results/data/{dataset}/logs/latents.log",
     benchmark:
         "results/data/{dataset}/benchmarks/latents.tsv"
-    params:
-        definition=lambda wildcards: data_definition(wildcards, "autoencoder", "latents"),
-        autoencoder=lambda wildcards: autoencoder_of(wildcards.dataset),
-        directory=subpath(output[0], parent=True),
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
         mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        definition=lambda wildcards: data_definition(
+            wildcards, "autoencoder", "latents"
+        ),
+        autoencoder=lambda wildcards: autoencoder_of(wildcards.dataset),
+        directory=subpath(output[0], parent=True),
     shell:
         "python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
         " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
 
 
 rule latents:
-    localrule: True
     input:
         expand("results/data/{dataset}/latents/manifest.json", dataset=DATA),
+    localrule: True

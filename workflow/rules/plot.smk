@@ -5,15 +5,17 @@ rule resolved_experiment:
         "results/{experiment}/logs/resolved.log",
     benchmark:
         "results/{experiment}/benchmarks/resolved.tsv"
-    params:
-        experiment=lambda wildcards: EXPERIMENTS[wildcards.experiment].model_dump(mode="json"),
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        experiment=lambda wildcards: EXPERIMENTS[wildcards.experiment].model_dump(
+            mode="json"
+        ),
     script:
         "../scripts/resolved.py"
 
@@ -22,23 +24,27 @@ rule plot_convergence:
     input:
         table="results/{experiment}/metrics.csv",
     output:
-        report(FIGURES + "/convergence.png", category="Figures", caption="../report/convergence.rst"),
-        FIGURES + "/convergence.pdf",
+        report(
+            f"{FIGURES}/convergence.png",
+            category="Figures",
+            caption="../report/convergence.rst",
+        ),
+        f"{FIGURES}/convergence.pdf",
     log:
         "results/{experiment}/logs/convergence.log",
     benchmark:
         "results/{experiment}/benchmarks/convergence.tsv"
-    params:
-        sampler=shown_sampler,
-        style=figure_style,
-        labels=run_labels,
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        sampler=shown_sampler,
+        style=figure_style,
+        labels=run_labels,
     script:
         "../scripts/convergence.py"
 
@@ -47,23 +53,25 @@ rule plot_losses:
     input:
         histories=last_histories,
     output:
-        report(FIGURES + "/losses.png", category="Figures", caption="../report/losses.rst"),
-        FIGURES + "/losses.pdf",
+        report(
+            f"{FIGURES}/losses.png", category="Figures", caption="../report/losses.rst"
+        ),
+        f"{FIGURES}/losses.pdf",
     log:
         "results/{experiment}/logs/losses.log",
     benchmark:
         "results/{experiment}/benchmarks/losses.tsv"
-    params:
-        style=figure_style,
-        labels=run_labels,
-        runs=last_history_runs,
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=last_history_runs,
     script:
         "../scripts/losses.py"
 
@@ -72,37 +80,43 @@ rule plot_samples:
     input:
         samples=shown_samples,
     output:
-        report(FIGURES + "/samples.png", category="Figures", caption="../report/samples.rst"),
-        FIGURES + "/samples.pdf",
+        report(
+            f"{FIGURES}/samples.png",
+            category="Figures",
+            caption="../report/samples.rst",
+        ),
+        f"{FIGURES}/samples.pdf",
     log:
         "results/{experiment}/logs/samples.log",
     benchmark:
         "results/{experiment}/benchmarks/samples.tsv"
-    params:
-        style=figure_style,
-        labels=run_labels,
-        rows=shown_rows,
-        columns=lambda wildcards: EXPERIMENTS[wildcards.experiment].figures.sample_columns,
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        style=figure_style,
+        labels=run_labels,
+        rows=shown_rows,
+        columns=lambda wildcards: EXPERIMENTS[
+            wildcards.experiment
+        ].figures.sample_columns,
     script:
         "../scripts/samples.py"
 
 
 rule figures:
-    localrule: True
     input:
         expand(
-            FIGURES + "/{figure}.{format}",
+            f"{FIGURES}/{{figure}}.{{format}}",
             experiment=EXPERIMENTS,
             figure=("convergence", "losses", "samples"),
             format=("png", "pdf"),
         ),
+    localrule: True
 
 
 # The report shows what is there; it is made by a second Snakemake, which reads and changes nothing.
@@ -116,15 +130,15 @@ rule report:
         "results/report.log",
     benchmark:
         "results/report.tsv"
-    params:
-        experiments=lambda wildcards: ",".join(EXPERIMENT_FILES.values()),
     localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        experiments=lambda wildcards: ",".join(EXPERIMENT_FILES.values()),
     shell:
         "snakemake figures evaluate --nolock --config 'experiments=[{params.experiments}]' --report {output} > {log} 2>&1"

@@ -6,24 +6,32 @@ rule train_segment:
         latents=of_data("latents/manifest.json"),
         teacher=teacher_file,
     output:
-        multiext(CHECKPOINT + "/", "ema.safetensors", "raw.safetensors", "history.csv", "checkpoint.json"),
+        multiext(
+            f"{CHECKPOINT}/",
+            "ema.safetensors",
+            "raw.safetensors",
+            "history.csv",
+            "checkpoint.json",
+        ),
     log:
-        RUN + "/logs/train-{step}.log",
+        f"{RUN}/logs/train-{{step}}.log",
     benchmark:
-        RUN + "/benchmarks/train-{step}.tsv"
-    params:
-        directory=RUN,
-        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
-        after=segment_before,
+        f"{RUN}/benchmarks/train-{{step}}.tsv"
     priority: urgency
+    conda:
+        "../../envs/selftrans.yaml"
     threads: asks("train", "threads")
     resources:
         mem_mb=asks("train", "mem_mb"),
         runtime=asks("train", "runtime"),
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
-    conda:
-        "../../envs/selftrans.yaml"
+    params:
+        directory=RUN,
+        teacher=lambda wildcards, input: (
+            f"--teacher {input.teacher}" if input.teacher else ""
+        ),
+        after=segment_before,
     shell:
         "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.teacher}"
@@ -32,30 +40,30 @@ rule train_segment:
 
 rule freeze_teacher:
     input:
-        CHECKPOINT + "/{weights}.safetensors",
+        f"{CHECKPOINT}/{{weights}}.safetensors",
     output:
-        RUN + "/teachers/{step}-{weights}-depth{depth}.safetensors",
+        f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors",
     log:
-        RUN + "/logs/freeze-{step}-{weights}-depth{depth}.log",
+        f"{RUN}/logs/freeze-{{step}}-{{weights}}-depth{{depth}}.log",
     benchmark:
-        RUN + "/benchmarks/freeze-{step}-{weights}-depth{depth}.tsv"
+        f"{RUN}/benchmarks/freeze-{{step}}-{{weights}}-depth{{depth}}.tsv"
     priority: 10**9
+    conda:
+        "../../envs/selftrans.yaml"
     threads: 1
     resources:
         mem_mb=asks("light", "mem_mb"),
         runtime=asks("light", "runtime"),
         gpu=0,
-    conda:
-        "../../envs/selftrans.yaml"
     shell:
         "python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"
 
 
 rule train:
-    localrule: True
     input:
         [
-            CHECKPOINT.format(**segment) + "/ema.safetensors"
+            f"{CHECKPOINT}/ema.safetensors".format(**segment)
             for experiment in EXPERIMENTS.values()
             for segment in segments(experiment)
         ],
+    localrule: True

@@ -1,10 +1,11 @@
 """metrics.csv -> FID against steps for all runs."""
 
 import pandas as pd
+from snakemake.script import snakemake
+
 from selftrans.plotting.curves import convergence
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     table = pd.read_csv(snakemake.input.table)

@@ -1,10 +1,11 @@
 """history.csv of every run -> loss curves."""
 
 import pandas as pd
+from snakemake.script import snakemake
+
 from selftrans.plotting.curves import losses
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     histories = [pd.read_csv(path) for path in snakemake.input.histories]

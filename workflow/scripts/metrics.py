@@ -3,11 +3,12 @@
 from importlib.metadata import version
 from pathlib import Path
 
+from snakemake.script import snakemake
+
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.statistics import Statistics
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     samples = Statistics.load(Path(snakemake.input.statistics))

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import yaml
+from snakemake.script import snakemake
+
 from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     write_text(Path(snakemake.output[0]), yaml.safe_dump(snakemake.params.experiment, sort_keys=False))

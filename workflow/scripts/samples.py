@@ -1,10 +1,11 @@
 """Samples of every run -> images side by side."""
 
 import numpy as np
+from snakemake.script import snakemake
+
 from selftrans.plotting.samples import sample_grid
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     columns = snakemake.params.columns

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from snakemake.script import snakemake
+
 from selftrans.evaluation.tables import metrics_markdown, metrics_table
 from selftrans.runtime.files import read_json, write_text
 from selftrans.runtime.logs import logged_to
-from snakemake.script import snakemake
 
 with logged_to(snakemake.log[0]):
     table = metrics_table(

@@ -1,0 +1,34 @@
+# make demo   set everything up and run the embedded experiment: figures in results/digits/figures/
+# make test   set everything up and run every test
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+
+bin := $(VENV)/bin
+run := PATH="$(CURDIR)/$(bin):$$PATH"
+
+.PHONY: demo test schema format clean
+
+demo: $(VENV)/ready
+	$(run) snakemake --cores $(CORES)
+
+test: $(VENV)/ready
+	$(run) python -m pytest
+
+# The JSON schemas that editors check experiment files by.
+schema: $(VENV)/ready
+	$(run) python -m selftrans.schema
+
+format: $(VENV)/ready
+	$(run) ruff format .
+	$(run) ruff check --fix .
+	$(run) snakefmt Snakefile workflow
+
+clean:
+	rm -rf $(VENV) *.egg-info
+
+$(VENV)/ready: pins.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -c pins.txt -e '.[test]'
+	touch $@

@@ -1,0 +1,9 @@
+"""What a notebook needs, in one import: experiments, latents, models with their training loss, samples."""
+
+from selftrans.config import Sampler, SamplerGuidance, load_experiment
+from selftrans.data.store import LatentStore
+from selftrans.generation import ImageSampler
+from selftrans.training.batches import BatchSource
+from selftrans.training.trainer import build_model
+
+__all__ = ["BatchSource", "ImageSampler", "LatentStore", "Sampler", "SamplerGuidance", "build_model", "load_experiment"]

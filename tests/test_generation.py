@@ -1,0 +1,158 @@
+"""Generation: sample i is a function of (seed, i), whatever the batch size and the interruptions."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from selftrans import generation
+from selftrans.config import Sampler, SamplerGuidance
+from selftrans.generation import SampleNoise, generate, sample_labels
+from selftrans.models.sit import SiT
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.tensors import save_tensors
+from tests.conftest import randomise
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("autoencoder")
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        mid_block_add_attention=False,
+    ).save_pretrained(directory)  # fmt: skip
+    return str(directory)
+
+
+@pytest.fixture
+def weights(tmp_path, shape):
+    path = tmp_path / "ema.safetensors"
+    facts = {"shape": shape.to_json(), "run": "sit", "seed": 0, "step": 4, "weights": "ema", "path": "linear"}
+    latents = {"digest": "d", "scale": 0.5, "shift": 0.1}
+    save_tensors(path, randomise(SiT(shape)).state_dict(), "weights", {**facts, "latents": latents})
+    return path
+
+
+def settings(**changes):
+    guidance = SamplerGuidance(scale=1.5, low=0.2, high=0.8)
+    return Sampler(**{"sampler": "euler", "num_steps": 4, "num_samples": 11, "guidance": guidance, **changes})
+
+
+def images(path):
+    with np.load(path) as archive:
+        return archive["arr_0"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
+def test_images_do_not_depend_on_the_batch_size(tmp_path, weights, autoencoder, sampler):
+    for batch_size in (1, 4, 11, 100):
+        generate(settings(sampler=sampler), weights, autoencoder, tmp_path / f"{batch_size}.npz", CPU, batch_size)
+    whole = images(tmp_path / "100.npz")
+    assert whole.shape == (11, 32, 32, 3)
+    assert whole.dtype == np.uint8
+    assert whole.std() > 5
+    for batch_size in (1, 4, 11):
+        difference = images(tmp_path / f"{batch_size}.npz").astype(int) - whole.astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_noise_and_labels_are_bit_equal_in_any_cut():
+    whole = SampleNoise(3, range(10), (4, 2, 2), CPU)
+    parts = [SampleNoise(3, range(4), (4, 2, 2), CPU), SampleNoise(3, range(4, 10), (4, 2, 2), CPU)]
+    for _ in range(3):
+        assert torch.equal(torch.cat([part() for part in parts]), whole())
+    for labels in ("balanced", "random"):
+        one = settings(labels=labels)
+        parts = [sample_labels(one, cut, 10) for cut in (range(37), range(37, 1000))]
+        np.testing.assert_array_equal(np.concatenate(parts), sample_labels(one, range(1000), 10))
+
+
+def test_balanced_labels_are_balanced_and_random_ones_uniform():
+    assert (np.bincount(sample_labels(settings(labels="balanced"), range(1000), 10)) == 100).all()
+    counts = np.bincount(sample_labels(settings(labels="random"), range(5000), 10))
+    assert ((counts - 500) ** 2 / 500).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
+
+
+def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monkeypatch):
+    generate(settings(), weights, autoencoder, tmp_path / "whole.npz", CPU, 3)
+    drawn = []
+    draw = generation.sample_latents
+
+    def breaking(model, one, labels, *rest):
+        drawn.append(len(labels))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(model, one, labels, *rest)
+
+    monkeypatch.setattr(generation, "sample_latents", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        generate(settings(), weights, autoencoder, tmp_path / "parts.npz", CPU, 3)
+    assert not (tmp_path / "parts.npz").exists()
+    generate(settings(), weights, autoencoder, tmp_path / "parts.npz", CPU, 3)
+    assert drawn == [3, 3, 3, 3, 2]
+    np.testing.assert_array_equal(images(tmp_path / "parts.npz"), images(tmp_path / "whole.npz"))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_remains_of_other_settings_are_not_used(tmp_path, weights, autoencoder, monkeypatch):
+    def breaking(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(generation, "write_image_archive", breaking)
+        with pytest.raises(KeyboardInterrupt):
+            generate(settings(seed=1), weights, autoencoder, tmp_path / "a.npz", CPU)
+    generate(settings(seed=2), weights, autoencoder, tmp_path / "a.npz", CPU)
+    generate(settings(seed=2), weights, autoencoder, tmp_path / "b.npz", CPU)
+    np.testing.assert_array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
+
+
+def test_guidance_and_labels_change_the_images(tmp_path, weights, autoencoder):
+    generate(settings(), weights, autoencoder, tmp_path / "a.npz", CPU)
+    generate(settings(guidance=SamplerGuidance()), weights, autoencoder, tmp_path / "b.npz", CPU)
+    assert not np.array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
+
+
+def test_the_description_says_all_that_the_images_depend_on(tmp_path, weights, autoencoder):
+    generate(settings(), weights, autoencoder, tmp_path / "a.npz", CPU)
+    described = json.loads((tmp_path / "a.json").read_text())
+    assert {
+        "sampler",
+        "num_steps",
+        "num_samples",
+        "guidance",
+        "seed",
+        "weights",
+        "labels",
+        "precision",
+    } <= described.keys()
+    assert described["checkpoint"]["step"] == 4
+    assert len(described["checkpoint"]["digest"]) == len(described["autoencoder_digest"]) == 64
+    assert torch.__version__.startswith(described["versions"]["torch"])
+
+
+def test_an_autoencoder_that_is_none_is_refused_in_one_line(tmp_path, weights):
+    with pytest.raises(UserError, match="cannot be loaded from this directory") as caught:
+        generate(settings(), weights, str(tmp_path), tmp_path / "a.npz", CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_settings_on_the_command_line_are_one_line(tmp_path):
+    words = ["x.safetensors", "--autoencoder", "a", "--output", str(tmp_path / "o.npz"), "--settings"]
+    for given, message in (
+        ("{", "--settings: not JSON"),
+        ('{"sampler": "rk4"}', "--settings: sampler: input should be"),
+    ):
+        command = [sys.executable, "-m", "selftrans.generation", *words, given]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 1
+        assert message in ended.stderr.splitlines()[-1]

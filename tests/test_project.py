@@ -1,0 +1,134 @@
+"""The project itself: lint, formatting, types, pins, README."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+CHECKS = {
+    "ruff": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "mypy": ["mypy"],
+    "snakefmt": ["snakefmt", "--check", "Snakefile", "workflow"],
+    "snakemake lint": ["snakemake", "--lint"],
+}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "accelerate",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "snakemake",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_static_check(check):
+    ended = subprocess.run(CHECKS[check], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def pins():
+    lines = (REPOSITORY / "pins.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_dependency_is_pinned_in_the_one_place():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    named = {*project["dependencies"], *project["optional-dependencies"]["test"]}
+    assert not [name for name in named if re.search(r"[=<>~]", name)], "versions stand in pins.txt alone"
+    assert {name.lower() for name in named} <= {name.lower() for name in pins()}
+
+
+def test_the_environments_have_the_same_pins():
+    for path in (REPOSITORY / "envs").glob("*.yaml"):
+        *_, listed = yaml.safe_load(path.read_text())["dependencies"]
+        given = dict(line.split("==") for line in listed["pip"])
+        assert given.items() <= pins().items()
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        assert {name.lower() for name in project["dependencies"]} == {name.lower() for name in given}
+
+
+def test_what_is_installed_is_what_is_pinned():
+    from importlib.metadata import version
+
+    different = {name: version(name) for name, pinned in pins().items() if version(name).split("+")[0] != pinned}
+    assert not different
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_the_package_knows_nothing_of_the_workflow():
+    for path in (REPOSITORY / "selftrans").rglob("*.py"):
+        assert not [name for name in imports_of(path) if name.split(".")[0] in ("snakemake", "workflow", "tests")], path
+
+
+def loaded_by(module):
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("selftrans.config", set()),
+        ("selftrans.training.definition", set()),
+        ("selftrans.evaluation.metrics", {"scipy"}),
+        ("selftrans.evaluation.tables", {"pandas"}),
+        ("selftrans.plotting.curves", {"pandas", "matplotlib"}),
+        ("selftrans.plotting.samples", {"matplotlib"}),
+        ("selftrans.training.freeze", {"torch"}),
+        ("selftrans.evaluation.collect", {"torch", "scipy"}),
+        ("selftrans.training.trainer", {"torch", "timm", "torchvision", "accelerate"}),
+    ],
+)
+def test_nothing_imports_what_it_does_not_need(module, allowed):
+    assert loaded_by(module) & HEAVY <= allowed
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path):
+    (block,) = code_blocks("python")
+    assert len([line for line in block.splitlines() if line.strip()]) < 16
+    ended = subprocess.run([sys.executable, "-c", block], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_readme_opens_with_a_picture_and_the_two_commands():
+    text = (REPOSITORY / "README.md").read_text()
+    first = text.split("## ")[0]
+    assert first.index("![") < first.index("make demo") < first.index("make test")
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        path = REPOSITORY / picture
+        assert path.is_file(), picture
+        assert path.stat().st_size < 400_000, picture
+
+
+def test_the_readmes_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (REPOSITORY / "README.md").read_text()):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_make_and_ci_use_the_one_place():
+    assert "-c pins.txt" in Path("Makefile").read_text()
+    assert "make test" in Path(".ci/run").read_text()

@@ -1,0 +1,321 @@
+"""The workflow, run by Snakemake: the whole lifecycle with tiny numbers once, then what reruns and what does not."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from selftrans.runtime.tensors import load_tensors
+from tests.conftest import REPOSITORY, tiny_values
+
+DATA = {
+    "source": {"kind": "digits"},
+    "image_size": 32,
+    "autoencoder": {
+        "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
+    },
+    "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
+}  # fmt: skip
+SAMPLERS = {
+    "ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20},
+    "heun": {"sampler": "heun", "num_steps": 2, "num_samples": 12, "checkpoints": "last", "guidance": {"scale": 1.5}},
+    "sde": {"sampler": "euler-maruyama", "num_steps": 3, "num_samples": 12, "checkpoints": "last"},
+}
+
+
+class Workplace:
+    """A copy of the workflow with a tiny experiment in it."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        for name in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
+            source = REPOSITORY / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
+        (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
+        self.write("tiny")
+
+    def write(self, name, **changes):
+        values = tiny_values(**{"data": "tiny", "evaluation.samplers": SAMPLERS, **changes})
+        values["name"] = name
+        (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def command(self, *words, experiments=("tiny",)):
+        return ["snakemake", *words, "--cores", "2", "--config", f"experiments=[{','.join(experiments)}]"]
+
+    def snakemake(self, *words, experiments=("tiny",)):
+        command = self.command(*words, experiments=experiments)
+        return subprocess.run(command, cwd=self.directory, capture_output=True, text=True)
+
+    def run(self, *words, **options):
+        ended = self.snakemake(*words, **options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr + self.logs()
+        return ended
+
+    def planned(self, *words, **options):
+        """Jobs that a dry run announces: rule -> number."""
+        ended = self.snakemake("-n", *words, **options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        output = ended.stdout + ended.stderr
+        table = re.search(r"job\s+count\n[- ]+\n(.*?)\ntotal", output, re.DOTALL)
+        if table is None:
+            assert "Nothing to be done" in output
+            return {}
+        counts = dict(line.split() for line in table[1].splitlines())
+        return {
+            rule: int(count) for rule, count in counts.items() if rule not in ("all", "evaluate", "figures", "train")
+        }
+
+    def logs(self):
+        return "\n".join(path.read_text()[-500:] for path in self.directory.glob("results/**/logs/*.log"))
+
+    def path(self, pattern):
+        return self.directory / "results" / pattern
+
+    def written(self, pattern="**/*"):
+        """When each result file was written."""
+        return {path: path.stat().st_mtime_ns for path in self.path("").glob(pattern) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workplace where everything was run once."""
+    place = Workplace(tmp_path_factory.mktemp("finished"))
+    place.run()
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    """A copy of the finished workplace, to change."""
+    shutil.copytree(finished.directory, tmp_path / "copy", symlinks=True)
+    copied = Workplace.__new__(Workplace)
+    copied.directory = tmp_path / "copy"
+    return copied
+
+
+RUNS = ("sit", "vae-align", "self-transcendence")
+FIGURES = {"plot_convergence", "plot_losses", "plot_samples"}
+
+
+def test_the_lifecycle_leaves_what_it_promises(finished):
+    for run in RUNS:
+        for step in (4, 8):
+            directory = finished.path(f"tiny/runs/{run}/seed0/checkpoints/{step}")
+            for weights in ("ema", "raw"):
+                _, facts = load_tensors(directory / f"{weights}.safetensors", "weights")
+                assert (facts["run"], facts["step"]) == (run, step)
+            metrics = json.loads(
+                (finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")).read_text()
+            )
+            assert metrics["num_samples"] == 20
+            assert metrics["num_reference"] == 1797
+            assert metrics["samples"]["sampler"] == "euler"
+            assert metrics["samples"]["checkpoint"]["step"] == step
+            assert metrics["extractor"]["name"] == "classifier"
+            assert np.isfinite(list(metrics["metrics"].values())).all()
+        assert list(finished.path(f"tiny/runs/{run}/seed0/tensorboard").glob("events.*"))
+    with np.load(finished.path("tiny/runs/sit/seed0/samples/8/heun-n12/samples.npz")) as archive:
+        assert archive["arr_0"].shape == (12, 32, 32, 3)
+        assert archive["arr_0"].dtype == np.uint8
+    teacher, facts = load_tensors(
+        finished.path("tiny/runs/vae-align/seed0/teachers/4-raw-depth3.safetensors"), "teacher"
+    )
+    assert facts["source"]["run"] == "vae-align"
+    assert not any(name.startswith(("blocks.3", "final_layer")) for name in teacher)
+    for figure in ("convergence", "losses", "samples"):
+        for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+            assert finished.path(f"tiny/figures/{figure}.{suffix}").read_bytes().startswith(magic)
+    resolved = yaml.safe_load(finished.path("tiny/experiment.yaml").read_text())
+    assert resolved["runs"]["sit"]["training"]["clip_norm"] == 1.0
+
+
+def test_the_table_has_every_set_of_samples(finished):
+    table = pd.read_csv(finished.path("tiny/metrics.csv"))
+    assert len(table) == 3 * (2 + 1 + 1)
+    assert {"fid", "is", "extractor", "num_samples", "sampler", "guidance_scale", "checkpoint_digest"} <= set(
+        table.columns
+    )
+    assert table[["fid", "is"]].notna().all().all()
+    markdown = finished.path("tiny/metrics.md").read_text()
+    assert "N = 20" in markdown
+    assert "N = 12" in markdown
+
+
+def test_nothing_is_left_to_do(finished):
+    assert finished.planned() == {}
+
+
+def test_every_job_has_a_log_and_a_benchmark(finished):
+    logs = {path.stem for path in finished.path("").glob("**/logs/*.log")}
+    assert logs == {path.stem for path in finished.path("").glob("**/benchmarks/*.tsv")}
+    assert len(logs) > 15
+
+
+def test_no_log_is_garbled_by_a_bar(finished):
+    for log in finished.path("").glob("**/logs/*.log"):
+        assert "\r" not in log.read_text(), log
+
+
+def test_a_figure_setting_redraws_only(place):
+    place.write("tiny", **{"figures.dpi": 90})
+    assert set(place.planned()) == FIGURES | {"resolved_experiment"}
+
+
+def test_a_label_redraws_and_tabulates_only(place):
+    place.write("tiny", **{"runs.sit": {"label": "SiT"}})
+    assert set(place.planned()) == FIGURES | {"table", "resolved_experiment"}
+
+
+def test_another_guidance_scale_regenerates_that_sampler_only(place):
+    changed = {**SAMPLERS, "heun": {**SAMPLERS["heun"], "guidance": {"scale": 2.0}}}
+    place.write("tiny", **{"evaluation.samplers": changed})
+    planned = place.planned()
+    assert planned["generate_samples"] == planned["sample_statistics"] == planned["metrics"] == 3
+    assert "train_segment" not in planned
+    before = place.written("tiny/runs/*/*/samples/**/*")
+    place.run("results/tiny/runs/sit/seed0/samples/8/heun-n12/classifier.json")
+    rewritten = {path for path, at in place.written("tiny/runs/*/*/samples/**/*").items() if before.get(path) != at}
+    assert {path.parent.name for path in rewritten} == {"heun-n12"}
+
+
+def test_another_number_of_samples_leaves_the_old_ones(place):
+    changed = {**SAMPLERS, "sde": {**SAMPLERS["sde"], "num_samples": 14}}
+    place.write("tiny", **{"evaluation.samplers": changed})
+    planned = place.planned()
+    assert planned["generate_samples"] == 3
+    assert "train_segment" not in planned
+
+
+def test_another_metric_computes_numbers_only(place):
+    place.write("tiny", **{"evaluation.metrics": ["fid"]})
+    assert {"generate_samples", "sample_statistics", "train_segment"}.isdisjoint(place.planned())
+    assert place.planned()["metrics"] == 12
+
+
+def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place):
+    before = place.written("tiny/runs/**/*.safetensors") | place.written("tiny/runs/**/*.npz")
+    place.write("tiny", **{"training.checkpoints": [4, 6, 8, 10], "runs.vae-align.training": {"checkpoints": [4, 8]},
+                           "runs.self-transcendence.training": {"checkpoints": [4, 8]}})  # fmt: skip
+    assert place.planned("train") == {"train_segment": 2}
+    place.run("train")
+    sit = place.path("tiny/runs/sit/seed0")
+    assert "going on from step 4" in (sit / "logs/train-6.log").read_text()
+    assert "going on from step 8" in (sit / "logs/train-10.log").read_text()
+    after = place.written("tiny/runs/**/*.safetensors") | place.written("tiny/runs/**/*.npz")
+    untouched = {path: at for path, at in after.items() if path in before}
+    assert untouched == before
+    assert place.planned("train") == {}
+    planned = place.planned()
+    assert planned["generate_samples"] == 4  # ode at 6 and 10; heun and sde at the new last checkpoint
+    assert "train_segment" not in planned
+
+
+def test_a_changed_definition_is_refused_with_its_keys_before_any_job(place):
+    place.write("tiny", **{"training.learning_rate": 5e-4, "model.depth": 5})
+    ended = place.snakemake()
+    assert ended.returncode != 0
+    message = (ended.stdout + ended.stderr).strip().splitlines()[-1]
+    assert "training.learning_rate (trained: 0.001, now: 0.0005)" in message
+    assert "model.depth (trained: 4, now: 5)" in message
+    assert "rm -r results/tiny/runs/sit/seed0" in message
+
+
+def test_evaluation_alone_works_on_a_finished_training(place):
+    for run in RUNS:
+        shutil.rmtree(place.path(f"tiny/runs/{run}/seed0/samples"))
+    place.path("tiny/metrics.csv").unlink()
+    planned = place.planned("evaluate")
+    assert planned == {"generate_samples": 12, "sample_statistics": 12, "metrics": 12, "table": 1}
+    one = "results/tiny/runs/sit/seed0/samples/8/ode-n20/classifier.json"
+    place.run(one)
+    assert (place.directory / one).is_file()
+
+
+def test_two_experiments_share_their_data_and_nothing_else(place):
+    place.write("other", **{"training.learning_rate": 2e-3})
+    both = ("tiny", "other")
+    planned = place.planned(experiments=both)
+    assert {"autoencoder", "classifier", "extract_latents", "reference_statistics"}.isdisjoint(planned)
+    assert planned["train_segment"] == 6
+    assert planned["plot_convergence"] == 1
+    place.run("results/other/runs/sit/seed0/checkpoints/4/ema.safetensors", experiments=both)
+    assert place.planned() == {}
+
+
+def test_another_run_and_seed_add_jobs_and_nothing_else(place):
+    place.write("tiny", **{"runs.longer": {}, "seeds": [0, 1]})
+    planned = place.planned("train")
+    assert planned == {"train_segment": 2 * 2 + 3 * 2, "freeze_teacher": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainig": {}}, "experiments/tiny.yaml: trainig: unknown key"),
+        ({"model.depth": "four"}, "experiments/tiny.yaml: model.depth: input should be a valid integer, found 'four'"),
+        (
+            {"runs.self-transcendence.guidance.teacher.step": 5},
+            "runs.self-transcendence.guidance.teacher.step: 5 is no checkpoint of 'vae-align' (allowed: 4, 8)",
+        ),
+    ],
+)
+def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, message):
+    place.write("tiny", **changes)
+    ended = place.snakemake()
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert [line for line in ended.stderr.splitlines() if line.startswith("error: ") and message in line]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("experiments: []", "config.yaml: experiments"),
+        ("experiments: [tiny]\ngpus: 8", "config.yaml: gpus: unknown key"),
+        ("experiments: [tiny]\nresources: {train: {gpu: many}}", "config.yaml: resources: train.gpu: "),
+        ("experiments: [tinny]", "'tinny' is neither a .yaml file nor a name in experiments/ (there: digits, tiny)"),
+    ],
+)
+def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
+    (place.directory / "config.yaml").write_text(config)
+    ended = subprocess.run(["snakemake", "-n"], cwd=place.directory, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert message in ended.stderr.strip().splitlines()[-1]
+
+
+def test_a_killed_job_goes_on_where_it_was(place):
+    target = "results/slow/runs/sit/seed0/checkpoints/4000/ema.safetensors"
+    place.write("slow", **{"training.checkpoints": [4000], "training.save_minutes": 0.005, "figures.sample_checkpoints": [4000],
+                           "runs": {"sit": {}}})  # fmt: skip
+    command = place.command(target, experiments=("slow",))
+    started = subprocess.Popen(command, cwd=place.directory, start_new_session=True, stderr=subprocess.DEVNULL)
+    state = place.path("slow/runs/sit/seed0/state")
+    deadline = time.monotonic() + 120
+    while not list(state.glob("step-*.safetensors")):
+        assert time.monotonic() < deadline, place.logs()
+        assert started.poll() is None, place.logs()
+        time.sleep(0.1)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    place.write("slow", **{"training.checkpoints": [4000], "figures.sample_checkpoints": [4000], "runs": {"sit": {}}})
+    saved = max(int(path.stem.removeprefix("step-")) for path in state.glob("step-*.safetensors"))
+    assert saved < 4000
+    place.run("--unlock", experiments=("slow",))
+    place.run(target, experiments=("slow",))
+    assert f"going on from step {saved}" in place.path("slow/runs/sit/seed0/logs/train-4000.log").read_text()
+    assert not (state / "owner.json").exists()
+
+
+def test_the_report_shows_the_figures(place):
+    place.run("report")
+    report = place.path("report.html").read_text()
+    assert "convergence.png" in report
