@@ -103,17 +103,6 @@ def test_nothing_imports_what_it_does_not_need(module, allowed):
     assert loaded_by(module) & HEAVY <= allowed
 
 
-def code_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-
-
-def test_the_readmes_python_runs(tmp_path):
-    (block,) = code_blocks("python")
-    assert len([line for line in block.splitlines() if line.strip()]) < 16
-    ended = subprocess.run([sys.executable, "-c", block], cwd=REPOSITORY, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-
-
 def test_the_readme_opens_with_a_picture_and_the_two_commands():
     text = (REPOSITORY / "README.md").read_text()
     first = text.split("## ")[0]

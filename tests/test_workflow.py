@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +155,29 @@ def test_nothing_is_left_to_do(finished):
     assert finished.planned() == {}
 
 
+def test_the_readmes_python_runs(finished):
+    (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) < 14
+    here = block.replace("digits", "tiny").replace("/3000/", "/8/")
+    shown = "print(loss.item(), images.shape, images.dtype)"
+    command = [sys.executable, "-c", here + shown]
+    ended = subprocess.run(command, cwd=finished.directory, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    loss, shape = ended.stdout.split(" ", 1)
+    assert 0 < float(loss) < 10
+    assert shape.strip() == "(10, 32, 32, 3) uint8"
+
+
+def test_the_readmes_own_experiment_is_valid(finished):
+    """The YAML that the README shows, over the experiment that it extends."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    for number, block in enumerate(blocks):
+        path = finished.directory / f"readme{number}.yaml"
+        path.write_text(block)
+        ended = finished.snakemake("-n", experiments=(path.name,))
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
 def test_every_job_has_a_log_and_a_benchmark(finished):
     logs = {path.stem for path in finished.path("").glob("**/logs/*.log")}
     assert logs == {path.stem for path in finished.path("").glob("**/benchmarks/*.tsv")}
@@ -293,8 +317,8 @@ def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
 
 
 def test_a_killed_job_goes_on_where_it_was(place):
-    target = "results/slow/runs/sit/seed0/checkpoints/4000/ema.safetensors"
-    place.write("slow", **{"training.checkpoints": [4000], "training.save_minutes": 0.005, "figures.sample_checkpoints": [4000],
+    target = "results/slow/runs/sit/seed0/checkpoints/2000/ema.safetensors"
+    place.write("slow", **{"training.checkpoints": [2000], "training.save_minutes": 0.005, "figures.sample_checkpoints": [2000],
                            "runs": {"sit": {}}})  # fmt: skip
     command = place.command(target, experiments=("slow",))
     started = subprocess.Popen(command, cwd=place.directory, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -306,12 +330,12 @@ def test_a_killed_job_goes_on_where_it_was(place):
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    place.write("slow", **{"training.checkpoints": [4000], "figures.sample_checkpoints": [4000], "runs": {"sit": {}}})
+    place.write("slow", **{"training.checkpoints": [2000], "figures.sample_checkpoints": [2000], "runs": {"sit": {}}})
     saved = max(int(path.stem.removeprefix("step-")) for path in state.glob("step-*.safetensors"))
-    assert saved < 4000
+    assert saved < 2000
     place.run("--unlock", experiments=("slow",))
     place.run(target, experiments=("slow",))
-    assert f"going on from step {saved}" in place.path("slow/runs/sit/seed0/logs/train-4000.log").read_text()
+    assert f"going on from step {saved}" in place.path("slow/runs/sit/seed0/logs/train-2000.log").read_text()
     assert not (state / "owner.json").exists()
 
 

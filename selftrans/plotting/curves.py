@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from selftrans.plotting.style import Look, looks
 
@@ -24,7 +24,7 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
         width_inches: width of the figure.
     """
     columns = [column for column in ("fid", "is") if column in table]
-    figure = Figure(figsize=(width_inches, 0.45 * width_inches if len(columns) > 1 else 0.62 * width_inches))
+    figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     first = table.iloc[0]
     names = {
@@ -42,12 +42,9 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
                     axis.fill_between(
                         spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.15, linewidth=0
                     )
-        axis.set_xlabel("optimizer steps")
-        axis.set_ylabel(names[column])
-        axis.set_xlim(left=0)
-        axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        _steps_axis(axis, names[column])
     _logarithmic(axes[0])
-    axes[0].legend(loc="upper right", title=_sampler_name(first), title_fontsize=7.5)
+    _legend_above(figure, axes[0], title=_sampler_name(first))
     return figure
 
 
@@ -73,14 +70,10 @@ def losses(
             label = None if run in drawn else look.label
             axis.plot(history["step"], history[column], color=look.colour, linewidth=1, label=label)
             drawn.add(run)
-        axis.set_xlabel("optimizer steps")
-        axis.set_ylabel(name)
-        axis.set_xlim(left=0)
-        axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        _steps_axis(axis, name)
         if column != "gradient_norm":
             _logarithmic(axis)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    _legend_above(figure, axes[0])
     return figure
 
 
@@ -88,12 +81,27 @@ def _line(axis: Axes, look: Look, values: "pd.Series[float]") -> None:
     axis.plot(values.index, values, color=look.colour, marker=look.marker, label=look.label, clip_on=False, zorder=3)
 
 
+def _steps_axis(axis: Axes, ylabel: str) -> None:
+    """Steps along the lower edge, with room for the last number."""
+    axis.set_xlabel("optimizer steps")
+    axis.set_ylabel(ylabel)
+    axis.set_xlim(0, axis.dataLim.x1 * 1.04)
+    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
+
+
+def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), title=title, title_fontsize=7.5)
+
+
 def _logarithmic(axis: Axes) -> None:
-    """A logarithmic axis whose ticks are plain numbers."""
+    """A logarithmic axis whose ticks are plain numbers: 1, 2, 5 of each decade, or evenly spread within a few of them."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low > 8 else MaxNLocator(6))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _thousands(value: float, _: object = None) -> str:

@@ -1,6 +1,7 @@
 """Side-by-side samples: the same noise and class in every column."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,37 +27,37 @@ def sample_grid(
         width_inches: width of the figure.
     """
     steps = sorted({step for step, _ in rows})
-    columns, gap, left, top = len(classes), 0.25, 0.24, 0.055
-    cell = (1 - left) / columns  # of the width
-    tall = len(rows) + gap * (len(steps) - 1)
-    height_inches = width_inches * (tall * cell + top)
-    figure = Figure(figsize=(width_inches, height_inches), layout=None)
-    row_height = cell * width_inches / height_inches
-    group_top = 1 - top * width_inches / height_inches
+    left, top = 0.255 * width_inches, 0.2  # room for the names of rows and columns, in inches
+    cell = (width_inches - left) / len(classes)
+    gap = 0.25 * cell
+    height_inches = top + len(rows) * cell + gap * (len(steps) - 1)
+    figure = Figure(figsize=(width_inches, height_inches))
+    figure.set_layout_engine("none")
+
+    def write(x: float, y: float, text: str, **options: Any) -> None:
+        """Text at (x, y) inches from the upper left corner."""
+        figure.text(x / width_inches, 1 - y / height_inches, text, fontsize=7, **options)
+
     for column, name in enumerate(classes):
-        x = left + (column + 0.5) * cell
-        figure.text(x, group_top + 0.01, str(name), ha="center", va="bottom", fontsize=7.5)
-    place = 0.0
+        write(left + (column + 0.5) * cell, top - 0.05, str(name), ha="center", va="bottom")
+    y = top
     for step in steps:
         group = [(run, image) for (at, run), image in zip(rows, images, strict=True) if at == step]
-        middle = group_top - (place + len(group) / 2) * row_height
-        figure.text(0.012, middle, f"{step:,} steps", rotation=90, ha="center", va="center", fontsize=7.5)
+        write(0.08, y + len(group) * cell / 2, f"{step:,} steps", rotation=90, ha="center", va="center")
         for run, row_images in group:
-            bottom = group_top - (place + 1) * row_height
             look = looks(labels)[run]
-            figure.text(
-                left - 0.008,
-                bottom + row_height / 2,
-                look.label,
-                ha="right",
-                va="center",
-                fontsize=7,
-                color=look.colour,
-            )
-            strip = np.concatenate(list(row_images), axis=1)
-            axis = figure.add_axes((left, bottom, 1 - left, row_height))
-            axis.imshow(strip, interpolation="nearest", aspect="auto")
+            write(left - 0.06, y + cell / 2, look.label, ha="right", va="center", color=look.colour)
+            place = (left / width_inches, 1 - (y + cell) / height_inches, 1 - left / width_inches, cell / height_inches)
+            axis = figure.add_axes(place)
+            axis.imshow(_strip(row_images), interpolation="nearest", aspect="auto")
             axis.set_axis_off()
-            place += 1
-        place += gap
+            y += cell
+        y += gap
     return figure
+
+
+def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images side by side, with a white line around each."""
+    line = max(1, images.shape[1] // 32)
+    framed = np.pad(images, ((0, 0), (line, line), (line, line), (0, 0)), constant_values=255)
+    return np.concatenate(list(framed), axis=1)

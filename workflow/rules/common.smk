@@ -24,6 +24,7 @@ EXPERIMENTS, EXPERIMENT_FILES, DATA, DATA_FILES, RESOURCES = {}, {}, {}, {}, {}
 
 RUN = "results/{experiment}/runs/{run}/seed{seed}"
 CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
+TEACHER = f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors"
 SAMPLES = f"{RUN}/samples/{{step}}/{{sampler}}-n{{number}}"
 FIGURES = "results/{experiment}/figures"
 AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -175,22 +176,36 @@ def teacher_file(wildcards):
     guidance = guidance_of(wildcards)
     if not isinstance(guidance, SelfTranscendence):
         return []
-    choice = guidance.teacher
-    return (
-        f"results/{wildcards.experiment}/runs/{choice.run}/seed{wildcards.seed}"
-        f"/teachers/{choice.step}-{choice.weights}-depth{guidance.teacher_depth}.safetensors"
+    teacher = guidance.teacher
+    return TEACHER.format(
+        experiment=wildcards.experiment,
+        run=teacher.run,
+        seed=wildcards.seed,
+        step=teacher.step,
+        weights=teacher.weights,
+        depth=guidance.teacher_depth,
     )
 
 
+def checkpoint_record(wildcards, step):
+    return Path(CHECKPOINT.format(**{**wildcards, "step": step})) / "checkpoint.json"
+
+
 def segment_before(wildcards):
-    """The checkpoint that a segment waits for: fixed once it is trained, so that one inserted later disturbs nothing."""
-    record = Path(CHECKPOINT.format(**wildcards)) / "checkpoint.json"
+    """The checkpoint that a segment waits for, 0 for none: the one below it, or one below that is still to be trained,
+    since two segments of a run never train at once. Fixed once it is trained, so that one inserted later disturbs nothing.
+    """
+    record = checkpoint_record(wildcards, wildcards.step)
     if record.is_file():
         return read_json(record)["after"]
     checkpoints = (
         EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
     )
-    return max((step for step in checkpoints if step < int(wildcards.step)), default=0)
+    below = [step for step in checkpoints if step < int(wildcards.step)]
+    unfinished = [
+        step for step in below if not checkpoint_record(wildcards, step).is_file()
+    ]
+    return max(unfinished or below, default=0)
 
 
 def files_before(wildcards):

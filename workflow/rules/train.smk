@@ -42,7 +42,7 @@ rule freeze_teacher:
     input:
         f"{CHECKPOINT}/{{weights}}.safetensors",
     output:
-        f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors",
+        TEACHER,
     log:
         f"{RUN}/logs/freeze-{{step}}-{{weights}}-depth{{depth}}.log",
     benchmark:

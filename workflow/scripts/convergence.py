@@ -1,7 +1,6 @@
 """metrics.csv -> FID against steps for all runs."""
 
 import pandas as pd
-from snakemake.script import snakemake
 
 from selftrans.plotting.curves import convergence
 from selftrans.plotting.style import save

@@ -1,7 +1,6 @@
 """history.csv of every run -> loss curves."""
 
 import pandas as pd
-from snakemake.script import snakemake
 
 from selftrans.plotting.curves import losses
 from selftrans.plotting.style import save

@@ -3,8 +3,6 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.statistics import Statistics
 from selftrans.runtime.files import read_json, write_json

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import yaml
-from snakemake.script import snakemake
 
 from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to

@@ -1,7 +1,6 @@
 """Samples of every run -> images side by side."""
 
 import numpy as np
-from snakemake.script import snakemake
 
 from selftrans.plotting.samples import sample_grid
 from selftrans.plotting.style import save

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from selftrans.evaluation.tables import metrics_markdown, metrics_table
 from selftrans.runtime.files import read_json, write_text
 from selftrans.runtime.logs import logged_to
