@@ -4,6 +4,8 @@ Snakemake only counts GPUs. The process that uses cards takes as many free ones 
 each; the kernel drops the locks when the process ends, however it ends. A scheduler that hands out cards itself is obeyed.
 """
 
+from __future__ import annotations
+
 import os
 import subprocess
 import tempfile
@@ -12,12 +14,15 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _leases = ExitStack()  # held until the process ends
@@ -30,6 +35,8 @@ def add_gpu_argument(parser: ArgumentParser) -> None:
 
 def claim_device(gpus: int) -> torch.device:
     """The device of a program of one process that was granted ``gpus`` cards (0 or 1): leases the card."""
+    import torch  # a lease needs only the driver
+
     if gpus == 0:
         return torch.device("cpu")
     lease_gpus(1)

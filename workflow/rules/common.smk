@@ -192,28 +192,33 @@ def checkpoint_record(wildcards, step):
 
 
 def segment_before(wildcards):
-    """The checkpoint that a segment waits for, 0 for none: the one below it, or one below that is still to be trained,
+    """The weights of the checkpoint that a segment waits for: the one below it, or one below that is still to be trained,
     since two segments of a run never train at once. Fixed once it is trained, so that one inserted later disturbs nothing.
     """
     record = checkpoint_record(wildcards, wildcards.step)
     if record.is_file():
-        return read_json(record)["after"]
-    checkpoints = (
-        EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
-    )
-    below = [step for step in checkpoints if step < int(wildcards.step)]
-    unfinished = [
-        step for step in below if not checkpoint_record(wildcards, step).is_file()
-    ]
-    return max(unfinished or below, default=0)
-
-
-def files_before(wildcards):
-    """The weights that the segment before leaves; none for the first one."""
-    before = segment_before(wildcards)
+        before = read_json(record)["after"]
+    else:
+        checkpoints = (
+            EXPERIMENTS[wildcards.experiment].runs[wildcards.run].training.checkpoints
+        )
+        below = [step for step in checkpoints if step < int(wildcards.step)]
+        unfinished = [
+            step for step in below if not checkpoint_record(wildcards, step).is_file()
+        ]
+        before = max(unfinished or below, default=0)
     if not before:
         return []
     return f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": before})
+
+
+def step_before(wildcards, input):
+    """The step of those weights, 0 for none: read off the input, which was decided before any job."""
+    return Path(input.before).parent.name if input.before else 0
+
+
+def teacher_option(wildcards, input):
+    return f"--teacher {input.teacher}" if input.teacher else ""
 
 
 def steps_waiting(experiment, run, step):

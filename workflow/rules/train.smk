@@ -1,7 +1,7 @@
 # The state in progress lies in the run's own state/ directory, which no rule declares: Snakemake would delete it.
 rule train_segment:
     input:
-        files_before=ancient(files_before),
+        before=ancient(segment_before),
         experiment=ancient(experiment_file),
         latents=of_data("latents/manifest.json"),
         teacher=teacher_file,
@@ -28,10 +28,8 @@ rule train_segment:
         processes=asks("train", "processes"),
     params:
         directory=RUN,
-        teacher=lambda wildcards, input: (
-            f"--teacher {input.teacher}" if input.teacher else ""
-        ),
-        after=segment_before,
+        teacher=teacher_option,
+        after=step_before,
     shell:
         "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.teacher}"

@@ -1,0 +1,195 @@
+"""Files that are whole or absent, tensors that are what was written, progress, and the lease of GPUs."""
+
+import json
+import logging
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from selftrans.runtime.devices import visible_gpus
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import atomic_path, read_json, write_json
+from selftrans.runtime.logs import Progress, duration
+from selftrans.runtime.tensors import digest_of, load_tensors, read_metadata, save_tensors
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def failing():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["", "{", "\udcff"])
+def test_what_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=r"a\.json: not a JSON file"):
+        read_json(path)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.arange(100.0), "y": torch.ones(3, dtype=torch.int64)}, "weights", {"step": 3})
+    return path
+
+
+def test_tensors_come_back(saved):
+    tensors, metadata = load_tensors(saved, "weights")
+    assert torch.equal(tensors["x"], torch.arange(100.0))
+    assert metadata["step"] == 3
+    assert metadata["digest"] == digest_of(tensors)
+    assert read_metadata(saved, "weights") == metadata
+
+
+def test_the_digest_is_of_names_types_shapes_and_bytes():
+    x = torch.arange(6.0)
+    different = [{"x": x}, {"y": x}, {"x": x.double()}, {"x": x.reshape(2, 3)}, {"x": x + 1}, {"x": x, "y": x}]
+    assert len({digest_of(tensors) for tensors in different}) == len(different)
+    assert digest_of({"a": x, "b": x + 1}) == digest_of({"b": x + 1, "a": x})
+
+
+def test_truncated_flipped_foreign_and_misplaced_files_are_refused_by_name(saved, tmp_path):
+    content = saved.read_bytes()
+    flipped = bytearray(content)
+    flipped[-9] ^= 4
+    cases = {
+        "truncated": (content[:-8], "truncated or not a safetensors file"),
+        "empty": (b"", "truncated or not a safetensors file"),
+        "flipped": (bytes(flipped), "damaged"),
+        "pickle": (b"\x80\x04N.", "truncated or not a safetensors file"),
+    }
+    for name, (wrong, message) in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(wrong)
+        with pytest.raises(UserError, match=rf"{name}\.safetensors: {message}") as caught:
+            load_tensors(path, "weights")
+        assert "\n" not in str(caught.value)
+    save_file({"x": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match=r"foreign\.safetensors: was not written by selftrans"):
+        load_tensors(tmp_path / "foreign.safetensors", "weights")
+    with pytest.raises(UserError, match=r"a\.safetensors: holds weights, expected was state"):
+        load_tensors(saved, "state")
+    with pytest.raises(UserError, match=r"none\.safetensors: no such file"):
+        load_tensors(tmp_path / "none.safetensors", "weights")
+
+
+def test_progress_in_a_file_is_plain_lines_with_rate_and_remaining_time(caplog):
+    caplog.set_level(logging.INFO)
+    with Progress(10, "training", "step", initial=4, interval=0.0) as bar:
+        for _ in range(6):
+            time.sleep(0.01)
+            bar.update(note="loss 0.5")
+    assert len(caplog.messages) == 7
+    assert re.fullmatch(r"training: 5/10 steps, \S+ steps/s, 0:0\d left, loss 0\.5", caplog.messages[0])
+    rate = float(re.search(r"([\d.e+]+) steps/s", caplog.messages[-1])[1])
+    assert rate < 101  # six steps of at least 0.01 s: those done before do not count
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    code = (
+        "import time\nfrom selftrans.runtime.logs import Progress\n"
+        "with Progress(20, 'sampling', 'image') as bar:\n"
+        "    for _ in range(20):\n        time.sleep(0.02)\n        bar.update()"
+    )
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=follower, stdout=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:  # the terminal ends with the child
+            break
+        shown += piece
+        if not piece:
+            break
+    assert child.wait() == 0
+    text = shown.decode()
+    assert "\rsampling: 100%" in text
+    assert re.search(r"20/20 \[.*image/s\]", text)
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 61, 3661, float("inf"))] == ["0:00", "1:01", "1:01:01", "?"]
+
+
+HOLD = """
+import os, sys, time
+from selftrans.runtime.devices import lease_gpus
+lease_gpus(int(sys.argv[1]))
+print(os.environ["CUDA_VISIBLE_DEVICES"], time.monotonic(), flush=True)
+time.sleep(float(sys.argv[2]))
+print(time.monotonic(), flush=True)
+"""
+
+
+def holder(tmp_path, count, seconds, **environment):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1,2,7", "TMPDIR": str(tmp_path), **environment}
+    command = [sys.executable, "-c", HOLD, str(count), str(seconds)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_no_card_is_ever_leased_twice(tmp_path):
+    children = [holder(tmp_path, count, 0.3) for count in (1, 2, 1, 4, 1, 2, 3, 1)]
+    held = []
+    for child in children:
+        first, last = child.communicate(timeout=120)[0].splitlines()
+        devices, start = first.split()
+        held += [(device, float(start), float(last)) for device in devices.split(",")]
+    assert len(held) == 15
+    assert {device for device, _, _ in held} == {"0", "1", "2", "7"}
+    for device in ("0", "1", "2", "7"):
+        spans = sorted((start, end) for name, start, end in held if name == device)
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_a_killed_holder_keeps_no_card(tmp_path):
+    first = holder(tmp_path, 4, 600)
+    first.stdout.readline()
+    second = holder(tmp_path, 4, 0)
+    time.sleep(0.5)
+    assert second.poll() is None
+    first.send_signal(signal.SIGKILL)
+    assert second.communicate(timeout=60)[0].startswith("0,1,2,7 ")
+
+
+def test_more_cards_than_there_are_is_one_line(tmp_path):
+    child = holder(tmp_path, 5, 0)
+    assert "--gpus: 5 asked for, 4 visible (0, 1, 2, 7)" in child.communicate(timeout=60)[1]
+
+
+def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
+    child = holder(tmp_path, 2, 0, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
+    assert child.communicate(timeout=60)[0].startswith("5 ")
+
+
+def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert visible_gpus() == []
+
+
+def test_written_json_is_json(tmp_path):
+    write_json(tmp_path / "deep/er/a.json", {"ü": [1, None]})
+    assert json.loads((tmp_path / "deep/er/a.json").read_text()) == {"ü": [1, None]}
