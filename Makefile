@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
 
-bin := $(VENV)/bin
-run := PATH="$(CURDIR)/$(bin):$$PATH"
+bin := $(abspath $(VENV))/bin
+run := PATH="$(bin):$$PATH"
 
 .PHONY: demo test schema format clean
 

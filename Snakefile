@@ -19,5 +19,4 @@ rule all:
         rules.figures.input,
         rules.evaluate.input,
         rules.train.input,
-        expand("results/{experiment}/experiment.yaml", experiment=EXPERIMENTS),
     localrule: True

@@ -271,7 +271,7 @@ class Training(Settings):
     """Interpolant between data (t=0) and noise (t=1)."""
     time: Literal["uniform", "log-normal"] = "uniform"
     """Distribution of t."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
     accumulate: PositiveInt = 1
     """Micro-batches per optimizer step and process."""
@@ -285,9 +285,13 @@ class Training(Settings):
     """Minutes between two saves of the state in progress."""
 
     @model_validator(mode="after")
-    def _checkpoints_ascend(self) -> Self:
+    def _steps_and_batches_add_up(self) -> Self:
         if list(self.checkpoints) != sorted(set(self.checkpoints)):
             raise ValueError(f"checkpoints: {list(self.checkpoints)} must ascend without repeats")
+        if self.log_every > self.checkpoints[0]:
+            raise ValueError(f"log_every: {self.log_every} is beyond the first checkpoint, {self.checkpoints[0]}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")
         return self
 
 
@@ -394,7 +398,7 @@ class JobResources(Settings):
     processes: PositiveInt = 1
     """Processes of a training without a GPU."""
     batch_size: PositiveInt = 256
-    """Images at a time where images are sampled or seen by an extractor; no number depends on it."""
+    """Images at a time where images are sampled or seen by an extractor; numbers depend on it by rounding at most."""
 
 
 class JobKinds(Settings):
@@ -443,11 +447,10 @@ class Experiment(Settings):
             return values
         runs = {}
         for name, run in values["runs"].items():
-            own = {} if run is None else run
-            if isinstance(own, Mapping):
-                inherited = {key: merged(values.get(key, {}), own.get(key, {})) for key in ("model", "training")}
-                own = {**own, **inherited}
-            runs[name] = own
+            runs[name] = run
+            if isinstance(run, Mapping):
+                inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
+                runs[name] = {**run, **inherited}
         return {**values, "runs": runs}
 
     @model_validator(mode="after")
@@ -455,8 +458,16 @@ class Experiment(Settings):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} has repeats")
         for name, run in self.runs.items():
+            self._check_patches(f"runs.{name}.model", run.model)
             self._check_guidance(f"runs.{name}.guidance", run)
         return self
+
+    def _check_patches(self, key: str, model: Model) -> None:
+        autoencoder = self.data.autoencoder
+        if isinstance(autoencoder, TrainedAutoencoder):
+            side = self.data.image_size // 2 ** (len(autoencoder.block_channels) - 1)
+            if side % model.patch_size:
+                raise ValueError(f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents")
 
     def _check_guidance(self, key: str, run: Run) -> None:
         guidance = run.guidance
@@ -472,6 +483,12 @@ class Experiment(Settings):
                 raise ValueError(
                     f"{key}.teacher.step: {teacher.step} is no checkpoint of {teacher.run!r} (allowed: {allowed})"
                 )
+            for what, own, other in (
+                ("model.patch_size", run.model.patch_size, source.model.patch_size),
+                ("training.path", run.training.path, source.training.path),
+            ):
+                if own != other:
+                    raise ValueError(f"{key}.teacher.run: {teacher.run!r} has {what} {other}, its student has {own}")
             _check_depth(f"{key}.student_depth", guidance.student_depth, run.model)
             _check_depth(f"{key}.teacher_depth", guidance.teacher_depth, source.model)
             for taught, chain in self._teacher_chains():
@@ -557,7 +574,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which 1e-4 is a number and a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 raise yaml.constructor.ConstructorError(
@@ -575,6 +592,8 @@ def merged(base: Any, changes: Any) -> Any:
     """``base`` with ``changes`` over it: mappings merge key by key, anything else replaces."""
     if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
         return changes
+    if "preset" in changes:  # a named size stands for its numbers: the base's do not override it
+        base = {key: value for key, value in base.items() if key not in PRESETS["SiT-B/2"]}
     return {**base, **{key: merged(base[key], value) if key in base else value for key, value in changes.items()}}
 
 
@@ -641,7 +660,8 @@ def _without_tags(location: tuple[str | int, ...]) -> Iterator[str]:
     """A problem's location as the keys of the file: pydantic adds the chosen member of a union, the file has no such level."""
     members = {"guidance": ("none", "vae-alignment", "self-transcendence"), "autoencoder": ("trained", "pretrained")}
     for before, part in zip((None, *location), location, strict=False):
-        if not (isinstance(before, str) and part in members.get(before, ())):
+        is_member = isinstance(before, str) and part in members.get(before, ())
+        if not is_member and not str(part).startswith(("literal[", "tuple[", "str")):
             yield str(part)
 
 
@@ -672,11 +692,6 @@ def load_data(reference: str | Path) -> Data:
     return validated(Data, {"name": path.stem, **read_yaml(path)}, str(path))
 
 
-def data_path(reference: str | Path) -> Path:
-    """The data file that an experiment file names."""
-    return _find(str(_read_extended(experiment_path(reference), ())["data"]), Path("experiments/data"))
-
-
 def experiment_path(reference: str | Path) -> Path:
     """The file that ``reference`` means: a path, or a name in ``experiments/``."""
     return _find(str(reference), Path("experiments"))
@@ -703,7 +718,9 @@ def _read_extended(path: Path, through: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return values
     base_path = path.parent / base if _is_path(base) else _find(str(base), Path("experiments"))
-    return dict(merged(_read_extended(base_path, (*through, path.resolve())), values))
+    base_values = _read_extended(base_path, (*through, path.resolve()))
+    base_values.pop("name", None)
+    return dict(merged(base_values, values))
 
 
 def _is_path(reference: Any) -> bool:

@@ -5,6 +5,7 @@ on an interruption, up to the rounding of matrix products.
 """
 
 import argparse
+import copy
 import json
 import shutil
 from importlib.metadata import version
@@ -104,6 +105,7 @@ class ImageSampler:
     def __init__(self, weights: Path | str, autoencoder: str, device: torch.device = CPU) -> None:
         self.device = device
         self.model, self.facts = load_backbone(Path(weights), device)
+        self._models = {"fp32": self.model}
         self.autoencoder = load_autoencoder(autoencoder, device)
 
     def labels(self, settings: Sampler, indices: range) -> NDArray[np.int64]:
@@ -114,7 +116,9 @@ class ImageSampler:
         """Samples ``indices``, (B, H, W, 3)."""
         labels = torch.from_numpy(self.labels(settings, indices)).to(self.device)
         noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
-        model = self.model.to(DTYPES[settings.precision])
+        if settings.precision not in self._models:
+            self._models[settings.precision] = copy.deepcopy(self.model).to(DTYPES[settings.precision])
+        model = self._models[settings.precision]
         z = sample_latents(model, settings, labels, noise, model.null_class, self.facts["path"])
         latents = self.facts["latents"]
         return decode(self.autoencoder, z / latents["scale"] + latents["shift"]).cpu().numpy()

@@ -11,7 +11,7 @@ from selftrans.training.batches import BatchSource, process_parts
 
 
 def training(**changes):
-    return Training(checkpoints=(1,), batch_size=16, **changes)
+    return Training(checkpoints=(100,), batch_size=16, **changes)
 
 
 @pytest.fixture

@@ -61,6 +61,25 @@ MISTAKES = {
     "figure's columns": ({"figures.sample_columns": 21}, r"figures\.sample_columns: 21 is beyond the 20 samples"),
     "name with a slash": ({"runs": {"a/b": {}}}, r"runs\.a/b"),
     "no such data": ({"data": "digitz"}, "'digitz' is neither a .yaml file nor a name in experiments/data/"),
+    "teacher's patches": (
+        {"runs.self-transcendence.model": {"patch_size": 4}},
+        r"guidance\.teacher\.run: 'vae-align' has model\.patch_size 2, its student has 4",
+    ),
+    "teacher's path": (
+        {"runs.self-transcendence.training": {"path": "cosine"}},
+        r"guidance\.teacher\.run: 'vae-align' has training\.path linear, its student has cosine",
+    ),
+    "patches that do not tile": (
+        {"model.patch_size": 3},
+        r"runs\.sit\.model\.patch_size: 3 does not divide the 8x8 latents",
+    ),
+    "micro-batches": ({"training.accumulate": 3}, r"training\.accumulate: 3 does not divide batch_size 8"),
+    "rare logs": ({"training.log_every": 5}, r"training\.log_every: 5 is beyond the first checkpoint, 4"),
+    "run of nothing": ({"runs.sit": None}, r"runs\.sit: .*found None"),
+    "word for a list": (
+        {"evaluation.samplers.ode.checkpoints": "first"},
+        r"evaluation\.samplers\.ode\.checkpoints: input should be 'all' or 'last', found 'first'",
+    ),
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
 }
 
@@ -123,7 +142,13 @@ def test_an_experiment_extends_another(tiny, tmp_path):
     assert list(more.runs) == [*base.runs, "extra"]
     assert more.runs["sit"].training.checkpoints == (4, 6, 8)
     assert more.model == base.model
-    assert more.name == "tiny"  # the base gives its name, unless the file gives one
+    assert (base.name, more.name) == ("tiny", "more")  # results of two experiments never mix
+
+
+def test_a_preset_replaces_inherited_numbers(tiny, tmp_path):
+    tiny(**{"runs.small": {"model": {"preset": "SiT-S/2", "patch_size": 4}}})
+    small = load_experiment(tmp_path / "tiny.yaml").runs["small"].model
+    assert (small.depth, small.width, small.heads, small.patch_size) == (12, 384, 6, 4)
 
 
 def test_exponents_are_numbers(tmp_path):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,11 @@ def test_the_environments_have_the_same_pins():
 
 
 def test_what_is_installed_is_what_is_pinned():
-    from importlib.metadata import version
-
-    different = {name: version(name) for name, pinned in pins().items() if version(name).split("+")[0] != pinned}
-    assert not different
+    installed = {part.metadata["Name"].lower().replace("_", "-"): part.version for part in distributions()}
+    there = {name: pinned for name, pinned in pins().items() if name.lower().replace("_", "-") in installed}
+    assert len(there) > 0.9 * len(pins())  # some are for other platforms
+    found = {name: installed[name.lower().replace("_", "-")].split("+")[0] for name in there}
+    assert found == there
 
 
 def imports_of(path):

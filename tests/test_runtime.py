@@ -180,8 +180,16 @@ def test_more_cards_than_there_are_is_one_line(tmp_path):
 
 
 def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
-    child = holder(tmp_path, 2, 0, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
-    assert child.communicate(timeout=60)[0].startswith("5 ")
+    """Those of a job of our own; within a larger allocation, jobs of one Snakemake lease from it."""
+    mine = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
+    other = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="78")
+    spans = [
+        [float(line.split()[-1]) for line in child.communicate(timeout=60)[0].splitlines()] for child in (mine, other)
+    ]
+    assert spans[0][0] < spans[1][1]
+    assert spans[1][0] < spans[0][1]  # at once: each has its own card 5, says the scheduler
+    within = [holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5,6", SLURM_JOB_ID="77") for _ in range(2)]
+    assert {child.communicate(timeout=60)[0].split()[0] for child in within} == {"5", "6"}
 
 
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):

@@ -74,7 +74,17 @@ def test_a_foreign_manifest_is_refused_in_one_line(tmp_path, content):
 def test_pickles_are_never_loaded(tmp_path):
     manifest = write_store(tmp_path)
     np.save(tmp_path / "labels.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(UserError, match=r"labels\.npy: not an array of labels"):
+        LatentStore(manifest)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros(200), None])
+def test_labels_that_do_not_fit_are_refused_by_name(tmp_path, labels):
+    manifest = write_store(tmp_path)
+    (tmp_path / "labels.npy").unlink()
+    if labels is not None:
+        np.save(tmp_path / "labels.npy", labels)
+    with pytest.raises(UserError, match=r"labels\.npy: "):
         LatentStore(manifest)
 
 

@@ -191,12 +191,12 @@ def test_no_log_is_garbled_by_a_bar(finished):
 
 def test_a_figure_setting_redraws_only(place):
     place.write("tiny", **{"figures.dpi": 90})
-    assert set(place.planned()) == FIGURES | {"resolved_experiment"}
+    assert set(place.planned()) == FIGURES
 
 
 def test_a_label_redraws_and_tabulates_only(place):
     place.write("tiny", **{"runs.sit": {"label": "SiT"}})
-    assert set(place.planned()) == FIGURES | {"table", "resolved_experiment"}
+    assert set(place.planned()) == FIGURES | {"table"}
 
 
 def test_another_guidance_scale_regenerates_that_sampler_only(place):
@@ -243,6 +243,31 @@ def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place)
     assert "train_segment" not in planned
 
 
+def test_a_changed_teacher_is_another_definition_of_its_student(place):
+    place.write("tiny", **{"runs.vae-align.training": {"weight_decay": 0.1}})
+    shutil.rmtree(place.path("tiny/runs/vae-align"))
+    ended = place.snakemake()
+    assert ended.returncode != 0
+    message = (ended.stdout + ended.stderr).strip().splitlines()[-1]
+    assert message.startswith("error: results/tiny/runs/self-transcendence/seed0: was trained under another definition")
+    assert "teacher.training.weight_decay (trained: 0.0, now: 0.1)" in message
+
+
+def test_newer_latents_train_nothing_anew(place):
+    os.utime(place.path("data/tiny/latents/manifest.json"))
+    assert place.planned("train") == {}
+
+
+def test_an_experiment_file_may_move(place):
+    (place.directory / "experiments/tiny.yaml").rename(place.directory / "mine.yaml")
+    assert place.planned(experiments=("mine.yaml",)) == {}
+
+
+def test_an_experiment_of_plain_sit_alone_is_drawn(place):
+    place.write("plain", runs={"sit": {}})
+    place.run("results/plain/figures/losses.png", experiments=("plain",))
+
+
 def test_a_changed_definition_is_refused_with_its_keys_before_any_job(place):
     place.write("tiny", **{"training.learning_rate": 5e-4, "model.depth": 5})
     ended = place.snakemake()
@@ -262,6 +287,13 @@ def test_evaluation_alone_works_on_a_finished_training(place):
     one = "results/tiny/runs/sit/seed0/samples/8/ode-n20/classifier.json"
     place.run(one)
     assert (place.directory / one).is_file()
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused_before_any_job(place):
+    (place.directory / "config.yaml").write_text("experiments: [tiny]\nresources: {train: {gpu: 3}}\n")
+    ended = place.snakemake("-n")
+    assert ended.returncode != 0
+    assert "training.batch_size: 8 is not a multiple of 3 processes" in ended.stderr
 
 
 def test_two_experiments_share_their_data_and_nothing_else(place):

@@ -1,6 +1,7 @@
 """Image archives in the form of the ADM evaluator: an ``.npz`` whose ``arr_0`` is uint8, (N, H, W, 3)."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def read_image_archive(path: Path, batch_size: int) -> Iterator[NDArray[np.uint8
                 yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not an .npz with arr_0, or truncated ({error})") from None
 
 

@@ -84,11 +84,20 @@ class LatentStore:
             found = path.stat().st_size if path.is_file() else None
             if found != shard.bytes:
                 raise UserError(f"{path}: {found or 'no'} bytes, the manifest says {shard.bytes}")
-        self.labels: NDArray[np.int64] = np.load(self.directory / "labels.npy", allow_pickle=False)
+        self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
         self._shards = [
             np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False) for s in self.manifest.shards
         ]
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
+
+    def _read_labels(self, path: Path) -> NDArray[np.int64]:
+        try:
+            labels = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not an array of labels ({error})") from None
+        if labels.shape != (self.manifest.count,) or labels.dtype != np.int64:
+            raise UserError(f"{path}: {labels.dtype} of shape {labels.shape}, expected int64 ({self.manifest.count},)")
+        return labels
 
     def __len__(self) -> int:
         return self.manifest.count

@@ -19,10 +19,11 @@ def frechet_distance(
     eigenvectors. Eigenvalues below the rounding error are dropped, so rank-deficient covariances are right.
     """
     values, vectors = eigh(cov1)
-    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    rounding = len(values) * np.finfo(np.float64).eps
+    kept = values > values[-1] * rounding
     root = vectors[:, kept] * np.sqrt(values[kept])
     middle = eigh(root.T @ cov2 @ root, eigvals_only=True) if kept.any() else np.zeros(1)
-    middle = middle[middle > middle[-1] * len(middle) * np.finfo(np.float64).eps]
+    middle = middle[middle > middle[-1] * rounding]
     difference = mean1 - mean2
     return float(difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(middle).sum())
 

@@ -3,7 +3,7 @@
 The procedures are those of SiT (Ma et al. 2024, section 3 and appendix) with the constants of the REPA code base.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -54,7 +54,9 @@ class GuidedVelocity:
         labels = self.labels_B
         if guided:
             x, labels = torch.cat([x, x]), torch.cat([labels, torch.full_like(labels, self.null_class)])
-        velocity = self.model(x, x.new_full((len(x),), t), labels).double()
+        # Times are never rounded to less than float32: the embedder's sinusoids hang on them.
+        times = torch.full((len(x),), t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device)
+        velocity = self.model(x, times, labels).double()
         if guided:
             conditional, unconditional = velocity.chunk(2)
             velocity = unconditional + self.scale * (conditional - unconditional)
@@ -74,14 +76,14 @@ def sde_times(num_steps: int) -> list[float]:
 
 def euler(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
     """Euler's method on dx/dt = v from t=1 to t=0."""
-    for now, after in _steps(ode_times(num_steps)):
+    for now, after in pairwise(ode_times(num_steps)):
         x = x + (after - now) * velocity(x, now, is_guided(now))
     return x
 
 
 def heun(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
     """Heun's method; the last step, to t=0, is Euler's. The second evaluation is guided where the first one was."""
-    for now, after in _steps(ode_times(num_steps)):
+    for now, after in pairwise(ode_times(num_steps)):
         slope = velocity(x, now, is_guided(now))
         ahead = x + (after - now) * slope
         if after > 0:
@@ -110,7 +112,7 @@ def euler_maruyama(
         path: the interpolant, which turns velocity into score.
         noise: a fresh draw of N(0, I) in the shape of ``x``.
     """
-    for now, after in _steps(sde_times(num_steps)):
+    for now, after in pairwise(sde_times(num_steps)):
         v = velocity(x, now, is_guided(now))
         diffusion = 2 * now
         drift = v - diffusion / 2 * path.score(v, x, x.new_tensor(now))
@@ -118,7 +120,3 @@ def euler_maruyama(
         if after > 0:
             x = x + (diffusion * (now - after)) ** 0.5 * noise()
     return x
-
-
-def _steps(times: list[float]) -> Iterator[tuple[float, float]]:
-    return pairwise(times)

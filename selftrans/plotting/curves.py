@@ -59,12 +59,13 @@ def losses(
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """
+    panels = {column: name for column, name in LOSSES.items() if any(history[column].any() for history in histories)}
     figure = Figure(figsize=(width_inches, 0.36 * width_inches))
-    axes = figure.subplots(1, len(LOSSES))
-    for axis, (column, name) in zip(axes, LOSSES.items(), strict=True):
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (column, name) in zip(axes, panels.items(), strict=True):
         drawn = set()
         for run, history in zip(runs, histories, strict=True):
-            if column == "alignment" and not history[column].any():
+            if not history[column].any():  # a run without a signal has no alignment loss
                 continue
             look = looks(labels)[run]
             label = None if run in drawn else look.label

@@ -11,7 +11,7 @@ from selftrans.runtime.files import atomic_path
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is lost on white.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 
 mpl.use("agg")
 mpl.rcParams.update(

@@ -24,7 +24,11 @@ from selftrans.runtime.logs import LOG
 if TYPE_CHECKING:
     import torch
 
-SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+# Libraries ask while they are imported whether there is a GPU; through NVML the question does not start CUDA, which would
+# read CUDA_VISIBLE_DEVICES before the lease has set it.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 _leases = ExitStack()  # held until the process ends
 
 
@@ -42,20 +46,24 @@ def claim_device(gpus: int) -> torch.device:
     lease_gpus(1)
     if not torch.cuda.is_available():
         raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
+    # fp32 means fp32: features in TF32 are off by more than published digits
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", 0)
 
 
 def lease_gpus(count: int) -> None:
     """Take ``count`` free GPUs, waiting for them, and show only those to CUDA; to be called before CUDA starts.
 
-    Inside a scheduler's job, or where a launcher of ours has leased already, nothing is taken.
+    Where a scheduler has given the job exactly as many, or a launcher of ours has leased already, nothing is taken.
 
     Raises:
         UserError: the machine, or the user's ``CUDA_VISIBLE_DEVICES``, has fewer than ``count``.
     """
-    if "SELFTRANS_LEASED" in os.environ or any(name in os.environ for name in SCHEDULERS):
+    if "SELFTRANS_LEASED" in os.environ:
         return
     devices = visible_gpus()
+    if len(devices) == count and any(name in os.environ for name in SCHEDULERS):
+        return
     if len(devices) < count:
         raise UserError(f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})")
     leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")

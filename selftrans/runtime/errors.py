@@ -1,6 +1,7 @@
 """The errors that are a user's to mend, and how a command line shows them: in one line."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,7 +26,8 @@ def run_main(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         logging.getLogger("selftrans").debug("user error", exc_info=True)
-        sys.exit(f"error: {error}")
+        # Of several processes that meet the same error, one says so.
+        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -21,4 +21,5 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.reason = signal.Signals(number).name
         if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
+            # torchrun hands on SIGTERM; of SIGUSR1 it would die and leave its processes behind.
+            self._child.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)

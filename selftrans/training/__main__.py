@@ -8,9 +8,11 @@ from pathlib import Path
 
 from selftrans.config import Experiment, load_experiment
 from selftrans.runtime.devices import add_gpu_argument, lease_gpus
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import Interrupted, UserError, run_main
 from selftrans.runtime.logs import set_up_logging
 from selftrans.runtime.signals import StopRequest
+
+SHUTDOWN_SECONDS = 3600  # torchrun's patience with processes that save before they leave
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
         raise UserError(f"--run: {arguments.run!r} is no run of the experiment (allowed: {', '.join(experiment.runs)})")
     if arguments.gpus:
         lease_gpus(arguments.gpus)
-    processes = max(arguments.gpus, arguments.processes)
+    processes = arguments.gpus or arguments.processes
     in_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     _check_batch(experiment, arguments.run, int(os.environ["WORLD_SIZE"]) if in_torchrun else processes)
     if processes > 1 and not in_torchrun:
@@ -33,8 +35,7 @@ def main() -> None:
 
 def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
     from selftrans.training.precision import make_accelerator
-    from selftrans.training.state import sole_writer
-    from selftrans.training.trainer import Segment, train
+    from selftrans.training.trainer import Segment, train_as_sole_writer
 
     segment = Segment(
         experiment=experiment,
@@ -48,11 +49,7 @@ def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
     )
     stop = StopRequest()
     accelerator = make_accelerator(segment.training.precision, on_gpu=arguments.gpus > 0)
-    if accelerator.is_main_process:
-        with sole_writer(segment.directory / "state"):
-            train(segment, accelerator, stop)
-    else:
-        train(segment, accelerator, stop)
+    train_as_sole_writer(segment, accelerator, stop)
 
 
 def _check_batch(experiment: Experiment, run: str, processes: int) -> None:
@@ -67,10 +64,15 @@ def _check_batch(experiment: Experiment, run: str, processes: int) -> None:
 def _launch(processes: int) -> None:
     """Run this same command line in ``processes`` processes, and end as they end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
-    child = subprocess.Popen([*command, "-m", "--", "selftrans.training", *sys.argv[1:]])
-    StopRequest(forward_to=child)
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    child = subprocess.Popen([*command, "-m", "--", "selftrans.training", *sys.argv[1:]], env=environment)
+    stop = StopRequest(forward_to=child)
     code = child.wait()
+    if code and stop.reason:
+        raise Interrupted(f"{stop.reason}: what the processes saved is kept, the same command goes on")
     if code:
         raise UserError(f"a training process ended with exit code {code}; its message stands above")
 

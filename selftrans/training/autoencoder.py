@@ -1,10 +1,12 @@
 """Training of the embedded autoencoder. ``python -m selftrans.training.autoencoder --help``."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from selftrans.config import Data, TrainedAutoencoder, load_data
@@ -16,6 +18,9 @@ from selftrans.runtime.logs import set_up_logging
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.training.fit import fit, shuffled
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 
 def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
     """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL divergence.
@@ -25,6 +30,8 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
     Raises:
         UserError: the data file names an autoencoder that exists.
     """
+    from diffusers import AutoencoderKL
+
     settings = data.autoencoder
     if not isinstance(settings, TrainedAutoencoder):
         raise UserError(f"data {data.name!r}: autoencoder.kind is {settings.kind!r}, only 'trained' is trained here")

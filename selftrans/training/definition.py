@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selftrans.config import NOT_DEFINING, Experiment
+from selftrans.config import NOT_DEFINING, Experiment, SelfTranscendence
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
 
@@ -14,14 +14,20 @@ DEFINITION_FILE = "definition.json"
 
 
 def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:
-    """All settings that decide the numbers of a run: not the list of checkpoints, the devices or the evaluation."""
+    """All settings that decide the numbers of a run, its teacher's included.
+
+    Neither the list of checkpoints, nor the devices, nor the evaluation is among them.
+    """
     settings = experiment.runs[run]
+    guidance = settings.guidance
+    teacher = guidance.teacher.run if isinstance(guidance, SelfTranscendence) else None
     return {
         "seed": seed,
         "data": experiment.data.model_dump(mode="json", exclude={"name", "classifier"}),
         "model": settings.model.model_dump(mode="json", exclude={"preset"}),
-        "guidance": settings.guidance.model_dump(mode="json"),
+        "guidance": guidance.model_dump(mode="json"),
         "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),
+        "teacher": run_definition(experiment, teacher, seed) if teacher else None,
     }
 
 

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 
 from selftrans.runtime.errors import UserError
 
-ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16"}
 
 
 def make_accelerator(precision: str, *, on_gpu: bool) -> Accelerator:

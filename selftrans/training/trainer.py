@@ -1,12 +1,14 @@
 """The training loop: one for every signal, on one process or many, stopped and resumed without a trace."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +24,7 @@ from selftrans.models.sit import SiT, SiTShape
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import write_json, write_text
+from selftrans.runtime.lock import SoleWriter
 from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.runtime.signals import StopRequest
@@ -29,6 +32,9 @@ from selftrans.runtime.tensors import read_metadata, save_tensors
 from selftrans.training.batches import BatchSource, process_parts
 from selftrans.training.definition import DEFINITION_FILE, check_definition, fingerprint, run_definition
 from selftrans.training.state import StateDirectory
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CPU = torch.device("cpu")
 HISTORY_COLUMNS = ("step", "loss", "denoising", "alignment", "gradient_norm")
@@ -110,13 +116,30 @@ def build_model(
         return TrainingModel(backbone, build_guidance(settings.guidance, shape, frozen)).to(device)
 
 
-def train(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
+def train_as_sole_writer(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
+    """``train`` while the first process owns the run's state; the others wait until it does.
+
+    Raises:
+        UserError: another training writes there; or as ``train``.
+        Interrupted: as ``train``.
+    """
+    if accelerator.is_main_process:
+        with SoleWriter(segment.directory / "state", stop) as owner:
+            accelerator.wait_for_everyone()
+            train(segment, accelerator, stop, owner)
+    else:
+        accelerator.wait_for_everyone()
+        train(segment, accelerator, stop)
+
+
+def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: SoleWriter | None = None) -> None:
     """Train up to the segment's checkpoint and write it; goes on from the newest sound state.
 
     Args:
         segment: what to train.
         accelerator: the processes, the device and the precision.
         stop: set by a signal that asks to save and leave.
+        owner: asked before every write, in the first process.
 
     Raises:
         UserError: the run was trained under another definition, an input is wrong, or the loss is no longer finite.
@@ -127,6 +150,9 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None
     raw_model = build_model(segment.experiment, segment.run, store, segment.seed, segment.teacher, device)
     raw_model.backbone.activation_checkpointing = training.activation_checkpointing
     ema = copy.deepcopy(raw_model.backbone).requires_grad_(False)
+    if training.compile:  # block by block: one small graph, compiled once
+        for block in raw_model.backbone.blocks:
+            block.compile()
     raw_optimizer = torch.optim.AdamW(
         [parameter for parameter in raw_model.parameters() if parameter.requires_grad],
         lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay, fused=True,
@@ -149,6 +175,8 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None
         progress.average_over(accelerator)
         progress.require_finite(segment.directory)
         if is_main:
+            if owner is not None:
+                owner.check()
             if not (segment.directory / DEFINITION_FILE).is_file():
                 write_json(segment.directory / DEFINITION_FILE, definition)
             states.save(step, *progress.state())
@@ -164,7 +192,8 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None
     label = f"{segment.run} seed {segment.seed}"
     model.train()
     with (
-        EventFiles(segment.directory / "tensorboard", step, enabled=is_main) as events,
+        # A segment inserted later repeats steps that are logged already.
+        EventFiles(segment.directory / "tensorboard", step, enabled=is_main and not states.beyond(step)) as events,
         Progress(segment.until, label, "step", initial=step, quiet=not is_main) as bar,
     ):
         for micro_batches in source.stream(range(step, segment.until), parts, device):
@@ -277,7 +306,7 @@ class TrainingProgress:
         if (bad := int(self.first_bad_step)) >= 0:
             raise UserError(
                 f"{directory}: loss or gradient is not finite at step {bad}; the last good state is kept."
-                " Lower training.learning_rate, or train with precision bf16 or fp32"
+                " Lower training.learning_rate, or train with precision fp32"
             )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -326,14 +355,11 @@ class EventFiles:
     """
 
     def __init__(self, directory: Path, step: int, *, enabled: bool) -> None:
-        self._writer = None
-        if enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(directory, purge_step=step + 1)
+        self._directory, self._step, self._enabled = directory, step, enabled
+        self._writer: SummaryWriter | None = None
         self._written_at = time.monotonic()
 
-    def __enter__(self) -> "EventFiles":
+    def __enter__(self) -> EventFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -342,8 +368,12 @@ class EventFiles:
 
     def write(self, row: dict[str, float], images: int) -> None:
         """Write one row of the history and the rate since the last one."""
-        if self._writer is None:
+        if not self._enabled:
             return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self._directory, purge_step=self._step + 1)
         now = time.monotonic()
         step = int(row["step"])
         for name in HISTORY_COLUMNS[1:]:

@@ -5,22 +5,22 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import yaml
+
 from selftrans.config import (
     JobKinds,
     SelfTranscendence,
     TrainedAutoencoder,
     WorkflowSettings,
-    data_path,
-    experiment_path,
     load_experiment,
     merged,
     validated,
 )
 from selftrans.runtime.errors import ConfigError, UserError
-from selftrans.runtime.files import read_json
+from selftrans.runtime.files import read_json, write_text
 from selftrans.training.definition import check_definition, run_definition
 
-EXPERIMENTS, EXPERIMENT_FILES, DATA, DATA_FILES, RESOURCES = {}, {}, {}, {}, {}
+EXPERIMENTS, DATA, RESOURCES, REFERENCES = {}, {}, {}, []
 
 RUN = "results/{experiment}/runs/{run}/seed{seed}"
 CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
@@ -28,6 +28,17 @@ TEACHER = f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors"
 SAMPLES = f"{RUN}/samples/{{step}}/{{sampler}}-n{{number}}"
 FIGURES = "results/{experiment}/figures"
 AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def write_resolved(path, settings):
+    """Write an experiment or data set with every default filled in: what jobs read, and what stands beside the results.
+
+    Written here and not by a rule, so that its age means nothing: what makes a job run again is its params.
+    """
+    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    path = Path(path)
+    if not path.is_file() or path.read_text() != content:
+        write_text(path, content)
 
 
 def read_experiments():
@@ -48,15 +59,27 @@ def read_experiments():
                 f"{reference}: data: {experiment.data.name!r} is defined otherwise by another experiment"
             )
         EXPERIMENTS[experiment.name] = experiment
-        EXPERIMENT_FILES[experiment.name] = str(experiment_path(reference))
-        DATA_FILES.setdefault(experiment.data.name, str(data_path(reference)))
+        REFERENCES.append(reference)
         asked = merged(experiment.resources.model_dump(), settings.resources)
         RESOURCES[experiment.name] = validated(
             JobKinds, asked, "config.yaml: resources"
         )
+        train = RESOURCES[experiment.name].train
+        for run in experiment.runs.values():
+            processes = (train.gpu or train.processes) * run.training.accumulate
+            if run.training.batch_size % processes:
+                raise ConfigError(
+                    f"{reference}: training.batch_size: {run.training.batch_size} is not a multiple of"
+                    f" {processes} processes times micro-batches"
+                )
         for run, seed in product(experiment.runs, experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
+    for experiment in EXPERIMENTS.values():
+        write_resolved(
+            f"results/data/{experiment.data.name}/data.yaml", experiment.data
+        )
+        write_resolved(f"results/{experiment.name}/experiment.yaml", experiment)
 
 
 try:
@@ -101,14 +124,6 @@ def asks(kind, what):
         return getattr(getattr(RESOURCES[name], kind), what)
 
     return of_job
-
-
-def experiment_file(wildcards):
-    return EXPERIMENT_FILES[wildcards.experiment]
-
-
-def data_file(wildcards):
-    return DATA_FILES[wildcards.dataset]
 
 
 def of_data(pattern):
@@ -177,7 +192,7 @@ def teacher_file(wildcards):
     if not isinstance(guidance, SelfTranscendence):
         return []
     teacher = guidance.teacher
-    return TEACHER.format(
+    path = TEACHER.format(
         experiment=wildcards.experiment,
         run=teacher.run,
         seed=wildcards.seed,
@@ -185,10 +200,27 @@ def teacher_file(wildcards):
         weights=teacher.weights,
         depth=guidance.teacher_depth,
     )
+    return settled(path, wildcards)
+
+
+def latents_of_segment(wildcards):
+    return settled(of_data("latents/manifest.json")(wildcards), wildcards)
 
 
 def checkpoint_record(wildcards, step):
     return Path(CHECKPOINT.format(**{**wildcards, "step": step})) / "checkpoint.json"
+
+
+def settled(path, wildcards):
+    """An input of a segment; of a finished one it is ancient: a newer file never trains anew what was trained.
+
+    Not ancient for the others, since Snakemake 9 passes over jobs behind an ancient input that is being made again.
+    """
+    return (
+        ancient(path)
+        if checkpoint_record(wildcards, wildcards.step).is_file()
+        else path
+    )
 
 
 def segment_before(wildcards):
@@ -209,7 +241,8 @@ def segment_before(wildcards):
         before = max(unfinished or below, default=0)
     if not before:
         return []
-    return f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": before})
+    path = f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": before})
+    return settled(path, wildcards)
 
 
 def step_before(wildcards, input):

@@ -1,6 +1,6 @@
 rule autoencoder:
     input:
-        data=ancient(data_file),
+        data=ancient("results/data/{dataset}/data.yaml"),
     output:
         [f"results/data/{{dataset}}/autoencoder/{name}" for name in AUTOENCODER_FILES],
     log:
@@ -24,7 +24,7 @@ rule autoencoder:
 
 rule classifier:
     input:
-        data=ancient(data_file),
+        data=ancient("results/data/{dataset}/data.yaml"),
     output:
         "results/data/{dataset}/extractors/classifier.safetensors",
     log:

@@ -1,6 +1,6 @@
 rule reference_statistics:
     input:
-        data=ancient(data_file),
+        data=ancient("results/data/{dataset}/data.yaml"),
         extractor="results/data/{dataset}/extractors/{extractor}.safetensors",
     output:
         "results/data/{dataset}/reference/{extractor}.npz",

@@ -1,7 +1,7 @@
 rule extract_latents:
     input:
         autoencoder=lambda wildcards: autoencoder_files(wildcards.dataset),
-        data=ancient(data_file),
+        data=ancient("results/data/{dataset}/data.yaml"),
     output:
         "results/data/{dataset}/latents/manifest.json",
     log:

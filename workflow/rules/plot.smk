@@ -1,25 +1,3 @@
-rule resolved_experiment:
-    output:
-        "results/{experiment}/experiment.yaml",
-    log:
-        "results/{experiment}/logs/resolved.log",
-    benchmark:
-        "results/{experiment}/benchmarks/resolved.tsv"
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=asks("light", "mem_mb"),
-        runtime=asks("light", "runtime"),
-        gpu=0,
-    params:
-        experiment=lambda wildcards: EXPERIMENTS[wildcards.experiment].model_dump(
-            mode="json"
-        ),
-    script:
-        "../scripts/resolved.py"
-
-
 rule plot_convergence:
     input:
         table="results/{experiment}/metrics.csv",
@@ -139,6 +117,6 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        experiments=lambda wildcards: ",".join(EXPERIMENT_FILES.values()),
+        experiments=lambda wildcards: ",".join(REFERENCES),
     shell:
         "snakemake figures evaluate --nolock --config 'experiments=[{params.experiments}]' --report {output} > {log} 2>&1"

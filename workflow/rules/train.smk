@@ -1,9 +1,9 @@
 # The state in progress lies in the run's own state/ directory, which no rule declares: Snakemake would delete it.
 rule train_segment:
     input:
-        before=ancient(segment_before),
-        experiment=ancient(experiment_file),
-        latents=of_data("latents/manifest.json"),
+        before=segment_before,
+        experiment=ancient("results/{experiment}/experiment.yaml"),
+        latents=latents_of_segment,
         teacher=teacher_file,
     output:
         multiext(

@@ -1,0 +1,118 @@
+"""One writer at a time, whoever dies, waits or sleeps."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+
+from selftrans.runtime import lock
+from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.lock import SoleWriter
+
+ENTER = """
+import os, sys
+from pathlib import Path
+from selftrans.runtime.lock import SoleWriter
+lock = SoleWriter(Path(sys.argv[1]))
+lock.__enter__()
+os.kill(os.getpid(), 9)
+"""
+
+
+def enter_and_die(directory):
+    return subprocess.run([sys.executable, "-c", ENTER, directory], capture_output=True, text=True)
+
+
+def owned_elsewhere(directory, **changes):
+    owner = {"host": "elsewhere", "pid": 1, "started": "1", "job": "77", "key": "theirs", **changes}
+    (directory / "owner.json").write_text(json.dumps(owner))
+
+
+def test_a_second_writer_is_told_who_the_first_one_is(tmp_path):
+    with SoleWriter(tmp_path):
+        assert f"another training writes there (process {os.getpid()} on" in enter_and_die(tmp_path).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dead_writer_is_replaced(tmp_path):
+    enter_and_die(tmp_path)
+    assert (tmp_path / "owner.json").exists()
+    with SoleWriter(tmp_path) as owner:
+        owner.check()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_elsewhere_is_replaced_only_when_its_heart_has_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
+    owned_elsewhere(tmp_path)
+    started = time.monotonic()
+    with SoleWriter(tmp_path):
+        assert time.monotonic() - started >= 0.5
+
+    owned_elsewhere(tmp_path)
+    beating = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys, time\nwhile True: os.utime(sys.argv[1]); time.sleep(0.1)",
+            tmp_path / "owner.json",
+        ]
+    )
+    try:
+        with pytest.raises(UserError, match=r"process 1 on elsewhere, job 77"), SoleWriter(tmp_path):
+            pass
+    finally:
+        beating.kill()
+        beating.wait()
+
+
+def test_waiting_ends_with_a_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
+    owned_elsewhere(tmp_path)
+
+    class Stop:
+        reason = "SIGTERM"
+
+    with pytest.raises(Interrupted, match="SIGTERM while waiting"), SoleWriter(tmp_path, Stop()):
+        pass
+
+
+def test_a_writer_that_was_replaced_writes_no_more_and_leaves_its_successor_alone(tmp_path):
+    with SoleWriter(tmp_path) as sleeper:
+        owned_elsewhere(tmp_path)
+        with pytest.raises(UserError, match="another process has taken over"):
+            sleeper.check()
+    assert json.loads((tmp_path / "owner.json").read_text())["key"] == "theirs"
+
+
+def test_of_many_that_find_a_dead_writer_one_gets_in(tmp_path):
+    """Each that gets in holds for a while; the spans never overlap."""
+    enter_and_die(tmp_path)
+    code = """
+import sys, time
+from pathlib import Path
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.lock import SoleWriter
+until = time.monotonic() + 20
+while time.monotonic() < until:
+    try:
+        with SoleWriter(Path(sys.argv[1])) as owner:
+            start = time.monotonic()
+            time.sleep(0.05)
+            owner.check()
+            print(start, time.monotonic())
+            break
+    except UserError:
+        time.sleep(0.01)
+"""
+    children = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    spans = sorted(tuple(map(float, child.communicate()[0].split())) for child in children)
+    assert [len(span) for span in spans] == [2] * 6
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
