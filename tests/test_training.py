@@ -2,8 +2,12 @@
 
 import json
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -228,13 +232,17 @@ def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
     assert described["digests"]["ema"] == facts["digest"]
 
 
-def command(path, arm, directory, manifest, until, teacher, *options):
+def words_of(path, arm, directory, manifest, until, teacher, *options):
     words = [sys.executable, "-m", "selftrans.training", path, "--run", arm, "--seed", 0, "--until", until]
     words += ["--latents", manifest, "--directory", directory, *options]
     if arm == "self-transcendence":
         words += ["--teacher", teacher]
+    return list(map(str, words))
+
+
+def command(*given):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return subprocess.run(words_of(*given), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -259,3 +267,60 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     ended = command(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "none.json: no such file" in ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest):
+    run(tiny(), "sit", tmp_path / "plain", manifest, until=4)
+    run(tiny(**{"training.compile": True}), "sit", tmp_path / "compiled", manifest, until=4)
+    plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
+    assert plain.keys() == compiled.keys()
+    torch.testing.assert_close(compiled["history"], plain["history"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
+    changes = {"training.checkpoints": [300], "figures.sample_checkpoints": [300], "runs": {"sit": {}}}
+    path = tiny(**changes)
+    run(path, "sit", tmp_path / "whole", manifest, until=300)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        words = words_of(path, "sit", tmp_path / "parts", manifest, 300, None)
+        child = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+        while not list((tmp_path / "parts/state").glob("owner.json")):
+            time.sleep(0.05)
+            assert child.poll() is None
+        time.sleep(0.5)
+        child.send_signal(number)
+        _, messages = child.communicate(timeout=60)
+        assert child.returncode == 75, messages
+        assert f"interrupted: sit seed 0: {number.name} at step" in messages
+    run(path, "sit", tmp_path / "parts", manifest, until=300)
+    assert_equal(everything(tmp_path / "parts", 300), everything(tmp_path / "whole", 300))
+
+
+@pytest.mark.parametrize("arm", ["sit", "self-transcendence"])
+def test_killed_at_random_moments_a_training_ends_with_the_same_bits(tiny, tmp_path, manifest, teacher, arm):
+    """SIGKILL, while states are being written all the time: never an unreadable state, and at the end no difference."""
+    changes = {"training.checkpoints": [4, 400], "figures.sample_checkpoints": [4]}
+    run(tiny(**changes), arm, tmp_path / "whole", manifest, until=400, teacher=teacher)
+    path = tiny(**changes, **{"training.save_minutes": 1e-6})
+    rng = random.Random(0)
+    killed = 0
+    while killed < 5:
+        words = words_of(path, arm, tmp_path / "parts", manifest, 400, teacher)
+        child = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+        before = newest(tmp_path / "parts")
+        while newest(tmp_path / "parts") == before and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.3))
+        child.kill()
+        if child.wait() == 0:
+            break
+        killed += 1
+    assert killed >= 3
+    run(tiny(**changes), arm, tmp_path / "parts", manifest, until=400, teacher=teacher)
+    assert_equal(everything(tmp_path / "parts", 400), everything(tmp_path / "whole", 400))
+    assert not list((tmp_path / "parts/state").glob(".step*"))
+
+
+def newest(directory):
+    return max((path.name for path in (directory / "state").glob("step-*.safetensors")), default="")
