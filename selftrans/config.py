@@ -455,6 +455,8 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _runs_are_possible(self) -> Self:
+        if self.name == "data":
+            raise ValueError("name: 'data' is where data sets lie (allowed: any other name)")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} has repeats")
         for name, run in self.runs.items():

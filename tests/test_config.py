@@ -80,6 +80,7 @@ MISTAKES = {
         {"evaluation.samplers.ode.checkpoints": "first"},
         r"evaluation\.samplers\.ode\.checkpoints: input should be 'all' or 'last', found 'first'",
     ),
+    "reserved name": ({"name": "data"}, r"name: 'data' is where data sets lie"),
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
 }
 
