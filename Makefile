@@ -7,13 +7,17 @@ CORES ?= all
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test schema format clean
+.PHONY: demo test bench schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
 
 test: $(VENV)/ready
 	$(run) python -m pytest
+
+# Ratios against stated baselines: a table, and results/benchmarks.json.
+bench: $(VENV)/ready
+	$(run) OMP_NUM_THREADS=1 python -m benchmarks
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready

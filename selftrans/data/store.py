@@ -85,8 +85,10 @@ class LatentStore:
             if found != shard.bytes:
                 raise UserError(f"{path}: {found or 'no'} bytes, the manifest says {shard.bytes}")
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
+        # Plain views of the maps: numpy's own class for them makes every access several times as slow.
         self._shards = [
-            np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False) for s in self.manifest.shards
+            np.load(self.directory / s.file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            for s in self.manifest.shards
         ]
         self._starts = np.cumsum([0, *(shard.count for shard in self.manifest.shards)])
 
@@ -102,21 +104,22 @@ class LatentStore:
     def __len__(self) -> int:
         return self.manifest.count
 
-    def moments(self, indices_B: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Means and standard deviations of the posterior, (B, 2, C, H, W) in float32, before scaling."""
-        moments = np.empty((len(indices_B), 2, *self.manifest.latent_shape), np.float32)
-        shard_of = np.searchsorted(self._starts, indices_B, side="right") - 1
-        for shard in np.unique(shard_of):
-            rows = np.flatnonzero(shard_of == shard)
-            moments[rows] = self._shards[shard][indices_B[rows] - self._starts[shard]]
+    def moments(self, indices_B: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+        """Means and standard deviations of the posterior, (B, 2, C, H, W), unscaled and in the stored precision."""
+        shards = np.searchsorted(self._starts, indices_B, side="right") - 1
+        rows = indices_B - self._starts[shards]
+        moments = np.empty((len(indices_B), 2, *self.manifest.latent_shape), self.manifest.dtype)
+        # One copy for each row, straight from the map: gathering shard by shard would copy everything twice.
+        for target, shard, row in zip(moments, shards.tolist(), rows.tolist(), strict=True):
+            target[...] = self._shards[shard][row]
         return moments
 
     def latents(self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
-        moments = self.moments(indices_B)
-        sample = moments[:, 1]
+        mean, std = np.moveaxis(self.moments(indices_B), 1, 0)
+        sample = std.astype(np.float32)
         sample *= noise_BCHW
-        sample += moments[:, 0]
+        sample += mean
         sample -= np.float32(self.manifest.shift)
         sample *= np.float32(self.manifest.scale)
         return sample

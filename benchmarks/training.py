@@ -1,0 +1,160 @@
+"""The cost of a training step: the arithmetic that is not done, and how near to bare matrix products the rest is."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from benchmarks.timing import Result, faster, interleaved, matmul_rate
+from selftrans.config import Model, SelfTranscendence, TeacherChoice
+from selftrans.flow.interpolant import INTERPOLANTS
+from selftrans.guidance.base import Batch
+from selftrans.guidance.registry import build_guidance
+from selftrans.models.sit import SiT, SiTShape, SiTTrunk
+from selftrans.training.trainer import TrainingModel
+
+BATCH, IN_RANGE = 10, 3
+LATENT = (4, 32, 32)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Random weights everywhere: a fresh adaLN-Zero model skips nothing here, but its gradients would be zeros."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.02)
+    return module
+
+
+def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
+    """Noisy latents of ImageNet's shape, 30 % of them in 0.4..0.7."""
+    rng = np.random.default_rng(0)
+    times = np.concatenate([rng.uniform(0.41, 0.69, IN_RANGE), rng.uniform(0.71, 1, BATCH - IN_RANGE)])
+    z, eps = torch.randn(BATCH, *LATENT, dtype=dtype), torch.randn(BATCH, *LATENT, dtype=dtype)
+    t, path = torch.from_numpy(times).to(dtype), INTERPOLANTS["linear"]
+    labels = torch.arange(BATCH)
+    return Batch(
+        z_BCHW=z, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
+        velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t, times=times.astype(np.float32),
+        labels_B=labels, dropped_labels_B=labels,
+    )  # fmt: skip
+
+
+def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
+    """Student and teacher at B/2's depths and S/2's width."""
+    shape = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)
+    teacher = randomised(SiTTrunk(SiTShape.of(Model(preset="SiT-S/2", depth=8), LATENT, 1000)))
+    teacher.requires_grad_(False).eval()
+    settings = SelfTranscendence(
+        method="self-transcendence", teacher=TeacherChoice(run="t", step=1), student_depth=6, teacher_depth=8,
+        guidance_scale=30.0,
+    )  # fmt: skip
+    student = randomised(TrainingModel(SiT(shape), build_guidance(settings, shape, teacher)))
+    return student, teacher
+
+
+def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
+    """Teacher and projector for the samples in range only."""
+    denoising, term = student(batch, True)
+    return denoising + student.guidance.weight * term
+
+
+def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
+    """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
+    settings = student.guidance.settings
+    depth, w = settings.student_depth, settings.guidance_scale
+    velocity, features = student.backbone.with_features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,))
+    with torch.no_grad():
+        f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.labels_B)
+        f_u = teacher.tokens(batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class))
+    errors = (student.guidance.projector(features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
+    mask = (batch.t_B >= settings.t_range.low) & (batch.t_B <= settings.t_range.high)
+    return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (errors * mask).mean()
+
+
+def step_of(student: TrainingModel, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward and backward."""
+
+    def step() -> None:
+        student.zero_grad(set_to_none=True)
+        loss().backward()
+
+    return step
+
+
+def under_bf16(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same under bf16 autocast."""
+
+    def forward() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss()
+
+    return forward
+
+
+def stage_2() -> Iterator[Result]:
+    """Our stage-2 step against the plain arithmetic, in fp32 and in the fastest precision."""
+    student, teacher = stage_2_models()
+    batch = stage_2_batch()
+    ours = step_of(student, lambda: our_loss(student, batch))
+    plain = step_of(student, lambda: plain_loss(student, teacher, batch))
+    yield faster("stage2_step_fp32", ours, plain, f"S/2 width, batch {BATCH}, {IN_RANGE} in range")
+    fast = step_of(student, under_bf16(lambda: our_loss(student, batch)))
+    yield faster("stage2_step", fast, plain, "ours in bf16 autocast against the plain arithmetic in fp32")
+
+
+def matmul_share() -> Iterator[Result]:
+    """FLOP per second of forward and backward over that of bare matrix products of the same shapes."""
+    shape = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)
+    model = randomised(SiT(shape))
+    batch = stage_2_batch()
+    tokens, width = BATCH * shape.grid_size**2, shape.width
+    shapes = {(width, 3 * width): 1, (width, width): 1, (width, 4 * width): 1, (4 * width, width): 1}
+    flops = 6 * shape.depth * sum(2 * tokens * i * o * n for (i, o), n in shapes.items()) / 2
+    attention = 6 * shape.depth * 2 * 2 * tokens * shape.grid_size**2 * width / 2
+
+    def loss() -> Tensor:
+        return (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        loss().backward()
+
+    def step_bf16() -> None:
+        model.zero_grad(set_to_none=True)
+        under_bf16(loss)().backward()
+
+    for name, one, dtype in (("fp32", step, torch.float32), ("bf16", step_bf16, torch.bfloat16)):
+        (seconds,) = interleaved(one)
+        bare = sum(2 * tokens * i * o / matmul_rate(tokens, i, o, dtype) for i, o in shapes)
+        limit = sum(2 * tokens * i * o for i, o in shapes) / bare
+        rate = (flops + attention) / seconds
+        yield Result(
+            name=f"matmul_share_{name}", ours=rate / 1e9, baseline=limit / 1e9, ratio=rate / limit, unit="GFLOP/s",
+            note="S/2, forward and backward; baseline: bare products of the same shapes",
+        )  # fmt: skip
+
+
+def optimizer_and_ema() -> Iterator[Result]:
+    """AdamW and EMA against a loop over the parameters."""
+    model = randomised(SiT(SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.randn_like(parameter)
+    average = copy.deepcopy(model).requires_grad_(False)
+    update = get_ema_multi_avg_fn(0.9999)
+
+    def ema_loop() -> None:
+        with torch.no_grad():
+            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+                mean.mul_(0.9999).add_(value, alpha=1 - 0.9999)
+
+    def ema_ours() -> None:
+        update(list(average.parameters()), list(model.parameters()), 1)
+
+    yield faster("ema_step", ema_ours, ema_loop, "S/2, against mul_ and add_ per parameter")
+    fused = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+    loop = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, foreach=False, fused=False)
+    yield faster("optimizer_step", fused.step, loop.step, "S/2, fused AdamW against the loop per parameter")
