@@ -294,6 +294,18 @@ class Training(Settings):
             raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")
         return self
 
+    def check_processes(self, processes: int, where: str) -> None:
+        """Refuse a number of processes that the global batch cannot be shared among.
+
+        Raises:
+            ConfigError: naming ``where`` the recipe stands.
+        """
+        if self.batch_size % (processes * self.accumulate):
+            raise ConfigError(
+                f"{where}: training.batch_size: {self.batch_size} is not a multiple of {processes} processes"
+                f" times {self.accumulate} micro-batches"
+            )
+
 
 # What may change without changing a single number of a run: the list of checkpoints, and how the work is done.
 NOT_DEFINING = {"checkpoints", "accumulate", "activation_checkpointing", "compile", "log_every", "save_minutes"}

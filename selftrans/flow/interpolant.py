@@ -45,7 +45,7 @@ class Interpolant(ABC):
         return self.alpha(t) * z + self.sigma(t) * noise
 
     def velocity(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """V = alpha' z + sigma' eps, the target of denoising."""
+        """The target of denoising, v = alpha' z + sigma' eps."""
         return self.d_alpha(t) * z + self.d_sigma(t) * noise
 
 
@@ -69,11 +69,11 @@ class Linear(Interpolant):
         return torch.ones_like(t)
 
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """S = -((1 - t) v + x) / t."""
+        """The score s = -((1 - t) v + x) / t."""
         return -((1 - t) * velocity + x) / t
 
     def time_of_ratio(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-        """T / (1 - t) = ratio."""
+        """The solution of t / (1 - t) = ratio."""
         return ratio / (1 + ratio)
 
 
@@ -97,7 +97,7 @@ class Cosine(Interpolant):
         return (math.pi / 2) * self.alpha(t)
 
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """S = -(sin(pi t / 2) x + (2 / pi) cos(pi t / 2) v) / sin(pi t / 2)."""
+        """The score s = -(sin(pi t / 2) x + (2 / pi) cos(pi t / 2) v) / sin(pi t / 2)."""
         return -(self.sigma(t) * x + (2 / math.pi) * self.alpha(t) * velocity) / self.sigma(t)
 
     def time_of_ratio(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -87,7 +87,7 @@ class LabelEmbedder(nn.Module):
 
 
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
-    """X (1 + scale) + shift, per sample."""
+    """Per sample, x (1 + scale) + shift."""
     return torch.addcmul(shift_BD[:, None], x_BTD, 1 + scale_BD[:, None])
 
 

@@ -26,7 +26,7 @@ def main() -> None:
         lease_gpus(arguments.gpus)
     processes = arguments.gpus or arguments.processes
     in_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    _check_batch(experiment, arguments.run, int(os.environ["WORLD_SIZE"]) if in_torchrun else processes)
+    experiment.runs[arguments.run].training.check_processes(processes, arguments.experiment)
     if processes > 1 and not in_torchrun:
         _launch(processes)
     else:
@@ -50,15 +50,6 @@ def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
     stop = StopRequest()
     accelerator = make_accelerator(segment.training.precision, on_gpu=arguments.gpus > 0)
     train_as_sole_writer(segment, accelerator, stop)
-
-
-def _check_batch(experiment: Experiment, run: str, processes: int) -> None:
-    training = experiment.runs[run].training
-    if training.batch_size % (processes * training.accumulate):
-        raise UserError(
-            f"training.batch_size: {training.batch_size} is not a multiple of {processes} processes"
-            f" times {training.accumulate} micro-batches"
-        )
 
 
 def _launch(processes: int) -> None:

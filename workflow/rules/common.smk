@@ -66,12 +66,7 @@ def read_experiments():
         )
         train = RESOURCES[experiment.name].train
         for run in experiment.runs.values():
-            processes = (train.gpu or train.processes) * run.training.accumulate
-            if run.training.batch_size % processes:
-                raise ConfigError(
-                    f"{reference}: training.batch_size: {run.training.batch_size} is not a multiple of"
-                    f" {processes} processes times micro-batches"
-                )
+            run.training.check_processes(train.gpu or train.processes, reference)
         for run, seed in product(experiment.runs, experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
