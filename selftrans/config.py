@@ -22,6 +22,7 @@ UnitFloat = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weights = Literal["ema", "raw"]
 Interpolation = Literal["linear", "cosine"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Settings(BaseModel):
@@ -271,8 +272,10 @@ class Training(Settings):
     """Interpolant between data (t=0) and noise (t=1)."""
     time: Literal["uniform", "log-normal"] = "uniform"
     """Distribution of t."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of forward and backward; `auto` is bf16 on a GPU that has it and fp32 elsewhere."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Arithmetic of forward and backward; `auto` is bf16 where the device has it and the width gains by it, else fp32."""
+    tf32: bool = False
+    """Let a GPU round the factors of fp32 matrix products and convolutions to TF32."""
     accumulate: PositiveInt = 1
     """Micro-batches per optimizer step and process."""
     activation_checkpointing: bool = False
@@ -307,8 +310,11 @@ class Training(Settings):
             )
 
 
-# What may change without changing a single number of a run: the list of checkpoints, and how the work is done.
-NOT_DEFINING = {"checkpoints", "accumulate", "activation_checkpointing", "compile", "log_every", "save_minutes"}
+# What may change without changing the numbers of a run: the list of checkpoints, and how the work is done. The precision
+# does change them: a run's definition holds what `auto` came to where it was trained.
+NOT_DEFINING = {
+    "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile", "log_every", "save_minutes",
+}  # fmt: skip
 
 
 class Run(Settings):

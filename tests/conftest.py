@@ -113,3 +113,18 @@ def tiny(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory, manifest):
+    """A frozen teacher of the tiny stage-1 run."""
+    from selftrans.training.freeze import freeze_teacher
+    from tests.runs import run
+
+    directory = tmp_path_factory.mktemp("teacher")
+    path = directory / "tiny.yaml"
+    os.chdir(REPOSITORY)
+    path.write_text(yaml.safe_dump(tiny_values(), sort_keys=False))
+    run(path, "vae-align", directory / "run", manifest, until=4)
+    freeze_teacher(directory / "run/checkpoints/4/raw.safetensors", 3, directory / "teacher.safetensors")
+    return directory / "teacher.safetensors"

@@ -106,7 +106,15 @@ def test_activation_checkpointing_changes_no_gradient(shape):
 
 def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
     model = randomise(SiT(shape))
-    facts = {"shape": shape.to_json(), "run": "r", "seed": 0, "step": 4, "weights": "raw", "latents": {"digest": "d"}}
+    facts = {
+        "shape": shape.to_json(),
+        "run": "r",
+        "seed": 0,
+        "step": 4,
+        "weights": "raw",
+        "fingerprint": "f",
+        "latents": {"digest": "d"},
+    }
     save_tensors(tmp_path / "raw.safetensors", model.state_dict(), "weights", facts)
     freeze_teacher(tmp_path / "raw.safetensors", 3, tmp_path / "teacher.safetensors")
     teacher, metadata = load_teacher(tmp_path / "teacher.safetensors", torch.device("cpu"))
@@ -121,7 +129,15 @@ def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
 
 
 def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
-    facts = {"shape": shape.to_json(), "run": "r", "seed": 0, "step": 4, "weights": "raw", "latents": {"digest": "d"}}
+    facts = {
+        "shape": shape.to_json(),
+        "run": "r",
+        "seed": 0,
+        "step": 4,
+        "weights": "raw",
+        "fingerprint": "f",
+        "latents": {"digest": "d"},
+    }
     save_tensors(tmp_path / "raw.safetensors", SiT(shape).state_dict(), "weights", facts)
     with pytest.raises(UserError, match="teacher depth 5 is beyond its 4 blocks"):
         freeze_teacher(tmp_path / "raw.safetensors", 5, tmp_path / "teacher.safetensors")

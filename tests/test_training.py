@@ -1,93 +1,118 @@
 """The trainer: exact resume, segments, protection of what was trained, several processes."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
 from selftrans.config import load_experiment
 from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors, read_metadata
-from selftrans.training.freeze import freeze_teacher
-from selftrans.training.precision import make_accelerator
+from selftrans.training import precision
+from selftrans.training.precision import Arithmetic, resolve_precision
 from selftrans.training.state import StateDirectory
-from selftrans.training.trainer import Segment, train
-from tests.conftest import REPOSITORY
-
-ARMS = ("sit", "vae-align", "self-transcendence")
-
-
-class StopAt:
-    """A stop request that arrives after a number of polls, as a signal would."""
-
-    def __init__(self, polls=None):
-        self.polls = polls
-
-    @property
-    def reason(self):
-        if self.polls is None:
-            return None
-        self.polls -= 1
-        return "SIGTERM" if self.polls < 0 else None
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, manifest):
-    """A frozen teacher of the tiny stage-1 run."""
-    directory = tmp_path_factory.mktemp("teacher")
-    path = directory / "tiny.yaml"
-    import yaml
-
-    from tests.conftest import tiny_values
-
-    path.write_text(yaml.safe_dump(tiny_values(), sort_keys=False))
-    os.chdir(REPOSITORY)
-    run(path, "vae-align", directory / "run", manifest, until=4)
-    freeze_teacher(directory / "run/checkpoints/4/raw.safetensors", 3, directory / "teacher.safetensors")
-    return directory / "teacher.safetensors"
-
-
-def run(path, arm, directory, manifest, *, until, teacher=None, stop=None):
-    segment = Segment(
-        experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
-        teacher=teacher if arm == "self-transcendence" else None, directory=directory,
-    )  # fmt: skip
-    train(segment, make_accelerator("fp32", on_gpu=False), stop or StopAt())
-
-
-def everything(directory, step):
-    """All of a state but the time it took."""
-    tensors, metadata = load_tensors(directory / f"state/step-{step:08}.safetensors", "state")
-    return tensors, metadata["digest"]
-
-
-def assert_equal(first, second):
-    assert first[0].keys() == second[0].keys()
-    for name, tensor in first[0].items():
-        assert torch.equal(tensor, second[0][name]), name
-    assert first[1] == second[1]
+from tests.runs import ARMS, StopAt, assert_equal, command, everything, run
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(tiny, tmp_path, manifest, teacher, arm, accumulate):
-    path = tiny(**{"training.accumulate": accumulate})
+@pytest.mark.parametrize("changes", [{}, {"training.accumulate": 2}, {"training.precision": "bf16"}])
+def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(tiny, tmp_path, manifest, teacher, arm, changes):
+    path = tiny(**changes)
     run(path, arm, tmp_path / "whole", manifest, until=8, teacher=teacher)
-    for polls in (0, 2, 1):  # leaves at steps 1, 4 and 6: within a logging interval, and at its end
+    for _ in range(7):  # each attempt goes one step further: within a logging interval, at its end, at a checkpoint
         with pytest.raises(Interrupted, match="the same command goes on"):
-            run(path, arm, tmp_path / "parts", manifest, until=8, teacher=teacher, stop=StopAt(polls))
+            run(path, arm, tmp_path / "parts", manifest, until=8, teacher=teacher, stop=StopAt(0))
     run(path, arm, tmp_path / "parts", manifest, until=8, teacher=teacher)
     assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
     for name in ("ema.safetensors", "raw.safetensors", "history.csv"):
         files = [tmp_path / which / "checkpoints/8" / name for which in ("parts", "whole")]
         assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(tiny, tmp_path, manifest):
+    """A heavy term makes the scaled gradients overflow at first: no NaN is reported, and the scale falls until they do not."""
+    guidance = {"method": "vae-alignment", "depth": 1, "projector_width": 16, "weight": 1e2}
+    path = tiny(**{"training.precision": "fp16", "runs": {"heavy": {"guidance": guidance}}, "training.log_every": 1})
+    run(path, "heavy", tmp_path / "whole", manifest, until=8)
+    tensors, metadata = load_tensors(tmp_path / "whole/state/step-00000008.safetensors", "state")
+    assert 1 <= metadata["scaler"]["scale"] < 65536
+    norms = tensors["history"][:, -1]
+    left_out = norms == 0
+    assert left_out[0]
+    assert not left_out[-1]
+    moved = [tensors["optimizer.backbone.blocks.0.mlp.fc1.weight.step"].item()]
+    assert moved == [int((~left_out).sum())]  # Adam counts the steps that were taken
+    for _ in range(7):
+        with pytest.raises(Interrupted):
+            run(path, "heavy", tmp_path / "parts", manifest, until=8, stop=StopAt(0))
+    run(path, "heavy", tmp_path / "parts", manifest, until=8)
+    assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
+    resumed = load_tensors(tmp_path / "parts/state/step-00000008.safetensors", "state")[1]
+    assert resumed["scaler"] == metadata["scaler"]
+
+
+def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, manifest):
+    guidance = {"method": "vae-alignment", "depth": 1, "projector_width": 16, "weight": 1e15}
+    path = tiny(
+        **{
+            "training.precision": "fp16",
+            "training.checkpoints": [8, 40],
+            "figures.sample_checkpoints": [8],
+            "runs": {"hopeless": {"guidance": guidance}},
+        }
+    )
+    with pytest.raises(UserError, match=r"loss or gradient is not finite at step 1[67]"):  # 65536 halved to below 1
+        run(path, "hopeless", tmp_path / "run", manifest, until=40)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(("name", "tolerance"), [("bf16", 2e-2), ("fp16", 3e-3)])
+def test_low_precision_trains_like_fp32(tiny, tmp_path, manifest, teacher, arm, name, tolerance):
+    run(tiny(), arm, tmp_path / "fp32", manifest, until=8, teacher=teacher)
+    run(tiny(**{"training.precision": name}), arm, tmp_path / name, manifest, until=8, teacher=teacher)
+    expected, found = everything(tmp_path / "fp32", 8)[0], everything(tmp_path / name, 8)[0]
+    assert found["model.backbone.blocks.0.mlp.fc1.weight"].dtype == torch.float32
+    assert not torch.equal(found["history"], expected["history"])
+    torch.testing.assert_close(found["history"], expected["history"], rtol=tolerance, atol=1e-3)
+
+
+def test_the_precision_that_auto_comes_to_is_part_of_the_definition(tiny, tmp_path, manifest):
+    run(tiny(), "sit", tmp_path / "run", manifest, until=4)
+    run(tiny(**{"training.precision": "fp32"}), "sit", tmp_path / "run", manifest, until=8)  # what auto was
+    with pytest.raises(UserError, match=r"precision \(trained: fp32, now: bf16\)"):
+        run(tiny(**{"training.precision": "bf16"}), "sit", tmp_path / "run", manifest, until=8)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "width", "instructions", "expected"),
+    [
+        ("auto", 96, True, "fp32"),
+        ("auto", 384, True, "bf16"),
+        ("auto", 384, False, "fp32"),
+        ("bf16", 96, False, "bf16"),
+        ("fp16", 768, True, "fp16"),
+    ],
+)
+def test_auto_is_bf16_where_it_pays(tiny, monkeypatch, chosen, width, instructions, expected):
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: instructions)
+    training = load_experiment(tiny(**{"training.precision": chosen})).training
+    assert resolve_precision(training, width, torch.device("cpu")) == expected
+
+
+def test_left_out_steps_move_nothing():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    arithmetic = Arithmetic("fp16", torch.device("cpu"))
+    for gradient, left_out in ((float("inf"), True), (float("nan"), True), (1.0, False)):
+        arithmetic.scaler.scale(torch.ones(()))  # the scaler wants to have scaled a loss
+        weight.grad = torch.full((3,), gradient)
+        arithmetic.scaler.unscale_(optimizer)
+        before = weight.detach().clone()
+        assert arithmetic.step(optimizer) is left_out
+        assert torch.equal(weight, before) is left_out
+    assert arithmetic.scaler.get_scale() == 65536 / 4
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -180,14 +205,18 @@ def test_all_arms_start_from_the_same_backbone(tiny, manifest, teacher):
     assert not torch.equal(other_seed.blocks[0].mlp.fc1.weight, fresh[0].blocks[0].mlp.fc1.weight)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tiny, tmp_path, manifest, monkeypatch):
-    run(tiny(), "sit", tmp_path / "run", manifest, until=4)
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
+    tiny, tmp_path, manifest, monkeypatch, name
+):
+    path = tiny(**{"training.precision": name})
+    run(path, "sit", tmp_path / "run", manifest, until=4)
     from selftrans.data.store import LatentStore
 
     draw = LatentStore.latents
     monkeypatch.setattr(LatentStore, "latents", lambda self, *given: draw(self, *given) * float("inf"))
     with pytest.raises(UserError, match="not finite at step 5; the last good state is kept"):
-        run(tiny(), "sit", tmp_path / "run", manifest, until=8)
+        run(path, "sit", tmp_path / "run", manifest, until=8)
     assert StateDirectory(tmp_path / "run/state", "").steps() == [4]
     assert not (tmp_path / "run/checkpoints/8").exists()
 
@@ -230,32 +259,9 @@ def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
     assert facts["shape"]["latent_shape"] == [4, 8, 8]
     described = json.loads((tmp_path / "run/checkpoints/4/checkpoint.json").read_text())
     assert described["digests"]["ema"] == facts["digest"]
-
-
-def words_of(path, arm, directory, manifest, until, teacher, *options):
-    words = [sys.executable, "-m", "selftrans.training", path, "--run", arm, "--seed", 0, "--until", until]
-    words += ["--latents", manifest, "--directory", directory, *options]
-    if arm == "self-transcendence":
-        words += ["--teacher", teacher]
-    return list(map(str, words))
-
-
-def command(*given):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words_of(*given), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, arm):
-    path = tiny(**{"training.checkpoints": [4, 50], "training.log_every": 1, "figures.sample_checkpoints": [4]})
-    run(path, arm, tmp_path / "one", manifest, until=50, teacher=teacher)
-    ended = command(path, arm, tmp_path / "two", manifest, 50, teacher, "--processes", 2)
-    assert ended.returncode == 0, ended.stderr
-    one, two = everything(tmp_path / "one", 50)[0], everything(tmp_path / "two", 50)[0]
-    torch.testing.assert_close(two["history"], one["history"], rtol=2e-4, atol=1e-6)
-    for name in one:
-        if name.startswith(("model.", "ema.")) and not name.endswith("k_norm.bias"):
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-4, msg=name)
+    assert described["digests"]["history"] == sha256_of(tmp_path / "run/checkpoints/4/history.csv")
+    state = read_metadata(tmp_path / "run/state/step-00000004.safetensors", "state")
+    assert facts["fingerprint"] == described["fingerprint"] == state["fingerprint"]
 
 
 def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
@@ -276,51 +282,3 @@ def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest):
     plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
     assert plain.keys() == compiled.keys()
     torch.testing.assert_close(compiled["history"], plain["history"], rtol=1e-4, atol=1e-6)
-
-
-def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
-    changes = {"training.checkpoints": [300], "figures.sample_checkpoints": [300], "runs": {"sit": {}}}
-    path = tiny(**changes)
-    run(path, "sit", tmp_path / "whole", manifest, until=300)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        words = words_of(path, "sit", tmp_path / "parts", manifest, 300, None)
-        child = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-        while not list((tmp_path / "parts/state").glob("owner.json")):
-            time.sleep(0.05)
-            assert child.poll() is None
-        time.sleep(0.5)
-        child.send_signal(number)
-        _, messages = child.communicate(timeout=60)
-        assert child.returncode == 75, messages
-        assert f"interrupted: sit seed 0: {number.name} at step" in messages
-    run(path, "sit", tmp_path / "parts", manifest, until=300)
-    assert_equal(everything(tmp_path / "parts", 300), everything(tmp_path / "whole", 300))
-
-
-@pytest.mark.parametrize("arm", ["sit", "self-transcendence"])
-def test_killed_at_random_moments_a_training_ends_with_the_same_bits(tiny, tmp_path, manifest, teacher, arm):
-    """SIGKILL, while states are being written all the time: never an unreadable state, and at the end no difference."""
-    changes = {"training.checkpoints": [4, 400], "figures.sample_checkpoints": [4]}
-    run(tiny(**changes), arm, tmp_path / "whole", manifest, until=400, teacher=teacher)
-    path = tiny(**changes, **{"training.save_minutes": 1e-6})
-    rng = random.Random(0)
-    killed = 0
-    while killed < 5:
-        words = words_of(path, arm, tmp_path / "parts", manifest, 400, teacher)
-        child = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-        before = newest(tmp_path / "parts")
-        while newest(tmp_path / "parts") == before and child.poll() is None:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.3))
-        child.kill()
-        if child.wait() == 0:
-            break
-        killed += 1
-    assert killed >= 3
-    run(tiny(**changes), arm, tmp_path / "parts", manifest, until=400, teacher=teacher)
-    assert_equal(everything(tmp_path / "parts", 400), everything(tmp_path / "whole", 400))
-    assert not list((tmp_path / "parts/state").glob(".step*"))
-
-
-def newest(directory):
-    return max((path.name for path in (directory / "state").glob("step-*.safetensors")), default="")

@@ -371,6 +371,20 @@ def test_a_killed_job_goes_on_where_it_was(place):
     assert not (state / "owner.json").exists()
 
 
+def test_a_nan_stops_the_retries_of_its_job_at_once(place):
+    """Snakemake tries again, as after a time limit; the attempts after the first end before they train."""
+    target = "results/diverging/runs/sit/seed0/checkpoints/8/ema.safetensors"
+    place.write("diverging", **{"training.learning_rate": 1e30, "runs": {"sit": {}}})
+    ended = place.snakemake(target, experiments=("diverging",))
+    assert ended.returncode == 1
+    assert (ended.stdout + ended.stderr).count("Trying to restart job") == 3
+    log = place.path("diverging/runs/sit/seed0/logs/train-4.log").read_text()
+    assert "loss or gradient is not finite at step" in log
+    assert len(log.splitlines()) == 1
+    place.write("diverging", runs={"sit": {}})
+    place.run(target, experiments=("diverging",))
+
+
 def test_the_report_shows_the_figures(place):
     place.run("report")
     report = place.path("report.html").read_text()

@@ -46,9 +46,15 @@ def claim_device(gpus: int) -> torch.device:
     lease_gpus(1)
     if not torch.cuda.is_available():
         raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
-    # fp32 means fp32: features in TF32 are off by more than published digits
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)  # fp32 means fp32: features in TF32 are off by more than published digits
     return torch.device("cuda", 0)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the factors of fp32 matrix products and convolutions to TF32; torch allows it for some."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def lease_gpus(count: int) -> None:

@@ -16,6 +16,10 @@ class ConfigError(UserError):
     """An experiment or data file says something that cannot be done."""
 
 
+class InUse(UserError):
+    """Another process uses what this one needs; a later attempt may find it free."""
+
+
 class Interrupted(Exception):
     """A signal asked the program to leave; what was done is saved."""
 

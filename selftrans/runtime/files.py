@@ -30,6 +30,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_remains(directory: Path) -> None:
+    """Remove what a killed process left half-written in ``directory``; nobody else may be writing there."""
+    for remains in directory.glob(".*.tmp.*"):
+        remains.unlink(missing_ok=True)
+
+
 def _sync_directory(directory: Path) -> None:
     """Make a rename in ``directory`` durable."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.errors import Interrupted, InUse
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.signals import StopRequest
 
@@ -31,7 +31,7 @@ class SoleWriter:
         stop: a signal's request, which ends the waiting for an owner elsewhere.
 
     Raises:
-        UserError: another process writes there.
+        InUse: another process writes there.
         Interrupted: a signal arrived while waiting.
     """
 
@@ -59,10 +59,10 @@ class SoleWriter:
         """To be called before every write.
 
         Raises:
-            UserError: the directory belongs to another writer by now.
+            InUse: the directory belongs to another writer by now.
         """
         if self._owner().get("key") != self._key:
-            raise UserError(f"{self.path.parent}: another process has taken over; nothing more is written here")
+            raise InUse(f"{self.path.parent}: another process has taken over; nothing more is written here")
 
     def _take(self) -> bool:
         pid = os.getpid()
@@ -90,7 +90,7 @@ class SoleWriter:
         if not gone:
             job = f", job {owner['job']}" if owner["job"] else ""
             holder = f"process {owner['pid']} on {owner['host']}{job}"
-            raise UserError(f"{self.path.parent}: another training writes there ({holder}); end it, or wait for it")
+            raise InUse(f"{self.path.parent}: another training writes there ({holder}); end it, or wait for it")
         # Moved before it is removed: if a third process was faster, what was moved is its file, and goes back.
         moved = self.path.with_name(f".owner.{self._key}.stale")
         try:

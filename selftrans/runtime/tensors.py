@@ -41,7 +41,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata:
     digest = digest_of(on_host)
     header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
     with atomic_path(path) as temporary:
-        save_file(on_host, temporary, metadata={_KEY: json.dumps(header)})
+        save_file(on_host, temporary, metadata={_KEY: json.dumps({**header, "seal": _seal(header)})})
     return digest
 
 
@@ -80,9 +80,19 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dict[str, Any]:
     if not raw or _KEY not in raw:
         raise UserError(f"{path}: was not written by selftrans")
-    header = json.loads(raw[_KEY])
-    if header["format"] != FORMAT:
-        raise UserError(f"{path}: format {header['format']}, allowed is {FORMAT}")
+    try:
+        header = dict(json.loads(raw[_KEY]))
+    except ValueError:
+        raise UserError(f"{path}: damaged, its description is not what was written") from None
+    if (found := header.get("format")) != FORMAT:
+        raise UserError(f"{path}: format {found}, allowed is {FORMAT}")
+    if header.pop("seal", None) != _seal(header):
+        raise UserError(f"{path}: damaged, its description is not what was written")
     if header["kind"] != kind:
         raise UserError(f"{path}: holds {header['kind']}, expected was {kind}")
-    return dict(header)
+    return header
+
+
+def _seal(header: Mapping[str, Any]) -> str:
+    """SHA-256 of a file's description, which holds the digest of its tensors."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

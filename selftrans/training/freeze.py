@@ -25,7 +25,7 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
         for name, tensor in tensors.items()
         if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
     }
-    source = {key: metadata[key] for key in ("run", "seed", "step", "weights", "digest")}
+    source = {key: metadata[key] for key in ("run", "seed", "step", "weights", "digest", "fingerprint")}
     header = {"shape": {**metadata["shape"], "depth": depth}, "source": source, "latents": metadata["latents"]}
     return save_tensors(output, kept, "teacher", header)
 

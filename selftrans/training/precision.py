@@ -1,21 +1,71 @@
-"""The accelerator: processes, device and precision of a training."""
+"""Processes, device and arithmetic of a training."""
 
 import torch
 from accelerate import Accelerator
 
+from selftrans.config import Precision, Training
+from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
 
-ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16"}
+AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# On a CPU autocast pays where matrix products outweigh the conversions: at this width it doubles the speed of a step, at
+# 96 it gains nothing (benchmarks/README.md).
+BF16_CPU_WIDTH = 384
 
 
-def make_accelerator(precision: str, *, on_gpu: bool) -> Accelerator:
-    """Accelerate on the granted GPUs, or on the CPU; ``auto`` is bf16 on a GPU that has it, else fp32.
+def make_accelerator(*, on_gpu: bool, tf32: bool = False) -> Accelerator:
+    """Accelerate on the granted GPUs, or on the CPU. It has the processes; precision is ``Arithmetic``'s.
 
     Raises:
         UserError: a GPU was granted and torch sees none.
     """
     if on_gpu and not torch.cuda.is_available():
         raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
-    if precision == "auto":
-        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
-    return Accelerator(cpu=not on_gpu, mixed_precision=ACCELERATE_NAMES[precision])
+    allow_tf32(tf32)
+    return Accelerator(cpu=not on_gpu, mixed_precision="no")
+
+
+def resolve_precision(training: Training, width: int, device: torch.device) -> Precision:
+    """What ``auto`` means for a backbone of ``width`` on ``device``.
+
+    bf16 on a GPU that computes in it; on a CPU with bf16 instructions for backbones that are wide enough to gain by it;
+    else fp32.
+    """
+    if training.precision != "auto":
+        return training.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if cpu_has_bf16() and width >= BF16_CPU_WIDTH else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; without, autocast is several times slower than fp32."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+class Arithmetic:
+    """Autocast of the forward pass, and the loss scale of fp16, whose small gradients would be rounded to zero.
+
+    Args:
+        precision: fp32, bf16 or fp16.
+        device: where the training computes.
+    """
+
+    MIN_SCALE = 1.0  # a gradient that overflows even unscaled is no matter of the scale
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        self.precision = precision
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._device, self._dtype = device.type, AUTOCAST[precision]
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast(self._device, self._dtype, enabled=self.precision != "fp32")
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """One optimizer step on unscaled gradients; true where fp16 left it out because they overflowed."""
+        before = self.scaler.get_scale()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return self.MIN_SCALE <= self.scaler.get_scale() < before

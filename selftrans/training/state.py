@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import remove_remains
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import load_tensors, save_tensors
 
@@ -63,8 +64,7 @@ class StateDirectory:
 
     def prune(self, now: int, milestones: Collection[int]) -> None:
         """Keep the milestones, the newest two states up to ``now``, and whatever lies beyond ``now``."""
-        for remains in self.directory.glob(".step-*.tmp.safetensors"):  # of a save that was killed
-            remains.unlink(missing_ok=True)
+        remove_remains(self.directory)
         past = [step for step in self.steps() if step <= now]
         for step in past[:-KEPT_IN_PROGRESS]:
             if step not in milestones:

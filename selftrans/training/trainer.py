@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.nn.utils import clip_grad_norm_
 
 from selftrans import __version__
 from selftrans.config import Experiment, SelfTranscendence, Training, Weights
-from selftrans.data.store import LatentStore
+from selftrans.data.store import LatentStore, Manifest
 from selftrans.guidance.base import Batch, Guidance
 from selftrans.guidance.registry import build_guidance
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import Interrupted, UserError
-from selftrans.runtime.files import write_json, write_text
+from selftrans.runtime.files import remove_remains, sha256_of, write_json, write_text
 from selftrans.runtime.lock import SoleWriter
-from selftrans.runtime.logs import LOG, Progress
+from selftrans.runtime.logs import Progress
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.runtime.signals import StopRequest
-from selftrans.runtime.tensors import read_metadata, save_tensors
+from selftrans.runtime.tensors import FORMAT, read_metadata, save_tensors
 from selftrans.training.batches import BatchSource, process_parts
+from selftrans.training.control import Control
 from selftrans.training.definition import DEFINITION_FILE, check_definition, fingerprint, run_definition
+from selftrans.training.ema import MovingAverage
+from selftrans.training.events import EventFiles
+from selftrans.training.precision import Arithmetic, resolve_precision
+from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 CPU = torch.device("cpu")
-HISTORY_COLUMNS = ("step", "loss", "denoising", "alignment", "gradient_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +115,35 @@ def build_model(
         return TrainingModel(backbone, build_guidance(settings.guidance, shape, frozen)).to(device)
 
 
+def build_optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.AdamW:
+    """AdamW with the recipe's settings, all parameters in one pass."""
+    return torch.optim.AdamW(
+        parameters, lr=training.learning_rate, betas=training.betas, eps=training.eps,
+        weight_decay=training.weight_decay, fused=True,
+    )  # fmt: skip
+
+
+def backward(
+    model: nn.Module, batch: Batch, guided: bool, arithmetic: Arithmetic, weight: float, share: float
+) -> Tensor:
+    """Add a micro-batch's ``share`` of the gradient of L = L_denoise + weight L_alignment; returns L and its two terms."""
+    with arithmetic.autocast():
+        denoising, alignment = model(batch, guided)
+    loss = denoising + weight * alignment
+    arithmetic.scaler.scale(share * loss).backward()
+    return torch.stack([loss, denoising, alignment]).detach()
+
+
+def definition_of(segment: Segment, store: LatentStore, arithmetic: Arithmetic) -> dict[str, Any]:
+    """All that decides the numbers of a run: its settings, what it reads, the precision that it came to."""
+    teacher = read_metadata(segment.teacher, "teacher")["digest"] if segment.teacher else None
+    return {
+        **run_definition(segment.experiment, segment.run, segment.seed),
+        "inputs": {"latents": store.manifest.digest, "teacher": teacher},
+        "precision": arithmetic.precision,
+    }
+
+
 def train_as_sole_writer(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
     """``train`` while the first process owns the run's state; the others wait until it does.
 
@@ -137,7 +165,7 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
 
     Args:
         segment: what to train.
-        accelerator: the processes, the device and the precision.
+        accelerator: the processes and the device.
         stop: set by a signal that asks to save and leave.
         owner: asked before every write, in the first process.
 
@@ -149,26 +177,19 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
     store = LatentStore(segment.latents)
     raw_model = build_model(segment.experiment, segment.run, store, segment.seed, segment.teacher, device)
     raw_model.backbone.activation_checkpointing = training.activation_checkpointing
-    ema = copy.deepcopy(raw_model.backbone).requires_grad_(False)
+    ema = MovingAverage(raw_model.backbone, training.ema_decay)
     if training.compile:  # block by block: one small graph, compiled once
         for block in raw_model.backbone.blocks:
             block.compile()
-    raw_optimizer = torch.optim.AdamW(
-        [parameter for parameter in raw_model.parameters() if parameter.requires_grad],
-        lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay, fused=True,
-    )  # fmt: skip
-    definition = run_definition(segment.experiment, segment.run, segment.seed) | {
-        "inputs": {
-            "latents": store.manifest.digest,
-            "teacher": read_metadata(segment.teacher, "teacher")["digest"] if segment.teacher else None,
-        },
-        "precision": accelerator.mixed_precision,
-    }
+    parameters = [parameter for parameter in raw_model.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(parameters, training)
+    arithmetic = Arithmetic(resolve_precision(training, raw_model.backbone.shape.width, device), device)
+    definition = definition_of(segment, store, arithmetic)
     check_definition(segment.directory, definition)
     states = StateDirectory(segment.directory / "state", fingerprint(definition))
-    progress = TrainingProgress(raw_model, ema, raw_optimizer)
+    progress = TrainingProgress(raw_model, ema.average, optimizer, arithmetic)
     resumed_from = step = progress.resume(states, segment.until)
-    model, optimizer = accelerator.prepare(raw_model, raw_optimizer)
+    model = accelerator.prepare(raw_model)
 
     def save() -> None:
         """Write the state, unless it is poisoned."""
@@ -183,7 +204,6 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
             states.prune(step, training.checkpoints)
         accelerator.wait_for_everyone()
 
-    update_ema = get_ema_multi_avg_fn(training.ema_decay)
     source = BatchSource(store, training, segment.seed)
     parts = process_parts(
         training.batch_size, accelerator.num_processes, training.accumulate, accelerator.process_index
@@ -200,22 +220,21 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
             guided = raw_model.guidance.is_active(step)
             losses = torch.zeros(3, device=device)
             for batch in micro_batches:
-                is_last = batch is micro_batches[-1]
-                with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                    denoising, alignment = model(batch, guided)
-                    loss = denoising + raw_model.guidance.weight * alignment
-                    accelerator.backward(loss / len(micro_batches))
-                losses += torch.stack([loss, denoising, alignment]).detach() / len(micro_batches)
-            norm = accelerator.clip_grad_norm_(model.parameters(), training.clip_norm or math.inf)
+                share = 1 / len(micro_batches)
+                with contextlib.nullcontext() if batch is micro_batches[-1] else accelerator.no_sync(model):
+                    losses += share * backward(model, batch, guided, arithmetic, raw_model.guidance.weight, share)
+            arithmetic.scaler.unscale_(optimizer)
+            norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
             if not guided:  # a head without a term must not be moved by Adam's momentum either
                 raw_model.guidance.zero_grad(set_to_none=True)
-            optimizer.step()
+            left_out = arithmetic.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
-            update_ema(list(ema.parameters()), list(raw_model.backbone.parameters()), step)
+            ema.update()
             step += 1
-            progress.count(step, losses, norm)
+            progress.count(step, losses, None if left_out else norm)
             if step % training.log_every == 0:
                 progress.average_over(accelerator)
+                progress.require_finite(segment.directory)
                 row = progress.close_interval(step)
                 events.write(row, images=training.batch_size * training.log_every)
                 bar.update(0, note=f"loss {row['loss']:.4f}")
@@ -227,189 +246,37 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
     if step > resumed_from:
         save()
     if is_main:
-        export(segment, progress, store)
+        export(segment, {"ema": ema.average, "raw": raw_model.backbone}, progress, store.manifest, states.fingerprint)
     accelerator.wait_for_everyone()
 
 
-class Control:
-    """When to save and when to leave; all processes decide alike, by what the first one says.
-
-    Args:
-        accelerator: the processes.
-        stop: the signal's request.
-        save_seconds: time between two saves in progress.
-    """
-
-    POLL_STEPS = 10  # between two questions to the first process, where there are several
-
-    def __init__(self, accelerator: Accelerator, stop: StopRequest, save_seconds: float) -> None:
-        self.accelerator, self.stop, self.save_seconds = accelerator, stop, save_seconds
-        self._saved_at = time.monotonic()
-
-    def poll(self, step: int) -> Literal["save", "leave"] | None:
-        """What is due after ``step`` steps."""
-        due = 2 if self.stop.reason else int(time.monotonic() - self._saved_at >= self.save_seconds)
-        if self.accelerator.num_processes > 1:
-            if step % self.POLL_STEPS:
-                return None
-            asked = torch.tensor([due], device=self.accelerator.device)
-            due = int(self.accelerator.gather(asked).max())
-        if due == 0:
-            return None
-        self._saved_at = time.monotonic()
-        return "leave" if due == 2 else "save"
-
-
-class TrainingProgress:
-    """Everything that a stopped training needs to go on: weights, average, moments, logged losses.
-
-    Args:
-        model: backbone and heads, not wrapped.
-        ema: the averaged backbone.
-        optimizer: AdamW, not wrapped.
-    """
-
-    def __init__(self, model: TrainingModel, ema: SiT, optimizer: torch.optim.AdamW) -> None:
-        self.model, self.ema, self.optimizer = model, ema, optimizer
-        device = next(model.parameters()).device
-        self.history: list[list[float]] = []
-        self.sums = torch.zeros(len(HISTORY_COLUMNS), device=device)  # steps, then the other columns
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.seconds = 0.0
-        self._since = time.monotonic()
-
-    def count(self, step: int, losses: Tensor, norm: Tensor) -> None:
-        """Add one step's losses (total, denoising, alignment) and gradient norm, without waiting for the device."""
-        numbers = torch.cat([losses.new_ones(1), losses, norm.reshape(1)])
-        self.sums += numbers
-        bad = ~torch.isfinite(numbers).all() & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(bad, step, self.first_bad_step)
-
-    def average_over(self, accelerator: Accelerator) -> None:
-        """Replace this process's sums by the mean over the processes."""
-        if accelerator.num_processes > 1:
-            self.sums = accelerator.reduce(self.sums, "mean")
-
-    def close_interval(self, step: int) -> dict[str, float]:
-        """The means since the last call, as one row of the history."""
-        steps, *sums = self.sums.tolist()
-        self.sums.zero_()
-        self.history.append([float(step), *(value / steps for value in sums)])
-        return dict(zip(HISTORY_COLUMNS, self.history[-1], strict=True))
-
-    def require_finite(self, directory: Path) -> None:
-        """Raise where a loss or a gradient was not finite.
-
-        Raises:
-            UserError: the step is named; what is on disk is from before it.
-        """
-        if (bad := int(self.first_bad_step)) >= 0:
-            raise UserError(
-                f"{directory}: loss or gradient is not finite at step {bad}; the last good state is kept."
-                " Lower training.learning_rate, or train with precision fp32"
-            )
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a state file."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            moments = self.optimizer.state.get(parameter, {})
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
-        tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(-1, len(HISTORY_COLUMNS))
-        tensors["sums"] = self.sums
-        return tensors, {"seconds": self.seconds_spent}
-
-    def resume(self, states: StateDirectory, until: int) -> int:
-        """Load the newest sound state not past ``until`` and return its step; 0 without one."""
-        found = states.load_newest(until)
-        if found is None:
-            return 0
-        step, tensors, metadata = found
-        self.model.load_state_dict(_below("model.", tensors))
-        self.ema.load_state_dict(_below("ema.", tensors))
-        for name, parameter in self.model.named_parameters():
-            moments = _below(f"optimizer.{name}.", tensors)
-            if moments:
-                on_device = {key: value.to(parameter.device) for key, value in moments.items()}
-                self.optimizer.state[parameter].update(on_device)
-        self.history = tensors["history"].tolist()
-        self.sums = tensors["sums"].to(self.sums.device)
-        self.seconds = metadata["seconds"]
-        LOG.info("going on from step %d", step)
-        return step
-
-    @property
-    def seconds_spent(self) -> float:
-        """Wall time of this training, over all its attempts."""
-        return self.seconds + time.monotonic() - self._since
-
-
-class EventFiles:
-    """TensorBoard event files of a run; on a resumed run, what lies beyond the resumed step is hidden.
-
-    Args:
-        directory: where the files go.
-        step: the step that the training goes on from.
-        enabled: false in every process but the first.
-    """
-
-    def __init__(self, directory: Path, step: int, *, enabled: bool) -> None:
-        self._directory, self._step, self._enabled = directory, step, enabled
-        self._writer: SummaryWriter | None = None
-        self._written_at = time.monotonic()
-
-    def __enter__(self) -> EventFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, row: dict[str, float], images: int) -> None:
-        """Write one row of the history and the rate since the last one."""
-        if not self._enabled:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(self._directory, purge_step=self._step + 1)
-        now = time.monotonic()
-        step = int(row["step"])
-        for name in HISTORY_COLUMNS[1:]:
-            self._writer.add_scalar(f"train/{name}", row[name], step)
-        self._writer.add_scalar("speed/images_per_second", images / (now - self._written_at), step)
-        self._written_at = now
-
-
-def export(segment: Segment, progress: TrainingProgress, store: LatentStore) -> None:
-    """Write the checkpoint: EMA and raw weights, the history so far, and a description."""
-    manifest = store.manifest
+def export(
+    segment: Segment, backbones: dict[Weights, SiT], progress: TrainingProgress, latents: Manifest, fingerprint: str
+) -> None:
+    """Write the checkpoint: EMA and raw weights, the history so far, and a description with the digests of all."""
     facts = {
         "run": segment.run,
         "seed": segment.seed,
         "step": segment.until,
-        "shape": progress.model.backbone.shape.to_json(),
+        "fingerprint": fingerprint,
+        "shape": backbones["raw"].shape.to_json(),
         "path": segment.training.path,
-        "latents": {"digest": manifest.digest, "scale": manifest.scale, "shift": manifest.shift},
+        "latents": {"digest": latents.digest, "scale": latents.scale, "shift": latents.shift},
         "version": __version__,
     }
-    backbones: dict[Weights, SiT] = {"ema": progress.ema, "raw": progress.model.backbone}
-    digests = {
-        weights: save_tensors(
-            segment.checkpoint / f"{weights}.safetensors",
-            backbone.state_dict(),
-            "weights",
-            {**facts, "weights": weights},
-        )
-        for weights, backbone in backbones.items()
+    digests: dict[str, str] = {}
+    for weights, backbone in backbones.items():
+        file = segment.checkpoint / f"{weights}.safetensors"
+        digests[weights] = save_tensors(file, backbone.state_dict(), "weights", {**facts, "weights": weights})
+    history = segment.checkpoint / "history.csv"
+    write_text(history, progress.history_as_csv())
+    description = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "step": segment.until,
+        "after": segment.after,
+        "seconds": progress.seconds_spent,
+        "digests": {**digests, "history": sha256_of(history)},
     }
-    lines = [",".join(HISTORY_COLUMNS), *(f"{int(row[0])}," + ",".join(map(repr, row[1:])) for row in progress.history)]
-    write_text(segment.checkpoint / "history.csv", "\n".join(lines) + "\n")
-    description = {"step": segment.until, "after": segment.after, "seconds": progress.seconds_spent, "digests": digests}
     write_json(segment.checkpoint / "checkpoint.json", description)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    remove_remains(segment.checkpoint)

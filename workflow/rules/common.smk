@@ -245,6 +245,11 @@ def step_before(wildcards, input):
     return Path(input.before).parent.name if input.before else 0
 
 
+def attempt_at_job(wildcards, attempt):
+    """Which attempt this is: after a failure that no repetition mends, the later ones stop at once."""
+    return attempt
+
+
 def teacher_option(wildcards, input):
     return f"--teacher {input.teacher}" if input.teacher else ""
 

@@ -26,6 +26,7 @@ rule train_segment:
         runtime=asks("train", "runtime"),
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
+        attempt=attempt_at_job,
     params:
         directory=RUN,
         teacher=teacher_option,
@@ -33,7 +34,8 @@ rule train_segment:
     shell:
         "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.teacher}"
-        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        " --attempt {resources.attempt} > {log} 2>&1"
 
 
 rule freeze_teacher:

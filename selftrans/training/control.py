@@ -1,0 +1,38 @@
+"""When a training saves and when it leaves."""
+
+import time
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from selftrans.runtime.signals import StopRequest
+
+
+class Control:
+    """When to save and when to leave; all processes decide alike, by what the first one says.
+
+    Args:
+        accelerator: the processes.
+        stop: the signal's request.
+        save_seconds: time between two saves in progress.
+    """
+
+    POLL_STEPS = 10  # between two questions to the first process, where there are several
+
+    def __init__(self, accelerator: Accelerator, stop: StopRequest, save_seconds: float) -> None:
+        self.accelerator, self.stop, self.save_seconds = accelerator, stop, save_seconds
+        self._saved_at = time.monotonic()
+
+    def poll(self, step: int) -> Literal["save", "leave"] | None:
+        """What is due after ``step`` steps."""
+        due = 2 if self.stop.reason else int(time.monotonic() - self._saved_at >= self.save_seconds)
+        if self.accelerator.num_processes > 1:
+            if step % self.POLL_STEPS:
+                return None
+            asked = torch.tensor([due], device=self.accelerator.device)
+            due = int(self.accelerator.gather(asked).max())
+        if due == 0:
+            return None
+        self._saved_at = time.monotonic()
+        return "leave" if due == 2 else "save"

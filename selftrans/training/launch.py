@@ -1,0 +1,88 @@
+"""Several processes: torchrun on this node, and how the nodes of a job find each other."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.signals import StopRequest, ignore_stop_signals
+
+STOP_FILE = "SELFTRANS_STOP_FILE"
+PATIENCE_SECONDS = 30  # with processes whose peer has failed; one that waits for it on a GPU hears no signal
+
+
+def in_launched_process() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def stop_request() -> StopRequest:
+    """This process's stop request; in a launched one it also hears what its launcher was asked."""
+    file = os.environ.get(STOP_FILE)
+    return StopRequest(listen=Path(file) if file else None)
+
+
+def launch(processes: int, nodes: int) -> None:
+    """Run this same command line in ``processes`` processes of this node, and end as they end.
+
+    Raises:
+        UserError: the nodes cannot find each other.
+        Interrupted: a signal arrived, and the processes saved.
+        SystemExit: a process failed; the others of this node are ended, too.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    command += ["--standalone"] if nodes == 1 else rendezvous(nodes, os.environ)
+    # torchrun takes the end of a process for a failure and any signal for an order to end its processes: those that
+    # ask to save and leave pass it by, through a file.
+    command += ["--signals-to-handle=SIGHUP", f"--shutdown-timeout={PATIENCE_SECONDS}"]
+    # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
+    command += ["-m", "--", "selftrans.training", *sys.argv[1:]]
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
+    with tempfile.TemporaryDirectory(prefix="selftrans-") as directory:
+        file = Path(directory) / "stop"
+        stop = StopRequest(tell=file)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STOP_FILE: str(file)}
+        code = subprocess.Popen(command, env=environment, preexec_fn=ignore_stop_signals).wait()  # noqa: PLW1509
+    if code and stop.reason:
+        raise Interrupted(f"{stop.reason}: what the processes saved is kept, the same command goes on")
+    if code:
+        sys.exit(f"error: a training process ended with exit code {code}; its message stands above")
+
+
+def rendezvous(nodes: int, environment: Mapping[str, str]) -> list[str]:
+    """Options of torchrun for one of several nodes: this node's rank, and the address and port of the first.
+
+    Taken from SLURM's variables, where ``srun`` starts one task per node, else from ``NODE_RANK``, ``MASTER_ADDR`` and
+    ``MASTER_PORT``, which other schedulers set or let a job script set.
+
+    Raises:
+        UserError: a variable is missing, or the job has another number of nodes.
+    """
+    if "SLURM_STEP_NODELIST" in environment:
+        if (found := int(environment["SLURM_STEP_NUM_NODES"])) != nodes:
+            raise UserError(f"--nodes: {nodes} asked for, srun runs on {found} (allowed: {found})")
+        rank, address = environment["SLURM_NODEID"], first_host(environment["SLURM_STEP_NODELIST"])
+        # Jobs may share a node: a port of this job's own, above the registered services and below what systems hand out.
+        port = str(10_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
+    else:
+        names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+        if missing := [name for name in names if name not in environment]:
+            raise UserError(
+                f"--nodes: {nodes} nodes find each other by srun (one task per node) or by {', '.join(names)};"
+                f" {missing[0]} is not set"
+            )
+        rank, address, port = (environment[name] for name in names)
+    return [f"--nnodes={nodes}", f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}"]
+
+
+def first_host(nodelist: str) -> str:
+    """First name of a SLURM list of nodes: ``n[03-05,9],m1`` begins with ``n03``."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
+    if match is None:
+        raise UserError(f"SLURM_STEP_NODELIST: {nodelist!r} is no list of nodes")
+    prefix, number, suffix = match.groups(default="")
+    return prefix + number + suffix

@@ -1,0 +1,63 @@
+"""Trainings for tests: in this process, or by the command line."""
+
+import os
+import subprocess
+import sys
+
+import torch
+
+from selftrans.config import load_experiment
+from selftrans.runtime.tensors import load_tensors
+from selftrans.training.precision import make_accelerator
+from selftrans.training.trainer import Segment, train
+from tests.conftest import REPOSITORY
+
+ARMS = ("sit", "vae-align", "self-transcendence")
+
+
+class StopAt:
+    """A stop request that arrives after a number of polls, as a signal would."""
+
+    def __init__(self, polls=None):
+        self.polls = polls
+
+    @property
+    def reason(self):
+        if self.polls is None:
+            return None
+        self.polls -= 1
+        return "SIGTERM" if self.polls < 0 else None
+
+
+def run(path, arm, directory, manifest, *, until, teacher=None, stop=None):
+    segment = Segment(
+        experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
+        teacher=teacher if arm == "self-transcendence" else None, directory=directory,
+    )  # fmt: skip
+    train(segment, make_accelerator(on_gpu=False), stop or StopAt())
+
+
+def everything(directory, step):
+    """All of a state but the time it took."""
+    tensors, metadata = load_tensors(directory / f"state/step-{step:08}.safetensors", "state")
+    return tensors, metadata["digest"]
+
+
+def assert_equal(first, second):
+    assert first[0].keys() == second[0].keys()
+    for name, tensor in first[0].items():
+        assert torch.equal(tensor, second[0][name]), name
+    assert first[1] == second[1]
+
+
+def words_of(path, arm, directory, manifest, until, teacher, *options):
+    words = [sys.executable, "-m", "selftrans.training", path, "--run", arm, "--seed", 0, "--until", until]
+    words += ["--latents", manifest, "--directory", directory, *options]
+    if arm == "self-transcendence":
+        words += ["--teacher", teacher]
+    return list(map(str, words))
+
+
+def command(*given):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words_of(*given), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
