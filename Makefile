@@ -17,7 +17,7 @@ test: $(VENV)/ready
 
 # Ratios against stated baselines: a table, and results/benchmarks.json.
 bench: $(VENV)/ready
-	$(run) OMP_NUM_THREADS=1 python -m benchmarks
+	$(run) OMP_NUM_THREADS=1 python -m benchmarks $(ONLY)
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready

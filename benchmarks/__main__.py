@@ -1,16 +1,32 @@
-"""Run every benchmark: a table on the terminal, and results/benchmarks.json. ``make bench``."""
+"""Run every benchmark: a table on the terminal, and results/benchmarks.json.
+
+``make bench``, or ``make bench ONLY="stage_2 batches"`` for some.
+"""
 
 import platform
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from benchmarks.data import latent_loading
-from benchmarks.timing import matmul_rate
-from benchmarks.training import matmul_share, optimizer_and_ema, stage_2
+from benchmarks.data import batches, latent_loading
+from benchmarks.lifecycle import digits_lifecycle
+from benchmarks.timing import Result, matmul_rate
+from benchmarks.training import bf16_gain, matmul_share, optimizer_and_ema, stage_2, teacher_precision
 from selftrans.runtime.files import write_json
 
-BENCHMARKS = (stage_2, matmul_share, optimizer_and_ema, latent_loading)
+BENCHMARKS = (
+    stage_2, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, digits_lifecycle,
+)  # fmt: skip
+
+
+def chosen(names: list[str]) -> list[Callable[[], Iterator[Result]]]:
+    """The benchmarks of those names; all, if there are none."""
+    known = {benchmark.__name__: benchmark for benchmark in BENCHMARKS}
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"error: {unknown[0]!r} is no benchmark (allowed: {', '.join(known)})")
+    return [known[name] for name in names] or list(BENCHMARKS)
 
 
 def main() -> None:
@@ -18,13 +34,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rates = [matmul_rate(2560, 384, 1536, dtype, seconds=2.0) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
     print(f"{platform.machine()}, one thread: {rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n")
-    print(f"{'name':24} {'ours':>12} {'baseline':>12} {'ratio':>8}  unit")
+    print(f"{'name':34} {'ours':>12} {'baseline':>12} {'ratio':>8}  unit")
     results = []
-    for benchmark in BENCHMARKS:
+    for benchmark in chosen(sys.argv[1:]):
         for result in benchmark():
             results.append(result.to_json())
             print(
-                f"{result.name:24} {result.ours:12.5g} {result.baseline:12.5g} {result.ratio:8.3g}  {result.unit}",
+                f"{result.name:34} {result.ours:12.5g} {result.baseline:12.5g} {result.ratio:8.3g}  {result.unit}",
                 flush=True,
             )
     write_json(Path("results/benchmarks.json"), results)

@@ -1,15 +1,20 @@
 """Reading latents: the store against the ancestors' one-file-per-sample, and against a bare memory map."""
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.timing import Result, interleaved
+from selftrans.config import Training
 from selftrans.data.store import LatentStore, StoreWriter
+from selftrans.training.batches import BatchSource
 
 COUNT, BATCH, SHAPE = 20_000, 256, (2, 4, 32, 32)
 
@@ -23,20 +28,51 @@ def photograph_like(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
+def latent_store(directory: Path, rng: np.random.Generator) -> tuple[LatentStore, NDArray[np.float16]]:
+    """A store of ImageNet's shape, (2, 4, 32, 32) in half precision, and what is in it."""
+    writer = StoreWriter(directory, {"benchmark": 1}, COUNT, shard_size=COUNT // 5)
+    moments = rng.standard_normal((COUNT, *SHAPE), dtype=np.float32).astype(np.float16)
+    for number, start, stop in writer.ranges():
+        writer.write(number, moments[start:stop])
+    writer.finish(
+        np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
+        scale=0.18215, shift=0.0, scale_origin="autoencoder",
+    )  # fmt: skip
+    return LatentStore(directory / "manifest.json"), moments
+
+
+def batches() -> Iterator[Result]:
+    """Images per second that trainings get: latents, both noises, t, labels and what follows from them."""
+    steps = 40
+    with TemporaryDirectory() as name:
+        store, _ = latent_store(Path(name), np.random.default_rng(0))
+        source = BatchSource(store, Training(checkpoints=(100,), batch_size=BATCH), seed=0)
+        for title, asked, size, threads in (
+            ("training_data", 10_000 // 8, BATCH // 8, 1),
+            ("training_data_2_threads", 10_000, BATCH, 2),
+        ):
+            torch.set_num_threads(threads)
+            stream = source.stream(range(steps), [range(size)], torch.device("cpu"))
+            next(stream)
+            started = time.perf_counter()
+            for step in range(1, steps):
+                next(stream)
+                time.sleep(max(0.0, started + step * size / asked - time.perf_counter()))  # the training's own work
+            rate = (steps - 1) * size / (time.perf_counter() - started)
+            torch.set_num_threads(1)
+            whose = "one of 8 processes" if threads == 1 else "the only process"
+            yield Result(
+                name=title, ours=rate, baseline=asked, ratio=rate / asked, unit="images/s",
+                note=f"what {whose} of a training at 10,000 images/s gets; baseline: what it takes",
+            )  # fmt: skip
+
+
 def latent_loading() -> Iterator[Result]:
-    """Shuffled samples per second at ImageNet's latent shape, (2, 4, 32, 32) in half precision."""
+    """Shuffled samples per second at ImageNet's latent shape."""
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as name:
         directory = Path(name)
-        writer = StoreWriter(directory, {"benchmark": 1}, COUNT, shard_size=COUNT // 5)
-        moments = rng.standard_normal((COUNT, *SHAPE), dtype=np.float32).astype(np.float16)
-        for number, start, stop in writer.ranges():
-            writer.write(number, moments[start:stop])
-        writer.finish(
-            np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
-            scale=0.18215, shift=0.0, scale_origin="autoencoder",
-        )  # fmt: skip
-        store = LatentStore(directory / "manifest.json")
+        store, moments = latent_store(directory, rng)
         np.save(directory / "bare.npy", moments)
         bare = np.load(directory / "bare.npy", mmap_mode="r")
         files = [directory / f"{i}.npy" for i in range(BATCH)]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.guidance.base import Batch
 from selftrans.guidance.registry import build_guidance
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
+from selftrans.training.precision import cpu_has_bf16
 from selftrans.training.trainer import TrainingModel
 
 BATCH, IN_RANGE = 10, 3
@@ -101,8 +103,51 @@ def stage_2() -> Iterator[Result]:
     ours = step_of(student, lambda: our_loss(student, batch))
     plain = step_of(student, lambda: plain_loss(student, teacher, batch))
     yield faster("stage2_step_fp32", ours, plain, f"S/2 width, batch {BATCH}, {IN_RANGE} in range")
-    fast = step_of(student, under_bf16(lambda: our_loss(student, batch)))
-    yield faster("stage2_step", fast, plain, "ours in bf16 autocast against the plain arithmetic in fp32")
+    if cpu_has_bf16():
+        fast, setting = step_of(student, under_bf16(lambda: our_loss(student, batch))), "bf16 autocast"
+    else:
+        fast, setting = ours, "fp32, since this CPU has no bf16 instructions"
+    yield faster("stage2_step", fast, plain, f"our fastest setting ({setting}) against the plain arithmetic in fp32")
+
+
+def teacher_precision() -> Iterator[Result]:
+    """How far the teacher's features are from exact ones in bf16, and in fp32."""
+    student, teacher = stage_2_models()
+    batch, guidance = stage_2_batch(), student.guidance
+    x, t, y = batch.x_BCHW, batch.t_B, batch.labels_B
+    with torch.no_grad():
+        exact = copy.deepcopy(teacher).double().tokens(x.double(), t.double(), y)
+        in_fp32, in_bf16 = teacher.tokens(x, t, y), under_bf16(lambda: teacher.tokens(x, t, y))()
+        guided = guidance.guided_features(x, t, y).double()
+        guided_bf16 = under_bf16(lambda: guidance.guided_features(x, t, y))().double()
+    errors = [float((found.double() - exact).norm() / exact.norm()) for found in (in_bf16, in_fp32)]
+    yield Result(
+        name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1], unit="relative",
+        note="f_c after block 8 in bf16; baseline: in fp32; both against float64, random weights",
+    )  # fmt: skip
+    error = float((guided_bf16 - guided).norm() / guided.norm())
+    yield Result(
+        name="guided_features_bf16_error", ours=error, baseline=errors[0], ratio=error / errors[0], unit="relative",
+        note="f_g at w = 30 in bf16 against fp32; baseline: that of f_c",
+    )  # fmt: skip
+
+
+def bf16_gain() -> Iterator[Result]:
+    """Forward and backward in fp32 over the same in bf16 autocast, by width: what `precision: auto` decides by."""
+    for width, heads in ((96, 4), (192, 6), (384, 6)):
+        shape = SiTShape(latent_shape=LATENT, num_classes=1000, depth=4, width=width, heads=heads, patch_size=2)
+        model, batch = randomised(SiT(shape)), stage_2_batch()
+
+        def loss(model: nn.Module = model, batch: Batch = batch) -> Tensor:
+            return (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
+
+        def step(forward: Callable[[], Tensor], model: nn.Module = model) -> None:
+            model.zero_grad(set_to_none=True)
+            forward().backward()
+
+        yield faster(
+            f"bf16_gain_width_{width}", partial(step, under_bf16(loss)), partial(step, loss), "against fp32, 4 blocks"
+        )
 
 
 def matmul_share() -> Iterator[Result]:

@@ -93,6 +93,27 @@ def test_truncated_flipped_foreign_and_misplaced_files_are_refused_by_name(saved
         load_tensors(tmp_path / "none.safetensors", "weights")
 
 
+def test_a_changed_description_is_refused(saved, tmp_path):
+    """One flipped bit in what a file says about itself: a step, a digest, the format."""
+    content = saved.read_bytes()
+    for number, (old, new) in enumerate((
+        (b'\\"step\\": 3', b'\\"step\\": 7'), (b'\\"kind\\": \\"weights', b'\\"kind\\": \\"wdights'),
+        (b'\\"seal\\"', b'\\"sdal\\"'),
+    )):  # fmt: skip
+        assert content.count(old) == 1
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(content.replace(old, new))
+        for read in (read_metadata, load_tensors):
+            with pytest.raises(
+                UserError, match=rf"{number}\.safetensors: damaged, its description is not what was written"
+            ):
+                read(path, "weights")
+    path = tmp_path / "newer.safetensors"
+    path.write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+    with pytest.raises(UserError, match=r"newer\.safetensors: format 2, allowed is 1"):
+        read_metadata(path, "weights")
+
+
 def test_progress_in_a_file_is_plain_lines_with_rate_and_remaining_time(caplog):
     caplog.set_level(logging.INFO)
     with Progress(10, "training", "step", initial=4, interval=0.0) as bar:

@@ -63,7 +63,9 @@ def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, ma
             "runs": {"hopeless": {"guidance": guidance}},
         }
     )
-    with pytest.raises(UserError, match=r"loss or gradient is not finite at step 1[67]"):  # 65536 halved to below 1
+    with pytest.raises(
+        UserError, match=r"not finite at step 1[78];"
+    ):  # 65536 halved to below 1, one batch without a term
         run(path, "hopeless", tmp_path / "run", manifest, until=40)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -116,13 +117,10 @@ class LatentStore:
 
     def latents(self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
-        mean, std = np.moveaxis(self.moments(indices_B), 1, 0)
-        sample = std.astype(np.float32)
-        sample *= noise_BCHW
-        sample += mean
-        sample -= np.float32(self.manifest.shift)
-        sample *= np.float32(self.manifest.scale)
-        return sample
+        # torch converts half precision several times as fast as numpy; every other operation rounds alike in both.
+        mean, std = torch.from_numpy(self.moments(indices_B)).float().unbind(1)
+        sample = std.mul_(torch.from_numpy(noise_BCHW)).add_(mean).sub_(self.manifest.shift).mul_(self.manifest.scale)
+        return sample.numpy()
 
     def verify(self) -> None:
         """Read every byte and compare the digests.

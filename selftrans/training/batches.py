@@ -1,8 +1,9 @@
 """Training batches: everything random in step s is a function of (seed, s) and the position in the global batch."""
 
-import dataclasses
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,24 @@ from selftrans.data.store import LatentStore
 from selftrans.flow.interpolant import INTERPOLANTS, draw_time
 from selftrans.guidance.base import Batch
 from selftrans.runtime.random import Stream, generator
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What is drawn for one micro-batch of B samples."""
+
+    z: NDArray[np.float32]
+    """Clean latents, a fresh sample of the posterior, (B, C, H, W)."""
+    eps: NDArray[np.float32]
+    """Noise, (B, C, H, W)."""
+    times: NDArray[np.float32]
+    """t, (B,)."""
+    labels: NDArray[np.int64]
+    """True classes, (B,)."""
+    dropped_labels: NDArray[np.int64]
+    """Classes with some replaced by the null class, (B,)."""
 
 
 class BatchSource:
@@ -39,8 +58,12 @@ class BatchSource:
             chosen[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
         return chosen
 
-    def draw(self, step: int, positions: range) -> Batch:
-        """The part of global batch ``step`` at ``positions``, on the host."""
+    def draw(self, step: int, positions: range, device: torch.device = CPU) -> Batch:
+        """The part of global batch ``step`` at ``positions``."""
+        return self.batch(self.draw_numbers(step, positions), device)
+
+    def draw_numbers(self, step: int, positions: range) -> Numbers:
+        """All that is random in that part, on the host."""
         size, shape = len(positions), self.store.manifest.latent_shape
         times = np.empty(size, np.float32)
         dropped = np.empty(size, np.bool_)
@@ -54,43 +77,52 @@ class BatchSource:
             rng.standard_normal(dtype=np.float32, out=noise[row])
         indices = self.indices(step, positions)
         labels = self.store.labels[indices]
-        z = torch.from_numpy(self.store.latents(indices, posterior_noise))
-        eps, t = torch.from_numpy(noise), torch.from_numpy(times)
+        return Numbers(
+            z=self.store.latents(indices, posterior_noise),
+            eps=noise,
+            times=times,
+            labels=labels,
+            dropped_labels=np.where(dropped, self.store.manifest.num_classes, labels),
+        )
+
+    def batch(self, numbers: Numbers, device: torch.device) -> Batch:
+        """The batch on ``device``, where the noisy latents and the target are computed."""
+        z, eps = on_device(numbers.z, device), on_device(numbers.eps, device)
+        t = on_device(numbers.times, device)
         t_B111 = t.reshape(-1, 1, 1, 1)
         return Batch(
             z_BCHW=z,
             x_BCHW=self.path.noised(z, eps, t_B111),
             velocity_BCHW=self.path.velocity(z, eps, t_B111),
             t_B=t,
-            times=times,
-            labels_B=torch.from_numpy(labels),
-            dropped_labels_B=torch.from_numpy(np.where(dropped, self.store.manifest.num_classes, labels)),
+            times=numbers.times,
+            labels_B=on_device(numbers.labels, device),
+            dropped_labels_B=on_device(numbers.dropped_labels, device),
         )
 
     def stream(self, steps: range, parts: list[range], device: torch.device) -> Iterator[list[Batch]]:
-        """This process's micro-batches of each step, on ``device``; a thread draws the next step meanwhile."""
+        """This process's micro-batches of each step, on ``device``; threads draw the next steps meanwhile."""
 
-        def prepare(step: int) -> list[Batch]:
-            return [to_device(self.draw(step, part), device) for part in parts]
+        def draw(step: int) -> list[Numbers]:
+            return [self.draw_numbers(step, part) for part in parts]
 
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            coming: Future[list[Batch]] | None = None
+        # Almost all of the time goes into normal numbers, for which numpy lets other threads run.
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="batches") as pool:
+            coming: deque[Future[list[Numbers]]] = deque()
             for step in steps:
-                current = coming or pool.submit(prepare, step)
-                coming = pool.submit(prepare, step + 1) if step + 1 in steps else None
-                yield current.result()
+                while len(coming) <= threads and step + len(coming) in steps:
+                    coming.append(pool.submit(draw, step + len(coming)))
+                yield [self.batch(numbers, device) for numbers in coming.popleft().result()]
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(len(self.store))
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``; ``times`` stay on the host."""
-    if device.type == "cpu":
-        return batch
-    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    moved: dict[str, Any] = {name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()}
-    return dataclasses.replace(batch, **moved)
+def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The array as a tensor on ``device``; a GPU copies it while the program goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def process_parts(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:

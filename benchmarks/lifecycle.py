@@ -1,0 +1,64 @@
+"""The embedded experiment from nothing to its figures, and where the time goes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from benchmarks.timing import Result
+
+CORES = 2
+PARTS = {
+    "training": ("train-",),
+    "sampling": ("generate-",),
+    "statistics": ("statistics-", "reference-", "metrics-"),
+    "autoencoder_and_classifier": ("autoencoder", "classifier", "latents"),
+}
+STARTS = {"training": "selftrans.training.trainer", "sampling": "selftrans.generation, diffusers.models"}
+
+
+def digits_lifecycle() -> Iterator[Result]:
+    """Wall time of the default experiment on two cores against its jobs' seconds shared evenly, and the largest parts."""
+    with TemporaryDirectory() as name:
+        place = Path(name)
+        for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
+            (shutil.copytree if Path(item).is_dir() else shutil.copy)(item, place / item)
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place, env=environment,
+            check=True,
+        )  # fmt: skip
+        wall = time.perf_counter() - started
+        files = list(place.glob("results/**/benchmarks/*.tsv"))
+        seconds = pd.Series([_seconds(path) for path in files], index=[path.stem for path in files])
+    total = float(seconds.sum())
+    yield Result(
+        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES, ratio=total / CORES / wall, unit="s",
+        note=f"{len(seconds)} jobs; baseline: their {total:.0f} s shared evenly by the cores",
+    )  # fmt: skip
+    for part, prefixes in PARTS.items():
+        own = seconds[seconds.index.str.startswith(prefixes)]
+        yield Result(
+            name=f"digits_{part}", ours=float(own.sum()), baseline=total, ratio=float(own.sum()) / total, unit="s",
+            note=f"share of all jobs' seconds, {len(own)} jobs",
+        )  # fmt: skip
+    for part, modules in STARTS.items():
+        count = int(seconds.index.str.startswith(PARTS[part]).sum())
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+        start_up = count * (time.perf_counter() - started)
+        yield Result(
+            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total, unit="s",
+            note=f"imports of {count} jobs, share of all jobs' seconds",
+        )  # fmt: skip
+
+
+def _seconds(path: Path) -> float:
+    return float(pd.read_csv(path, sep="\t")["s"].iloc[0])
