@@ -7,7 +7,7 @@ CORES ?= all
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test bench schema format clean
+.PHONY: demo test bench check-adm schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
@@ -15,9 +15,14 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(run) python -m pytest
 
-# Ratios against stated baselines: a table, and results/benchmarks.json.
+# Ratios against stated baselines: a table, and results/benchmarks.json. Some of them: make bench ONLY="stage_2 batches"
 bench: $(VENV)/ready
 	$(run) OMP_NUM_THREADS=1 python -m benchmarks $(ONLY)
+
+# The published evaluation of ADM-G+U, with the real weights: make check-adm WEIGHTS=... SAMPLES=... [REFERENCE=... GPUS=1]
+check-adm: $(VENV)/ready
+	$(run) python -m benchmarks.check_adm "$(SAMPLES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") --gpus $(or $(GPUS),0)
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready

@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.data import batches, latent_loading
+from benchmarks.evaluation import frechet, inception_features, manifold, statistics_memory
 from benchmarks.lifecycle import digits_lifecycle
 from benchmarks.timing import Result, matmul_rate
 from benchmarks.training import bf16_gain, matmul_share, optimizer_and_ema, stage_2, teacher_precision
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, digits_lifecycle,
+    stage_2, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, frechet,
+    manifold, statistics_memory, inception_features, digits_lifecycle,
 )  # fmt: skip
 
 

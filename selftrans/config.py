@@ -23,6 +23,20 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weights = Literal["ema", "raw"]
 Interpolation = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
+ExtractorName = Literal["classifier", "inception", "dinov2"]
+EXTRACTORS: tuple[ExtractorName, ...] = ("classifier", "inception", "dinov2")
+DistanceArithmetic = Literal["fp32", "adm"]
+Metric = Literal["fid", "sfid", "is", "precision", "recall", "kid", "fd-dinov2"]
+# Which networks a metric is defined for; an FID of the classifier never compares with one of Inception.
+METRIC_EXTRACTORS: dict[Metric, tuple[ExtractorName, ...]] = {
+    "fid": ("classifier", "inception"),
+    "sfid": ("inception",),
+    "is": ("classifier", "inception"),
+    "precision": ("classifier", "inception"),
+    "recall": ("classifier", "inception"),
+    "kid": ("classifier", "inception"),
+    "fd-dinov2": ("dinov2",),
+}
 
 
 class Settings(BaseModel):
@@ -119,6 +133,9 @@ class Data(Settings):
     """Storage of the latents."""
     classifier: Classifier = Classifier()
     """The embedded feature extractor."""
+    reference: str | None = None
+    """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a data file, or statistics
+    of ours; all images of this data set, if it is not given."""
 
 
 # -------------------------------------------------------------------------------------------------------------- model
@@ -337,7 +354,7 @@ class SamplerGuidance(Settings):
     """Classifier-free guidance in an interval of time; outside it only the conditional pass is run."""
 
     scale: float = 1.0
-    """Scale of v_u + scale (v_c - v_u); 1 is no guidance."""
+    """Scale of v_u + scale (v_c - v_u); 1 is no guidance. A list is a sweep: a set of samples for each of its scales."""
     low: UnitFloat = 0.0
     """First t that is guided."""
     high: UnitFloat = 1.0
@@ -369,22 +386,84 @@ class Sampler(Settings):
     """Seed of labels, noise and SDE paths; sample i is a function of (seed, i)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; the state of the sampler is always float64."""
+    decoder_precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the autoencoder's decoder."""
     checkpoints: Literal["all", "last"] | tuple[PositiveInt, ...] = "all"
     """Which checkpoints are sampled."""
-
-
-Metric = Literal["fid", "is"]
+    sweep: Name | None = None
+    """The sweep that this set belongs to; filled in where `guidance.scale` is a list."""
 
 
 class Evaluation(Settings):
     """What is measured, on which samples."""
 
-    extractor: Literal["classifier"] = "classifier"
-    """Feature network of FID and IS."""
+    extractor: Literal["classifier", "inception"] = "classifier"
+    """Feature network of every metric but `fd-dinov2`, which has its own."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("fid", "is")
     """Numbers to compute."""
+    distances: DistanceArithmetic = "fp32"
+    """Arithmetic of the distances of precision and recall; `adm` is half precision, as in the ADM evaluator."""
+    keep_samples: bool = True
+    """Keep all images; else they are deleted once their statistics are there, but for the first ones."""
     samplers: Annotated[dict[Name, Sampler], Field(min_length=1)]
     """Sets of samples, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_sweeps(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not isinstance(values.get("samplers"), Mapping):
+            return values
+        return {**values, "samplers": dict(_expanded(values["samplers"]))}
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_extractor(self) -> Self:
+        for metric in self.metrics:
+            allowed = METRIC_EXTRACTORS[metric]
+            if self.extractor not in allowed and metric != "fd-dinov2":
+                raise ValueError(
+                    f"metrics: {metric!r} needs extractor {' or '.join(allowed)}, found {self.extractor!r}"
+                )
+        return self
+
+    def metrics_of(self, extractor: ExtractorName) -> tuple[Metric, ...]:
+        """The metrics that are computed from an extractor's features."""
+        return tuple(metric for metric in self.metrics if self.extractor_of(metric) == extractor)
+
+    def extractor_of(self, metric: Metric) -> ExtractorName:
+        """The extractor that a metric is computed with."""
+        return "dinov2" if metric == "fd-dinov2" else self.extractor
+
+    @property
+    def extractors(self) -> tuple[ExtractorName, ...]:
+        """All that are needed."""
+        return tuple(dict.fromkeys(self.extractor_of(metric) for metric in self.metrics))
+
+    @property
+    def sweeps(self) -> dict[str, tuple[str, ...]]:
+        """The sets of samples of each sweep over the guidance scale."""
+        names: dict[str, tuple[str, ...]] = {}
+        for name, sampler in self.samplers.items():
+            if sampler.sweep:
+                names[sampler.sweep] = (*names.get(sampler.sweep, ()), name)
+        return names
+
+
+def _expanded(samplers: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """The samplers, one for each scale of those that sweep over a list of them."""
+    for name, sampler in samplers.items():
+        guidance = sampler.get("guidance") if isinstance(sampler, Mapping) else None
+        scales = guidance.get("scale") if isinstance(guidance, Mapping) else None
+        if not isinstance(guidance, Mapping) or not isinstance(scales, list | tuple):
+            yield name, sampler
+            continue
+        if len(set(scales)) != len(scales):
+            raise ValueError(f"samplers.{name}.guidance.scale: {list(scales)} has repeats")
+        for scale in scales:
+            yield f"{name}-scale{scale}", {**sampler, "guidance": {**guidance, "scale": scale}, "sweep": name}
+
+
+FIRST_IMAGES = 100
+"""Images of every set that stay for figures when the others are deleted."""
 
 
 class Figures(Settings):
@@ -394,7 +473,7 @@ class Figures(Settings):
     """The sampler whose FID the convergence figure shows and whose images the sample figure shows."""
     sample_checkpoints: tuple[PositiveInt, ...]
     """Steps in the sample figure."""
-    sample_columns: PositiveInt = 10
+    sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
     width_inches: PositiveFloat = 5.5
     """Width of a figure; 5.5 inches is the text width of most venues."""
@@ -529,6 +608,8 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _evaluation_is_possible(self) -> Self:
+        if not {"fid", "is"} & {*self.evaluation.metrics}:
+            raise ValueError("evaluation.metrics: the convergence figure needs fid or is among them")
         steps = {step for run in self.runs.values() for step in run.training.checkpoints}
         chosen = {
             f"evaluation.samplers.{name}.checkpoints": sampler.checkpoints
@@ -581,6 +662,10 @@ class WorkflowSettings(Settings):
     """Names in `experiments/`, or paths of experiment files."""
     resources: dict[str, Any] = {}
     """Changes to each experiment's `resources`."""
+    weights: dict[ExtractorName, str] = {}
+    """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not given."""
+    fetch_weights: bool = False
+    """Download weights that are not there into the cache."""
 
     def references(self) -> tuple[str, ...]:
         """The experiments, as a list also where one was given."""
@@ -761,6 +846,9 @@ def experiment_schema() -> dict[str, Any]:
         "description": "Experiment file whose content this one changes: a name in `experiments/`, or a path.",
     }
     parts["Run"]["required"] = []
+    scale = parts["SamplerGuidance"]["properties"]["scale"]
+    number = scale.pop("type")
+    scale["anyOf"] = [{"type": number}, {"type": "array", "items": {"type": number}, "minItems": 1}]
     return schema
 
 

@@ -1,13 +1,16 @@
 """Generation: a checkpoint and an autoencoder -> images, streamed to disk. ``python -m selftrans.generation --help``.
 
-Sample i is a function of (seed, i): its label, its noise, its SDE path. So the images do not depend on the batch size or
-on an interruption, up to the rounding of matrix products.
+Sample i is a function of (seed, i): its label, its noise, its SDE path. So the images do not depend on the batch size, on
+the number of processes or on an interruption, up to the rounding of matrix products.
 """
+
+from __future__ import annotations
 
 import argparse
 import copy
 import json
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,20 +21,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import Sampler, validated
-from selftrans.data.images import write_image_archive
+from selftrans.config import FIRST_IMAGES, Sampler, validated
+from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import decode, load_autoencoder
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.devices import add_gpu_argument, claim_device
+from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import read_json, write_json
+from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import digest_of
+from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
 
 CPU = torch.device("cpu")
+DECODED_NUMBERS = 32 * 4 * 32 * 32  # latents of 32 images of 256 pixels at a time
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -107,6 +112,7 @@ class ImageSampler:
         self.model, self.facts = load_backbone(Path(weights), device)
         self._models = {"fp32": self.model}
         self.autoencoder = load_autoencoder(autoencoder, device)
+        self._decoders = {"fp32": self.autoencoder}
 
     def labels(self, settings: Sampler, indices: range) -> NDArray[np.int64]:
         """Class of each sample."""
@@ -121,78 +127,92 @@ class ImageSampler:
         model = self._models[settings.precision]
         z = sample_latents(model, settings, labels, noise, model.null_class, self.facts["path"])
         latents = self.facts["latents"]
-        return decode(self.autoencoder, z / latents["scale"] + latents["shift"]).cpu().numpy()
+        return self.decode(z / latents["scale"] + latents["shift"], settings.decoder_precision)
+
+    def decode(self, z_BCHW: Tensor, precision: str = "fp32") -> NDArray[np.uint8]:
+        """Images (B, H, W, 3) of unscaled latents, some at a time: a decoder needs far more memory than a backbone."""
+        if precision not in self._decoders:
+            self._decoders[precision] = copy.deepcopy(self.autoencoder).to(DTYPES[precision])
+        decoder, size = self._decoders[precision], max(1, DECODED_NUMBERS // z_BCHW[0].numel())
+        return np.concatenate([decode(decoder, part).cpu().numpy() for part in z_BCHW.split(size)])
 
 
-def generate(
-    settings: Sampler, weights: Path, autoencoder: str, output: Path, device: torch.device, batch_size: int = 256
-) -> dict[str, Any]:
-    """Write ``num_samples`` images to ``output`` (.npz) and what they are to the ``.json`` beside it.
-
-    Progress lies in a directory beside ``output`` until the archive is whole; the same call goes on there.
-
-    Raises:
-        UserError: the checkpoint or the autoencoder cannot be used.
-    """
-    sampler = ImageSampler(weights, autoencoder, device)
-    description = {
-        **settings.model_dump(mode="json", exclude={"checkpoints"}),
+def describe(settings: Sampler, sampler: ImageSampler) -> dict[str, Any]:
+    """All that a set of samples depends on."""
+    return {
+        **settings.model_dump(mode="json", exclude={"checkpoints", "sweep"}),
         "checkpoint": {key: sampler.facts[key] for key in ("run", "seed", "step", "digest")},
         "autoencoder_digest": digest_of(sampler.autoencoder.state_dict()),
         "versions": {"selftrans": __version__, **{name: version(name) for name in ("torch", "diffusers", "timm")}},
     }
-    everything = range(settings.num_samples)
-    with PartialImages(output.with_suffix(".partial"), settings.num_samples, description) as partial:
-        with Progress(settings.num_samples, "sampling", "image", initial=partial.done) as bar:
-            while partial.done < settings.num_samples:
-                indices = everything[partial.done : partial.done + batch_size]
-                partial.append(sampler.images(settings, indices))
-                bar.update(len(indices))
-        write_image_archive(output, partial.images(), sampler.labels(settings, everything))
-    write_json(output.with_suffix(".json"), description)
-    return description
+
+
+def generate(
+    settings: Sampler, sampler: ImageSampler, partial: PartialImages, batch_size: int, share: Share = WHOLE
+) -> None:
+    """Draw this worker's share of the images into ``partial``, but for those that are there already."""
+    span = share.span(settings.num_samples)
+    todo = partial.missing(span, batch_size)
+    done = len(span) - sum(map(len, todo))
+    with Progress(len(span), "sampling", "image", initial=done, quiet=share.number > 0) as bar:
+        for indices in todo:
+            partial.add(indices, sampler.images(settings, indices))
+            bar.update(len(indices))
+
+
+def finish(settings: Sampler, partial: PartialImages, num_classes: int, output: Path) -> None:
+    """Put the whole set into ``output``, its first images into ``first.npz`` and what it is into a ``.json`` beside it."""
+    pieces = partial.pieces(settings.num_samples)
+    labels = sample_labels(settings, range(settings.num_samples), num_classes)
+    write_image_archive(output, pieces, labels)
+    first = next(ImageArchive(output).batches(range(min(FIRST_IMAGES, settings.num_samples)), FIRST_IMAGES))
+    write_image_archive(output.with_name("first.npz"), [first], labels[: len(first)])
+    write_json(output.with_suffix(".json"), partial.description)
+    partial.remove()
 
 
 class PartialImages:
-    """Images in the making: a memory-mapped file and the number that are done; removed when the work is done.
+    """Images in the making: a file for each batch, whole or not there; so any worker goes on where another one stopped.
 
     Args:
         directory: where they lie.
-        count: how many there will be.
         description: what they are; the remains of something else are discarded.
     """
 
-    def __init__(self, directory: Path, count: int, description: dict[str, Any]) -> None:
-        self.directory, self.count, self.description = directory, count, description
-        self._file, self._record = directory / "images.npy", directory / "done.json"
-        self.done = 0
+    def __init__(self, directory: Path, description: dict[str, Any]) -> None:
+        self.directory, self.description = directory, description
+        record = directory / "description.json"
+        if not record.is_file() or read_json(record) != description:
+            self.remove()
+            write_json(record, description)
 
-    def __enter__(self) -> "PartialImages":
-        if self._record.is_file() and self._file.is_file():
-            record = read_json(self._record)
-            self.done = record["done"] if record["description"] == self.description else 0
-        return self
+    def missing(self, span: range, batch_size: int) -> list[range]:
+        """What is still to be drawn of ``span``, in batches."""
+        drawn = sorted((there.start, there.stop) for there in self._drawn() if there.start < span.stop)
+        batches, place = [], span.start
+        for start, stop in [*drawn, (span.stop, span.stop)]:
+            batches += [range(first, min(first + batch_size, start)) for first in range(place, start, batch_size)]
+            place = max(place, stop)
+        return batches
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            shutil.rmtree(self.directory)
+    def add(self, indices: range, images_BHWC: NDArray[np.uint8]) -> None:
+        """Write a batch."""
+        with atomic_path(self.directory / f"{indices.start:08}-{indices.stop:08}.npy") as temporary:
+            np.save(temporary, images_BHWC)
 
-    def append(self, images_BHWC: NDArray[np.uint8]) -> None:
-        """Write the next images and record that they are there."""
-        if self.done == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            shape = (self.count, *images_BHWC.shape[1:])
-            whole = np.lib.format.open_memmap(self._file, mode="w+", dtype=np.uint8, shape=shape)
-        else:
-            whole = np.lib.format.open_memmap(self._file, mode="r+")
-        whole[self.done : self.done + len(images_BHWC)] = images_BHWC
-        whole.flush()
-        self.done += len(images_BHWC)
-        write_json(self._record, {"done": self.done, "description": self.description})
+    def pieces(self, count: int) -> list[NDArray[np.uint8]]:
+        """All images in order, memory-mapped."""
+        drawn = sorted(self._drawn(), key=lambda there: there.start)
+        assert [there.start for there in drawn] + [count] == [0] + [there.stop for there in drawn]
+        return [np.load(self.directory / f"{one.start:08}-{one.stop:08}.npy", mmap_mode="r") for one in drawn]
 
-    def images(self) -> NDArray[np.uint8]:
-        """All images, memory-mapped."""
-        return np.lib.format.open_memmap(self._file, mode="r")
+    def remove(self) -> None:
+        """Remove what is there."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _drawn(self) -> list[range]:
+        names = (path.stem.split("-") for path in self.directory.glob("????????-????????.npy"))
+        return [range(int(start), int(stop)) for start, stop in names]
 
 
 def main() -> None:
@@ -203,17 +223,27 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
     parser.add_argument("--autoencoder", required=True, help="directory or hub name of the AutoencoderKL")
     parser.add_argument("--settings", required=True, help="an entry of evaluation.samplers, as JSON")
-    parser.add_argument("--output", type=Path, required=True, help="the .npz; a .json is written beside it")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the .npz; its first images and a .json go beside it"
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: 256)")
-    add_gpu_argument(parser)
+    add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
     try:
         settings = validated(Sampler, json.loads(arguments.settings), "--settings")
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not JSON ({error})") from None
-    device = claim_device(arguments.gpus)
-    generate(settings, arguments.weights, arguments.autoencoder, arguments.output, device, arguments.batch_size)
+    several = arguments.worker is None and max(arguments.gpus, arguments.processes) > 1
+    device = CPU if several else claim_device(min(arguments.gpus, 1))
+    sampler = ImageSampler(arguments.weights, arguments.autoencoder, device)
+    partial = PartialImages(arguments.output.with_suffix(".partial"), describe(settings, sampler))
+    if several:
+        run_workers("selftrans.generation", sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
+    else:
+        generate(settings, sampler, partial, arguments.batch_size, arguments.worker or WHOLE)
+    if arguments.worker is None:
+        finish(settings, partial, sampler.model.shape.num_classes, arguments.output)
 
 
 if __name__ == "__main__":

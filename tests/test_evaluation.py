@@ -1,22 +1,38 @@
 """Statistics and metrics against published formulas and closed forms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
-from selftrans.data.images import read_image_archive, write_image_archive
-from selftrans.evaluation.metrics import compute_metrics, frechet_distance, inception_score
-from selftrans.evaluation.statistics import Statistics
+from selftrans.config import METRIC_EXTRACTORS
+from selftrans.data.images import ImageArchive, write_image_archive
+from selftrans.evaluation.activations import Activations
+from selftrans.evaluation.manifold import precision_recall, squared_distances
+from selftrans.evaluation.metrics import compute_metrics, frechet_distance, inception_score, kernel_distance
+from selftrans.evaluation.parts import load_part, save_part
+from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.workers import Share
 
 RNG = np.random.default_rng(0)
 
 
-def statistics_of(features, logits, batch=64, digest="d"):
-    statistics = Statistics("classifier", digest)
+def streamed(features, logits=None, spatial=None, batch=64, digest="d", extractor="inception", first=0):
+    statistics = Statistics(extractor, digest)
     for start in range(0, len(features), batch):
-        statistics.add(features[start : start + batch], logits[start : start + batch])
+        parts = {"features": features, "logits": logits, "spatial": spatial}
+        given = {name: torch.as_tensor(x[start : start + batch]) for name, x in parts.items() if x is not None}
+        statistics.add(first + start, Activations(**given))
     return statistics
+
+
+def statistics_of(features, logits=None, **options):
+    return dataclasses.replace(
+        streamed(features, logits, **options).finished(), features=np.asarray(features, np.float32)
+    )
 
 
 def random_covariance(d, rank=None):
@@ -52,12 +68,37 @@ def test_frechet_distance_of_rank_deficient_covariances():
     assert frechet_distance(zero, np.zeros((20, 20)), zero, cov1) == pytest.approx(14, abs=1e-9)
 
 
-def test_streamed_moments_are_those_of_numpy_at_any_batch_size():
-    features, logits = RNG.standard_normal((301, 12)).astype(np.float32) + 50, RNG.standard_normal((301, 5))
-    for batch in (1, 7, 301):
-        moments = statistics_of(features, logits, batch).moments
-        np.testing.assert_allclose(moments.mean(), features.astype(np.float64).mean(0), rtol=1e-12)
-        np.testing.assert_allclose(moments.covariance(), np.cov(features.astype(np.float64).T), atol=1e-9)
+@pytest.mark.parametrize("batch", [1, 7, 301])
+def test_streamed_moments_are_those_of_numpy_at_any_batch_size(batch):
+    features, spatial = RNG.standard_normal((301, 12)).astype(np.float32) + 50, RNG.standard_normal((301, 5))
+    gaussians = streamed(features, spatial=spatial, batch=batch).finished().gaussians
+    for name, expected in (("features", features.astype(np.float64)), ("spatial", spatial)):
+        assert gaussians[name].count == 301
+        np.testing.assert_allclose(gaussians[name].mean, expected.mean(0), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(gaussians[name].covariance, np.cov(expected.T), atol=1e-9)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+def test_shards_add_up_to_the_whole(tmp_path, shards):
+    """Also where a chunk of the Inception score is cut, and on the way over disk."""
+    features, spatial = RNG.standard_normal((12001, 6)), RNG.standard_normal((12001, 4))
+    logits = RNG.standard_normal((12001, 5)) * 2
+    whole = streamed(features, logits, spatial).finished()
+    parts = []
+    for number in range(shards):
+        span = Share(number, shards).span(12001)
+        rows = slice(span.start, span.stop)
+        part = streamed(features[rows], logits[rows], spatial[rows], batch=100, first=span.start)
+        save_part(part, tmp_path / f"{number}.npz")
+        parts.append(load_part(tmp_path / f"{number}.npz"))
+    for part in parts[1:]:
+        parts[0].merge(part)
+    merged = parts[0].finished()
+    for name in ("features", "spatial"):
+        np.testing.assert_allclose(merged.gaussians[name].mean, whole.gaussians[name].mean, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(merged.gaussians[name].covariance, whole.gaussians[name].covariance, atol=1e-12)
+    assert [chunk.count for chunk in merged.scores] == [5000, 5000, 2001]
+    assert inception_score(merged) == pytest.approx(inception_score(whole), rel=1e-12)
 
 
 def slow_inception_score(logits, split=5000):
@@ -74,7 +115,7 @@ def slow_inception_score(logits, split=5000):
 def test_inception_score_is_its_formula_in_chunks_of_file_order(batch):
     logits = RNG.standard_normal((11000, 10)) * 2
     logits[:5000, 0] += 3  # the chunks differ
-    score = inception_score(statistics_of(np.zeros((11000, 2)), logits, batch))
+    score = inception_score(statistics_of(np.zeros((11000, 2)), logits, batch=batch))
     assert score == pytest.approx(slow_inception_score(logits), rel=1e-10)
 
 
@@ -84,46 +125,159 @@ def test_inception_score_survives_underflow():
     assert inception_score(statistics_of(np.zeros((100, 2)), logits)) == pytest.approx(10)
 
 
+def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
+    labels = np.arange(12000) % 10
+    logits = np.eye(10)[labels] * 4 + RNG.standard_normal((12000, 10))  # a network that is right most of the time
+    features = np.zeros((12000, 2))
+    shuffled = statistics_of(features, logits)
+    assert inception_score(shuffled) > 3
+    order = np.argsort(labels, kind="stable")
+    with pytest.raises(UserError, match="is: the samples are sorted by class"):
+        inception_score(statistics_of(features, logits[order]))
+    assert (
+        inception_score(statistics_of(features[:4000], logits[order][:4000])) > 1
+    )  # one chunk: the order says nothing
+    collapsed = statistics_of(features, np.tile(logits[:1], (12000, 1)))  # one image again and again is no sorted set
+    assert inception_score(collapsed) == pytest.approx(1)
+
+
+def slow_precision_recall(samples, reference, k=3):
+    """Kynkaanniemi et al. 2019, equations 1 and 2, with full matrices in float64."""
+
+    def distances(a, b):
+        return ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1)
+
+    def covered(points, centres):
+        radii = np.sort(distances(centres, centres), axis=1)[:, k]  # column 0 is the point itself
+        return (distances(points, centres) <= radii[None]).any(axis=1).mean()
+
+    return covered(samples, reference), covered(reference, samples)
+
+
+@pytest.mark.parametrize("block", [7, 64, 1000])
+def test_precision_and_recall_are_their_formulas_in_blocks_of_any_size(monkeypatch, block):
+    from selftrans.evaluation import manifold
+
+    monkeypatch.setattr(manifold, "BLOCK", block)
+    samples = (RNG.standard_normal((150, 6)) * 1.2 + 0.8).astype(np.float32)
+    reference = RNG.standard_normal((110, 6)).astype(np.float32)
+    found, expected = precision_recall(samples, reference), slow_precision_recall(samples, reference)
+    assert found == pytest.approx(expected)
+    assert 0.2 < min(found) <= max(found) < 1
+
+
+def test_the_distances_of_adm_are_half_precision_where_that_is_finite():
+    a, b = torch.randn(30, 64), torch.randn(20, 64)
+    exact = torch.cdist(a.double(), b.double()) ** 2
+    torch.testing.assert_close(squared_distances(a, b).double(), exact, rtol=1e-5, atol=1e-4)
+    halves = squared_distances(a, b, "adm")
+    assert torch.equal(halves, squared_distances(a.half(), b.half()).float())
+    assert (halves.double() - exact).abs().max() > 0.01
+    torch.testing.assert_close(squared_distances(a * 100, b, "adm"), squared_distances(a * 100, b))  # would be infinite
+
+
+def test_kid_is_the_unbiased_estimate_of_its_formula():
+    """All pairs at once, as published, where a subset is the whole set; and zero on average for equal distributions."""
+    x, y = RNG.standard_normal((40, 5)), RNG.standard_normal((40, 5)) + 0.5
+
+    def kernel(a, b):
+        return (a @ b / 5 + 1) ** 3
+
+    unpaired = sum(sum(kernel(z[i], z[j]) for i in range(40) for j in range(40) if i != j) / (40 * 39) for z in (x, y))
+    expected = unpaired - 2 * np.mean([kernel(a, b) for a in x for b in y])
+    found = kernel_distance(x.astype(np.float32), y.astype(np.float32), subsets=3, size=40)
+    assert found == pytest.approx(expected, rel=1e-5)
+    draws = [RNG.standard_normal((2, 60, 5)).astype(np.float32) for _ in range(300)]
+    estimates = [kernel_distance(*pair, subsets=1, size=60) for pair in draws]
+    assert abs(np.mean(estimates)) < 3 * np.std(estimates) / np.sqrt(300)
+    assert np.mean(estimates) < expected / 10
+
+
+def full_statistics(**options):
+    features, spatial = RNG.standard_normal((100, 6)), RNG.standard_normal((100, 4))
+    return statistics_of(features, RNG.standard_normal((100, 3)), spatial=spatial, **options)
+
+
+METRICS = ("fid", "sfid", "is", "precision", "recall", "kid")
+
+
 def test_statistics_come_back_from_disk(tmp_path):
-    features, logits = RNG.standard_normal((100, 6)), RNG.standard_normal((100, 3))
-    written = statistics_of(features, logits)
+    written, reference = full_statistics(), full_statistics()
     written.save(tmp_path / "s.npz")
-    read = Statistics.load(tmp_path / "s.npz")
-    assert compute_metrics(("fid", "is"), read, written) == compute_metrics(("fid", "is"), written, written)
+    without = ImageStatistics.load(tmp_path / "s.npz")
+    assert without.features is None
+    np.save(features_path(tmp_path / "s.npz"), written.features)
+    read = ImageStatistics.load(tmp_path / "s.npz")
+    assert compute_metrics(METRICS, read, reference) == compute_metrics(METRICS, written, reference)
+    assert list(compute_metrics(("recall", "fid"), read, reference)) == ["recall", "fid"]
+    for metric in ("precision", "kid"):
+        with pytest.raises(UserError, match="need the features of the samples, only their moments are there"):
+            compute_metrics((metric,), without, reference)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "not a statistics file"), (b"PK\x03\x04", "not a statistics file"), (None, "no such file")],
+)
+def test_damaged_statistics_are_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "s.npz").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        ImageStatistics.load(tmp_path / "s.npz")
+    full_statistics().save(tmp_path / "t.npz")
+    features_path(tmp_path / "t.npz").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"t-features\.npy: not an array of features"):
+        ImageStatistics.load(tmp_path / "t.npz")
 
 
 def test_another_extractor_is_refused():
-    features, logits = RNG.standard_normal((100, 6)), RNG.standard_normal((100, 3))
     with pytest.raises(UserError, match="their features cannot be compared"):
-        compute_metrics(("fid",), statistics_of(features, logits), statistics_of(features, logits, digest="e"))
+        compute_metrics(("fid",), full_statistics(), full_statistics(digest="e"))
+    with pytest.raises(UserError, match="their features cannot be compared"):
+        compute_metrics(("fid",), full_statistics(), full_statistics(extractor="classifier"))
+    with pytest.raises(UserError, match=r"fd-dinov2: cannot be computed from inception features \(allowed: dinov2\)"):
+        compute_metrics(("fd-dinov2",), full_statistics(), full_statistics())
 
 
-def test_features_that_are_not_finite_are_refused():
-    features = np.zeros((10, 3))
-    features[4, 1] = np.nan
+def test_every_metric_says_which_extractors_it_is_defined_for():
+    assert all(METRIC_EXTRACTORS.values())
+
+
+def test_a_biased_fid_is_said_to_be(caplog):
+    few = statistics_of(RNG.standard_normal((5, 6)))
+    compute_metrics(("fid",), few, full_statistics())
+    assert "fid of 5 samples with 6 features is strongly biased" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["features", "spatial", "logits"])
+def test_activations_that_are_not_finite_are_refused(name):
+    arrays = {"features": np.zeros((10, 3)), "spatial": np.zeros((10, 4)), "logits": np.zeros((10, 2))}
+    arrays[name][4, 1] = np.nan
     with pytest.raises(UserError, match="images 0 to 9 are not finite"):
-        statistics_of(features, np.zeros((10, 2)))
+        streamed(**arrays)
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_leave_no_file(tmp_path, count):
+def test_too_few_images_are_refused(count):
     with pytest.raises(UserError, match=f"at least 2 images, found {count}"):
-        statistics_of(np.zeros((count, 3)), np.zeros((count, 2))).save(tmp_path / "s.npz")
-    assert not list(tmp_path.iterdir())
+        streamed(np.zeros((count, 3))).finished()
 
 
 def test_image_archive_is_numpys_and_streams(tmp_path):
     images = RNG.integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
-    write_image_archive(tmp_path / "a.npz", images, np.arange(23))
+    write_image_archive(tmp_path / "a.npz", [images[:9], images[9:]], np.arange(23))
     with np.load(tmp_path / "a.npz") as archive:
         np.testing.assert_array_equal(archive["arr_0"], images)
         np.testing.assert_array_equal(archive["arr_1"], np.arange(23))
     np.savez(tmp_path / "b.npz", images)
     np.savez_compressed(tmp_path / "c.npz", images)
     for name in "abc":
-        batches = list(read_image_archive(tmp_path / f"{name}.npz", 10))
+        archive = ImageArchive(tmp_path / f"{name}.npz")
+        assert len(archive) == 23
+        batches = list(archive.batches(range(23), 10))
         assert [len(batch) for batch in batches] == [10, 10, 3]
         np.testing.assert_array_equal(np.concatenate(batches), images)
+        np.testing.assert_array_equal(np.concatenate(list(archive.batches(range(7, 19), 5))), images[7:19])
 
 
 def test_archives_that_are_none_are_refused_in_one_line(tmp_path):
@@ -136,5 +290,5 @@ def test_archives_that_are_none_are_refused_in_one_line(tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros((5, 8, 8, 3), np.uint8))
     for name in ("truncated", "empty", "float", "alpha", "other", "absent"):
         with pytest.raises(UserError, match=rf"{name}\.npz: ") as caught:
-            list(read_image_archive(tmp_path / f"{name}.npz", 10))
+            list(ImageArchive(tmp_path / f"{name}.npz").batches(range(50), 10))
         assert "\n" not in str(caught.value)

@@ -1,8 +1,11 @@
 """Generation: sample i is a function of (seed, i), whatever the batch size and the interruptions."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from selftrans import generation
 from selftrans.config import Sampler, SamplerGuidance
-from selftrans.generation import SampleNoise, generate, sample_labels
+from selftrans.generation import ImageSampler, PartialImages, SampleNoise, describe, finish, generate, sample_labels
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import save_tensors
@@ -47,6 +50,14 @@ def settings(**changes):
     return Sampler(**{"sampler": "euler", "num_steps": 4, "num_samples": 11, "guidance": guidance, **changes})
 
 
+def make(one, weights, autoencoder, output, batch_size=256):
+    """What the command line does."""
+    sampler = ImageSampler(weights, autoencoder, CPU)
+    partial = PartialImages(output.with_suffix(".partial"), describe(one, sampler))
+    generate(one, sampler, partial, batch_size)
+    finish(one, partial, sampler.model.shape.num_classes, output)
+
+
 def images(path):
     with np.load(path) as archive:
         return archive["arr_0"]
@@ -55,7 +66,7 @@ def images(path):
 @pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
 def test_images_do_not_depend_on_the_batch_size(tmp_path, weights, autoencoder, sampler):
     for batch_size in (1, 4, 11, 100):
-        generate(settings(sampler=sampler), weights, autoencoder, tmp_path / f"{batch_size}.npz", CPU, batch_size)
+        make(settings(sampler=sampler), weights, autoencoder, tmp_path / f"{batch_size}.npz", batch_size)
     whole = images(tmp_path / "100.npz")
     assert whole.shape == (11, 32, 32, 3)
     assert whole.dtype == np.uint8
@@ -83,7 +94,7 @@ def test_balanced_labels_are_balanced_and_random_ones_uniform():
 
 
 def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monkeypatch):
-    generate(settings(), weights, autoencoder, tmp_path / "whole.npz", CPU, 3)
+    make(settings(), weights, autoencoder, tmp_path / "whole.npz", 3)
     drawn = []
     draw = generation.sample_latents
 
@@ -95,12 +106,93 @@ def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monke
 
     monkeypatch.setattr(generation, "sample_latents", breaking)
     with pytest.raises(KeyboardInterrupt):
-        generate(settings(), weights, autoencoder, tmp_path / "parts.npz", CPU, 3)
+        make(settings(), weights, autoencoder, tmp_path / "parts.npz", 3)
     assert not (tmp_path / "parts.npz").exists()
-    generate(settings(), weights, autoencoder, tmp_path / "parts.npz", CPU, 3)
+    make(settings(), weights, autoencoder, tmp_path / "parts.npz", 3)
     assert drawn == [3, 3, 3, 3, 2]
     np.testing.assert_array_equal(images(tmp_path / "parts.npz"), images(tmp_path / "whole.npz"))
     assert not list(tmp_path.glob("*.partial"))
+
+
+def sampling(one, weights, autoencoder, output, *options):
+    words = ["--settings", one.model_dump_json(), "--autoencoder", autoencoder, "--output", output, *options]
+    command = [sys.executable, "-m", "selftrans.generation", str(weights), *map(str, words)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler-maruyama"])
+def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sampler):
+    one = settings(sampler=sampler, num_samples=23, labels="random")
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        output = tmp_path / f"{processes}/samples.npz"
+        child = sampling(one, weights, autoencoder, output, "--batch-size", 5, "--processes", processes)
+        _, messages = child.communicate(timeout=120)
+        assert child.returncode == 0, messages
+    found, expected = (images(tmp_path / f"{processes}/samples.npz") for processes in (2, 1))
+    assert found.shape == (23, 32, 32, 3)
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+    with np.load(tmp_path / "1/samples.npz") as a, np.load(tmp_path / "2/samples.npz") as b:
+        np.testing.assert_array_equal(a["arr_1"], b["arr_1"])
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["first.npz", "samples.json", "samples.npz"]
+
+
+def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, weights, autoencoder):
+    one = settings(num_samples=400, num_steps=10)
+    whole, parts = tmp_path / "whole.npz", tmp_path / "parts/samples.npz"
+    make(one, weights, autoencoder, whole)
+    child = sampling(one, weights, autoencoder, parts, "--batch-size", 3, "--processes", 2)
+    while len(list(parts.with_suffix(".partial").glob("*.npy"))) < 20:
+        time.sleep(0.01)
+        assert child.poll() is None, child.stderr.read()
+    child.send_signal(signal.SIGTERM)
+    _, messages = child.communicate(timeout=60)
+    assert child.returncode == 75, messages
+    assert "SIGTERM: what is done is kept" in messages
+    assert not parts.exists()
+    done = {path: path.stat().st_mtime_ns for path in parts.with_suffix(".partial").glob("*.npy")}
+    assert 20 <= len(done) < 134
+    child = sampling(one, weights, autoencoder, parts, "--batch-size", 50)
+    _, messages = child.communicate(timeout=120)
+    assert child.returncode == 0, messages
+    assert np.abs(images(parts).astype(int) - images(whole).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("drawn", "batch_size", "missing"),
+    [
+        ([], 4, [range(3, 7), range(7, 11), range(11, 12)]),
+        ([(0, 5), (7, 9)], 4, [range(5, 7), range(9, 12)]),
+        ([(3, 12)], 1, []),
+        ([(4, 6), (6, 8), (12, 20)], 10, [range(3, 4), range(8, 12)]),
+    ],
+)
+def test_what_is_missing_is_cut_into_batches(tmp_path, drawn, batch_size, missing):
+    partial = PartialImages(tmp_path / "p", {})
+    for start, stop in drawn:
+        partial.add(range(start, stop), np.zeros((stop - start, 1, 1, 3), np.uint8))
+    assert partial.missing(range(3, 12), batch_size) == missing
+
+
+def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monkeypatch):
+    seen = []
+    decode = generation.decode
+
+    def watched(decoder, latents):
+        seen.append((len(latents), next(decoder.parameters()).dtype))
+        return decode(decoder, latents)
+
+    monkeypatch.setattr(generation, "decode", watched)
+    monkeypatch.setattr(generation, "DECODED_NUMBERS", 4 * 4 * 8 * 8)
+    make(settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz")
+    assert seen == [(4, torch.bfloat16), (4, torch.bfloat16), (2, torch.bfloat16)]
+
+
+def test_the_first_images_stand_beside_the_set(tmp_path, weights, autoencoder):
+    make(settings(num_samples=120), weights, autoencoder, tmp_path / "samples.npz")
+    with np.load(tmp_path / "samples.npz") as whole, np.load(tmp_path / "first.npz") as first:
+        np.testing.assert_array_equal(first["arr_0"], whole["arr_0"][:100])
+        np.testing.assert_array_equal(first["arr_1"], whole["arr_1"][:100])
 
 
 def test_the_remains_of_other_settings_are_not_used(tmp_path, weights, autoencoder, monkeypatch):
@@ -110,20 +202,20 @@ def test_the_remains_of_other_settings_are_not_used(tmp_path, weights, autoencod
     with monkeypatch.context() as patched:
         patched.setattr(generation, "write_image_archive", breaking)
         with pytest.raises(KeyboardInterrupt):
-            generate(settings(seed=1), weights, autoencoder, tmp_path / "a.npz", CPU)
-    generate(settings(seed=2), weights, autoencoder, tmp_path / "a.npz", CPU)
-    generate(settings(seed=2), weights, autoencoder, tmp_path / "b.npz", CPU)
+            make(settings(seed=1), weights, autoencoder, tmp_path / "a.npz")
+    make(settings(seed=2), weights, autoencoder, tmp_path / "a.npz")
+    make(settings(seed=2), weights, autoencoder, tmp_path / "b.npz")
     np.testing.assert_array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
 
 
 def test_guidance_and_labels_change_the_images(tmp_path, weights, autoencoder):
-    generate(settings(), weights, autoencoder, tmp_path / "a.npz", CPU)
-    generate(settings(guidance=SamplerGuidance()), weights, autoencoder, tmp_path / "b.npz", CPU)
+    make(settings(), weights, autoencoder, tmp_path / "a.npz")
+    make(settings(guidance=SamplerGuidance()), weights, autoencoder, tmp_path / "b.npz")
     assert not np.array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
 
 
 def test_the_description_says_all_that_the_images_depend_on(tmp_path, weights, autoencoder):
-    generate(settings(), weights, autoencoder, tmp_path / "a.npz", CPU)
+    make(settings(), weights, autoencoder, tmp_path / "a.npz")
     described = json.loads((tmp_path / "a.json").read_text())
     assert {
         "sampler",
@@ -142,7 +234,7 @@ def test_the_description_says_all_that_the_images_depend_on(tmp_path, weights, a
 
 def test_an_autoencoder_that_is_none_is_refused_in_one_line(tmp_path, weights):
     with pytest.raises(UserError, match="cannot be loaded from this directory") as caught:
-        generate(settings(), weights, str(tmp_path), tmp_path / "a.npz", CPU)
+        make(settings(), weights, str(tmp_path), tmp_path / "a.npz")
     assert "\n" not in str(caught.value)
 
 

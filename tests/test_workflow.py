@@ -385,6 +385,52 @@ def test_a_nan_stops_the_retries_of_its_job_at_once(place):
     place.run(target, experiments=("diverging",))
 
 
+def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
+    """One set for each guidance scale and a figure of them; images are deleted once seen, and later metrics need none."""
+    ode = {"sampler": "euler", "num_steps": 2, "num_samples": 12, "checkpoints": "last"}
+    samplers = {"ode": ode, "cfg": {**ode, "guidance": {"scale": [1.0, 1.5, 2.25]}}}
+    changes = {
+        "runs": {"sit": {}}, "evaluation.samplers": samplers, "evaluation.keep_samples": False,
+        "figures.sample_checkpoints": [8],
+    }  # fmt: skip
+    place.write("sweeping", **changes)
+    place.run(experiments=("sweeping",))
+    samples = place.path("sweeping/runs/sit/seed0/samples/8")
+    names = {"ode-n12", "cfg-scale1.0-n12", "cfg-scale1.5-n12", "cfg-scale2.25-n12"}
+    assert {path.name for path in samples.iterdir()} == names
+    for name in names:
+        assert not (samples / name / "samples.npz").exists()
+        with np.load(samples / name / "first.npz") as first:
+            assert first["arr_0"].shape == (12, 32, 32, 3)
+    table = pd.read_csv(place.path("sweeping/metrics.csv"))
+    assert sorted(table["guidance_scale"]) == [1, 1, 1.5, 2.25]
+    assert table.set_index("samples")["fid"]["cfg-scale1.0"] == table.set_index("samples")["fid"]["ode"]
+    assert place.path("sweeping/figures/sweep-cfg.png").stat().st_size > 10_000
+    assert place.planned(experiments=("sweeping",)) == {}
+    place.write("sweeping", **changes, **{"evaluation.metrics": ["fid", "is", "precision", "recall", "kid"]})
+    assert place.planned("evaluate", experiments=("sweeping",)) == {"metrics": 4, "table": 1}
+    place.run("evaluate", experiments=("sweeping",))
+    table = pd.read_csv(place.path("sweeping/metrics.csv"))
+    assert ((table[["precision", "recall"]] >= 0) & (table[["precision", "recall"]] <= 1)).to_numpy().all()
+    assert place.planned("evaluate", experiments=("sweeping",)) == {}
+    samplers["cfg"]["guidance"]["scale"] = [1.0, 1.5, 3.0]  # another scale draws that set only
+    place.write("sweeping", **changes)
+    assert place.planned("generate", experiments=("sweeping",))["generate_temporary_samples"] == 1
+
+
+def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, monkeypatch):
+    monkeypatch.setenv("SELFTRANS_CACHE", str(place.directory / "cache"))
+    place.write("published", **{"evaluation.extractor": "inception", "evaluation.metrics": ["fid", "fd-dinov2"]})
+    ended = place.snakemake(experiments=("published",))
+    assert ended.returncode == 1
+    log = place.path("extractors/inception.log").read_text()
+    assert "the inception extractor needs pt_inception-2015-12-05-6726825d.pth" in log
+    assert not list(place.directory.glob("results/published/runs/*/*/checkpoints/*/ema.safetensors"))
+    planned = place.planned(experiments=("published",))
+    assert planned["extractor_weights"] == 2
+    assert planned["reference_statistics"] == 2
+
+
 def test_the_report_shows_the_figures(place):
     place.run("report")
     report = place.path("report.html").read_text()

@@ -1,10 +1,12 @@
 """Image archives in the form of the ADM evaluator: an ``.npz`` whose ``arr_0`` is uint8, (N, H, W, 3)."""
 
+import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -14,39 +16,67 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 
-def write_image_archive(path: Path, images_NHWC: NDArray[np.uint8], labels_N: NDArray[np.int64]) -> None:
-    """Write images as ``arr_0`` and labels as ``arr_1``, in pieces: a memory map is never read as a whole."""
+def write_image_archive(path: Path, pieces: Sequence[NDArray[np.uint8]], labels_N: NDArray[np.int64]) -> None:
+    """Write images as ``arr_0`` and labels as ``arr_1``, a piece (B, H, W, 3) at a time: never all of them in memory."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in (("arr_0", images_NHWC), ("arr_1", labels_N)):
+        for name, arrays in (("arr_0", pieces), ("arr_1", [labels_N])):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                header = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-                npy.write_array_header_1_0(member, header)
-                for start in range(0, len(array), 1024):
-                    member.write(np.ascontiguousarray(array[start : start + 1024]).data)
+                write_npy_header(member, arrays[0].dtype, (sum(map(len, arrays)), *arrays[0].shape[1:]))
+                for array in arrays:
+                    member.write(np.ascontiguousarray(array).data)
 
 
-def read_image_archive(path: Path, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """The images of an archive in order, (at most ``batch_size``, H, W, 3), never all of them in memory.
+def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Begin an ``.npy`` whose content follows in pieces."""
+    npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+
+
+class ImageArchive:
+    """The images of an archive, never all of them in memory.
+
+    Args:
+        path: an ``.npz``, compressed or not.
 
     Raises:
         UserError: the file is absent, truncated, or ``arr_0`` is not uint8 of shape (N, H, W, 3).
     """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-            shape, fortran_order, dtype = _read_header(member)
-            if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran_order:
-                raise UserError(f"{path}: arr_0 is {dtype} of shape {shape}, allowed is uint8 of shape (N, H, W, 3)")
-            image_bytes = int(np.prod(shape[1:]))
-            for start in range(0, shape[0], batch_size):
-                count = min(batch_size, shape[0] - start)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as member:
+            self.shape, fortran_order, dtype = _read_header(member)
+        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order:
+            raise UserError(f"{path}: arr_0 is {dtype} of shape {self.shape}, allowed is uint8 of shape (N, H, W, 3)")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def batches(self, span: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """The images of ``span`` in order, (at most ``batch_size``, H, W, 3).
+
+        Raises:
+            UserError: the archive is truncated or damaged.
+        """
+        image_bytes = int(np.prod(self.shape[1:]))
+        with self._open() as member:
+            _read_header(member)
+            member.seek(span.start * image_bytes, io.SEEK_CUR)
+            for start in range(span.start, span.stop, batch_size):
+                count = min(batch_size, span.stop - start)
                 content = member.read(count * image_bytes)
                 if len(content) != count * image_bytes:
-                    raise UserError(f"{path}: arr_0 ends after {start} of {shape[0]} images")
-                yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an .npz with arr_0, or truncated ({error})") from None
+                    raise UserError(f"{self.path}: arr_0 ends before image {start + count} of {len(self)}")
+                yield np.frombuffer(content, np.uint8).reshape(count, *self.shape[1:])
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes]]:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as member:
+                yield member
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such file") from None
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
+            raise UserError(f"{self.path}: not an .npz with arr_0, or truncated ({error})") from None
 
 
 def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

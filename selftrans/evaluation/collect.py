@@ -1,30 +1,95 @@
-"""Images -> extractor -> statistics. ``python -m selftrans.evaluation.collect --help``."""
+"""Images -> extractor -> statistics, on any number of processes. ``python -m selftrans.evaluation.collect --help``."""
 
 import argparse
-from collections.abc import Iterable
+import dataclasses
+import shutil
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import load_data
-from selftrans.data.images import read_image_archive
-from selftrans.data.sources import batches, open_source
-from selftrans.evaluation.extractors import Extractor, load_classifier
-from selftrans.evaluation.statistics import Statistics
-from selftrans.runtime.devices import add_gpu_argument, claim_device
+from selftrans.config import EXTRACTORS
+from selftrans.data.images import write_npy_header
+from selftrans.evaluation.extractors import Extractor, load_extractor
+from selftrans.evaluation.images import ImageSet, open_images
+from selftrans.evaluation.parts import load_part, save_part
+from selftrans.evaluation.references import check_published, published_moments
+from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
+from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import run_main
-from selftrans.runtime.logs import set_up_logging
+from selftrans.runtime.files import atomic_path, remove_remains
+from selftrans.runtime.logs import Progress, set_up_logging
+from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
 
 
-def collect(images: Iterable[NDArray[np.uint8]], extractor: Extractor) -> Statistics:
-    """Statistics of all images, batch by batch."""
+class FeatureFile:
+    """An ``.npy`` of ``count`` rows, written as they come (a memory map would keep them in memory); whole or not there."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "FeatureFile":
+        self._file = self._stack.enter_context(self._stack.enter_context(atomic_path(self._path)).open("wb"))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, rows_BD: NDArray[np.float32]) -> None:
+        """Append rows."""
+        if self._file.tell() == 0:
+            write_npy_header(self._file, np.dtype(np.float32), (self._count, rows_BD.shape[1]))
+        self._file.write(np.ascontiguousarray(rows_BD).data)
+
+
+def collect(
+    images: ImageSet, extractor: Extractor, features: Path, batch_size: int = 64, share: Share = WHOLE
+) -> Statistics:
+    """Statistics of this worker's share of the images; their features go to a file as they come.
+
+    Raises:
+        UserError: an image cannot be read, or an activation is not finite.
+    """
     statistics = Statistics(extractor.name, extractor.digest)
-    for batch_BHWC in images:
-        features, logits = extractor(torch.from_numpy(batch_BHWC.copy()))
-        statistics.add(features.cpu().numpy(), logits.cpu().numpy())
+    span = share.span(len(images))
+    with (
+        FeatureFile(features, len(span)) as file,
+        Progress(len(span), f"{extractor.name} features", "image", quiet=share.number > 0) as bar,
+    ):
+        first = span.start
+        for batch_BHWC in images.batches(span, batch_size):
+            file.add(statistics.add(first, extractor(torch.from_numpy(batch_BHWC.copy()))))
+            first += len(batch_BHWC)
+            bar.update(len(batch_BHWC))
+    assert first == span.stop
     return statistics
+
+
+def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
+    """Finished statistics; where the images are an ADM reference batch, its own moments take the place of theirs."""
+    finished = statistics.finished()
+    if finished.extractor == "inception" and reference.suffix == ".npz":
+        moments = published_moments(reference, finished.count)
+        finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
+    return finished
+
+
+def merge_parts(directory: Path, workers: int, output: Path) -> Statistics:
+    """The whole of what the workers left in ``directory``; their features, in order, go beside ``output``."""
+    parts = [load_part(directory / f"{number}.npz") for number in range(workers)]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.merge(part)
+    features = [np.load(directory / f"{number}.npy", mmap_mode="r") for number in range(workers)]
+    with FeatureFile(features_path(output), sum(map(len, features))) as file:
+        for part_features in features:
+            file.add(part_features)
+    return whole
 
 
 def main() -> None:
@@ -32,21 +97,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m selftrans.evaluation.collect", description="Feature statistics of images."
     )
-    images = parser.add_mutually_exclusive_group(required=True)
-    images.add_argument("--samples", type=Path, help=".npz with arr_0, uint8 (N, H, W, 3)")
-    images.add_argument("--data", help="data file (YAML): the statistics of all its images, as a reference")
-    parser.add_argument("--classifier", type=Path, required=True, help="weights of the embedded feature extractor")
-    parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: 256)")
-    parser.add_argument("--output", type=Path, required=True, help="the statistics (.npz)")
-    add_gpu_argument(parser)
+    parser.add_argument("images", type=Path, help=".npz with arr_0 in uint8 (N, H, W, 3), folder, or data file (.yaml)")
+    parser.add_argument("--extractor", choices=EXTRACTORS, required=True, help="feature network")
+    parser.add_argument("--weights", type=Path, help="its weights (default: where they are fetched to)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument("--output", type=Path, required=True, help="the statistics (.npz); features go beside it")
+    add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    extractor = load_classifier(arguments.classifier, claim_device(arguments.gpus))
-    if arguments.samples:
-        source = read_image_archive(arguments.samples, arguments.batch_size)
-    else:
-        source = batches(open_source(load_data(arguments.data)), arguments.batch_size)
-    collect(source, extractor).save(arguments.output)
+    parts = arguments.output.with_suffix(".parts")
+    if arguments.worker is None and (arguments.gpus > 1 or arguments.processes > 1):
+        check_published(arguments.images)
+        run_workers("selftrans.evaluation.collect", sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
+        statistics = merge_parts(parts, arguments.gpus or arguments.processes, arguments.output)
+        finish(statistics, arguments.images).save(arguments.output)
+        shutil.rmtree(parts)
+        return
+    images = open_images(arguments.images)
+    extractor = load_extractor(arguments.extractor, arguments.weights, claim_device(min(arguments.gpus, 1)))
+    if arguments.worker is not None:
+        number = arguments.worker.number
+        statistics = collect(images, extractor, parts / f"{number}.npy", arguments.batch_size, arguments.worker)
+        save_part(statistics, parts / f"{number}.npz")
+        return
+    check_published(arguments.images)
+    statistics = collect(images, extractor, features_path(arguments.output), arguments.batch_size)
+    finish(statistics, arguments.images).save(arguments.output)
+    remove_remains(arguments.output.parent, features_path(arguments.output).stem)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Feature extractors: images in uint8 -> features for FID, logits for the Inception score."""
+"""Feature extractors: uint8 images -> activations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from selftrans.config import Classifier
+from selftrans.config import Classifier, ExtractorName
+from selftrans.evaluation.activations import Activations
 from selftrans.models.autoencoder import to_signed
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import load_tensors
 
 
@@ -25,8 +27,8 @@ class Extractor(Protocol):
         """Digest of its weights: numbers of different extractors are never compared."""
         ...
 
-    def __call__(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, classes) of uint8 images."""
+    def __call__(self, images_BHWC: Tensor) -> Activations:
+        """Activations of uint8 images (B, H, W, 3)."""
         ...
 
 
@@ -66,9 +68,10 @@ class ClassifierExtractor:
     name: str = "classifier"
 
     @torch.inference_mode()
-    def __call__(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, K) of uint8 images."""
-        return self.network(to_signed(images_BHWC.to(self.device)))
+    def __call__(self, images_BHWC: Tensor) -> Activations:
+        """Activations of uint8 images (B, H, W, 3)."""
+        features, logits = self.network(to_signed(images_BHWC.to(self.device)))
+        return Activations(features=features, logits=logits)
 
 
 def load_classifier(path: Path, device: torch.device) -> ClassifierExtractor:
@@ -81,3 +84,24 @@ def load_classifier(path: Path, device: torch.device) -> ClassifierExtractor:
     network = ClassifierNetwork(Classifier(**metadata["settings"]), metadata["num_classes"])
     network.load_state_dict(tensors)
     return ClassifierExtractor(network.requires_grad_(False).eval().to(device), metadata["digest"], device)
+
+
+def load_extractor(name: ExtractorName, weights: Path | None, device: torch.device) -> Extractor:
+    """An extractor by name; ``weights`` is its file, which may be left out where the cache has it.
+
+    Raises:
+        UserError: the weights are absent, damaged or others.
+    """
+    match name:
+        case "classifier":
+            if weights is None:
+                raise UserError("--weights: the classifier extractor needs the file that its training wrote")
+            return load_classifier(weights, device)
+        case "inception":
+            from selftrans.evaluation.inception import load_inception
+
+            return load_inception(weights, device)
+        case "dinov2":
+            from selftrans.evaluation.dinov2 import load_dinov2
+
+            return load_dinov2(weights, device)

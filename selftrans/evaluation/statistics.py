@@ -1,4 +1,10 @@
-"""Streaming statistics: what FID and the Inception score need of any number of images, in constant memory."""
+"""Streaming statistics: what the metrics need of any number of images, in constant memory.
+
+Moments and score sums are accumulated in float64 and add up over processes. Features themselves, which precision, recall
+and KID need, are written to a file as they come.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from selftrans.evaluation.activations import Activations
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 SCORE_CHUNK = 5000
 """Images per chunk of the Inception score, in file order, as the ADM evaluator has it."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance (ddof 1) of the features of ``count`` images."""
+
+    count: int
+    mean: NDArray[np.float64]
+    """(d,)"""
+    covariance: NDArray[np.float64]
+    """(d, d)"""
 
 
 @dataclass
@@ -26,7 +44,7 @@ class Moments:
     """(d, d)"""
 
     @classmethod
-    def of_width(cls, width: int) -> "Moments":
+    def of_width(cls, width: int) -> Moments:
         """No image yet."""
         return cls(0, np.zeros(width), np.zeros((width, width)))
 
@@ -37,14 +55,17 @@ class Moments:
         self.total += features.sum(axis=0)
         self.outer += features.T @ features
 
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of the features, (d,)."""
-        return self.total / self.count
+    def merge(self, other: Moments) -> None:
+        """Count what another process has counted."""
+        self.count += other.count
+        self.total += other.total
+        self.outer += other.outer
 
-    def covariance(self) -> NDArray[np.float64]:
-        """Covariance with ddof 1, (d, d)."""
-        mean = self.mean()
-        return (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+    def gaussian(self) -> Gaussian:
+        """Mean and covariance."""
+        mean = self.total / self.count
+        covariance = (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(self.count, mean, covariance)
 
 
 @dataclass
@@ -58,81 +79,189 @@ class ScoreSums:
 
 
 @dataclass
+class ClassOrder:
+    """How often neighbours in file order are taken for the same class, against chance."""
+
+    pairs: int
+    equal: int
+    classes: NDArray[np.int64]
+    """Images by recognised class, (K,)."""
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the images look sorted by class; images that are all alike do not."""
+        chance = float(((self.classes / max(1, self.classes.sum())) ** 2).sum())
+        return self.pairs > 0 and self.equal / self.pairs > 5 * chance + 0.05
+
+
+@dataclass
 class Statistics:
-    """Statistics of one set of images under one extractor.
+    """Statistics in the making of one set of images under one extractor.
 
     Args:
         extractor: name of the feature network.
-        extractor_digest: digest of its weights.
+        digest: digest of its weights.
     """
 
     extractor: str
-    extractor_digest: str
-    moments: Moments | None = None
-    chunks: list[ScoreSums] = field(default_factory=list)
+    digest: str
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Of the ``features`` and, where the network has them, of the ``spatial`` ones."""
+    scores: dict[int, ScoreSums] = field(default_factory=dict)
+    """By number of the chunk in the whole set."""
+    order: ClassOrder | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return self.moments.count if self.moments else 0
+    def add(self, first: int, activations: Activations) -> NDArray[np.float32]:
+        """Count a batch, and return its features.
 
-    def add(self, features_BD: NDArray[np.floating[Any]], logits_BK: NDArray[np.floating[Any]]) -> None:
-        """Count a batch, which follows the earlier ones in file order.
+        Args:
+            first: place of its first image in the whole set.
+            activations: what the extractor says.
 
         Raises:
-            UserError: a feature or logit is not finite.
+            UserError: an activation is not finite.
         """
-        if not (np.isfinite(features_BD).all() and np.isfinite(logits_BK).all()):
-            raise UserError(f"features of images {self.count} to {self.count + len(features_BD) - 1} are not finite")
-        if self.moments is None:
-            self.moments = Moments.of_width(features_BD.shape[1])
-        self.moments.add(features_BD)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in vars(activations).items() if tensor is not None}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            last = first + len(arrays["features"]) - 1
+            raise UserError(f"features of images {first} to {last} are not finite")
+        for name in arrays.keys() & {"features", "spatial"}:
+            self.moments.setdefault(name, Moments.of_width(arrays[name].shape[1])).add(arrays[name])
+        if "logits" in arrays:
+            self._add_scores(first, arrays["logits"])
+            self._add_order(arrays["logits"].argmax(axis=1), arrays["logits"].shape[1])
+        return arrays["features"].astype(np.float32, copy=False)
+
+    def merge(self, other: Statistics) -> None:
+        """Count what another process has counted of the same set."""
+        for name, moments in other.moments.items():
+            self.moments.setdefault(name, Moments.of_width(len(moments.total))).merge(moments)
+        for number, part in other.scores.items():
+            chunk = self.scores.setdefault(number, ScoreSums(0, np.zeros_like(part.probabilities), 0.0))
+            chunk.count += part.count
+            chunk.probabilities += part.probabilities
+            chunk.negative_entropy += part.negative_entropy
+        if other.order is not None:
+            mine = self.order or ClassOrder(0, 0, np.zeros_like(other.order.classes))
+            classes = mine.classes + other.order.classes
+            self.order = ClassOrder(mine.pairs + other.order.pairs, mine.equal + other.order.equal, classes)
+
+    def _add_scores(self, first: int, logits_BK: NDArray[np.floating[Any]]) -> None:
         while len(logits_BK):
-            if not self.chunks or self.chunks[-1].count == SCORE_CHUNK:
-                self.chunks.append(ScoreSums(0, np.zeros(logits_BK.shape[1]), 0.0))
-            chunk = self.chunks[-1]
-            part, logits_BK = np.split(logits_BK, [SCORE_CHUNK - chunk.count])
+            number, place = divmod(first, SCORE_CHUNK)
+            part, logits_BK = np.split(logits_BK, [SCORE_CHUNK - place])
+            chunk = self.scores.setdefault(number, ScoreSums(0, np.zeros(part.shape[1]), 0.0))
             log_p = log_softmax(part.astype(np.float64), axis=1)
             p = np.exp(log_p)
             chunk.count += len(part)
             chunk.probabilities += p.sum(axis=0)
             chunk.negative_entropy += float((p * log_p).sum())
+            first += len(part)
 
-    def save(self, path: Path) -> None:
-        """Write to an ``.npz``, atomically.
+    def _add_order(self, recognised_B: NDArray[np.int64], num_classes: int) -> None:
+        before = self.order or ClassOrder(0, 0, np.zeros(num_classes, np.int64))
+        equal = int((recognised_B[1:] == recognised_B[:-1]).sum())
+        classes = before.classes + np.bincount(recognised_B, minlength=num_classes)
+        self.order = ClassOrder(before.pairs + len(recognised_B) - 1, before.equal + equal, classes)
+
+    def finished(self) -> ImageStatistics:
+        """What the metrics read, without the features.
 
         Raises:
             UserError: there are fewer than two images.
         """
-        if self.moments is None or self.count < 2:
-            raise UserError(f"{path}: statistics need at least 2 images, found {self.count}")
+        count = self.moments["features"].count if self.moments else 0
+        if count < 2:
+            raise UserError(f"statistics need at least 2 images, found {count}")
+        return ImageStatistics(
+            extractor=self.extractor,
+            digest=self.digest,
+            count=count,
+            gaussians={name: moments.gaussian() for name, moments in self.moments.items()},
+            scores=[self.scores[number] for number in sorted(self.scores)],
+            sorted_by_class=self.order is not None and self.order.is_sorted,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStatistics:
+    """Finished statistics of one set of images under one extractor."""
+
+    extractor: str
+    digest: str
+    count: int
+    gaussians: dict[str, Gaussian]
+    """Of the ``features`` and, where the network has them, of the ``spatial`` ones."""
+    scores: list[ScoreSums]
+    sorted_by_class: bool
+    features: NDArray[np.float32] | None = None
+    """All features in order, (N, d), memory-mapped; None where only moments are known."""
+
+    def save(self, path: Path) -> None:
+        """Write all but the features to an ``.npz``, atomically."""
+        arrays: dict[str, Any] = {
+            "extractor": self.extractor,
+            "digest": self.digest,
+            "count": self.count,
+            "sorted_by_class": self.sorted_by_class,
+            "score_counts": np.array([chunk.count for chunk in self.scores], np.int64),
+            "score_probabilities": np.array([chunk.probabilities for chunk in self.scores]),
+            "score_entropies": np.array([chunk.negative_entropy for chunk in self.scores]),
+        }
+        for name, gaussian in self.gaussians.items():
+            arrays |= {
+                f"{name}_count": gaussian.count,
+                f"{name}_mean": gaussian.mean,
+                f"{name}_covariance": gaussian.covariance,
+            }
         with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                extractor=self.extractor,
-                extractor_digest=self.extractor_digest,
-                count=self.count,
-                total=self.moments.total,
-                outer=self.moments.outer,
-                chunk_counts=[chunk.count for chunk in self.chunks],
-                chunk_probabilities=np.stack([chunk.probabilities for chunk in self.chunks]),
-                chunk_entropies=[chunk.negative_entropy for chunk in self.chunks],
-            )
+            np.savez(temporary, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Statistics":
-        """Read what ``save`` wrote.
+    def load(cls, path: Path) -> ImageStatistics:
+        """Read what ``save`` wrote, and map the features that lie beside it, if they do.
 
         Raises:
-            UserError: the file is absent, damaged or something else.
+            UserError: a file is absent, damaged or something else.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                moments = Moments(int(file["count"]), file["total"], file["outer"])
-                columns = zip(file["chunk_counts"], file["chunk_probabilities"], file["chunk_entropies"], strict=True)
-                chunks = [ScoreSums(int(count), p, float(entropy)) for count, p, entropy in columns]
-                return cls(str(file["extractor"]), str(file["extractor_digest"]), moments, chunks)
+                columns = (file["score_counts"], file["score_probabilities"], file["score_entropies"])
+                gaussians = {
+                    name: Gaussian(int(file[f"{name}_count"]), file[f"{name}_mean"], file[f"{name}_covariance"])
+                    for name in ("features", "spatial")
+                    if f"{name}_mean" in file
+                }
+                width = len(gaussians["features"].mean)
+                return cls(
+                    extractor=str(file["extractor"]),
+                    digest=str(file["digest"]),
+                    count=int(file["count"]),
+                    gaussians=gaussians,
+                    scores=[ScoreSums(int(n), p, float(entropy)) for n, p, entropy in zip(*columns, strict=True)],
+                    sorted_by_class=bool(file["sorted_by_class"]),
+                    features=_load_features(features_path(path), width),
+                )
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
         except Exception as error:  # zipfile and numpy raise half a dozen kinds for a damaged archive
             raise UserError(f"{path}: not a statistics file ({type(error).__name__}: {error})") from None
+
+
+def features_path(statistics: Path) -> Path:
+    """Where the features lie that belong to a statistics file."""
+    return statistics.with_name(f"{statistics.stem}-features.npy")
+
+
+def _load_features(path: Path, width: int) -> NDArray[np.float32] | None:
+    if not path.is_file():
+        return None
+    try:
+        features: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not an array of features, or truncated ({error})") from None
+    if features.ndim != 2 or features.shape[1] != width or features.dtype != np.float32:
+        raise UserError(f"{path}: {features.dtype} of shape {features.shape}, expected float32 (N, {width})")
+    return features

@@ -5,7 +5,18 @@ from typing import Any
 
 import pandas as pd
 
-NAMES = {"fid": "FID", "is": "IS"}
+from selftrans.config import Metric
+
+METRIC_NAMES: dict[Metric, str] = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "is": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "kid": "KID",
+    "fd-dinov2": "FD-DINOv2",
+}
+SMALL = ("precision", "recall", "kid")  # numbers that want more digits
 
 
 def metrics_table(results: Sequence[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
@@ -45,12 +56,12 @@ def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
     settings = ["samples", "sampler", "num_steps", "guidance_scale", "num_samples", "extractor"]
     for values, rows in table.groupby(settings, sort=False):
         name, sampler, num_steps, scale, count, extractor = values
-        for metric in [column for column in NAMES if column in rows]:
+        for metric in [name for name in METRIC_NAMES if name in rows and rows[name].notna().any()]:
             means = rows.pivot_table(index="run", columns="step", values=metric, aggfunc="mean")
             means = means.reindex([run for run in labels if run in means.index]).rename(index=dict(labels))
             means.index.name = "run \\ steps"
-            title = (
-                f"{NAMES[metric]} of `{name}` ({sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor})"
-            )
-            parts.append(f"**{title}**\n\n{means.to_markdown(floatfmt='.2f')}\n")
+            setting = f"{sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor}"
+            title = f"{METRIC_NAMES[metric]} of `{name}` ({setting})"
+            digits = ".4f" if metric in SMALL else ".2f"
+            parts.append(f"**{title}**\n\n{means.to_markdown(floatfmt=digits)}\n")
     return "\n".join(parts)

@@ -24,13 +24,11 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
         width_inches: width of the figure.
     """
     columns = [column for column in ("fid", "is") if column in table]
+    table = table[table[columns[0]].notna()]
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     first = table.iloc[0]
-    names = {
-        "fid": f"FID ({first['extractor']} features, N = {first['num_samples']})",
-        "is": f"inception score ({first['extractor']})",
-    }
+    names = _metric_names(first)
     for axis, column in zip(axes, columns, strict=True):
         for run, look in looks(labels).items():
             rows = table[table["run"] == run]
@@ -45,6 +43,33 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
         _steps_axis(axis, names[column])
     _logarithmic(axes[0])
     _legend_above(figure, axes[0], title=_sampler_name(first))
+    return figure
+
+
+def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
+    """FID (and Inception score) against the guidance scale, a line for each run's last checkpoint; means over seeds.
+
+    Args:
+        table: the rows of ``metrics.csv`` that belong to the sweep.
+        labels: the runs, in order, with their names.
+        width_inches: width of the figure.
+    """
+    table = table[table["step"] == table.groupby("run")["step"].transform("max")]
+    columns = [column for column in ("fid", "is") if column in table]
+    figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    first = table.iloc[0]
+    for axis, column in zip(axes, columns, strict=True):
+        for run, look in looks(labels).items():
+            rows = table[(table["run"] == run) & table[column].notna()]
+            if len(rows):
+                _line(axis, look, rows.groupby("guidance_scale")[column].mean())
+        axis.set_xlabel("guidance scale")
+        axis.set_ylabel(_metric_names(first)[column])
+        axis.margins(x=0.04)
+    _logarithmic(axes[0])
+    interval = f"{first['guidance_low']:g} to {first['guidance_high']:g}"
+    _legend_above(figure, axes[0], title=f"{first['sampler']}, {first['num_steps']} steps, guided for t in {interval}")
     return figure
 
 
@@ -76,6 +101,13 @@ def losses(
             _logarithmic(axis)
     _legend_above(figure, axes[0])
     return figure
+
+
+def _metric_names(row: "pd.Series[float]") -> dict[str, str]:
+    return {
+        "fid": f"FID ({row['extractor']} features, N = {row['num_samples']})",
+        "is": f"inception score ({row['extractor']})",
+    }
 
 
 def _line(axis: Axes, look: Look, values: "pd.Series[float]") -> None:

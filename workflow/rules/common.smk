@@ -1,6 +1,7 @@
 """The experiments of this call, checked before any job, and the questions that rules ask about them."""
 
 import re
+import shlex
 import sys
 from itertools import product
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from selftrans.config import (
+    EXTRACTORS,
     JobKinds,
     SelfTranscendence,
     TrainedAutoencoder,
@@ -47,8 +49,7 @@ def read_experiments():
     Raises:
         UserError: in one line, the file and the key.
     """
-    settings = validated(WorkflowSettings, config, "config.yaml")
-    for reference in settings.references():
+    for reference in SETTINGS.references():
         experiment = load_experiment(reference)
         if experiment.name in EXPERIMENTS:
             raise ConfigError(
@@ -60,7 +61,7 @@ def read_experiments():
             )
         EXPERIMENTS[experiment.name] = experiment
         REFERENCES.append(reference)
-        asked = merged(experiment.resources.model_dump(), settings.resources)
+        asked = merged(experiment.resources.model_dump(), SETTINGS.resources)
         RESOURCES[experiment.name] = validated(
             JobKinds, asked, "config.yaml: resources"
         )
@@ -78,14 +79,15 @@ def read_experiments():
 
 
 try:
+    SETTINGS = validated(WorkflowSettings, config, "config.yaml")
     read_experiments()
 except UserError as error:
     sys.exit(f"error: {error}")
 
 
 def one_of(names):
-    """A wildcard constraint that lets through just these names."""
-    return "|".join(map(re.escape, sorted(set(names))))
+    """A wildcard constraint that lets through just these names, nothing if there are none."""
+    return "|".join(map(re.escape, sorted(set(names)))) or "(?!)"
 
 
 wildcard_constraints:
@@ -97,8 +99,11 @@ wildcard_constraints:
         for experiment in EXPERIMENTS.values()
         for name in experiment.evaluation.samplers
     ),
-    extractor=one_of(
-        experiment.evaluation.extractor for experiment in EXPERIMENTS.values()
+    extractor="|".join(EXTRACTORS),
+    sweep=one_of(
+        sweep
+        for experiment in EXPERIMENTS.values()
+        for sweep in experiment.evaluation.sweeps
     ),
     weights="ema|raw",
     seed=r"\d+",
@@ -119,6 +124,14 @@ def asks(kind, what):
         return getattr(getattr(RESOURCES[name], kind), what)
 
     return of_job
+
+
+KEEPING = [
+    name
+    for name, experiment in EXPERIMENTS.items()
+    if experiment.evaluation.keep_samples
+]
+NOT_KEEPING = [name for name in EXPERIMENTS if name not in KEEPING]
 
 
 def of_data(pattern):
@@ -300,7 +313,7 @@ def sampler_of(wildcards):
 
 def sampler_definition(wildcards):
     """What a set of samples is a function of, as JSON."""
-    return sampler_of(wildcards).model_dump_json(exclude={"checkpoints"})
+    return sampler_of(wildcards).model_dump_json(exclude={"checkpoints", "sweep"})
 
 
 def weights_to_sample(wildcards):
@@ -311,8 +324,55 @@ def weights_to_sample(wildcards):
 
 def all_metrics(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
-    pattern = f"{SAMPLES}/{experiment.evaluation.extractor}.json"
-    return [pattern.format(**samples) for samples in sample_sets(experiment)]
+    return [
+        f"{SAMPLES}/{{extractor}}.json".format(**samples, extractor=extractor)
+        for samples in sample_sets(experiment)
+        for extractor in experiment.evaluation.extractors
+    ]
+
+
+def extractor_record(dataset, extractor):
+    """What stands for an extractor among the inputs: the classifier's weights, or that published ones were found."""
+    if extractor == "classifier":
+        return f"results/data/{dataset}/extractors/classifier.safetensors"
+    return f"results/extractors/{extractor}.json"
+
+
+def extractor_of_data(wildcards):
+    return extractor_record(wildcards.dataset, wildcards.extractor)
+
+
+def extractor_of_experiment(wildcards):
+    dataset = EXPERIMENTS[wildcards.experiment].data.name
+    return extractor_record(dataset, wildcards.extractor)
+
+
+def weights_option(wildcards, input):
+    """The file of an extractor's weights; published ones may lie in the cache."""
+    if wildcards.extractor == "classifier":
+        return f"--weights {input.extractor}"
+    path = SETTINGS.weights.get(wildcards.extractor)
+    return f"--weights {shlex.quote(path)}" if path else ""
+
+
+def reference_images(wildcards):
+    """What a data set's samples are measured against: what it names, or all its own images."""
+    own = f"results/data/{wildcards.dataset}/data.yaml"
+    return DATA[wildcards.dataset].reference or own
+
+
+def metrics_of_extractor(wildcards):
+    return EXPERIMENTS[wildcards.experiment].evaluation.metrics_of(wildcards.extractor)
+
+
+def asks_for_metrics(what):
+    """Precision and recall are as heavy as features; everything else is light."""
+
+    def of_job(wildcards):
+        heavy = {"precision", "recall"} & {*metrics_of_extractor(wildcards)}
+        return asks("evaluate" if heavy else "light", what)(wildcards)
+
+    return of_job
 
 
 # -- figures
@@ -373,9 +433,22 @@ def shown_sets(wildcards):
 
 def shown_samples(wildcards):
     return [
-        f"{SAMPLES}/samples.npz".format(**samples) for samples in shown_sets(wildcards)
+        f"{SAMPLES}/first.npz".format(**samples) for samples in shown_sets(wildcards)
     ]
 
 
 def shown_rows(wildcards):
     return [(samples["step"], samples["run"]) for samples in shown_sets(wildcards)]
+
+
+def sweep_figures(experiment):
+    return [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
+
+
+def sweep_sets(wildcards):
+    """Names of the sets of samples of a sweep, by ascending guidance scale."""
+    evaluation = EXPERIMENTS[wildcards.experiment].evaluation
+    return sorted(
+        evaluation.sweeps[wildcards.sweep],
+        key=lambda name: evaluation.samplers[name].guidance.scale,
+    )

@@ -1,9 +1,38 @@
+# The published weights of Inception and DINOv2: looked for before anything is trained, so that their absence is known at once.
+rule extractor_weights:
+    output:
+        "results/extractors/{extractor}.json",
+    log:
+        "results/extractors/{extractor}.log",
+    benchmark:
+        "results/extractors/{extractor}.tsv"
+    priority: 10**9
+    localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=60,
+        gpu=0,
+        place=lambda wildcards: (
+            f"--path {shlex.quote(SETTINGS.weights[wildcards.extractor])}"
+            if wildcards.extractor in SETTINGS.weights
+            else ""
+        ),
+        fetch="--fetch" if SETTINGS.fetch_weights else "",
+    shell:
+        "python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place} {resources.fetch}"
+        " --record {output} > {log} 2>&1"
+
+
 rule reference_statistics:
     input:
         data=ancient("results/data/{dataset}/data.yaml"),
-        extractor="results/data/{dataset}/extractors/{extractor}.safetensors",
+        extractor=extractor_of_data,
     output:
-        "results/data/{dataset}/reference/{extractor}.npz",
+        statistics="results/data/{dataset}/reference/{extractor}.npz",
+        features="results/data/{dataset}/reference/{extractor}-features.npy",
     log:
         "results/data/{dataset}/logs/reference-{extractor}.log",
     benchmark:
@@ -15,20 +44,25 @@ rule reference_statistics:
         mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
+        processes=asks("data", "processes"),
         batch_size=asks("data", "batch_size"),
+        weights=weights_option,
     params:
-        definition=lambda wildcards: data_definition(wildcards),
+        definition=lambda wildcards: data_definition(wildcards, "reference"),
+        images=reference_images,
     shell:
-        "python -m selftrans.evaluation.collect --data {input.data} --{wildcards.extractor} {input.extractor}"
-        " --output {output} --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
+        "python -m selftrans.evaluation.collect {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
+        " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        " --processes {resources.processes} > {log} 2>&1"
 
 
 rule sample_statistics:
     input:
-        samples=f"{SAMPLES}/samples.npz",
-        extractor=of_data("extractors/{extractor}.safetensors"),
+        images=f"{SAMPLES}/samples.npz",
+        extractor=extractor_of_experiment,
     output:
-        f"{SAMPLES}/{{extractor}}.npz",
+        statistics=f"{SAMPLES}/{{extractor}}.npz",
+        features=f"{SAMPLES}/{{extractor}}-features.npy",
     log:
         f"{RUN}/logs/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
@@ -40,17 +74,22 @@ rule sample_statistics:
         mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
+        processes=asks("evaluate", "processes"),
         batch_size=asks("evaluate", "batch_size"),
+        weights=weights_option,
     shell:
-        "python -m selftrans.evaluation.collect --samples {input.samples} --{wildcards.extractor} {input.extractor}"
-        " --output {output} --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
+        "python -m selftrans.evaluation.collect {input.images} --extractor {wildcards.extractor} {resources.weights}"
+        " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        " --processes {resources.processes} > {log} 2>&1"
 
 
 rule metrics:
     input:
         description=f"{SAMPLES}/samples.json",
         statistics=f"{SAMPLES}/{{extractor}}.npz",
+        features=f"{SAMPLES}/{{extractor}}-features.npy",
         reference=of_data("reference/{extractor}.npz"),
+        reference_features=of_data("reference/{extractor}-features.npy"),
     output:
         f"{SAMPLES}/{{extractor}}.json",
     log:
@@ -59,13 +98,16 @@ rule metrics:
         f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: 1
+    threads: asks_for_metrics("threads")
     resources:
-        mem_mb=asks("light", "mem_mb"),
-        runtime=asks("light", "runtime"),
-        gpu=0,
+        mem_mb=asks_for_metrics("mem_mb"),
+        runtime=asks_for_metrics("runtime"),
+        gpu=asks_for_metrics("gpu"),
     params:
-        metrics=lambda wildcards: EXPERIMENTS[wildcards.experiment].evaluation.metrics,
+        metrics=metrics_of_extractor,
+        distances=lambda wildcards: EXPERIMENTS[
+            wildcards.experiment
+        ].evaluation.distances,
     script:
         "../scripts/metrics.py"
 

@@ -4,11 +4,14 @@ rule generate_samples:
         autoencoder=autoencoder_of_experiment,
     output:
         samples=f"{SAMPLES}/samples.npz",
+        first=f"{SAMPLES}/first.npz",
         description=f"{SAMPLES}/samples.json",
     log:
         f"{RUN}/logs/generate-{{step}}-{{sampler}}-n{{number}}.log",
     benchmark:
         f"{RUN}/benchmarks/generate-{{step}}-{{sampler}}-n{{number}}.tsv"
+    wildcard_constraints:
+        experiment=one_of(KEEPING),
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("generate", "threads")
@@ -16,6 +19,7 @@ rule generate_samples:
         mem_mb=asks("generate", "mem_mb"),
         runtime=asks("generate", "runtime"),
         gpu=asks("generate", "gpu"),
+        processes=asks("generate", "processes"),
         batch_size=asks("generate", "batch_size"),
     params:
         settings=sampler_definition,
@@ -23,13 +27,23 @@ rule generate_samples:
     shell:
         "python -m selftrans.generation {input.weights} --autoencoder {params.autoencoder:q}"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --output {output.samples}"
-        " --gpus {resources.gpu} > {log} 2>&1"
+        " --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+
+
+# 50,000 images at 256 pixels are 10 GB: an experiment may let them go once their statistics are there.
+use rule generate_samples as generate_temporary_samples with:
+    output:
+        samples=temp(f"{SAMPLES}/samples.npz"),
+        first=f"{SAMPLES}/first.npz",
+        description=f"{SAMPLES}/samples.json",
+    wildcard_constraints:
+        experiment=one_of(NOT_KEEPING),
 
 
 rule generate:
     input:
         [
-            f"{SAMPLES}/samples.npz".format(**samples)
+            f"{SAMPLES}/samples.json".format(**samples)
             for experiment in EXPERIMENTS.values()
             for samples in sample_sets(experiment)
         ],

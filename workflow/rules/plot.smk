@@ -86,14 +86,48 @@ rule plot_samples:
         "../scripts/samples.py"
 
 
+rule plot_sweep:
+    input:
+        table="results/{experiment}/metrics.csv",
+    output:
+        report(
+            f"{FIGURES}/sweep-{{sweep}}.png",
+            category="Figures",
+            caption="../report/sweep.rst",
+        ),
+        f"{FIGURES}/sweep-{{sweep}}.pdf",
+    log:
+        "results/{experiment}/logs/sweep-{sweep}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/sweep-{sweep}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        sets=sweep_sets,
+        style=figure_style,
+        labels=run_labels,
+    script:
+        "../scripts/sweep.py"
+
+
 rule figures:
     input:
-        expand(
-            f"{FIGURES}/{{figure}}.{{format}}",
-            experiment=EXPERIMENTS,
-            figure=("convergence", "losses", "samples"),
-            format=("png", "pdf"),
-        ),
+        [
+            f"{FIGURES}/{figure}.{format}".format(experiment=name)
+            for name, experiment in EXPERIMENTS.items()
+            for figure in (
+                "convergence",
+                "losses",
+                "samples",
+                *sweep_figures(experiment),
+            )
+            for format in ("png", "pdf")
+        ],
     localrule: True
 
 

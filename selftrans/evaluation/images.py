@@ -1,0 +1,102 @@
+"""Sets of images to be measured: an archive, a folder, a data set; read in order, a batch at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from selftrans.config import load_data
+from selftrans.data.images import ImageArchive
+from selftrans.data.sources import open_source
+from selftrans.runtime.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class ImageSet(Protocol):
+    """uint8 RGB images of one size in a fixed order."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def batches(self, span: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """The images of ``span`` in order: (at most ``batch_size``, H, W, 3)."""
+        ...
+
+
+class ImageFolder:
+    """The image files of a folder and its subfolders, in the order of their paths.
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not self.paths:
+            raise UserError(f"{directory}: holds no image (looked for: {', '.join(SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, span: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """The images of ``span`` in order.
+
+        Raises:
+            UserError: a file is damaged, is not RGB in 8 bits, or has another size than the first one.
+        """
+        shape = self._read(self.paths[0]).shape
+        for start in range(span.start, span.stop, batch_size):
+            images = [self._read(path) for path in self.paths[start : min(start + batch_size, span.stop)]]
+            for path, image in zip(self.paths[start:], images, strict=False):
+                if image.shape != shape:
+                    raise UserError(
+                        f"{path}: is {image.shape[1]}x{image.shape[0]}, {self.paths[0].name} is {shape[1]}x{shape[0]}"
+                    )
+            yield np.stack(images)
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(path) as image:
+                if image.mode != "RGB":
+                    raise UserError(f"{path}: is {image.mode}, allowed is RGB in 8 bits")
+                return np.asarray(image)
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise UserError(f"{path}: not an image, or damaged ({error})") from None
+
+
+class DataImages:
+    """All images of a data file, as it is learnt from."""
+
+    def __init__(self, reference: str) -> None:
+        self._source = open_source(load_data(reference))
+
+    def __len__(self) -> int:
+        return len(self._source.labels)
+
+    def batches(self, span: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """The images of ``span`` in order."""
+        for start in range(span.start, span.stop, batch_size):
+            yield self._source.read(start, min(start + batch_size, span.stop))
+
+
+def open_images(reference: Path) -> ImageSet:
+    """An ``.npz`` with ``arr_0``, a folder of image files, or a data file (``.yaml``).
+
+    Raises:
+        UserError: it is none of these, or there are fewer than two images.
+    """
+    images: ImageSet
+    if reference.is_dir():
+        images = ImageFolder(reference)
+    elif reference.suffix in (".yaml", ".yml"):
+        images = DataImages(str(reference))
+    else:
+        images = ImageArchive(reference)
+    if len(images) < 2:
+        raise UserError(f"{reference}: statistics need at least 2 images, found {len(images)}")
+    return images

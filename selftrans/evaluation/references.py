@@ -1,0 +1,72 @@
+"""What samples are measured against: the ADM evaluator's reference batches, any images, or statistics of ours."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from selftrans.evaluation.statistics import Gaussian
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import sha256_of
+
+# https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/: name -> bytes, SHA-256
+PUBLISHED = {
+    "VIRTUAL_imagenet256_labeled.npz": (
+        2_037_122_530,
+        "b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758",
+    ),
+}
+_MOMENTS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+def members(path: Path) -> set[str]:
+    """Names of the arrays in an ``.npz``; none, if it is something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether the file holds statistics of ours."""
+    return {"extractor", "digest", "features_mean"} <= members(path)
+
+
+def check_published(path: Path) -> None:
+    """Refuse a file that has a published reference's name and is another.
+
+    Raises:
+        UserError: its size or digest differs.
+    """
+    if path.name not in PUBLISHED:
+        return
+    size, digest = PUBLISHED[path.name]
+    if (found := path.stat().st_size) != size:
+        raise UserError(f"{path}: has {found:,} bytes, the published file has {size:,}")
+    if (found_digest := sha256_of(path)) != digest:
+        raise UserError(f"{path}: has SHA-256 {found_digest[:12]}, the published file has {digest[:12]}")
+
+
+def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
+    """Moments that an ADM reference batch brings along (``mu``, ``sigma``, ``mu_s``, ``sigma_s``), for Inception features.
+
+    They are of the whole training set; the images beside them are ``count`` of it. Only these arrays are read.
+
+    Raises:
+        UserError: an array is damaged or has another shape.
+    """
+    there = members(path)
+    found: dict[str, Gaussian] = {}
+    for kind, (mean_name, covariance_name) in _MOMENTS.items():
+        if not {mean_name, covariance_name} <= there:
+            continue
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                mean, covariance = file[mean_name].astype(np.float64), file[covariance_name].astype(np.float64)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: {mean_name} or {covariance_name} cannot be read ({error})") from None
+        if covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"{path}: {covariance_name} is {covariance.shape}, {mean_name} has {len(mean)} numbers")
+        found[kind] = Gaussian(count, mean, covariance)
+    return found

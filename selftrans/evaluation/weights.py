@@ -1,0 +1,139 @@
+"""Weights of feature networks: which file, from where, which digest. ``python -m selftrans.evaluation.weights --help``."""
+
+import argparse
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.files import atomic_path, sha256_of, write_json
+from selftrans.runtime.logs import Progress, set_up_logging
+
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A published file: numbers are comparable only if it is this one."""
+
+    extractor: str
+    url: str
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.url.rpartition("/")[2]
+
+
+INCEPTION = WeightFile(
+    extractor="inception",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    bytes=95_628_359,
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+DINOV2 = WeightFile(
+    extractor="dinov2",
+    url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+    bytes=1_217_586_395,
+    sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+)
+WEIGHT_FILES = {file.extractor: file for file in (INCEPTION, DINOV2)}
+
+
+def cache_directory() -> Path:
+    """Where fetched files lie: ``SELFTRANS_CACHE``, else ``selftrans`` in the user's cache."""
+    if chosen := os.environ.get("SELFTRANS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftrans"
+
+
+def find_weights(file: WeightFile, path: Path | None = None) -> Path:
+    """The file at ``path``, else in the cache; its digest is checked.
+
+    Raises:
+        UserError: it is not there (with which file, from where, which digest, where to put it), or is another file.
+    """
+    found = path or cache_directory() / file.name
+    if not found.is_file():
+        raise UserError(
+            f"{found}: no such file; the {file.extractor} extractor needs {file.name} ({file.bytes:,} bytes, SHA-256"
+            f" {file.sha256}) from {file.url}: put it there, or name its path, or run"
+            f" `python -m selftrans.evaluation.weights {file.extractor} --fetch`"
+        )
+    _check(found, file, str(found))
+    return found
+
+
+def fetch_weights(file: WeightFile, directory: Path | None = None) -> Path:
+    """Download the file into the cache, unless it is there; only a whole file with the right digest ever stands there.
+
+    Raises:
+        UserError: it cannot be downloaded, or is another file.
+    """
+    target = (directory or cache_directory()) / file.name
+    if target.is_file():
+        return find_weights(file, target)
+    with atomic_path(target) as temporary:
+        try:
+            with (
+                urllib.request.urlopen(file.url, timeout=60) as answer,  # noqa: S310 - the addresses stand above
+                temporary.open("wb") as copy,
+                Progress(file.bytes, f"fetching {file.name}", "byte") as bar,
+            ):
+                while piece := answer.read(PIECE):
+                    copy.write(piece)
+                    bar.update(len(piece))
+        except (OSError, urllib.error.URLError) as error:
+            raise UserError(f"{file.url}: cannot be fetched ({error})") from None
+        _check(temporary, file, file.url)
+    return target
+
+
+def load_state_dict(path: Path) -> dict[str, Any]:
+    """The tensors of a ``.pth`` file, never unpickling anything else.
+
+    Raises:
+        UserError: the file is none.
+    """
+    import torch
+
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises half a dozen kinds
+        raise UserError(f"{path}: not a file of weights ({type(error).__name__})") from None
+
+
+def _check(path: Path, file: WeightFile, name: str) -> None:
+    if (size := path.stat().st_size) != file.bytes:
+        raise UserError(f"{name}: has {size:,} bytes, {file.name} has {file.bytes:,}")
+    if (digest := sha256_of(path)) != file.sha256:
+        raise UserError(f"{name}: has SHA-256 {digest[:12]}, {file.name} has {file.sha256[:12]}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.evaluation.weights", description="Find, check or fetch the weights of an extractor."
+    )
+    parser.add_argument("extractor", choices=WEIGHT_FILES, help="feature network")
+    parser.add_argument("--path", type=Path, help=f"where the file lies (default: in {cache_directory()})")
+    parser.add_argument("--fetch", action="store_true", help="download the file into the cache, if it is not there")
+    parser.add_argument("--record", type=Path, help="write what was found to this file (JSON)")
+    arguments = parser.parse_args()
+    set_up_logging()
+    file = WEIGHT_FILES[arguments.extractor]
+    if arguments.fetch and arguments.path is None:
+        fetch_weights(file)
+    path = find_weights(file, arguments.path)
+    if arguments.record:
+        write_json(arguments.record, {"extractor": file.extractor, "file": file.name, "sha256": file.sha256})
+    print(f"{path}: {file.name}, digest as published")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,86 @@
+"""A piece of work shared among processes of one machine, a GPU for each where there are GPUs."""
+
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selftrans.runtime.devices import lease_gpus
+from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.signals import StopRequest
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several workers a process is."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """``2/8`` is the third of eight."""
+        number, _, of = text.partition("/")
+        return cls(int(number), int(of))
+
+    def span(self, count: int) -> range:
+        """This worker's part of ``count`` items: neighbours, and as many as any other's, give or take one."""
+        return range(count * self.number // self.of, count * (self.number + 1) // self.of)
+
+
+WHOLE = Share(0, 1)
+
+
+def add_worker_arguments(parser: ArgumentParser) -> None:
+    """Give a command line the options ``--gpus``, ``--processes`` and, for its own use, ``--worker``."""
+    parser.add_argument(
+        "--gpus", type=int, default=0, help="GPUs to use, a process for each; 0 is the CPU (default: 0)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="processes without GPUs (default: 1)")
+    parser.add_argument("--worker", type=Share.parse, help="used by the program itself: number/of")
+
+
+def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: int) -> None:
+    """Run ``python -m module arguments --worker k/n`` for every k; if one fails, the others are ended.
+
+    Raises:
+        Interrupted: a signal arrived; the workers are ended.
+        SystemExit: a worker failed; its message stands on stderr.
+    """
+    count = gpus or processes
+    cards: list[str] = []
+    if gpus:
+        lease_gpus(gpus)
+        cards = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // count))
+    stop = StopRequest()
+    workers = []
+    for number in range(count):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        if cards:
+            environment |= {"CUDA_VISIBLE_DEVICES": cards[number], "SELFTRANS_LEASED": cards[number]}
+        command = [sys.executable, "-m", module, *arguments, "--worker", f"{number}/{count}"]
+        workers.append(subprocess.Popen(command, env=environment))
+    try:
+        _wait_for(workers, stop)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+
+
+def _wait_for(workers: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> None:
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if failed := [code for code in codes if code]:
+            sys.exit(failed[0] if failed[0] > 0 else f"error: a worker was killed by signal {-failed[0]}")
+        if None not in codes:
+            return
+        if stop.reason:
+            raise Interrupted(f"{stop.reason}: what is done is kept, the same command goes on")
+        time.sleep(POLL_SECONDS)
