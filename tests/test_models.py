@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from selftrans.config import PRESETS, Model
-from selftrans.models.sit import SiT, SiTShape, sincos_table, unpatchify
+from selftrans.models.sit import SiT, SiTShape, add_scaled, sincos_table, unpatchify
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import save_tensors
@@ -147,3 +147,13 @@ def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
 def test_latents_that_patches_do_not_tile_are_refused():
     with pytest.raises(UserError, match=r"model\.patch_size: 3 does not divide the 8x8 latents"):
         SiTShape(latent_shape=(4, 8, 8), num_classes=10, depth=1, width=32, heads=2, patch_size=3)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_gradient_of_scaled_addition_is_the_derivative(rows):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, rows, 4), (3, 4), (3, 5, 4))
+    given = [torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes]
+    assert torch.autograd.gradcheck(add_scaled, given)
+    base, factor, x = given
+    torch.testing.assert_close(add_scaled(*given), base + factor[:, None] * x)

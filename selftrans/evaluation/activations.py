@@ -1,8 +1,12 @@
 """What an extractor says about images."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what computes numbers from saved statistics needs no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,9 +86,32 @@ class LabelEmbedder(nn.Module):
         return self.embedding_table(labels_B)
 
 
+class _AddScaled(torch.autograd.Function):
+    """``base + factor x`` with a factor per sample; torch's own gradient of it takes a copy and a product more."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, factor_B1D: Tensor, x_BTD: Tensor) -> Tensor:
+        ctx.save_for_backward(factor_B1D, x_BTD)
+        ctx.base_shape, ctx.base_dtype = base.shape, base.dtype
+        return torch.addcmul(base, factor_B1D, x_BTD)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        factor_B1D, x_BTD = ctx.saved_tensors
+        of_base = gradient if ctx.base_shape == gradient.shape else gradient.sum(dim=1, keepdim=True)
+        of_factor = (gradient * x_BTD).sum(dim=1, keepdim=True)
+        return of_base.to(ctx.base_dtype), of_factor.to(factor_B1D.dtype), (gradient * factor_B1D).to(x_BTD.dtype)
+
+
+def add_scaled(base: Tensor, factor_BD: Tensor, x_BTD: Tensor) -> Tensor:
+    """Per sample, base + factor x; the base has a row for every token, or one per sample, (B, 1, D)."""
+    added: Tensor = _AddScaled.apply(base, factor_BD[:, None], x_BTD)
+    return added
+
+
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
     """Per sample, x (1 + scale) + shift."""
-    return torch.addcmul(shift_BD[:, None], x_BTD, 1 + scale_BD[:, None])
+    return add_scaled(shift_BD[:, None], 1 + scale_BD, x_BTD)
 
 
 class Block(nn.Module):
@@ -106,9 +129,9 @@ class Block(nn.Module):
         """One block under the condition (time and class)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition_BD).chunk(6, dim=-1)
         attended = self.attn(modulate(self.norm1(x_BTD), shift1, scale1))
-        x_BTD = torch.addcmul(x_BTD, gate1[:, None], attended)
+        x_BTD = add_scaled(x_BTD, gate1, attended)
         mixed = self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
-        return torch.addcmul(x_BTD, gate2[:, None], mixed)
+        return add_scaled(x_BTD, gate2, mixed)
 
 
 class FinalLayer(nn.Module):
