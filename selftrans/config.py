@@ -299,6 +299,8 @@ class Training(Settings):
     """Recompute activations block by block in the backward pass, to save memory."""
     compile: bool = False
     """Compile the backbone with torch.compile."""
+    deterministic: bool = True
+    """On GPUs, sum in a fixed order, so that a resumed training has the same bits; without, attention may be faster."""
     log_every: PositiveInt = 100
     """Optimizer steps that one logged loss is the mean of."""
     save_minutes: PositiveFloat = 10.0
@@ -330,7 +332,8 @@ class Training(Settings):
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work is done. The precision
 # does change them: a run's definition holds what `auto` came to where it was trained.
 NOT_DEFINING = {
-    "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile", "log_every", "save_minutes",
+    "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile", "deterministic", "log_every",
+    "save_minutes",
 }  # fmt: skip
 
 
@@ -456,10 +459,15 @@ def _expanded(samplers: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
         if not isinstance(guidance, Mapping) or not isinstance(scales, list | tuple):
             yield name, sampler
             continue
+        key = f"samplers.{name}.guidance.scale"
+        if not scales or not all(isinstance(scale, int | float) for scale in scales):
+            raise ValueError(f"{key}: {list(scales)} is no list of numbers")
         if len(set(scales)) != len(scales):
-            raise ValueError(f"samplers.{name}.guidance.scale: {list(scales)} has repeats")
+            raise ValueError(f"{key}: {list(scales)} has repeats")
         for scale in scales:
-            yield f"{name}-scale{scale}", {**sampler, "guidance": {**guidance, "scale": scale}, "sweep": name}
+            if (expanded := f"{name}-scale{scale}") in samplers:
+                raise ValueError(f"{key}: {scale} makes a sampler {expanded!r}, which is there already")
+            yield expanded, {**sampler, "guidance": {**guidance, "scale": scale}, "sweep": name}
 
 
 FIRST_IMAGES = 100
@@ -662,6 +670,8 @@ class WorkflowSettings(Settings):
     """Names in `experiments/`, or paths of experiment files."""
     resources: dict[str, Any] = {}
     """Changes to each experiment's `resources`."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing."""
     weights: dict[ExtractorName, str] = {}
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not given."""
     fetch_weights: bool = False

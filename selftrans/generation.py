@@ -11,6 +11,7 @@ import copy
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -200,11 +201,12 @@ class PartialImages:
         with atomic_path(self.directory / f"{indices.start:08}-{indices.stop:08}.npy") as temporary:
             np.save(temporary, images_BHWC)
 
-    def pieces(self, count: int) -> list[NDArray[np.uint8]]:
-        """All images in order, memory-mapped."""
+    def pieces(self, count: int) -> Iterator[NDArray[np.uint8]]:
+        """All images in order, a batch at a time."""
         drawn = sorted(self._drawn(), key=lambda there: there.start)
         assert [there.start for there in drawn] + [count] == [0] + [there.stop for there in drawn]
-        return [np.load(self.directory / f"{one.start:08}-{one.stop:08}.npy", mmap_mode="r") for one in drawn]
+        for one in drawn:
+            yield np.load(self.directory / f"{one.start:08}-{one.stop:08}.npy")
 
     def remove(self) -> None:
         """Remove what is there."""

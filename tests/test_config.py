@@ -1,6 +1,7 @@
 """Experiment files: what is wrong with one is said in one line that names the key, and the schema is in step."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,49 @@ def test_every_key_of_the_schema_has_a_description():
 def test_tiny_values_do_not_leak():
     tiny_values(**{"model.depth": 9})
     assert tiny_values()["model"]["depth"] == 4
+
+
+@pytest.mark.parametrize(
+    ("samplers", "message"),
+    [
+        (
+            {"cfg": {"sampler": "euler", "guidance": {"scale": []}}},
+            "samplers.cfg.guidance.scale: [] is no list of numbers",
+        ),
+        ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, "a"]}}}, "is no list of numbers"),
+        ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, 1.5]}}}, "has repeats"),
+        (
+            {"cfg-scale1.5": {"sampler": "heun"}, "cfg": {"sampler": "euler", "guidance": {"scale": [1.0, 1.5]}}},
+            "makes a sampler 'cfg-scale1.5', which is there already",
+        ),
+    ],
+)
+def test_a_sweep_that_is_none_is_one_line(tiny, samplers, message):
+    ode = {"sampler": "euler", "num_steps": 2, "num_samples": 20}
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_experiment(tiny(**{"evaluation.samplers": {"ode": ode, **samplers}}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_is_a_set_for_each_scale_and_comes_back_from_its_resolved_file(tiny):
+    ode = {"sampler": "euler", "num_steps": 2, "num_samples": 20}
+    cfg = {**ode, "guidance": {"scale": [1, 1.5], "high": 0.65}}
+    experiment = load_experiment(tiny(**{"evaluation.samplers": {"ode": ode, "cfg": cfg}}))
+    assert list(experiment.evaluation.samplers) == ["ode", "cfg-scale1", "cfg-scale1.5"]
+    assert experiment.evaluation.sweeps == {"cfg": ("cfg-scale1", "cfg-scale1.5")}
+    assert experiment.evaluation.samplers["cfg-scale1.5"].guidance.high == 0.65
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation.metrics": ["fid", "sfid"]}, "metrics: 'sfid' needs extractor inception, found 'classifier'"),
+        ({"evaluation.metrics": ["kid"]}, "the convergence figure needs fid or is among them"),
+        ({"evaluation.metrics": ["nonsense"]}, "evaluation.metrics"),
+    ],
+)
+def test_metrics_that_cannot_be_computed_are_one_line(tiny, changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(tiny(**changes))

@@ -13,11 +13,12 @@ from PIL import Image
 from selftrans.config import Classifier
 from selftrans.evaluation import inception
 from selftrans.evaluation.__main__ import extractors_of, statistics_of
+from selftrans.evaluation.collect import take_over
 from selftrans.evaluation.extractors import ClassifierNetwork, load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.references import PUBLISHED, check_published
-from selftrans.evaluation.statistics import ImageStatistics
+from selftrans.evaluation.statistics import ImageStatistics, features_path
 from selftrans.evaluation.weights import INCEPTION, WeightFile
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
@@ -315,3 +316,25 @@ def test_the_check_against_published_numbers_compares(inputs, random_inception, 
     own = dict(zip(check_adm.PUBLISHED, ((value, 0.001) for value in found), strict=True))
     monkeypatch.setattr(check_adm, "PUBLISHED", own)
     check_adm.main()
+
+
+def test_statistics_of_ours_are_a_reference_of_the_workflow_too(inputs, classifier, tmp_path):
+    extractor = load_classifier(classifier, CPU)
+    saved = statistics_of(inputs / "samples.npz", extractor, tmp_path / "out", 10)
+    take_over(tmp_path / "out/samples.npz", "classifier", tmp_path / "reference/classifier.npz")
+    again = ImageStatistics.load(tmp_path / "reference/classifier.npz")
+    np.testing.assert_array_equal(again.features, saved.features)
+    assert compute_metrics(("fid", "kid"), again, saved) == compute_metrics(("fid", "kid"), saved, saved)
+    with pytest.raises(UserError, match="are of classifier features, asked for are inception"):
+        take_over(tmp_path / "out/samples.npz", "inception", tmp_path / "b.npz")
+    features_path(tmp_path / "out/samples.npz").unlink()
+    with pytest.raises(UserError, match=r"samples-features\.npy: no such file"):
+        take_over(tmp_path / "out/samples.npz", "classifier", tmp_path / "b.npz")
+
+
+def test_samples_of_another_size_are_refused(inputs, classifier, images, tmp_path):
+    extractor = load_classifier(classifier, CPU)
+    np.savez(inputs / "small.npz", images[:, ::2, ::2])
+    small, whole = (statistics_of(inputs / f"{name}.npz", extractor, tmp_path, 10) for name in ("small", "samples"))
+    with pytest.raises(UserError, match="samples are 16x16 pixels, reference images 32x32: they cannot be compared"):
+        compute_metrics(("fid",), small, whole)

@@ -3,8 +3,9 @@
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +17,15 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 
-def write_image_archive(path: Path, pieces: Sequence[NDArray[np.uint8]], labels_N: NDArray[np.int64]) -> None:
-    """Write images as ``arr_0`` and labels as ``arr_1``, a piece (B, H, W, 3) at a time: never all of them in memory."""
+def write_image_archive(path: Path, pieces: Iterable[NDArray[np.uint8]], labels_N: NDArray[np.int64]) -> None:
+    """Write images as ``arr_0`` and labels as ``arr_1``; the images come in pieces (B, H, W, 3), one in memory at a time."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, arrays in (("arr_0", pieces), ("arr_1", [labels_N])):
+        members: tuple[tuple[str, Iterator[NDArray[Any]]], ...] = (("arr_0", iter(pieces)), ("arr_1", iter([labels_N])))
+        for name, arrays in members:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                write_npy_header(member, arrays[0].dtype, (sum(map(len, arrays)), *arrays[0].shape[1:]))
-                for array in arrays:
+                first = next(arrays)
+                write_npy_header(member, first.dtype, (len(labels_N), *first.shape[1:]))
+                for array in chain([first], arrays):
                     member.write(np.ascontiguousarray(array).data)
 
 

@@ -44,7 +44,6 @@ def statistics_of(path: Path, extractor: Extractor, directory: Path, batch_size:
     """Statistics of images, or as they were saved; the features of images lie in ``directory``."""
     if is_statistics(path):
         return ImageStatistics.load(path)
-    check_published(path)
     output = directory / f"{path.stem}.npz"
     finish(collect(open_images(path), extractor, features_path(output), batch_size), path).save(output)
     return ImageStatistics.load(output)
@@ -92,6 +91,10 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     metrics = parse_metrics(arguments.metrics)
+    for path in (arguments.samples, arguments.reference):  # before the first feature is computed
+        if not is_statistics(path):
+            check_published(path)
+            open_images(path)
     device = claim_device(min(arguments.gpus, 1))
     values: dict[Metric, float] = {}
     seen: dict[str, object] = {}

@@ -17,10 +17,10 @@ from selftrans.data.images import write_npy_header
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import ImageSet, open_images
 from selftrans.evaluation.parts import load_part, save_part
-from selftrans.evaluation.references import check_published, published_moments
+from selftrans.evaluation.references import check_published, is_statistics, published_moments
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
 from selftrans.runtime.devices import claim_device
-from selftrans.runtime.errors import run_main
+from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, remove_remains
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
@@ -63,6 +63,7 @@ def collect(
     ):
         first = span.start
         for batch_BHWC in images.batches(span, batch_size):
+            statistics.image_size = (batch_BHWC.shape[1], batch_BHWC.shape[2])
             file.add(statistics.add(first, extractor(torch.from_numpy(batch_BHWC.copy()))))
             first += len(batch_BHWC)
             bar.update(len(batch_BHWC))
@@ -75,6 +76,9 @@ def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
     finished = statistics.finished()
     if finished.extractor == "inception" and reference.suffix == ".npz":
         moments = published_moments(reference, finished.count)
+        for kind, gaussian in moments.items():
+            if (width := len(gaussian.mean)) != (own := len(finished.gaussians[kind].mean)):
+                raise UserError(f"{reference}: its {kind} moments have {width} numbers, Inception has {own}")
         finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
     return finished
 
@@ -92,6 +96,23 @@ def merge_parts(directory: Path, workers: int, output: Path) -> Statistics:
     return whole
 
 
+def take_over(statistics: Path, extractor: str, output: Path) -> None:
+    """Use statistics that were collected before.
+
+    Raises:
+        UserError: they are of another extractor, or their features do not lie beside them.
+    """
+    found = ImageStatistics.load(statistics)
+    if found.extractor != extractor:
+        raise UserError(f"{statistics}: are of {found.extractor} features, asked for are {extractor}")
+    if found.features is None:
+        raise UserError(f"{features_path(statistics)}: no such file; the features belong to {statistics.name}")
+    with FeatureFile(features_path(output), len(found.features)) as file:
+        for start in range(0, len(found.features), 1024):
+            file.add(found.features[start : start + 1024])
+    found.save(output)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -106,21 +127,25 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     parts = arguments.output.with_suffix(".parts")
-    if arguments.worker is None and (arguments.gpus > 1 or arguments.processes > 1):
+    if is_statistics(arguments.images):
+        take_over(arguments.images, arguments.extractor, arguments.output)
+        return
+    if arguments.worker is None:
         check_published(arguments.images)
-        run_workers("selftrans.evaluation.collect", sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
-        statistics = merge_parts(parts, arguments.gpus or arguments.processes, arguments.output)
+    images = open_images(arguments.images)
+    gpus, processes = min(arguments.gpus, len(images)), min(arguments.processes, len(images))
+    if arguments.worker is None and max(gpus, processes) > 1:
+        run_workers("selftrans.evaluation.collect", sys.argv[1:], gpus=gpus, processes=processes)
+        statistics = merge_parts(parts, gpus or processes, arguments.output)
         finish(statistics, arguments.images).save(arguments.output)
         shutil.rmtree(parts)
         return
-    images = open_images(arguments.images)
     extractor = load_extractor(arguments.extractor, arguments.weights, claim_device(min(arguments.gpus, 1)))
     if arguments.worker is not None:
         number = arguments.worker.number
         statistics = collect(images, extractor, parts / f"{number}.npy", arguments.batch_size, arguments.worker)
         save_part(statistics, parts / f"{number}.npz")
         return
-    check_published(arguments.images)
     statistics = collect(images, extractor, features_path(arguments.output), arguments.batch_size)
     finish(statistics, arguments.images).save(arguments.output)
     remove_remains(arguments.output.parent, features_path(arguments.output).stem)

@@ -32,6 +32,8 @@ def frechet_distance(
 
 def gaussian_distance(samples: Gaussian, reference: Gaussian, name: str) -> float:
     """Frechet distance of two sets of features; a warning where there are fewer images than features."""
+    if samples.mean.shape != reference.mean.shape:
+        raise UserError(f"{name}: samples have {len(samples.mean)} features, the reference {len(reference.mean)}")
     for what, gaussian in (("samples", samples), ("reference images", reference)):
         if gaussian.count < len(gaussian.mean):
             LOG.warning(
@@ -102,6 +104,11 @@ def compute_metrics(
         raise UserError(
             f"samples were seen by extractor {samples.extractor} {samples.digest[:12]}, the reference by"
             f" {reference.extractor} {reference.digest[:12]}: their features cannot be compared"
+        )
+    if samples.image_size != reference.image_size:
+        raise UserError(
+            f"samples are {samples.image_size[1]}x{samples.image_size[0]} pixels, reference images"
+            f" {reference.image_size[1]}x{reference.image_size[0]}: they cannot be compared"
         )
     values: dict[Metric, float] = {}
     for metric in metrics:

@@ -13,6 +13,7 @@ def save_part(statistics: Statistics, path: Path) -> None:
     """Write a worker's sums."""
     numbers = sorted(statistics.scores)
     arrays: dict[str, Any] = {"extractor": statistics.extractor, "digest": statistics.digest, "numbers": numbers}
+    arrays["image_size"] = statistics.image_size
     for kind, moments in statistics.moments.items():
         arrays |= {f"{kind}.{name}": value for name, value in vars(moments).items()}
     for number in numbers:
@@ -35,6 +36,7 @@ def load_part(path: Path) -> Statistics:
         return Statistics(
             extractor=str(file["extractor"]),
             digest=str(file["digest"]),
+            image_size=(int(file["image_size"][0]), int(file["image_size"][1])),
             moments={kind: Moments(**fields(f"{kind}.")) for kind in kinds},
             scores={int(number): ScoreSums(**fields(f"score{number}.")) for number in file["numbers"]},
             order=ClassOrder(**order) if (order := fields("order.")) else None,

@@ -39,7 +39,7 @@ def check_published(path: Path) -> None:
     Raises:
         UserError: its size or digest differs.
     """
-    if path.name not in PUBLISHED:
+    if path.name not in PUBLISHED or not path.is_file():
         return
     size, digest = PUBLISHED[path.name]
     if (found := path.stat().st_size) != size:
@@ -68,5 +68,7 @@ def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
             raise UserError(f"{path}: {mean_name} or {covariance_name} cannot be read ({error})") from None
         if covariance.shape != (len(mean), len(mean)):
             raise UserError(f"{path}: {covariance_name} is {covariance.shape}, {mean_name} has {len(mean)} numbers")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise UserError(f"{path}: {mean_name} or {covariance_name} is not finite")
         found[kind] = Gaussian(count, mean, covariance)
     return found

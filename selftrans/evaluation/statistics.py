@@ -105,6 +105,8 @@ class Statistics:
 
     extractor: str
     digest: str
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width of the images."""
     moments: dict[str, Moments] = field(default_factory=dict)
     """Of the ``features`` and, where the network has them, of the ``spatial`` ones."""
     scores: dict[int, ScoreSums] = field(default_factory=dict)
@@ -176,6 +178,7 @@ class Statistics:
         return ImageStatistics(
             extractor=self.extractor,
             digest=self.digest,
+            image_size=self.image_size,
             count=count,
             gaussians={name: moments.gaussian() for name, moments in self.moments.items()},
             scores=[self.scores[number] for number in sorted(self.scores)],
@@ -189,6 +192,7 @@ class ImageStatistics:
 
     extractor: str
     digest: str
+    image_size: tuple[int, int]
     count: int
     gaussians: dict[str, Gaussian]
     """Of the ``features`` and, where the network has them, of the ``spatial`` ones."""
@@ -202,6 +206,7 @@ class ImageStatistics:
         arrays: dict[str, Any] = {
             "extractor": self.extractor,
             "digest": self.digest,
+            "image_size": self.image_size,
             "count": self.count,
             "sorted_by_class": self.sorted_by_class,
             "score_counts": np.array([chunk.count for chunk in self.scores], np.int64),
@@ -232,10 +237,15 @@ class ImageStatistics:
                     for name in ("features", "spatial")
                     if f"{name}_mean" in file
                 }
+                if not all(
+                    np.isfinite(one.mean).all() and np.isfinite(one.covariance).all() for one in gaussians.values()
+                ):
+                    raise UserError(f"{path}: its moments are not finite")
                 width = len(gaussians["features"].mean)
                 return cls(
                     extractor=str(file["extractor"]),
                     digest=str(file["digest"]),
+                    image_size=(int(file["image_size"][0]), int(file["image_size"][1])),
                     count=int(file["count"]),
                     gaussians=gaussians,
                     scores=[ScoreSums(int(n), p, float(entropy)) for n, p, entropy in zip(*columns, strict=True)],

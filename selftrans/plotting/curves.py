@@ -56,6 +56,7 @@ def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -
     """
     table = table[table["step"] == table.groupby("run")["step"].transform("max")]
     columns = [column for column in ("fid", "is") if column in table]
+    table = table[table[columns[0]].notna()]
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     first = table.iloc[0]

@@ -30,8 +30,8 @@ def run_main(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         logging.getLogger("selftrans").debug("user error", exc_info=True)
-        # Of several processes that meet the same error, one says so.
-        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
+        rank = os.environ.get("RANK")
+        sys.exit(f"error: {error}" if rank is None else f"error in process {rank}: {error}")
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -5,6 +5,7 @@ renewed all the time. An owner on this host that no longer runs, or one elsewher
 A writer asks before every write whether it still owns the directory, so that one that was suspended and replaced stops.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -68,7 +69,10 @@ class SoleWriter:
         pid = os.getpid()
         mine = {"host": socket.gethostname(), "pid": pid, "started": _process_start(pid), "key": self._key}
         draft = self.path.with_name(f".owner.{self._key}")
-        draft.write_text(json.dumps({**mine, "job": os.environ.get("SLURM_JOB_ID", "")}), encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({**mine, "job": os.environ.get("SLURM_JOB_ID", "")}, file)
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(draft, self.path)
         except FileExistsError:
@@ -97,7 +101,7 @@ class SoleWriter:
             self.path.rename(moved)
         except FileNotFoundError:
             return
-        if json.loads(moved.read_text(encoding="utf-8"))["key"] != owner["key"] and not self.path.exists():
+        if _key_of(moved) != owner["key"] and not self.path.exists():
             os.link(moved, self.path)
         moved.unlink()
 
@@ -114,14 +118,25 @@ class SoleWriter:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            if self.path.exists():
-                os.utime(self.path)
+            # A network file system may refuse once in a while, and the file may be another's by now.
+            with contextlib.suppress(OSError):
+                if self._owner().get("key") == self._key:
+                    os.utime(self.path)
 
     def _owner(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
+        except ValueError:  # a power failure may leave it empty; its heartbeat tells whether somebody still writes
+            return {"key": "", "host": "an unknown host", "pid": 0, "started": "", "job": ""}
+
+
+def _key_of(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["key"])
+    except ValueError:
+        return ""
 
 
 def _renewed(path: Path) -> float | None:

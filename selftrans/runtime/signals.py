@@ -1,11 +1,12 @@
 """Signals that ask a program to save and leave."""
 
+import ctypes
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 
-from selftrans.runtime.files import write_text
-
+_PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -23,23 +24,33 @@ class StopRequest:
     def __init__(self, *, tell: Path | None = None, listen: Path | None = None) -> None:
         self._noted: str | None = None
         self._tell, self._listen = tell, listen
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     @property
     def reason(self) -> str | None:
         """The signal's name; None as long as nobody asked."""
         if self._noted is None and self._listen is not None and self._listen.is_file():
-            self._noted = self._listen.read_text(encoding="ascii")
+            self._noted = self._listen.read_text(encoding="ascii") or None
         return self._noted
 
+    def release(self) -> None:
+        """Let signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._noted = signal.Signals(number).name
-        if self._tell is not None:
-            write_text(self._tell, self._noted)
+        first, self._noted = self._noted is None, signal.Signals(number).name
+        if first and self._tell is not None:  # a second signal may come while this is written
+            self._tell.write_text(self._noted, encoding="ascii")
 
 
 def ignore_stop_signals() -> None:
     """For a program in between, which is not to act on them."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def die_with_parent() -> None:
+    """Be killed when the parent process ends, however it ends: it holds the lease of the cards that this one uses."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -8,9 +8,9 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selftrans.runtime.devices import lease_gpus
+from selftrans.runtime.devices import lease_gpus, visible_gpus
 from selftrans.runtime.errors import Interrupted
-from selftrans.runtime.signals import StopRequest
+from selftrans.runtime.signals import StopRequest, die_with_parent
 
 POLL_SECONDS = 0.2
 
@@ -56,7 +56,7 @@ def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: 
     cards: list[str] = []
     if gpus:
         lease_gpus(gpus)
-        cards = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        cards = visible_gpus()
     threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // count))
     stop = StopRequest()
     workers = []
@@ -65,22 +65,23 @@ def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: 
         if cards:
             environment |= {"CUDA_VISIBLE_DEVICES": cards[number], "SELFTRANS_LEASED": cards[number]}
         command = [sys.executable, "-m", module, *arguments, "--worker", f"{number}/{count}"]
-        workers.append(subprocess.Popen(command, env=environment))
+        workers.append(subprocess.Popen(command, env=environment, preexec_fn=die_with_parent))  # noqa: PLW1509
     try:
         _wait_for(workers, stop)
     finally:
         for worker in workers:
             worker.terminate()
             worker.wait()
+        stop.release()
 
 
 def _wait_for(workers: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> None:
     while True:
         codes = [worker.poll() for worker in workers]
-        if failed := [code for code in codes if code]:
-            sys.exit(failed[0] if failed[0] > 0 else f"error: a worker was killed by signal {-failed[0]}")
-        if None not in codes:
+        if None not in codes and not any(codes):
             return
         if stop.reason:
             raise Interrupted(f"{stop.reason}: what is done is kept, the same command goes on")
+        if failed := [code for code in codes if code]:
+            sys.exit(failed[0] if failed[0] > 0 else f"error: a worker was killed by signal {-failed[0]}")
         time.sleep(POLL_SECONDS)

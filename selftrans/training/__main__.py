@@ -1,14 +1,15 @@
 """Train one segment of a run. ``python -m selftrans.training --help``."""
 
 import argparse
+import os
 from pathlib import Path
 
 from selftrans.config import Experiment, load_experiment
 from selftrans.runtime.devices import add_gpu_argument, lease_gpus
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import Interrupted, UserError, run_main
 from selftrans.runtime.logs import set_up_logging
 from selftrans.training.failure import FailureMarker
-from selftrans.training.launch import in_launched_process, launch, stop_request
+from selftrans.training.launch import in_launched_process, launch, node_rank, stop_request, tell_the_launcher
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     set_up_logging()
     marker = FailureMarker(arguments.directory / "state" / f"failed-{arguments.until}.json")
-    if not in_launched_process():
+    if not in_launched_process() and node_rank(arguments.nodes, os.environ) == 0:
         marker.check(arguments.attempt)
     with marker:
         experiment = load_experiment(arguments.experiment)
@@ -50,8 +51,13 @@ def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
         after=arguments.after,
     )
     stop = stop_request()
-    accelerator = make_accelerator(on_gpu=arguments.gpus > 0, tf32=segment.training.tf32)
-    train_as_sole_writer(segment, accelerator, stop)
+    training = segment.training
+    accelerator = make_accelerator(on_gpu=arguments.gpus > 0, tf32=training.tf32, deterministic=training.deterministic)
+    try:
+        train_as_sole_writer(segment, accelerator, stop)
+    except Interrupted:
+        tell_the_launcher()
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from selftrans.runtime.signals import StopRequest
 
 
 class Control:
-    """When to save and when to leave; all processes decide alike, by what the first one says.
+    """When to save and when to leave; all processes decide alike, by the most urgent answer of any.
 
     Args:
         accelerator: the processes.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selftrans.runtime.errors import Interrupted, UserError
-from selftrans.runtime.signals import StopRequest, ignore_stop_signals
+from selftrans.runtime.signals import StopRequest, die_with_parent, ignore_stop_signals
 
 STOP_FILE = "SELFTRANS_STOP_FILE"
 PATIENCE_SECONDS = 30  # with processes whose peer has failed; one that waits for it on a GPU hears no signal
@@ -21,13 +21,34 @@ def in_launched_process() -> bool:
 
 
 def stop_request() -> StopRequest:
-    """This process's stop request; in a launched one it also hears what its launcher was asked."""
+    """This process's stop request; a launched one also hears what its launcher was asked, and never outlives it."""
+    if in_launched_process():
+        die_with_parent()
     file = os.environ.get(STOP_FILE)
     return StopRequest(listen=Path(file) if file else None)
 
 
+def node_rank(nodes: int, environment: Mapping[str, str]) -> int:
+    """This node's place among the job's nodes."""
+    return int(environment.get("SLURM_NODEID") or environment.get("NODE_RANK") or 0) if nodes > 1 else 0
+
+
+def tell_the_launcher() -> None:
+    """Say that this process leaves because it was asked to, in case its launcher was not."""
+    if file := os.environ.get(STOP_FILE):
+        Path(file).write_text("stopped", encoding="ascii")
+
+
+def _between() -> None:
+    ignore_stop_signals()
+    die_with_parent()
+
+
 def launch(processes: int, nodes: int) -> None:
     """Run this same command line in ``processes`` processes of this node, and end as they end.
+
+    The failure of a process ends the others of its node; the launcher of another node does not see it, srun does
+    (``--kill-on-bad-exit``).
 
     Raises:
         UserError: the nodes cannot find each other.
@@ -46,9 +67,10 @@ def launch(processes: int, nodes: int) -> None:
         file = Path(directory) / "stop"
         stop = StopRequest(tell=file)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STOP_FILE: str(file)}
-        code = subprocess.Popen(command, env=environment, preexec_fn=ignore_stop_signals).wait()  # noqa: PLW1509
-    if code and stop.reason:
-        raise Interrupted(f"{stop.reason}: what the processes saved is kept, the same command goes on")
+        code = subprocess.Popen(command, env=environment, preexec_fn=_between).wait()  # noqa: PLW1509
+        reason = stop.reason or (file.is_file() and "another node")
+    if code and reason:
+        raise Interrupted(f"{reason}: what the processes saved is kept, the same command goes on")
     if code:
         sys.exit(f"error: a training process ended with exit code {code}; its message stands above")
 

@@ -1,5 +1,7 @@
 """Processes, device and arithmetic of a training."""
 
+import os
+
 import torch
 from accelerate import Accelerator
 
@@ -13,7 +15,7 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 BF16_CPU_WIDTH = 384
 
 
-def make_accelerator(*, on_gpu: bool, tf32: bool = False) -> Accelerator:
+def make_accelerator(*, on_gpu: bool, tf32: bool = False, deterministic: bool = True) -> Accelerator:
     """Accelerate on the granted GPUs, or on the CPU. It has the processes; precision is ``Arithmetic``'s.
 
     Raises:
@@ -22,6 +24,10 @@ def make_accelerator(*, on_gpu: bool, tf32: bool = False) -> Accelerator:
     if on_gpu and not torch.cuda.is_available():
         raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
     allow_tf32(tf32)
+    if on_gpu and deterministic:  # the backward pass of attention, for one, sums in any order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Accelerator(cpu=not on_gpu, mixed_precision="no")
 
 

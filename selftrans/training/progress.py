@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from selftrans.runtime.errors import UserError
@@ -24,13 +25,23 @@ class TrainingProgress:
         ema: the averaged backbone.
         optimizer: AdamW.
         arithmetic: its loss scale goes on, too.
+        accelerator: the processes, each of which has losses of its own.
     """
 
-    def __init__(self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.AdamW, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        ema: nn.Module,
+        optimizer: torch.optim.AdamW,
+        arithmetic: Arithmetic,
+        accelerator: Accelerator,
+    ) -> None:
         self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, arithmetic.scaler
         device = next(model.parameters()).device
+        self.accelerator = accelerator
         self.history: list[list[float]] = []
         self.sums = torch.zeros(6, device=device)  # steps, three losses, gradient norm, steps that have one
+        self.all_sums = self.sums[None]  # of every process
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.seconds = 0.0
         self._since = time.monotonic()
@@ -47,15 +58,14 @@ class TrainingProgress:
         bad = ~torch.isfinite(numbers).all() & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
 
-    def average_over(self, accelerator: Accelerator) -> None:
-        """Replace this process's sums by the mean over the processes; a loss that is not finite in one is so in all."""
-        if accelerator.num_processes > 1:
-            self.sums = accelerator.reduce(self.sums, "mean")
-            self.first_bad_step = accelerator.gather(self.first_bad_step.reshape(1)).max()
+    def share(self) -> None:
+        """Tell all processes the sums of each, and whether a loss was not finite in any."""
+        self.all_sums = self.accelerator.gather(self.sums[None])
+        self.first_bad_step = self.accelerator.gather(self.first_bad_step.reshape(1)).max()
 
     def close_interval(self, step: int) -> dict[str, float]:
-        """The means since the last call, as one row of the history."""
-        steps, *losses, norm, norms = self.sums.tolist()
+        """The means since the last call, over all processes, as one row of the history; to be called after ``share``."""
+        steps, *losses, norm, norms = self.all_sums.mean(dim=0).tolist()
         self.sums.zero_()
         self.history.append([float(step), *(value / steps for value in losses), norm / max(norms, 1)])
         return dict(zip(HISTORY_COLUMNS, self.history[-1], strict=True))
@@ -85,15 +95,21 @@ class TrainingProgress:
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(-1, len(HISTORY_COLUMNS))
-        tensors["sums"] = self.sums
+        tensors["sums"] = self.all_sums
         return tensors, {"seconds": self.seconds_spent, "scaler": self.scaler.state_dict()}
 
     def resume(self, states: StateDirectory, until: int) -> int:
-        """Load the newest sound state not past ``until`` and return its step; 0 without one."""
-        found = states.load_newest(until)
-        if found is None:
+        """Load the newest sound state not past ``until`` and return its step; 0 without one.
+
+        The first process chooses, and the others load that one: they may see other files on a network file system.
+        """
+        main = self.accelerator.is_main_process
+        found = states.load_newest(until) if main else None
+        chosen = [found[0] if found else 0]
+        broadcast_object_list(chosen)
+        if (step := chosen[0]) == 0:
             return 0
-        step, tensors, metadata = found
+        _, tensors, metadata = found or states.load(step)
         self.model.load_state_dict(_below("model.", tensors))
         self.ema.load_state_dict(_below("ema.", tensors))
         for name, parameter in self.model.named_parameters():
@@ -102,7 +118,9 @@ class TrainingProgress:
                 on_device = {key: value.to(parameter.device) for key, value in moments.items()}
                 self.optimizer.state[parameter].update(on_device)
         self.history = tensors["history"].tolist()
-        self.sums = tensors["sums"].to(self.sums.device)
+        sums = tensors["sums"]  # a row for each process; another number of processes shares their mean
+        same = len(sums) == self.accelerator.num_processes
+        self.sums = (sums[self.accelerator.process_index] if same else sums.mean(dim=0)).to(self.sums.device)
         self.seconds = metadata["seconds"]
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])

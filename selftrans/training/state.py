@@ -5,6 +5,7 @@ and the logged losses. Files are written whole or not at all, so a kill at any m
 """
 
 import re
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from selftrans.runtime.tensors import load_tensors, save_tensors
 
 _STATE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 KEPT_IN_PROGRESS = 2
+VISIBLE_SECONDS = 60.0  # within which a network file system shows a new file everywhere
 
 
 class StateDirectory:
@@ -52,10 +54,26 @@ class StateDirectory:
             except UserError as error:
                 LOG.warning("passing over a state that cannot be used: %s", error)
                 continue
-            if metadata["fingerprint"] != self.fingerprint:
-                raise UserError(f"{self._path(step)}: belongs to a run of another definition")
+            self._check(step, metadata)
             return step, tensors, metadata
         return None
+
+    def load(self, step: int) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+        """The same of just that step, which another process has seen; a network file system may show it later here.
+
+        Raises:
+            UserError: it does not appear, is damaged, or belongs to another run.
+        """
+        until = time.monotonic() + VISIBLE_SECONDS
+        while step not in self.steps() and time.monotonic() < until:
+            time.sleep(1.0)
+        tensors, metadata = load_tensors(self._path(step), "state")
+        self._check(step, metadata)
+        return step, tensors, metadata
+
+    def _check(self, step: int, metadata: Mapping[str, Any]) -> None:
+        if metadata["fingerprint"] != self.fingerprint:
+            raise UserError(f"{self._path(step)}: belongs to a run of another definition")
 
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Write the state of ``step``."""

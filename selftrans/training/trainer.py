@@ -187,13 +187,13 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
     definition = definition_of(segment, store, arithmetic)
     check_definition(segment.directory, definition)
     states = StateDirectory(segment.directory / "state", fingerprint(definition))
-    progress = TrainingProgress(raw_model, ema.average, optimizer, arithmetic)
+    progress = TrainingProgress(raw_model, ema.average, optimizer, arithmetic, accelerator)
     resumed_from = step = progress.resume(states, segment.until)
     model = accelerator.prepare(raw_model)
 
     def save() -> None:
         """Write the state, unless it is poisoned."""
-        progress.average_over(accelerator)
+        progress.share()
         progress.require_finite(segment.directory)
         if is_main:
             if owner is not None:
@@ -233,7 +233,7 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
             step += 1
             progress.count(step, losses, None if left_out else norm)
             if step % training.log_every == 0:
-                progress.average_over(accelerator)
+                progress.share()
                 progress.require_finite(segment.directory)
                 row = progress.close_interval(step)
                 events.write(row, images=training.batch_size * training.log_every)

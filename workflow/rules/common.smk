@@ -307,6 +307,16 @@ def sample_sets(experiment, sampler=None, checkpoints=None):
                 yield found | {"sampler": name, "number": number}
 
 
+def made_of_samples(experiment, samples):
+    """What the target `generate` asks for: the images, or the statistics that they are deleted after."""
+    if experiment.evaluation.keep_samples:
+        return [f"{SAMPLES}/samples.npz".format(**samples)]
+    return [
+        f"{SAMPLES}/{{extractor}}.npz".format(**samples, extractor=extractor)
+        for extractor in experiment.evaluation.extractors
+    ]
+
+
 def sampler_of(wildcards):
     return EXPERIMENTS[wildcards.experiment].evaluation.samplers[wildcards.sampler]
 

@@ -43,8 +43,9 @@ use rule generate_samples as generate_temporary_samples with:
 rule generate:
     input:
         [
-            f"{SAMPLES}/samples.json".format(**samples)
+            path
             for experiment in EXPERIMENTS.values()
             for samples in sample_sets(experiment)
+            for path in made_of_samples(experiment, samples)
         ],
     localrule: True

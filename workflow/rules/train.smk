@@ -18,6 +18,7 @@ rule train_segment:
     benchmark:
         f"{RUN}/benchmarks/train-{{step}}.tsv"
     priority: urgency
+    retries: SETTINGS.retries
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("train", "threads")
