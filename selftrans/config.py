@@ -672,7 +672,7 @@ class WorkflowSettings(Settings):
     """Changes to each experiment's `resources`."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing."""
-    weights: dict[ExtractorName, str] = {}
+    weights: dict[Literal["inception", "dinov2"], str] = {}
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not given."""
     fetch_weights: bool = False
     """Download weights that are not there into the cache."""
