@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.signals import StopRequest
 from selftrans.training.launch import first_host, rendezvous
 from tests.conftest import REPOSITORY
 from tests.runs import ARMS, assert_equal, command, everything, run, words_of
@@ -102,8 +103,9 @@ def test_nodes_find_each_other_by_the_schedulers_variables():
 
 
 def long_training(tiny):
-    """A training that outlasts its test, unless a test ends it."""
-    return tiny(**{"training.checkpoints": [4, 100_000], "figures.sample_checkpoints": [4]})
+    """A training that outlasts its test, unless a test ends it; it saves all the time."""
+    steps = {"training.checkpoints": [4, 100_000], "figures.sample_checkpoints": [4]}
+    return tiny(**steps, **{"training.save_minutes": 1e-3})
 
 
 def start(tmp_path, *words):
@@ -128,10 +130,7 @@ def descendants(pid):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
-    path = tiny(
-        **{"training.checkpoints": [4, 100_000], "figures.sample_checkpoints": [4], "training.save_minutes": 1e-3}
-    )
-    child = start(tmp_path, path, "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
     ranks = {
         int(
             dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)[
@@ -153,10 +152,7 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
 @pytest.mark.parametrize("whole_job", [True, False])
 def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
     """Whether the scheduler signals the first process only, or every process of the job, launcher and torchrun included."""
-    path = tiny(
-        **{"training.checkpoints": [4, 100_000], "figures.sample_checkpoints": [4], "training.save_minutes": 1e-3}
-    )
-    child = start(tmp_path, path, "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
     for pid in (child.pid, *descendants(child.pid)) if whole_job else (child.pid,):
         os.kill(pid, signal.SIGUSR1 if whole_job else signal.SIGTERM)
     _, messages = child.communicate(timeout=60)
@@ -164,6 +160,39 @@ def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, ma
     assert "saved, the same command goes on" in messages
     stopped = int(messages.split(" at step ")[1].split(";")[0])
     assert (tmp_path / f"run/state/step-{stopped:08}.safetensors").is_file()
+
+
+def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
+    """It held the lease of their cards: whoever takes those next must find them free."""
+    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    below = list(descendants(child.pid))
+    assert len(below) >= 3  # torchrun and two ranks
+    child.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    child.communicate(timeout=20)
+
+
+def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
+    """As when a user's Ctrl-C is followed by the scheduler's SIGTERM while the launcher still writes its request down."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    launcher = StopRequest(tell=tmp_path / "stop")
+    write = Path.write_text
+
+    def interrupted(self, *given, **options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return write(self, *given, **options)
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+    launcher.release()
+    listener = StopRequest(listen=tmp_path / "stop")
+    listener.release()
+    assert launcher.reason == listener.reason == "SIGTERM"
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, manifest):

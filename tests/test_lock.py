@@ -71,6 +71,15 @@ def test_a_writer_elsewhere_is_replaced_only_when_its_heart_has_stopped(tmp_path
         beating.wait()
 
 
+def test_an_owner_file_that_a_power_failure_emptied_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
+    (tmp_path / "owner.json").write_text("")
+    with SoleWriter(tmp_path) as writer:
+        writer.check()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_waiting_ends_with_a_signal(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
     owned_elsewhere(tmp_path)

@@ -39,8 +39,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        first, self._noted = self._noted is None, signal.Signals(number).name
-        if first and self._tell is not None:  # a second signal may come while this is written
+        if self._noted is not None:  # a second signal may come while the first is written down
+            return
+        self._noted = signal.Signals(number).name
+        if self._tell is not None:
             self._tell.write_text(self._noted, encoding="ascii")
 
 
