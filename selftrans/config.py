@@ -422,7 +422,7 @@ class Evaluation(Settings):
     def _metrics_fit_the_extractor(self) -> Self:
         for metric in self.metrics:
             allowed = METRIC_EXTRACTORS[metric]
-            if self.extractor not in allowed and metric != "fd-dinov2":
+            if self.extractor_of(metric) not in allowed:
                 raise ValueError(
                     f"metrics: {metric!r} needs extractor {' or '.join(allowed)}, found {self.extractor!r}"
                 )

@@ -16,6 +16,9 @@ from tests.conftest import randomise
 PUBLISHED_MILLIONS = {"SiT-S/2": 33, "SiT-B/2": 130, "SiT-L/2": 458, "SiT-XL/2": 675}
 
 
+FACTS = {"run": "r", "seed": 0, "step": 4, "weights": "raw", "fingerprint": "f", "latents": {"digest": "d"}}
+
+
 def inputs(batch=3, seed=0):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, 8, 8, generator=rng, dtype=torch.float64)
@@ -106,16 +109,7 @@ def test_activation_checkpointing_changes_no_gradient(shape):
 
 def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
     model = randomise(SiT(shape))
-    facts = {
-        "shape": shape.to_json(),
-        "run": "r",
-        "seed": 0,
-        "step": 4,
-        "weights": "raw",
-        "fingerprint": "f",
-        "latents": {"digest": "d"},
-    }
-    save_tensors(tmp_path / "raw.safetensors", model.state_dict(), "weights", facts)
+    save_tensors(tmp_path / "raw.safetensors", model.state_dict(), "weights", {**FACTS, "shape": shape.to_json()})
     freeze_teacher(tmp_path / "raw.safetensors", 3, tmp_path / "teacher.safetensors")
     teacher, metadata = load_teacher(tmp_path / "teacher.safetensors", torch.device("cpu"))
     assert metadata["source"]["step"] == 4
@@ -129,16 +123,7 @@ def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
 
 
 def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
-    facts = {
-        "shape": shape.to_json(),
-        "run": "r",
-        "seed": 0,
-        "step": 4,
-        "weights": "raw",
-        "fingerprint": "f",
-        "latents": {"digest": "d"},
-    }
-    save_tensors(tmp_path / "raw.safetensors", SiT(shape).state_dict(), "weights", facts)
+    save_tensors(tmp_path / "raw.safetensors", SiT(shape).state_dict(), "weights", {**FACTS, "shape": shape.to_json()})
     with pytest.raises(UserError, match="teacher depth 5 is beyond its 4 blocks"):
         freeze_teacher(tmp_path / "raw.safetensors", 5, tmp_path / "teacher.safetensors")
     assert not (tmp_path / "teacher.safetensors").exists()

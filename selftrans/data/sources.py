@@ -1,6 +1,5 @@
 """Image sources: labelled RGB images of one size, as uint8."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -49,9 +48,3 @@ def open_source(data: Data) -> ImageSource:
     match data.source:
         case DigitsSource():
             return Digits(data.image_size)
-
-
-def batches(source: ImageSource, batch_size: int) -> Iterator[NDArray[np.uint8]]:
-    """All images of ``source`` in order: (at most ``batch_size``, H, W, 3)."""
-    for start in range(0, len(source.labels), batch_size):
-        yield source.read(start, min(start + batch_size, len(source.labels)))

@@ -1,19 +1,19 @@
 """Precision and recall by nearest neighbours, and the kernel distance: what needs the features themselves."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftrans.config import DistanceArithmetic
+
 BLOCK = 2500
 NEIGHBOURS = 3
-Arithmetic = Literal["fp32", "adm"]
 
 
-def squared_distances(a_MD: Tensor, b_ND: Tensor, arithmetic: Arithmetic = "fp32") -> Tensor:
+def squared_distances(a_MD: Tensor, b_ND: Tensor, arithmetic: DistanceArithmetic = "fp32") -> Tensor:
     """Squared Euclidean distances, (M, N), in float32; ``adm`` computes them in half precision where they are finite."""
     if arithmetic == "adm":
         halves = squared_distances(a_MD.half(), b_ND.half())
@@ -29,7 +29,7 @@ def _blocks(features_ND: NDArray[np.float32], device: torch.device) -> Iterator[
         yield start, torch.from_numpy(np.array(features_ND[start : start + BLOCK])).to(device)
 
 
-def neighbour_radii(features_ND: NDArray[np.float32], arithmetic: Arithmetic, device: torch.device) -> Tensor:
+def neighbour_radii(features_ND: NDArray[np.float32], arithmetic: DistanceArithmetic, device: torch.device) -> Tensor:
     """Squared distance of each image to its third nearest neighbour in the same set, itself excluded, (N,)."""
     radii = []
     for _, rows in _blocks(features_ND, device):
@@ -44,7 +44,7 @@ def neighbour_radii(features_ND: NDArray[np.float32], arithmetic: Arithmetic, de
 def precision_recall(
     samples_ND: NDArray[np.float32],
     reference_MD: NDArray[np.float32],
-    arithmetic: Arithmetic = "fp32",
+    arithmetic: DistanceArithmetic = "fp32",
     device: torch.device | None = None,
 ) -> tuple[float, float]:
     """Improved precision and recall with k = 3 (Kynkaanniemi et al. 2019), as the ADM evaluator counts them.
