@@ -38,9 +38,9 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
     t, path = torch.from_numpy(times).to(dtype), INTERPOLANTS["linear"]
     labels = torch.arange(BATCH)
     return Batch(
-        z_BCHW=z, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
+        step=0, path=path, z_BCHW=z, eps_BCHW=eps, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
         velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t, times=times.astype(np.float32),
-        labels_B=labels, dropped_labels_B=labels,
+        labels_B=labels, dropped_labels_B=labels, uniform_B=torch.rand(BATCH, dtype=dtype),
     )  # fmt: skip
 
 
@@ -53,25 +53,26 @@ def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
         method="self-transcendence", teacher=TeacherChoice(run="t", step=1), student_depth=6, teacher_depth=8,
         guidance_scale=30.0,
     )  # fmt: skip
-    student = randomised(TrainingModel(SiT(shape), build_guidance(settings, shape, teacher)))
+    student = randomised(TrainingModel(SiT(shape), build_guidance([settings], shape, [teacher])))
     return student, teacher
 
 
 def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
     """Teacher and projector for the samples in range only."""
-    denoising, term = student(batch, True)
-    return denoising + student.guidance.weight * term
+    denoising, alignment, _ = student(batch)
+    return denoising + alignment
 
 
 def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
     """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
-    settings = student.guidance.settings
+    (signal,) = student.guidance.terms
+    settings = signal.settings
     depth, w = settings.student_depth, settings.guidance_scale
     velocity, features = student.backbone.with_features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,))
     with torch.no_grad():
         f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.labels_B)
         f_u = teacher.tokens(batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class))
-    errors = (student.guidance.projector(features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
+    errors = (signal.projector(features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
     mask = (batch.t_B >= settings.t_range.low) & (batch.t_B <= settings.t_range.high)
     return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (errors * mask).mean()
 
@@ -113,7 +114,7 @@ def stage_2() -> Iterator[Result]:
 def teacher_precision() -> Iterator[Result]:
     """How far the teacher's features are from exact ones in bf16, and in fp32."""
     student, teacher = stage_2_models()
-    batch, guidance = stage_2_batch(), student.guidance
+    batch, (guidance,) = stage_2_batch(), student.guidance.terms
     x, t, y = batch.x_BCHW, batch.t_B, batch.labels_B
     with torch.no_grad():
         exact = copy.deepcopy(teacher).double().tokens(x.double(), t.double(), y)

@@ -8,10 +8,10 @@ here, and nowhere else; the JSON schema for editors is generated from these mode
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from selftrans.runtime.errors import ConfigError
 
@@ -118,6 +118,53 @@ class Classifier(Settings):
     """Seed of weights, order and augmentation."""
 
 
+class TrainedEncoder(Settings):
+    """A small timm vision transformer, trained to classify the data by a rule of its own.
+
+    It stands in for DINOv2 where no weights can be had, and is called a stand-in wherever it is shown: unlike DINOv2 it has
+    seen the labels.
+    """
+
+    kind: Literal["trained"]
+    patch_size: PositiveInt = 8
+    """Side of a patch in pixels."""
+    depth: PositiveInt = 4
+    """Transformer blocks."""
+    width: PositiveInt = 96
+    """Length of a token."""
+    heads: PositiveInt = 4
+    """Attention heads; divides `width`."""
+    steps: PositiveInt = 600
+    """Optimizer steps."""
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and augmentation."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+class PretrainedEncoder(Settings):
+    """A vision transformer that exists: any of timm's by name, with its published weights or a file of them."""
+
+    kind: Literal["pretrained"]
+    model: str
+    """Name in timm, for instance `vit_base_patch14_dinov2` (REPA's DINOv2 ViT-B)."""
+    input_size: PositiveInt = 224
+    """Side in pixels that images are resized to: 224 gives 16x16 patches of 14, the grid of SiT with patch 2 at 256 pixels."""
+    weights: str | None = None
+    """File of weights (`.safetensors`, `.pth`); timm's own from the Hugging Face hub, if it is not given."""
+
+
+Encoder = Annotated[TrainedEncoder | PretrainedEncoder, Field(discriminator="kind")]
+
+
 class Data(Settings):
     """A data set as it is learnt from: images, size, autoencoder. Experiments that name it share its latents."""
 
@@ -133,6 +180,8 @@ class Data(Settings):
     """Storage of the latents."""
     classifier: Classifier = Classifier()
     """The embedded feature extractor."""
+    encoders: dict[Name, Encoder] = {}
+    """Vision transformers whose patch tokens REPA follows and the analysis compares with, by name."""
     reference: str | None = None
     """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a data file, or statistics
     of ours; all images of this data set, if it is not given."""
@@ -203,28 +252,6 @@ class TimeRange(Settings):
         return self
 
 
-class NoGuidance(Settings):
-    """SiT as it is: no training signal but denoising."""
-
-    method: Literal["none"] = "none"
-
-
-class VaeAlignment(Settings):
-    """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
-
-    method: Literal["vae-alignment"]
-    depth: PositiveInt
-    """Student block, counted from 1."""
-    weight: PositiveFloat = 0.5
-    """Factor lambda of the term in the loss."""
-    target: Literal["velocity", "latent"] = "velocity"
-    """What is predicted: the velocity (the authors' code) or the clean latent (the letter of the text)."""
-    t_range: TimeRange = TimeRange()
-    """Times at which the term counts."""
-    projector_width: PositiveInt = 2048
-    """Hidden width of the three-layer projector."""
-
-
 class TeacherChoice(Settings):
     """Which weights become the frozen teacher."""
 
@@ -236,9 +263,78 @@ class TeacherChoice(Settings):
     """Trained weights or their moving average (the authors froze the raw ones)."""
 
 
-class SelfTranscendence(Settings):
+class FrozenTeacher(NamedTuple):
+    """A checkpoint of another run, cut at a block: what a signal may ask the workflow for."""
+
+    choice: TeacherChoice
+    depth: int
+
+
+class UsedEncoder(NamedTuple):
+    """An encoder of the data set, and how its features come: from the store, or from images as they are trained on."""
+
+    name: str
+    features: Literal["store", "images"]
+
+
+class NoGuidance(Settings):
+    """SiT as it is: no training signal but denoising."""
+
+    method: Literal["none"] = "none"
+
+
+class Signal(Settings):
+    """What every training signal says; CONTRIBUTING.md tells how to add one."""
+
+    implementation: ClassVar[str]
+    """Its class, `module:name`; imported only where it is trained, since reading an experiment never imports torch."""
+    method: str
+    """Name of the method."""
+    weight: PositiveFloat = 0.5
+    """Factor lambda of the term in the loss."""
+    stop_after: PositiveInt | None = None
+    """Optimizer step after which the term is switched off; never, if it is not given."""
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """Keys that name blocks of the run's own model."""
+        return {}
+
+    @property
+    def frozen_teacher(self) -> FrozenTeacher | None:
+        """The frozen teacher that the signal follows."""
+        return None
+
+    @property
+    def used_encoder(self) -> UsedEncoder | None:
+        """The encoder of the data set that the signal follows."""
+        return None
+
+
+class VaeAlignment(Signal):
+    """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
+
+    implementation = "selftrans.guidance.vae_alignment:VaeAlignmentGuidance"
+    method: Literal["vae-alignment"]
+    depth: PositiveInt
+    """Student block, counted from 1."""
+    target: Literal["velocity", "latent"] = "velocity"
+    """What is predicted: the velocity (the authors' code) or the clean latent (the letter of the text)."""
+    t_range: TimeRange = TimeRange()
+    """Times at which the term counts."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """The block that is aligned."""
+        return {"depth": self.depth}
+
+
+class SelfTranscendence(Signal):
     """Stage 2: a shallow block follows the frozen teacher's deeper features, guided in feature space."""
 
+    implementation = "selftrans.guidance.self_transcendence:SelfTranscendenceGuidance"
     method: Literal["self-transcendence"]
     teacher: TeacherChoice
     """The model whose features are followed."""
@@ -248,17 +344,130 @@ class SelfTranscendence(Settings):
     """Teacher block, counted from 1."""
     guidance_scale: float = 5.0
     """Scale w of f_u + w (f_c - f_u)."""
-    weight: PositiveFloat = 0.5
-    """Factor lambda of the term in the loss."""
     t_range: TimeRange = TimeRange()
     """Times at which the term counts."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
-    stop_after: PositiveInt | None = None
-    """Optimizer step after which the term is switched off; never, if it is not given."""
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """The block that learns."""
+        return {"student_depth": self.student_depth}
+
+    @property
+    def frozen_teacher(self) -> FrozenTeacher:
+        """The teacher, cut at the block that is followed."""
+        return FrozenTeacher(self.teacher, self.teacher_depth)
 
 
-Guidance = Annotated[NoGuidance | VaeAlignment | SelfTranscendence, Field(discriminator="method")]
+class Repa(Signal):
+    """REPA (Yu et al. 2025): a block follows an external encoder's patch tokens of the clean image."""
+
+    implementation = "selftrans.guidance.repa:RepaGuidance"
+    method: Literal["repa"]
+    encoder: Name
+    """One of the data file's `encoders`."""
+    depth: PositiveInt
+    """Student block, counted from 1 (8 for XL/2, 4 for B/2)."""
+    features: Literal["store", "images"] = "store"
+    """Read the features from a store that a rule of its own makes beside the latents, or compute them from the images at
+    every step, which saves the disk (half a terabyte for ImageNet at ViT-B) and costs the encoder's forward pass."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """The block that is aligned."""
+        return {"depth": self.depth}
+
+    @property
+    def used_encoder(self) -> UsedEncoder:
+        """The encoder whose tokens are followed."""
+        return UsedEncoder(self.encoder, self.features)
+
+
+class Decay(Settings):
+    """A weight that falls late in training."""
+
+    after: Annotated[int, Field(ge=0)] = 750_000
+    """Optimizer step at which it starts to fall (SRA's code: epoch 149 of ImageNet at batch 256)."""
+    steps: PositiveInt = 5_000_000
+    """Steps in which it falls to a tenth (SRA's code: 1,000 epochs)."""
+
+
+class Sra(Signal):
+    """SRA (Jiang et al. 2025): a block follows a deeper block of the model's own moving average at less noise."""
+
+    implementation = "selftrans.guidance.sra:SraGuidance"
+    method: Literal["sra"]
+    student_depth: PositiveInt
+    """Student block, counted from 1 (8 for XL/2, 4 for B/2)."""
+    teacher_depth: PositiveInt
+    """Block of the moving average, counted from 1 (20 for XL/2, 8 for B/2)."""
+    loss: Literal["smooth-l1", "cosine"] = "smooth-l1"
+    """Smooth L1 with beta 0.05 (the paper's runs), or the negative cosine (what its authors advise now)."""
+    weight: PositiveFloat
+    """Factor of the term in the loss; 2 for `smooth-l1` and 0.5 for `cosine`, if it is not given."""
+    decay: Decay | None
+    """A further factor 0.1^(1 + (step - after)/steps), 0.1 before; given for `smooth-l1`, none for `cosine`, as in its code."""
+    less_noise: UnitFloat = 0.2
+    """The teacher sees t' = t - u less_noise, u ~ U(0, 1), not below 0."""
+    projector_width: PositiveInt | None = None
+    """Hidden width of the two-layer head; twice the model's width, if it is not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_by_loss(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        cosine = values.get("loss", "smooth-l1") == "cosine"
+        return {"weight": 0.5 if cosine else 2.0, "decay": None if cosine else {}, **values}
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """Both blocks are the model's."""
+        return {"student_depth": self.student_depth, "teacher_depth": self.teacher_depth}
+
+
+class LayerSync(Signal):
+    """LayerSync (Haghighi et al. 2025): a block follows a deeper block of the same forward pass, without a projector."""
+
+    implementation = "selftrans.guidance.layersync:LayerSyncGuidance"
+    method: Literal["layersync"]
+    student_depth: PositiveInt
+    """Block that learns, counted from 1 (8 for XL/2)."""
+    teacher_depth: PositiveInt
+    """Deeper block that it follows, through which no gradient goes (16 for XL/2)."""
+    weight: PositiveFloat = 0.2
+    """Factor lambda of the term in the loss."""
+
+    @model_validator(mode="after")
+    def _teacher_is_deeper(self) -> Self:
+        if self.teacher_depth <= self.student_depth:
+            raise ValueError(
+                f"teacher_depth: {self.teacher_depth} is not deeper than student_depth {self.student_depth}"
+            )
+        return self
+
+    @property
+    def own_blocks(self) -> dict[str, int]:
+        """Both blocks are the model's."""
+        return {"student_depth": self.student_depth, "teacher_depth": self.teacher_depth}
+
+
+AnySignal = VaeAlignment | SelfTranscendence | Repa | Sra | LayerSync  # a further method is registered by its name here
+METHODS = tuple(get_args(member.model_fields["method"].annotation)[0] for member in (NoGuidance, *get_args(AnySignal)))
+
+
+def _one_or_several(value: Any) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+OneGuidance = Annotated[NoGuidance | AnySignal, Field(discriminator="method")]
+SeveralSignals = Annotated[tuple[Annotated[AnySignal, Field(discriminator="method")], ...], Field(min_length=1)]
+Guidance = Annotated[
+    Annotated[OneGuidance, Tag("one")] | Annotated[SeveralSignals, Tag("several")], Discriminator(_one_or_several)
+]
 
 
 # ----------------------------------------------------------------------------------------------------------- training
@@ -343,11 +552,28 @@ class Run(Settings):
     label: str | None = None
     """Name in figures and tables; the run's key if it is not given."""
     guidance: Guidance = NoGuidance()
-    """The training signal."""
+    """The training signal, or a list of several whose weighted terms are added."""
     model: Model
     """Backbone; what is not given here is the experiment's."""
     training: Training
     """Recipe; what is not given here is the experiment's."""
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The terms of the loss beside denoising."""
+        if isinstance(self.guidance, NoGuidance):
+            return ()
+        return self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
+
+    @property
+    def teachers(self) -> tuple[FrozenTeacher, ...]:
+        """The frozen teachers, one for each signal that follows one, in order."""
+        return tuple(teacher for signal in self.signals if (teacher := signal.frozen_teacher))
+
+    @property
+    def encoders(self) -> tuple[UsedEncoder, ...]:
+        """The encoders that signals follow, each once."""
+        return tuple(dict.fromkeys(encoder for signal in self.signals if (encoder := signal.used_encoder)))
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation
@@ -566,7 +792,9 @@ class Experiment(Settings):
             raise ValueError(f"seeds: {list(self.seeds)} has repeats")
         for name, run in self.runs.items():
             self._check_patches(f"runs.{name}.model", run.model)
-            self._check_guidance(f"runs.{name}.guidance", run)
+            self._check_guidance(name, run)
+        for name in self.runs:
+            self._check_no_circle((name,))
         return self
 
     def _check_patches(self, key: str, model: Model) -> None:
@@ -576,43 +804,47 @@ class Experiment(Settings):
             if side % model.patch_size:
                 raise ValueError(f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents")
 
-    def _check_guidance(self, key: str, run: Run) -> None:
-        guidance = run.guidance
-        if isinstance(guidance, VaeAlignment):
-            _check_depth(f"{key}.depth", guidance.depth, run.model)
-        if isinstance(guidance, SelfTranscendence):
-            teacher = guidance.teacher
-            if teacher.run not in self.runs:
-                raise ValueError(f"{key}.teacher.run: {teacher.run!r} is no run (allowed: {', '.join(self.runs)})")
-            source = self.runs[teacher.run]
-            if teacher.step not in source.training.checkpoints:
-                allowed = ", ".join(map(str, source.training.checkpoints))
+    def _check_guidance(self, name: str, run: Run) -> None:
+        for number, signal in enumerate(run.signals):
+            key = f"runs.{name}.guidance" + (f".{number}" if isinstance(run.guidance, tuple) else "")
+            for block, depth in signal.own_blocks.items():
+                _check_depth(f"{key}.{block}", depth, run.model)
+            if signal.frozen_teacher:
+                self._check_teacher(key, run, signal.frozen_teacher)
+            if (encoder := signal.used_encoder) and encoder.name not in self.data.encoders:
+                allowed = ", ".join(self.data.encoders) or "none"
                 raise ValueError(
-                    f"{key}.teacher.step: {teacher.step} is no checkpoint of {teacher.run!r} (allowed: {allowed})"
+                    f"{key}.encoder: {encoder.name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
                 )
-            for what, own, other in (
-                ("model.patch_size", run.model.patch_size, source.model.patch_size),
-                ("training.path", run.training.path, source.training.path),
-            ):
-                if own != other:
-                    raise ValueError(f"{key}.teacher.run: {teacher.run!r} has {what} {other}, its student has {own}")
-            _check_depth(f"{key}.student_depth", guidance.student_depth, run.model)
-            _check_depth(f"{key}.teacher_depth", guidance.teacher_depth, source.model)
-            for taught, chain in self._teacher_chains():
-                if taught in chain:
-                    raise ValueError(f"runs.{taught}.guidance.teacher.run: {' -> '.join((taught, *chain))} is a circle")
 
-    def _teacher_chains(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Each run with its teacher, its teacher's teacher and so on, up to the first repeat."""
-        for name in self.runs:
-            chain: tuple[str, ...] = ()
-            current = name
-            while isinstance(guidance := self.runs[current].guidance, SelfTranscendence):
-                current = guidance.teacher.run
-                chain = (*chain, current)
-                if chain.count(current) > 1 or current == name or current not in self.runs:
-                    break
-            yield name, chain
+    def _check_teacher(self, key: str, run: Run, teacher: FrozenTeacher) -> None:
+        choice = teacher.choice
+        if choice.run not in self.runs:
+            raise ValueError(f"{key}.teacher.run: {choice.run!r} is no run (allowed: {', '.join(self.runs)})")
+        source = self.runs[choice.run]
+        if choice.step not in source.training.checkpoints:
+            allowed = ", ".join(map(str, source.training.checkpoints))
+            raise ValueError(
+                f"{key}.teacher.step: {choice.step} is no checkpoint of {choice.run!r} (allowed: {allowed})"
+            )
+        for what, own, other in (
+            ("model.patch_size", run.model.patch_size, source.model.patch_size),
+            ("training.path", run.training.path, source.training.path),
+        ):
+            if own != other:
+                raise ValueError(f"{key}.teacher.run: {choice.run!r} has {what} {other}, its student has {own}")
+        _check_depth(f"{key}.teacher_depth", teacher.depth, source.model)
+
+    def _check_no_circle(self, chain: tuple[str, ...]) -> None:
+        """Refuse a run that is taught by itself, or by a student of its own."""
+        for teacher in self.runs[chain[-1]].teachers:
+            taught_by = teacher.choice.run
+            if taught_by == chain[0]:
+                raise ValueError(
+                    f"runs.{chain[0]}.guidance.teacher.run: {' -> '.join((*chain, taught_by))} is a circle"
+                )
+            if taught_by not in chain:
+                self._check_no_circle((*chain, taught_by))
 
     @model_validator(mode="after")
     def _evaluation_is_possible(self) -> Self:
@@ -771,12 +1003,16 @@ def _explain(problem: Any) -> str:
     return f"{location}: {message[0].lower()}{message[1:]}, found {problem['input']!r}"
 
 
+# What pydantic puts into a location for the chosen member of a union: the file has no such level.
+_TAGS = {*METHODS, "one", "several", "trained", "pretrained"}
+_NAMED_BY_USERS = ("runs", "encoders", "samplers")
+
+
 def _without_tags(location: tuple[str | int, ...]) -> Iterator[str]:
-    """A problem's location as the keys of the file: pydantic adds the chosen member of a union, the file has no such level."""
-    members = {"guidance": ("none", "vae-alignment", "self-transcendence"), "autoencoder": ("trained", "pretrained")}
+    """A problem's location as the keys of the file."""
     for before, part in zip((None, *location), location, strict=False):
-        is_member = isinstance(before, str) and part in members.get(before, ())
-        if not is_member and not str(part).startswith(("literal[", "tuple[", "str")):
+        is_tag = part in _TAGS and before not in _NAMED_BY_USERS
+        if not is_tag and not str(part).startswith(("literal[", "tuple[", "str")):
             yield str(part)
 
 

@@ -39,7 +39,7 @@ def test_digits_are_digits():
     source = open_source(load_data("experiments/data/digits.yaml"))
     assert len(source.labels) == 1797
     assert source.class_names == tuple("0123456789")
-    images = source.read(5, 9)
+    images = source.read(range(5, 9))
     assert images.shape == (4, 32, 32, 3)
     assert images.dtype == np.uint8
     assert images.max() > 240

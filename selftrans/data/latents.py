@@ -38,7 +38,7 @@ def extract(data: Data, autoencoder_path: str, directory: Path, device: torch.de
             if not writer.has(number):
                 encoded = []
                 for first in range(start, stop, ENCODE_BATCH):
-                    images = torch.from_numpy(source.read(first, min(first + ENCODE_BATCH, stop)))
+                    images = torch.from_numpy(source.read(range(first, min(first + ENCODE_BATCH, stop))))
                     encoded.append(encode_moments(autoencoder, images.to(device)).cpu().numpy())
                     bar.update(len(images))
                 writer.write(number, np.concatenate(encoded).astype(data.latents.dtype))

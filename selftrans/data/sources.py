@@ -17,8 +17,8 @@ class ImageSource(Protocol):
     labels: NDArray[np.int64]
     """Class of every image, (N,)."""
 
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images ``start`` to ``stop``: (stop - start, H, W, 3)."""
+    def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images at these places: (B, H, W, 3)."""
         ...
 
 
@@ -34,13 +34,18 @@ class Digits:
         grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
         self._images = np.stack([_enlarged(image, image_size) for image in grey])
 
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Images ``start`` to ``stop``: (stop - start, H, W, 3)."""
-        return np.repeat(self._images[start:stop, ..., None], 3, axis=-1)
+    def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images at these places: (B, H, W, 3)."""
+        return np.repeat(self._images[np.asarray(indices), ..., None], 3, axis=-1)
 
 
 def _enlarged(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image_HW).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def held_out(count: int) -> NDArray[np.bool_]:
+    """Every tenth of ``count`` images: what nothing that is judged by labels has been trained on."""
+    return np.arange(count) % 10 == 0
 
 
 def open_source(data: Data) -> ImageSource:

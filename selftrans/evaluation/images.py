@@ -81,7 +81,7 @@ class DataImages:
     def batches(self, span: range, batch_size: int) -> Iterator[NDArray[np.uint8]]:
         """The images of ``span`` in order."""
         for start in range(span.start, span.stop, batch_size):
-            yield self._source.read(start, min(start + batch_size, span.stop))
+            yield self._source.read(range(start, min(start + batch_size, span.stop)))
 
 
 def open_images(reference: Path) -> ImageSet:

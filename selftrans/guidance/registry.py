@@ -1,31 +1,54 @@
-"""From a run's settings to its training signal."""
+"""From a run's settings to its training signals."""
 
-from selftrans.config import Guidance as GuidanceSettings
-from selftrans.config import NoGuidance, SelfTranscendence, VaeAlignment
-from selftrans.guidance.base import Guidance, Unguided
-from selftrans.guidance.self_transcendence import SelfTranscendenceGuidance
-from selftrans.guidance.vae_alignment import VaeAlignmentGuidance
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
+
+from selftrans.config import Signal
+from selftrans.data.store import FeatureStore
+from selftrans.guidance.base import Guidance, SignalInputs, WeightedTerms
+from selftrans.models.encoder import PatchEncoder
 from selftrans.models.sit import SiTShape, SiTTrunk
 from selftrans.runtime.errors import UserError
 
 
-def build_guidance(settings: GuidanceSettings, shape: SiTShape, teacher: SiTTrunk | None = None) -> Guidance:
-    """The training signal of a run.
+def build_guidance(
+    signals: Sequence[Signal],
+    shape: SiTShape,
+    teachers: Sequence[SiTTrunk] = (),
+    encoders: Mapping[str, FeatureStore | PatchEncoder] | None = None,
+) -> WeightedTerms:
+    """The training signals of a run.
 
     Args:
-        settings: the run's ``guidance``.
+        signals: their settings.
         shape: the student's shape.
-        teacher: the frozen teacher, for the signals that follow one.
+        teachers: a frozen teacher for each signal that follows one, in order.
+        encoders: stored features, or encoders, by name.
 
     Raises:
-        UserError: the signal needs a teacher and none is given.
+        UserError: a signal needs a teacher or an encoder, and none is given.
     """
-    match settings:
-        case NoGuidance():
-            return Unguided()
-        case VaeAlignment():
-            return VaeAlignmentGuidance(settings, shape)
-        case SelfTranscendence():
-            if teacher is None:
-                raise UserError("guidance.method: self-transcendence needs a frozen teacher, none was given")
-            return SelfTranscendenceGuidance(settings, shape, teacher)
+    return WeightedTerms(_built(signals, shape, list(teachers), encoders or {}))
+
+
+def _built(
+    signals: Sequence[Signal],
+    shape: SiTShape,
+    teachers: list[SiTTrunk],
+    encoders: Mapping[str, FeatureStore | PatchEncoder],
+) -> list[Guidance]:
+    built = []
+    for settings in signals:
+        teacher = encoder = None
+        if settings.frozen_teacher:
+            if not teachers:
+                raise UserError(f"guidance.method: {settings.method} needs a frozen teacher, none was given")
+            teacher = teachers.pop(0)
+        if settings.used_encoder and (encoder := encoders.get(settings.used_encoder.name)) is None:
+            raise UserError(
+                f"guidance.encoder: neither features nor weights of {settings.used_encoder.name!r} were given"
+            )
+        implementation: type[Guidance] = resolve_name(settings.implementation)
+        inputs = SignalInputs(shape=shape, teacher=teacher, encoder=encoder)
+        built.append(implementation(settings, inputs))  # type: ignore[call-arg]
+    return built

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from selftrans.config import SelfTranscendence
-from selftrans.guidance.base import Batch, Guidance, mean_squared_error_over_batch
+from selftrans.guidance.base import (
+    Alignment,
+    Batch,
+    Guidance,
+    SignalInputs,
+    mean_squared_error_over_batch,
+    shown_cosines,
+)
 from selftrans.models.heads import projector
-from selftrans.models.sit import SiTShape, SiTTrunk
 
 
 class SelfTranscendenceGuidance(Guidance):
@@ -25,37 +31,42 @@ class SelfTranscendenceGuidance(Guidance):
 
     Args:
         settings: depths, guidance scale, weight, time range, projector width, last step.
-        shape: the student's shape.
-        teacher: the frozen trunk, cut at ``teacher_depth``, on the student's device.
+        inputs: the student's shape, and the frozen trunk, cut at ``teacher_depth``, on the student's device.
     """
 
-    def __init__(self, settings: SelfTranscendence, shape: SiTShape, teacher: SiTTrunk) -> None:
-        super().__init__()
+    def __init__(self, settings: SelfTranscendence, inputs: SignalInputs) -> None:
+        super().__init__(settings)
+        assert inputs.teacher is not None
         self.settings = settings
-        self.weight = settings.weight
         self.depths = (settings.student_depth,)
-        self.projector = projector(shape.width, settings.projector_width, teacher.shape.width)
+        self.projector = projector(inputs.shape.width, settings.projector_width, inputs.teacher.shape.width)
         # In a tuple, so that it is no submodule: not trained, not saved, never switched to training mode.
-        self._teacher = (teacher,)
+        self._teacher = (inputs.teacher,)
 
-    def is_active(self, step: int) -> bool:
-        """Up to ``stop_after`` steps."""
-        return self.settings.stop_after is None or step < self.settings.stop_after
-
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
         """L_self; teacher and projector run only for the samples that count."""
         rows = batch.rows_within(self.settings.t_range)
         prediction = self.projector(features[self.settings.student_depth][rows])
-        if not len(rows):
-            return prediction.float().sum()  # zero, and a zero gradient for every parameter of the projector
+        if not len(rows):  # zero, and a zero gradient for every parameter of the projector
+            return Alignment(prediction.float().sum(), batch.t_B.new_zeros(0))
         target = self.guided_features(batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows])
-        return mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        return Alignment(term, shown_cosines(prediction, target))
+
+    def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+        """f_g, (B, T, D)."""
+        return self.guided_features(batch.x_BCHW, batch.t_B, batch.labels_B)
+
+    def guided_features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+        """f_g = f_u + w (f_c - f_u), (B, T, D)."""
+        unconditional, conditional = self.teacher_features(x_BCHW, t_B, labels_B)
+        return torch.lerp(unconditional, conditional, self.settings.guidance_scale)
 
     @torch.no_grad()
-    def guided_features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
-        """f_g of the teacher, (B, T, D): both passes in one batch."""
+    def teacher_features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """f_u and f_c, (B, T, D) each, in float32: both passes in one batch."""
         (teacher,) = self._teacher
-        labels = torch.cat([labels_B, torch.full_like(labels_B, teacher.null_class)])
+        labels = torch.cat([torch.full_like(labels_B, teacher.null_class), labels_B])
         tokens = teacher.tokens(torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B]), labels)
-        conditional, unconditional = tokens.float().chunk(2)
-        return torch.lerp(unconditional, conditional, self.settings.guidance_scale)
+        unconditional, conditional = tokens.float().chunk(2)
+        return unconditional, conditional

@@ -9,9 +9,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from selftrans.config import VaeAlignment
-from selftrans.guidance.base import Batch, Guidance, mean_squared_error_over_batch
+from selftrans.guidance.base import (
+    Alignment,
+    Batch,
+    Guidance,
+    SignalInputs,
+    mean_squared_error_over_batch,
+    shown_cosines,
+)
 from selftrans.models.heads import LatentHead
-from selftrans.models.sit import SiTShape
+from selftrans.models.sit import patchify
 
 
 class VaeAlignmentGuidance(Guidance):
@@ -19,19 +26,25 @@ class VaeAlignmentGuidance(Guidance):
 
     Args:
         settings: depth, weight, target, time range, projector width.
-        shape: the student's shape.
+        inputs: the student's shape.
     """
 
-    def __init__(self, settings: VaeAlignment, shape: SiTShape) -> None:
-        super().__init__()
-        self.settings = settings
-        self.weight = settings.weight
+    def __init__(self, settings: VaeAlignment, inputs: SignalInputs) -> None:
+        super().__init__(settings)
+        self.settings, self.shape = settings, inputs.shape
         self.depths = (settings.depth,)
-        self.head = LatentHead(shape, settings.projector_width)
+        self.head = LatentHead(inputs.shape, settings.projector_width)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
         """L_vae; the head runs only for the samples that count."""
         rows = batch.rows_within(self.settings.t_range)
-        target = batch.velocity_BCHW if self.settings.target == "velocity" else batch.z_BCHW
-        prediction = self.head(features[self.settings.depth][rows])
-        return mean_squared_error_over_batch(prediction, target[rows], len(batch.t_B))
+        prediction, target = self.head(features[self.settings.depth][rows]), self._target(batch)[rows]
+        term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        return Alignment(term, shown_cosines(prediction.flatten(1)[:, None], target.flatten(1)[:, None]))
+
+    def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+        """The target's patches, (B, T, p p C)."""
+        return patchify(self._target(batch), self.shape)
+
+    def _target(self, batch: Batch) -> Tensor:
+        return batch.velocity_BCHW if self.settings.target == "velocity" else batch.z_BCHW

@@ -15,6 +15,12 @@ def projector(width: int, hidden_width: int, output_width: int) -> nn.Sequential
     return layers.apply(initialise_linear)
 
 
+def two_layer_head(width: int, hidden_width: int) -> nn.Sequential:
+    """The two-layer MLP with SiLU of SRA (Jiang et al. 2025): (..., D) -> (..., D)."""
+    layers = nn.Sequential(nn.Linear(width, hidden_width), nn.SiLU(), nn.Linear(hidden_width, width))
+    return layers.apply(initialise_linear)
+
+
 class LatentHead(nn.Module):
     """Projector, layer norm, linear, unpatchify: tokens (B, T, D) to latents (B, C, H, W)."""
 

@@ -175,12 +175,12 @@ class SiTTrunk(nn.Module):
         return self.t_embedder(t_B) + self.y_embedder(labels_B)
 
     def run_blocks(
-        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int]
+        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int], last: int | None = None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Tokens after the last block, and after each block of ``depths`` (counted from 1), (B, T, D)."""
+        """Tokens after block ``last`` (the last one, if it is not given), and after each of ``depths`` (from 1), (B, T, D)."""
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         kept: dict[int, Tensor] = {}
-        for depth, block in enumerate(self.blocks, start=1):
+        for depth, block in enumerate(self.blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, condition_BD, use_reentrant=False)
             else:
@@ -192,6 +192,10 @@ class SiTTrunk(nn.Module):
     def tokens(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
         """Tokens after the last block, (B, T, D)."""
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), ())[0]
+
+    def features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """Tokens after each block of ``depths``, (B, T, D); no block behind the deepest of them is run."""
+        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths))[1]
 
 
 class SiT(SiTTrunk):
@@ -245,6 +249,13 @@ def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
     side, patch = shape.grid_size, shape.patch_size
     grid = patches_BTP.reshape(-1, side, side, patch, patch, channels)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+
+
+def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
+    """Latents (B, C, H, W) cut into patches, (B, T, p p C): what ``unpatchify`` puts together."""
+    channels, side, patch = shape.latent_shape[0], shape.grid_size, shape.patch_size
+    grid = latents_BCHW.reshape(-1, channels, side, patch, side, patch)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, patch * patch * channels)
 
 
 def sincos_table(width: int, grid_size: int) -> Tensor:

@@ -20,6 +20,8 @@ class Stream(IntEnum):
     SAMPLE = 4
     AUTOENCODER = 5
     CLASSIFIER = 6
+    ENCODER = 7
+    ANALYSIS = 8
 
 
 def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.random.Generator:

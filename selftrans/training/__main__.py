@@ -46,7 +46,9 @@ def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
         seed=arguments.seed,
         until=arguments.until,
         latents=arguments.latents,
-        teacher=arguments.teacher,
+        teachers=tuple(arguments.teacher),
+        encoded=tuple(arguments.features),
+        encoders=tuple(arguments.encoder),
         directory=arguments.directory,
         after=arguments.after,
     )
@@ -69,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, required=True, help="seed of the run")
     parser.add_argument("--until", type=int, required=True, help="checkpoint to train up to, in steps")
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
-    parser.add_argument("--teacher", type=Path, help="frozen teacher, for the runs that follow one")
+    for option, what in (
+        ("--teacher", "frozen teacher, one for each signal that follows one, in order"),
+        ("--features", "manifest of an encoder's feature store, for the signals that read one"),
+        ("--encoder", "file of an encoder, for the signals that run one"),
+    ):
+        parser.add_argument(option, type=Path, action="append", default=[], help=f"{what} (may be repeated)")
     parser.add_argument("--directory", type=Path, required=True, help="directory of the run")
     parser.add_argument("--after", type=int, default=0, help="checkpoint that this one was scheduled behind (recorded)")
     parser.add_argument("--processes", type=int, default=1, help="processes of a training without GPUs (default: 1)")

@@ -49,7 +49,7 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
     ).to(device)
     autoencoder.register_to_config(scaling_factor=None)
     source = open_source(data)
-    images = torch.from_numpy(source.read(0, len(source.labels)))
+    images = torch.from_numpy(source.read(range(len(source.labels))))
     order = shuffled(generator(settings.seed, Stream.AUTOENCODER, 1), len(images), settings.batch_size)
 
     def loss_of_step(_: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Training batches: everything random in step s is a function of (seed, s) and the position in the global batch."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import Training
-from selftrans.data.store import LatentStore
+from selftrans.data.sources import ImageSource
+from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.flow.interpolant import INTERPOLANTS, draw_time
 from selftrans.guidance.base import Batch
 from selftrans.runtime.random import Stream, generator
@@ -24,6 +25,8 @@ CPU = torch.device("cpu")
 class Numbers:
     """What is drawn for one micro-batch of B samples."""
 
+    step: int
+    """The optimizer step that it is drawn for."""
     z: NDArray[np.float32]
     """Clean latents, a fresh sample of the posterior, (B, C, H, W)."""
     eps: NDArray[np.float32]
@@ -34,6 +37,12 @@ class Numbers:
     """True classes, (B,)."""
     dropped_labels: NDArray[np.int64]
     """Classes with some replaced by the null class, (B,)."""
+    uniform: NDArray[np.float32]
+    """Numbers in [0, 1) for the training signals, (B,)."""
+    encoded: dict[str, NDArray[np.floating[Any]]]
+    """Stored patch tokens of the clean images by encoder, (B, T, D)."""
+    images: NDArray[np.uint8] | None
+    """The clean images, where they are asked for, (B, H, W, 3)."""
 
 
 class BatchSource:
@@ -43,10 +52,20 @@ class BatchSource:
         store: the latents.
         training: batch size, interpolant, distribution of t, label dropout.
         seed: the run's seed.
+        features: stores of encoders' patch tokens that come with every batch.
+        images: a source whose images come with every batch.
     """
 
-    def __init__(self, store: LatentStore, training: Training, seed: int) -> None:
+    def __init__(
+        self,
+        store: LatentStore,
+        training: Training,
+        seed: int,
+        features: Sequence[FeatureStore] = (),
+        images: ImageSource | None = None,
+    ) -> None:
         self.store, self.training, self.seed = store, training, seed
+        self.features, self.images = features, images
         self.path = INTERPOLANTS[training.path]
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
@@ -69,20 +88,26 @@ class BatchSource:
         dropped = np.empty(size, np.bool_)
         posterior_noise = np.empty((size, *shape), np.float32)
         noise = np.empty((size, *shape), np.float32)
+        uniform = np.empty(size, np.float32)
         for row, position in enumerate(positions):
             rng = generator(self.seed, Stream.BATCH, step, position)
             times[row] = draw_time(rng, self.path, self.training.time)
             dropped[row] = rng.random() < self.training.label_dropout
             rng.standard_normal(dtype=np.float32, out=posterior_noise[row])
             rng.standard_normal(dtype=np.float32, out=noise[row])
+            uniform[row] = rng.random()
         indices = self.indices(step, positions)
         labels = self.store.labels[indices]
         return Numbers(
+            step=step,
             z=self.store.latents(indices, posterior_noise),
             eps=noise,
             times=times,
             labels=labels,
             dropped_labels=np.where(dropped, self.store.manifest.num_classes, labels),
+            uniform=uniform,
+            encoded={features.name: features.rows[indices] for features in self.features},
+            images=None if self.images is None else self.images.read(indices),
         )
 
     def batch(self, numbers: Numbers, device: torch.device) -> Batch:
@@ -91,13 +116,19 @@ class BatchSource:
         t = on_device(numbers.times, device)
         t_B111 = t.reshape(-1, 1, 1, 1)
         return Batch(
+            step=numbers.step,
+            path=self.path,
             z_BCHW=z,
+            eps_BCHW=eps,
             x_BCHW=self.path.noised(z, eps, t_B111),
             velocity_BCHW=self.path.velocity(z, eps, t_B111),
             t_B=t,
             times=numbers.times,
             labels_B=on_device(numbers.labels, device),
             dropped_labels_B=on_device(numbers.dropped_labels, device),
+            uniform_B=on_device(numbers.uniform, device),
+            encoded={name: on_device(tokens, device) for name, tokens in numbers.encoded.items()},
+            images_BHWC=None if numbers.images is None else on_device(numbers.images, device),
         )
 
     def stream(self, steps: range, parts: list[range], device: torch.device) -> Iterator[list[Batch]]:

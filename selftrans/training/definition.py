@@ -6,28 +6,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selftrans.config import NOT_DEFINING, Experiment, SelfTranscendence
+from selftrans.config import NOT_DEFINING, Experiment
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
 
 DEFINITION_FILE = "definition.json"
+DEFINING_DATA = {"source", "image_size", "autoencoder", "latents"}
 
 
 def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:
-    """All settings that decide the numbers of a run, its teacher's included.
+    """All settings that decide the numbers of a run, its teachers' and encoders' included.
 
     Neither the list of checkpoints, nor the devices, nor the evaluation is among them.
     """
     settings = experiment.runs[run]
-    guidance = settings.guidance
-    teacher = guidance.teacher.run if isinstance(guidance, SelfTranscendence) else None
+    guidance = [signal.model_dump(mode="json") for signal in settings.signals]
+    encoders = {used.name: experiment.data.encoders[used.name] for used in settings.encoders}
     return {
         "seed": seed,
-        "data": experiment.data.model_dump(mode="json", exclude={"name", "classifier"}),
+        "data": experiment.data.model_dump(mode="json", include=DEFINING_DATA),
         "model": settings.model.model_dump(mode="json", exclude={"preset"}),
-        "guidance": guidance.model_dump(mode="json"),
+        "guidance": guidance,
         "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),
-        "teacher": run_definition(experiment, teacher, seed) if teacher else None,
+        "teachers": [run_definition(experiment, teacher.choice.run, seed) for teacher in settings.teachers],
+        "encoders": {name: encoder.model_dump(mode="json") for name, encoder in encoders.items()},
     }
 
 
@@ -58,5 +60,8 @@ def _differences(trained: Any, current: Any, key: str) -> Iterator[str]:
     if isinstance(trained, dict) and isinstance(current, dict):
         for name in sorted(trained.keys() | current.keys()):
             yield from _differences(trained.get(name), current.get(name), f"{key}.{name}".lstrip("."))
+    elif isinstance(trained, list) and isinstance(current, list) and len(trained) == len(current):
+        for number, (before, now) in enumerate(zip(trained, current, strict=True)):
+            yield from _differences(before, now, f"{key}.{number}")
     elif trained != current:
         yield f"{key} (trained: {trained}, now: {current})"

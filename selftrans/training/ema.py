@@ -18,7 +18,7 @@ class MovingAverage(Generic[M]):
     """
 
     def __init__(self, module: M, decay: float) -> None:
-        self.average = copy.deepcopy(module).requires_grad_(False)
+        self.average = copy.deepcopy(module).requires_grad_(False).eval()
         # Walking through the modules costs more than the update itself where the model is small.
         self._pairs = list(self.average.parameters()), list(module.parameters())
         self._update = get_ema_multi_avg_fn(decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class EventFiles:
         now = time.monotonic()
         step = int(row["step"])
         for name in HISTORY_COLUMNS[1:]:
-            self._writer.add_scalar(f"train/{name}", row[name], step)
+            if math.isfinite(row[name]):  # nothing is aligned, or fp16 left the step out
+                self._writer.add_scalar(f"train/{name}", row[name], step)
         self._writer.add_scalar("speed/images_per_second", images / (now - self._written_at), step)
         self._written_at = now

@@ -8,9 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selftrans.config import Classifier, Data, TrainedEncoder
+from selftrans.data.sources import held_out, open_source
+from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import Progress
+from selftrans.runtime.random import Stream, generator
 
+NOISE = 0.1  # standard deviation of pixel noise in [-1, 1]: keeps features from hanging on single pixels
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 
@@ -36,6 +41,43 @@ def fit(model: nn.Module, loss_of_step: Callable[[int], Tensor], steps: int, lea
             schedule.step()
             bar.update(note=f"loss {value:.5f}")
     model.eval()
+
+
+def fit_classifier(
+    network: nn.Module,
+    logits_of: Callable[[Tensor], Tensor],
+    data: Data,
+    settings: Classifier | TrainedEncoder,
+    stream: Stream,
+    label: str,
+) -> float:
+    """Fit ``network`` to the labels of ``data``; returns the accuracy on the images held out.
+
+    Args:
+        network: what is trained, on its device.
+        logits_of: logits (B, K) of images in [-1, 1], (B, 3, H, W), computed by ``network``.
+        data: the images.
+        settings: seed, steps, batch size, learning rate.
+        stream: of the random order.
+        label: name in the log.
+    """
+    source = open_source(data)
+    device = next(network.parameters()).device
+    images, labels = torch.from_numpy(source.read(range(len(source.labels)))), torch.from_numpy(source.labels)
+    hidden = held_out(len(images))
+    shown = np.flatnonzero(~hidden)
+    order = shuffled(generator(settings.seed, stream, 1), len(shown), settings.batch_size)
+
+    def loss_of_step(_: int) -> Tensor:
+        chosen = shown[next(order)]
+        pixels = to_signed(images[chosen].to(device))
+        logits = logits_of(pixels + NOISE * torch.randn_like(pixels))
+        return nn.functional.cross_entropy(logits, labels[chosen].to(device))
+
+    fit(network, loss_of_step, settings.steps, settings.learning_rate, label)
+    with torch.inference_mode():
+        logits = logits_of(to_signed(images[hidden].to(device)))
+    return (logits.argmax(dim=1).cpu() == labels[hidden]).double().mean().item()
 
 
 def shuffled(rng: np.random.Generator, count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:

@@ -1,5 +1,6 @@
 """Everything that a stopped training needs to go on, and the losses that it logs."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from selftrans.runtime.logs import LOG
 from selftrans.training.precision import Arithmetic
 from selftrans.training.state import StateDirectory
 
-HISTORY_COLUMNS = ("step", "loss", "denoising", "alignment", "gradient_norm")
+HISTORY_COLUMNS = (
+    "step", "loss", "denoising", "alignment", "gradient_norm", "cosine", "denoising_gradient", "alignment_gradient",
+)  # fmt: skip
+"""Means over a logging interval: L, its two parts as they are added up, the norm of its gradient before clipping, the cosine
+of prediction and guiding feature over the samples that count; and, at the interval's last step, the norms of the two parts'
+gradients with respect to the backbone."""
 
 
 class TrainingProgress:
@@ -40,20 +46,22 @@ class TrainingProgress:
         device = next(model.parameters()).device
         self.accelerator = accelerator
         self.history: list[list[float]] = []
-        self.sums = torch.zeros(6, device=device)  # steps, three losses, gradient norm, steps that have one
+        # Steps, three losses, gradient norm, steps that have one, cosines, samples that have one.
+        self.sums = torch.zeros(8, device=device)
         self.all_sums = self.sums[None]  # of every process
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.seconds = 0.0
         self._since = time.monotonic()
 
-    def count(self, step: int, losses: Tensor, norm: Tensor | None) -> None:
-        """Add one step's losses (total, denoising, alignment) and gradient norm, without waiting for the device.
+    def count(self, step: int, losses: Tensor, norm: Tensor | None, cosines: Tensor) -> None:
+        """Add one step's losses (total, denoising, alignment), gradient norm and cosines, without waiting for the device.
 
         The norm is None where fp16 left the step out: an overflow of the scaled gradient is part of finding the scale.
+        ``cosines`` are their sum and their number.
         """
         one = losses.new_ones(1)
         with_norm = torch.cat([norm.reshape(1), one]) if norm is not None else losses.new_zeros(2)
-        numbers = torch.cat([one, losses, with_norm])
+        numbers = torch.cat([one, losses, with_norm, cosines])
         self.sums += numbers
         bad = ~torch.isfinite(numbers).all() & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
@@ -63,11 +71,17 @@ class TrainingProgress:
         self.all_sums = self.accelerator.gather(self.sums[None])
         self.first_bad_step = self.accelerator.gather(self.first_bad_step.reshape(1)).max()
 
-    def close_interval(self, step: int) -> dict[str, float]:
-        """The means since the last call, over all processes, as one row of the history; to be called after ``share``."""
-        steps, *losses, norm, norms = self.all_sums.mean(dim=0).tolist()
+    def close_interval(self, step: int, parts: tuple[float, float]) -> dict[str, float]:
+        """The means since the last call, over all processes, as one row of the history; to be called after ``share``.
+
+        ``parts`` are the gradient norms of the two parts of the loss at this step.
+        """
+        steps, *losses, norm, norms, cosine, cosines = self.all_sums.mean(dim=0).tolist()
         self.sums.zero_()
-        self.history.append([float(step), *(value / steps for value in losses), norm / max(norms, 1)])
+        mean_cosine = cosine / cosines if cosines else math.nan
+        self.history.append(
+            [float(step), *(value / steps for value in losses), norm / max(norms, 1), mean_cosine, *parts]
+        )
         return dict(zip(HISTORY_COLUMNS, self.history[-1], strict=True))
 
     def history_as_csv(self) -> str:

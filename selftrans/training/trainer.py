@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,25 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from selftrans import __version__
-from selftrans.config import Experiment, SelfTranscendence, Training, Weights
+from selftrans.config import Experiment, Training, Weights
 from selftrans.data.store import LatentStore, Manifest
-from selftrans.guidance.base import Batch, Guidance
+from selftrans.guidance.base import Batch, WeightedTerms
 from selftrans.guidance.registry import build_guidance
 from selftrans.models.sit import SiT, SiTShape
-from selftrans.models.weights import load_teacher
-from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.files import remove_remains, sha256_of, write_json, write_text
 from selftrans.runtime.lock import SoleWriter
 from selftrans.runtime.logs import Progress
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.runtime.signals import StopRequest
-from selftrans.runtime.tensors import FORMAT, read_metadata, save_tensors
+from selftrans.runtime.tensors import FORMAT, save_tensors
 from selftrans.training.batches import BatchSource, process_parts
 from selftrans.training.control import Control
 from selftrans.training.definition import DEFINITION_FILE, check_definition, fingerprint, run_definition
 from selftrans.training.ema import MovingAverage
 from selftrans.training.events import EventFiles
+from selftrans.training.gradients import alignment_gradient, part_norms
+from selftrans.training.inputs import Inputs
 from selftrans.training.precision import Arithmetic, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
@@ -50,8 +52,12 @@ class Segment:
     """The checkpoint's step."""
     latents: Path
     """Manifest of the latent store."""
-    teacher: Path | None
-    """The frozen teacher, for the signals that follow one."""
+    teachers: tuple[Path, ...] = ()
+    """A frozen teacher for each signal that follows one, in order."""
+    encoded: tuple[Path, ...] = ()
+    """Manifests of feature stores, for the signals that read one."""
+    encoders: tuple[Path, ...] = ()
+    """Encoders' files, for the signals that run one."""
     directory: Path
     """The run's directory: definition, state, checkpoints, event files."""
     after: int = 0
@@ -71,20 +77,20 @@ class Segment:
 class TrainingModel(nn.Module):
     """Backbone and training signal in one forward, as distributed data parallel needs them."""
 
-    def __init__(self, backbone: SiT, guidance: Guidance) -> None:
+    def __init__(self, backbone: SiT, guidance: WeightedTerms) -> None:
         super().__init__()
         self.backbone = backbone
         self.guidance = guidance
 
-    def forward(self, batch: Batch, guided: bool) -> tuple[Tensor, Tensor]:
-        """L_denoise and the signal's term, averaged over the micro-batch, in float32."""
-        depths = self.guidance.depths if guided else ()
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """L_denoise and the weighted sum of the signals' terms, averaged over the micro-batch, in float32: L is their sum.
+
+        Also the cosines of prediction and guiding feature, of the samples that count.
+        """
+        depths = self.guidance.depths(batch.step)
         velocity, features = self.backbone.with_features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
         denoising = (velocity.float() - batch.velocity_BCHW).square().mean()
-        if guided:
-            return denoising, self.guidance(batch, features)
-        # Heads without a term still take part, with zero gradients, so that every process reduces the same buckets.
-        return denoising, sum((0.0 * head.sum() for head in self.guidance.parameters()), denoising.new_zeros(()))
+        return denoising, *self.guidance(batch, features)
 
 
 def build_model(
@@ -92,27 +98,22 @@ def build_model(
     run: str,
     store: LatentStore,
     seed: int,
-    teacher: Path | None = None,
+    inputs: Inputs | None = None,
     device: torch.device = CPU,
 ) -> TrainingModel:
-    """A fresh model with the run's signal; the backbone is a function of the seed alone, the same for every arm.
+    """A fresh model with the run's signals; the backbone is a function of the seed alone, the same for every arm.
 
     Raises:
-        UserError: the teacher is of other latents or was cut at another depth.
+        UserError: a signal lacks what it follows.
     """
     settings, manifest = experiment.runs[run], store.manifest
     shape = SiTShape.of(settings.model, manifest.latent_shape, manifest.num_classes)
-    frozen = None
-    if isinstance(settings.guidance, SelfTranscendence) and teacher is not None:
-        frozen, facts = load_teacher(teacher, device)
-        if facts["latents"]["digest"] != manifest.digest:
-            raise UserError(f"{teacher}: was trained on other latents than {store.directory}")
-        if (wanted := settings.guidance.teacher_depth) != frozen.shape.depth:
-            raise UserError(f"{teacher}: was cut at block {frozen.shape.depth}, teacher_depth says {wanted}")
+    inputs = inputs or Inputs()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
         backbone = SiT(shape)
-        return TrainingModel(backbone, build_guidance(settings.guidance, shape, frozen)).to(device)
+        guidance = build_guidance(settings.signals, shape, inputs.teachers, inputs.by_name)
+        return TrainingModel(backbone, guidance).to(device)
 
 
 def build_optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.AdamW:
@@ -123,23 +124,31 @@ def build_optimizer(parameters: list[nn.Parameter], training: Training) -> torch
     )  # fmt: skip
 
 
-def backward(
-    model: nn.Module, batch: Batch, guided: bool, arithmetic: Arithmetic, weight: float, share: float
-) -> Tensor:
-    """Add a micro-batch's ``share`` of the gradient of L = L_denoise + weight L_alignment; returns L and its two terms."""
-    with arithmetic.autocast():
-        denoising, alignment = model(batch, guided)
-    loss = denoising + weight * alignment
-    arithmetic.scaler.scale(share * loss).backward()
-    return torch.stack([loss, denoising, alignment]).detach()
+def accumulate(
+    model: nn.Module, micro_batches: Sequence[Batch], arithmetic: Arithmetic, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of L = L_denoise + L_alignment over one process's share of the global batch.
+
+    Returns the means of L and its two parts, and the sum and the number of the cosines.
+    """
+    losses, cosines = torch.zeros(3, device=accelerator.device), torch.zeros(2, device=accelerator.device)
+    share = 1 / len(micro_batches)
+    for batch in micro_batches:
+        with contextlib.nullcontext() if batch is micro_batches[-1] else accelerator.no_sync(model):
+            with arithmetic.autocast():
+                denoising, alignment, found = model(batch)
+            loss = denoising + alignment
+            arithmetic.scaler.scale(share * loss).backward()
+        losses += share * torch.stack([loss, denoising, alignment]).detach()
+        cosines += torch.stack([found.sum(), found.new_tensor(len(found))])
+    return losses, cosines
 
 
-def definition_of(segment: Segment, store: LatentStore, arithmetic: Arithmetic) -> dict[str, Any]:
+def definition_of(segment: Segment, store: LatentStore, inputs: Inputs, arithmetic: Arithmetic) -> dict[str, Any]:
     """All that decides the numbers of a run: its settings, what it reads, the precision that it came to."""
-    teacher = read_metadata(segment.teacher, "teacher")["digest"] if segment.teacher else None
     return {
         **run_definition(segment.experiment, segment.run, segment.seed),
-        "inputs": {"latents": store.manifest.digest, "teacher": teacher},
+        "inputs": {"latents": store.manifest.digest, **inputs.digests},
         "precision": arithmetic.precision,
     }
 
@@ -175,16 +184,20 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
     """
     training, device, is_main = segment.training, accelerator.device, accelerator.is_main_process
     store = LatentStore(segment.latents)
-    raw_model = build_model(segment.experiment, segment.run, store, segment.seed, segment.teacher, device)
+    inputs = Inputs.open(
+        segment.experiment, segment.run, store, segment.teachers, segment.encoded, segment.encoders, device
+    )
+    raw_model = build_model(segment.experiment, segment.run, store, segment.seed, inputs, device)
     raw_model.backbone.activation_checkpointing = training.activation_checkpointing
     ema = MovingAverage(raw_model.backbone, training.ema_decay)
+    raw_model.guidance.follow(ema.average)
     if training.compile:  # block by block: one small graph, compiled once
         for block in raw_model.backbone.blocks:
             block.compile()
     parameters = [parameter for parameter in raw_model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, training)
     arithmetic = Arithmetic(resolve_precision(training, raw_model.backbone.shape.width, device), device)
-    definition = definition_of(segment, store, arithmetic)
+    definition = definition_of(segment, store, inputs, arithmetic)
     check_definition(segment.directory, definition)
     states = StateDirectory(segment.directory / "state", fingerprint(definition))
     progress = TrainingProgress(raw_model, ema.average, optimizer, arithmetic, accelerator)
@@ -204,7 +217,7 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
             states.prune(step, training.checkpoints)
         accelerator.wait_for_everyone()
 
-    source = BatchSource(store, training, segment.seed)
+    source = BatchSource(store, training, segment.seed, inputs.features, inputs.images)
     parts = process_parts(
         training.batch_size, accelerator.num_processes, training.accumulate, accelerator.process_index
     )
@@ -217,25 +230,22 @@ def train(segment: Segment, accelerator: Accelerator, stop: StopRequest, owner: 
         Progress(segment.until, label, "step", initial=step, quiet=not is_main) as bar,
     ):
         for micro_batches in source.stream(range(step, segment.until), parts, device):
-            guided = raw_model.guidance.is_active(step)
-            losses = torch.zeros(3, device=device)
-            for batch in micro_batches:
-                share = 1 / len(micro_batches)
-                with contextlib.nullcontext() if batch is micro_batches[-1] else accelerator.no_sync(model):
-                    losses += share * backward(model, batch, guided, arithmetic, raw_model.guidance.weight, share)
+            logs = (step + 1) % training.log_every == 0
+            aligned = alignment_gradient(raw_model, micro_batches, arithmetic, accelerator) if logs else []
+            losses, cosines = accumulate(model, micro_batches, arithmetic, accelerator)
             arithmetic.scaler.unscale_(optimizer)
+            norms = part_norms(raw_model.backbone, aligned) if logs else (math.nan, math.nan)
             norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
-            if not guided:  # a head without a term must not be moved by Adam's momentum either
-                raw_model.guidance.zero_grad(set_to_none=True)
+            raw_model.guidance.drop_idle_gradients(step)
             left_out = arithmetic.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
             ema.update()
             step += 1
-            progress.count(step, losses, None if left_out else norm)
-            if step % training.log_every == 0:
+            progress.count(step, losses, None if left_out else norm, cosines)
+            if logs:
                 progress.share()
                 progress.require_finite(segment.directory)
-                row = progress.close_interval(step)
+                row = progress.close_interval(step, norms)
                 events.write(row, images=training.batch_size * training.log_every)
                 bar.update(0, note=f"loss {row['loss']:.4f}")
             bar.update()

@@ -11,8 +11,8 @@ import yaml
 from selftrans.config import (
     EXTRACTORS,
     JobKinds,
-    SelfTranscendence,
     TrainedAutoencoder,
+    TrainedEncoder,
     WorkflowSettings,
     load_experiment,
     merged,
@@ -100,6 +100,7 @@ wildcard_constraints:
         for name in experiment.evaluation.samplers
     ),
     extractor="|".join(EXTRACTORS),
+    encoder=one_of(name for data in DATA.values() for name in data.encoders),
     sweep=one_of(
         sweep
         for experiment in EXPERIMENTS.values()
@@ -143,8 +144,8 @@ def of_data(pattern):
     return of_job
 
 
-def guidance_of(wildcards):
-    return EXPERIMENTS[wildcards.experiment].runs[wildcards.run].guidance
+def settings_of_run(wildcards):
+    return EXPERIMENTS[wildcards.experiment].runs[wildcards.run]
 
 
 # -- data
@@ -171,6 +172,13 @@ def data_definition(wildcards, *parts):
     )
 
 
+def encoder_definition(wildcards):
+    """What an encoder is a function of; the images only if it is trained on them."""
+    encoder = DATA[wildcards.dataset].encoders[wildcards.encoder]
+    images = data_definition(wildcards) if isinstance(encoder, TrainedEncoder) else None
+    return {"images": images, "encoder": encoder.model_dump(mode="json")}
+
+
 def autoencoder_of_experiment(wildcards):
     return autoencoder_files(EXPERIMENTS[wildcards.experiment].data.name)
 
@@ -194,21 +202,54 @@ def segments(experiment):
             }
 
 
-def teacher_file(wildcards):
-    """The frozen teacher of a run, where its signal follows one."""
-    guidance = guidance_of(wildcards)
-    if not isinstance(guidance, SelfTranscendence):
-        return []
-    teacher = guidance.teacher
-    path = TEACHER.format(
+def teacher_path(wildcards, teacher):
+    """The file of a frozen teacher of a run."""
+    return TEACHER.format(
         experiment=wildcards.experiment,
-        run=teacher.run,
+        run=teacher.choice.run,
         seed=wildcards.seed,
-        step=teacher.step,
-        weights=teacher.weights,
-        depth=guidance.teacher_depth,
+        step=teacher.choice.step,
+        weights=teacher.choice.weights,
+        depth=teacher.depth,
     )
-    return settled(path, wildcards)
+
+
+def teacher_files(wildcards):
+    """The frozen teachers of a run, one for each signal that follows one."""
+    return [
+        settled(teacher_path(wildcards, teacher), wildcards)
+        for teacher in settings_of_run(wildcards).teachers
+    ]
+
+
+def feature_stores(wildcards):
+    """The stores of those encoders' features that a run's signals read."""
+    return [
+        settled(of_data(f"features/{used.name}/manifest.json")(wildcards), wildcards)
+        for used in settings_of_run(wildcards).encoders
+        if used.features == "store"
+    ]
+
+
+def encoder_files(wildcards):
+    """The encoders that a run's signals run on images."""
+    return [
+        settled(of_data(f"encoders/{used.name}.safetensors")(wildcards), wildcards)
+        for used in settings_of_run(wildcards).encoders
+        if used.features == "images"
+    ]
+
+
+def signal_options(wildcards, input):
+    """What a run's signals follow, for the command line."""
+    options = {
+        "--teacher": input.teachers,
+        "--features": input.features,
+        "--encoder": input.encoders,
+    }
+    return " ".join(
+        f"{option} {path}" for option, paths in options.items() for path in paths
+    )
 
 
 def latents_of_segment(wildcards):
@@ -263,16 +304,11 @@ def attempt_at_job(wildcards, attempt):
     return attempt
 
 
-def teacher_option(wildcards, input):
-    return f"--teacher {input.teacher}" if input.teacher else ""
-
-
 def steps_waiting(experiment, run, step):
     """Steps of the longest chain of trainings that waits for ``step`` of a run: its own rest, or its students'."""
     chains = [experiment.runs[run].training.checkpoints[-1] - step]
     for student, settings in experiment.runs.items():
-        if isinstance(settings.guidance, SelfTranscendence):
-            teacher = settings.guidance.teacher
+        for teacher, _ in settings.teachers:
             if teacher.run == run and teacher.step >= step:
                 chains.append(
                     teacher.step - step + steps_waiting(experiment, student, 0)

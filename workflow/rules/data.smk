@@ -43,3 +43,28 @@ rule classifier:
     shell:
         "python -m selftrans.training.classifier {input.data} --output {output}"
         " --gpus {resources.gpu} > {log} 2>&1"
+
+
+# An encoder that signals follow: the stand-in trained on the data, or published weights, as one file.
+rule encoder:
+    input:
+        data=ancient("results/data/{dataset}/data.yaml"),
+    output:
+        "results/data/{dataset}/encoders/{encoder}.safetensors",
+    log:
+        "results/data/{dataset}/logs/encoder-{encoder}.log",
+    benchmark:
+        "results/data/{dataset}/benchmarks/encoder-{encoder}.tsv"
+    priority: 10**9
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: asks("data", "threads")
+    resources:
+        mem_mb=asks("data", "mem_mb"),
+        runtime=asks("data", "runtime"),
+        gpu=asks("data", "gpu"),
+    params:
+        definition=encoder_definition,
+    shell:
+        "python -m selftrans.training.encoder {input.data} --name {wildcards.encoder} --output {output}"
+        " --gpus {resources.gpu} > {log} 2>&1"

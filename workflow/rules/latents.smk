@@ -26,6 +26,31 @@ rule extract_latents:
         " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
 
 
+rule extract_features:
+    input:
+        data=ancient("results/data/{dataset}/data.yaml"),
+        encoder="results/data/{dataset}/encoders/{encoder}.safetensors",
+    output:
+        "results/data/{dataset}/features/{encoder}/manifest.json",
+    log:
+        "results/data/{dataset}/logs/features-{encoder}.log",
+    benchmark:
+        "results/data/{dataset}/benchmarks/features-{encoder}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: asks("data", "threads")
+    resources:
+        mem_mb=asks("data", "mem_mb"),
+        runtime=asks("data", "runtime"),
+        gpu=asks("data", "gpu"),
+    params:
+        definition=lambda wildcards: data_definition(wildcards),
+        directory=subpath(output[0], parent=True),
+    shell:
+        "python -m selftrans.data.features {input.data} --encoder {input.encoder}"
+        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
+
+
 rule latents:
     input:
         expand("results/data/{dataset}/latents/manifest.json", dataset=DATA),

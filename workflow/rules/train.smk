@@ -4,7 +4,9 @@ rule train_segment:
         before=segment_before,
         experiment=ancient("results/{experiment}/experiment.yaml"),
         latents=latents_of_segment,
-        teacher=teacher_file,
+        teachers=teacher_files,
+        features=feature_stores,
+        encoders=encoder_files,
     output:
         multiext(
             f"{CHECKPOINT}/",
@@ -30,11 +32,11 @@ rule train_segment:
         attempt=attempt_at_job,
     params:
         directory=RUN,
-        teacher=teacher_option,
+        signals=signal_options,
         after=step_before,
     shell:
         "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
-        " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.teacher}"
+        " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --attempt {resources.attempt} > {log} 2>&1"
 

@@ -1,0 +1,119 @@
+"""External encoders: a frozen vision transformer of timm's, uint8 images -> patch tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from selftrans.config import PretrainedEncoder, TrainedEncoder
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.tensors import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KIND = "encoder"
+
+
+class PatchEncoder:
+    """A frozen encoder; its tokens do not depend on the batch they are computed in, but for rounding.
+
+    Args:
+        network: a vision transformer of timm's.
+        facts: what its file says about it: ``name``, ``input_size``, ``mean``, ``std``, ``stand_in``.
+        digest: digest of its weights.
+    """
+
+    def __init__(self, network: Any, facts: Mapping[str, Any], digest: str) -> None:
+        self.network, self.digest = network, digest
+        self.name: str = facts["name"]
+        self.stand_in: bool = facts["stand_in"]
+        self.input_size: int = facts["input_size"]
+        self.grid_size: int = network.patch_embed.grid_size[0]
+        self.width: int = network.embed_dim
+        device = next(network.parameters()).device
+        self._mean, self._std = (torch.tensor(facts[key], device=device).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+
+    @torch.no_grad()
+    def __call__(self, images_BHWC: Tensor) -> Tensor:
+        """Normalised patch tokens (B, T, D) of uint8 images (B, H, W, 3) of any size; class and register tokens are left out.
+
+        Normalised, then resized bicubically without antialias, as REPA's code does for DINOv2.
+        """
+        pixels = images_BHWC.to(self._mean.device).permute(0, 3, 1, 2).float() / 255
+        pixels = (pixels - self._mean) / self._std
+        if pixels.shape[-1] != self.input_size:
+            pixels = functional.interpolate(pixels, (self.input_size, self.input_size), mode="bicubic")
+        tokens: Tensor = self.network.forward_features(pixels)
+        return tokens[:, self.network.num_prefix_tokens :]
+
+
+def stand_in_architecture(settings: TrainedEncoder, image_size: int) -> dict[str, Any]:
+    """What timm builds the trained encoder from: its smallest vision transformer at other sizes, without a class token."""
+    return {
+        "model_name": "vit_tiny_patch16_224", "img_size": image_size, "patch_size": settings.patch_size,
+        "embed_dim": settings.width, "depth": settings.depth, "num_heads": settings.heads, "class_token": False,
+        "global_pool": "avg", "fc_norm": False,
+    }  # fmt: skip
+
+
+def build_network(architecture: Mapping[str, Any], **options: Any) -> Any:
+    """A vision transformer of timm's without a classifier.
+
+    Raises:
+        UserError: timm has no such model, or it is no vision transformer that takes this image size.
+    """
+    import timm
+
+    name = architecture["model_name"]
+    try:
+        network = timm.create_model(**architecture, num_classes=0, **options)
+        _ = network.num_prefix_tokens, network.patch_embed.grid_size, network.embed_dim
+    except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"encoder {name!r}: no vision transformer of timm's that can be used here ({reason})") from None
+    return network
+
+
+def load_published(settings: PretrainedEncoder) -> tuple[Any, dict[str, Any]]:
+    """Timm's network with its published weights, and what it is built from.
+
+    timm resamples the position table to ``input_size``, as REPA does.
+
+    Raises:
+        UserError: there is no such model, or its weights can be neither read nor fetched.
+    """
+    architecture = {"model_name": settings.model, "img_size": settings.input_size}
+    options: dict[str, Any] = {"pretrained": True}
+    build_network(architecture)  # whatever goes wrong from here on lies in the weights
+    if settings.weights is not None:
+        if not Path(settings.weights).is_file():
+            raise UserError(f"encoder {settings.model!r}: weights: {settings.weights}: no such file")
+        options["pretrained_cfg_overlay"] = {"file": settings.weights}
+    try:
+        return build_network(architecture, **options), architecture
+    except Exception as error:  # the hub's client and torch raise a dozen kinds
+        source = settings.weights or "the Hugging Face hub (name a file as the encoder's `weights` where there is none)"
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"encoder {settings.model!r}: no weights from {source}: {reason}") from None
+
+
+def save_encoder(path: Path, network: Any, architecture: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Write an encoder as one file that needs neither the hub nor its settings; returns the digest."""
+    return save_tensors(path, network.state_dict(), KIND, {"architecture": dict(architecture), **facts})
+
+
+def load_encoder(path: Path, device: torch.device) -> PatchEncoder:
+    """Read what ``save_encoder`` wrote.
+
+    Raises:
+        UserError: the file is absent, damaged or holds something else.
+    """
+    tensors, facts = load_tensors(path, KIND)
+    network = build_network(facts["architecture"])
+    network.load_state_dict(tensors)
+    return PatchEncoder(network.requires_grad_(False).eval().to(device), facts, facts["digest"])

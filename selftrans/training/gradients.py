@@ -1,0 +1,63 @@
+"""How strongly each part of the loss pulls at the backbone: measured where a loss is logged, no part of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from selftrans.guidance.base import Batch
+from selftrans.models.sit import SiT
+from selftrans.training.precision import Arithmetic
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from selftrans.training.trainer import TrainingModel
+
+
+def alignment_gradient(
+    model: TrainingModel, micro_batches: Sequence[Batch], arithmetic: Arithmetic, accelerator: Accelerator
+) -> list[Tensor | None]:
+    """Gradient of L_alignment over the global batch with respect to the backbone; None behind the last block that it reaches.
+
+    A forward and backward pass of its own, up to that block, so that distributed training knows nothing of it.
+    """
+    parameters = _trained(model.backbone)
+    total: list[Tensor | None] = [None] * len(parameters)
+    if not (depths := model.guidance.depths(micro_batches[0].step)):
+        return total
+    for batch in micro_batches:
+        with arithmetic.autocast():
+            features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
+            term = model.guidance(batch, features).term / len(micro_batches)
+        parts = torch.autograd.grad(arithmetic.scaler.scale(term), parameters, allow_unused=True)
+        total = [_sum(before, part) for before, part in zip(total, parts, strict=True)]
+    scale = arithmetic.scaler.get_scale()
+    return [part if part is None else accelerator.reduce(part, "mean") / scale for part in total]
+
+
+def part_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[float, float]:
+    """Norms of the gradients of L_denoise and L_alignment with respect to the backbone.
+
+    Args:
+        backbone: holds the gradient of their sum, not yet clipped.
+        alignment: that of L_alignment.
+    """
+    squares = torch.zeros(2, device=backbone.pos_embed.device)
+    for parameter, part in zip(_trained(backbone), alignment, strict=True):
+        whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        own = torch.zeros_like(whole) if part is None else part
+        squares += torch.stack([(whole - own).square().sum(), own.square().sum()])
+    denoising, aligned = squares.sqrt().tolist()
+    return denoising, aligned
+
+
+def _trained(backbone: SiT) -> list[nn.Parameter]:
+    return [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+
+
+def _sum(before: Tensor | None, part: Tensor | None) -> Tensor | None:
+    return part if before is None or part is None else before + part

@@ -1,0 +1,84 @@
+"""What training signals follow: frozen teachers, encoders' stored features, encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selftrans.config import Experiment
+from selftrans.data.sources import ImageSource, open_source
+from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.models.encoder import PatchEncoder, load_encoder
+from selftrans.models.sit import SiTTrunk
+from selftrans.models.weights import load_teacher
+from selftrans.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the signals of a run follow, opened and checked."""
+
+    teachers: tuple[SiTTrunk, ...] = ()
+    """One for each signal that follows one, in order."""
+    teacher_digests: tuple[str, ...] = ()
+    features: tuple[FeatureStore, ...] = ()
+    """Of the encoders whose features are stored."""
+    encoders: tuple[PatchEncoder, ...] = ()
+    """Those that run on the images of every batch."""
+    images: ImageSource | None = None
+    """Where those images come from."""
+
+    @classmethod
+    def open(
+        cls,
+        experiment: Experiment,
+        run: str,
+        store: LatentStore,
+        teachers: Sequence[Path],
+        features: Sequence[Path],
+        encoders: Sequence[Path],
+        device: torch.device,
+    ) -> Inputs:
+        """Read what a run's signals follow.
+
+        Raises:
+            UserError: a file is damaged, of other latents or images, or cut at another depth; a teacher lacks.
+        """
+        wanted = experiment.runs[run].teachers
+        if len(teachers) != len(wanted):
+            raise UserError(f"--teacher: {len(teachers)} given, run {run!r} follows {len(wanted)}")
+        loaded = [load_teacher(path, device) for path in teachers]
+        for path, (trunk, facts), teacher in zip(teachers, loaded, wanted, strict=True):
+            if facts["latents"]["digest"] != store.manifest.digest:
+                raise UserError(f"{path}: was trained on other latents than {store.directory}")
+            if teacher.depth != trunk.shape.depth:
+                raise UserError(f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}")
+        stores = tuple(map(FeatureStore, features))
+        for stored in stores:
+            stored.check_fits(store)
+        return cls(
+            teachers=tuple(trunk for trunk, _ in loaded),
+            teacher_digests=tuple(facts["digest"] for _, facts in loaded),
+            features=stores,
+            encoders=tuple(load_encoder(path, device) for path in encoders),
+            images=open_source(experiment.data) if encoders else None,
+        )
+
+    @property
+    def by_name(self) -> dict[str, FeatureStore | PatchEncoder]:
+        """Stored features and encoders by the encoder's name."""
+        stored: dict[str, FeatureStore | PatchEncoder] = {source.name: source for source in self.features}
+        return stored | {encoder.name: encoder for encoder in self.encoders}
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """What the inputs are, for a run's definition."""
+        stored = {source.name: source.manifest.digest for source in self.features}
+        return {
+            "teachers": list(self.teacher_digests),
+            "encoders": stored | {encoder.name: encoder.digest for encoder in self.encoders},
+        }
