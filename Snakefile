@@ -10,6 +10,7 @@ include: "workflow/rules/latents.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/analyse.smk"
 include: "workflow/rules/plot.smk"
 
 

@@ -709,10 +709,47 @@ class Figures(Settings):
     """Steps in the sample figure."""
     sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
+    baseline: Name | None = None
+    """The run that the others are compared with, seed by seed; the first one, if it is not given."""
     width_inches: PositiveFloat = 5.5
     """Width of a figure; 5.5 inches is the text width of most venues."""
     dpi: PositiveInt = 200
     """Resolution of the PNGs."""
+
+
+class Analysis(Settings):
+    """What is asked about the features of trained models; nothing of it touches a training."""
+
+    encoder: Name | None = None
+    """The data file's encoder whose features the blocks are compared with; none, if it is not given."""
+    times: Annotated[tuple[UnitFloat, ...], Field(min_length=1)] = (0.1, 0.3, 0.5, 0.7)
+    """Times t that images are noised to."""
+    num_images: PositiveInt = 10_000
+    """Images that are probed, drawn from all; every tenth of the data set is what probes are tested on."""
+    neighbours: PositiveInt = 20
+    """Neighbours k of the k-NN probe, by cosine."""
+    weights: Weights = "ema"
+    """Which weights are looked at."""
+    shown_images: Annotated[int, Field(gt=0, le=16)] = 3
+    """Images in the colour maps: the first of as many classes, evenly spread."""
+    shown_time: UnitFloat = 0.5
+    """Time of the colour maps and of the similarity between blocks; one of `times`."""
+    shown_blocks: tuple[PositiveInt, ...] | None = None
+    """Blocks in the colour maps; those at one third and two thirds of the depth, if they are not given."""
+    guidance_scales: Annotated[tuple[float, ...], Field(min_length=1)] = (1.5, 5.0, 30.0)
+    """Scales w of the guided features f_g that are shown beside the others."""
+
+    @model_validator(mode="after")
+    def _shown_time_is_analysed(self) -> Self:
+        if self.shown_time not in self.times:
+            allowed = ", ".join(map(str, self.times))
+            raise ValueError(f"shown_time: {self.shown_time} is none of `times` (allowed: {allowed})")
+        return self
+
+    def blocks_shown(self, model: Model) -> tuple[int, ...]:
+        """The blocks of a model whose colours are shown."""
+        thirds = (max(1, round(model.depth / 3)), max(1, round(2 * model.depth / 3)))
+        return self.shown_blocks or tuple(dict.fromkeys(thirds))
 
 
 class JobResources(Settings):
@@ -768,6 +805,8 @@ class Experiment(Settings):
     """What is measured."""
     figures: Figures
     """Settings of the figures."""
+    analysis: Analysis | None = None
+    """What is asked about the features; nothing, if it is not given."""
     resources: JobKinds = JobKinds()
     """What the jobs ask for; `config.yaml` may override it."""
 
@@ -871,6 +910,27 @@ class Experiment(Settings):
                 f" of {self.figures.sampler!r} (allowed: 1 to {shown.num_samples})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _analysis_is_possible(self) -> Self:
+        if self.figures.baseline is not None and self.figures.baseline not in self.runs:
+            raise ValueError(f"figures.baseline: {self.figures.baseline!r} is no run (allowed: {', '.join(self.runs)})")
+        if (analysis := self.analysis) is None:
+            return self
+        if analysis.encoder is not None and analysis.encoder not in self.data.encoders:
+            allowed = ", ".join(self.data.encoders) or "none"
+            raise ValueError(
+                f"analysis.encoder: {analysis.encoder!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
+            )
+        for run in self.runs.values():
+            for depth in analysis.shown_blocks or ():
+                _check_depth("analysis.shown_blocks", depth, run.model)
+        return self
+
+    @property
+    def baseline(self) -> str:
+        """The run that the others are compared with."""
+        return self.figures.baseline or next(iter(self.runs))
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to."""

@@ -91,6 +91,22 @@ TINY: dict[str, Any] = {
 }
 
 
+OTHER_METHODS: dict[str, Any] = {
+    "repa": {"guidance": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16}},
+    "repa-on-images": {
+        "guidance": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16, "features": "images"}
+    },
+    "sra": {"guidance": {"method": "sra", "student_depth": 2, "teacher_depth": 3}},
+    "layersync": {"guidance": {"method": "layersync", "student_depth": 1, "teacher_depth": 3}},
+    "both": {
+        "guidance": [
+            {"method": "layersync", "student_depth": 1, "teacher_depth": 3, "stop_after": 5},
+            {"method": "vae-alignment", "depth": 1, "projector_width": 16},
+        ]
+    },
+}
+
+
 def tiny_values(**changes: Any) -> dict[str, Any]:
     """The content of a tiny experiment file; a key like ``training.batch_size`` sets a value below."""
     values = copy.deepcopy(TINY)
@@ -113,6 +129,39 @@ def tiny(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    """A random encoder's file."""
+    from selftrans.config import TrainedEncoder
+    from selftrans.models.encoder import build_network, save_encoder, stand_in_architecture
+
+    path = tmp_path_factory.mktemp("encoder") / "stand-in.safetensors"
+    architecture = stand_in_architecture(TrainedEncoder(kind="trained", width=24, depth=2, heads=2), 32)
+    facts = {"name": "stand-in", "stand_in": True, "input_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    save_encoder(path, randomise(build_network(architecture)), architecture, facts)
+    return path
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory, manifest, encoder) -> Path:
+    """That encoder's tokens of the digits that stand for the latent store's images."""
+    from selftrans.config import load_data
+    from selftrans.data.sources import open_source
+    from selftrans.data.store import FeatureManifest, LatentStore, StoreWriter
+    from selftrans.models.encoder import load_encoder
+
+    os.chdir(REPOSITORY)
+    loaded, count = load_encoder(encoder, torch.device("cpu")), len(LatentStore(manifest))
+    images = torch.from_numpy(open_source(load_data("digits")).read(range(count)))
+    writer = StoreWriter(tmp_path_factory.mktemp("features"), {}, count, shard_size=64, content="features")
+    for number, start, stop in writer.ranges():
+        writer.write(number, loaded(images[start:stop]).half().numpy())
+    writer.write_manifest(
+        FeatureManifest, encoder="stand-in", encoder_digest=loaded.digest, stand_in=True, grid_size=4, width=24
+    )
+    return writer.directory / "manifest.json"
 
 
 @pytest.fixture(scope="session")

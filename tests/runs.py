@@ -29,10 +29,12 @@ class StopAt:
         return "SIGTERM" if self.polls < 0 else None
 
 
-def run(path, arm, directory, manifest, *, until, teacher=None, stop=None):
+def run(path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None):
+    """Train a segment in this process; of what signals may follow, the arm is given what it does follow."""
     segment = Segment(
         experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
-        teachers=(teacher,) if arm == "self-transcendence" else (), directory=directory,
+        teachers=(teacher,) if arm == "self-transcendence" else (), encoded=(features,) if arm == "repa" else (),
+        encoders=(encoder,) if arm == "repa-on-images" else (), directory=directory,
     )  # fmt: skip
     train(segment, make_accelerator(on_gpu=False), stop or StopAt())
 

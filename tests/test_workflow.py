@@ -25,6 +25,7 @@ DATA = {
         "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
     },
     "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
+    "encoders": {"stand-in": {"kind": "trained", "width": 16, "depth": 2, "heads": 2, "steps": 3}},
 }  # fmt: skip
 SAMPLERS = {
     "ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20},

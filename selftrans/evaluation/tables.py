@@ -50,6 +50,12 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
+    """The rows of a ``metrics.csv`` that belong to these sets of samples, whose names may look like anything."""
+    table = pd.read_csv(path, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""])
+    return table[table["samples"].isin(list(samples))]
+
+
 def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
     """A table for each metric and way of sampling: a row for each run, a column for each step (means over the seeds)."""
     parts = []

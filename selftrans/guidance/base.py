@@ -91,6 +91,8 @@ class Guidance(nn.Module, ABC):
 
     depths: tuple[int, ...] = ()
     """Student blocks, counted from 1, whose tokens ``forward`` is given."""
+    followed: str = "guiding features"
+    """What the guiding features are called in figures."""
 
     def __init__(self, settings: Signal) -> None:
         super().__init__()

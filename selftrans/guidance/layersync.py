@@ -26,6 +26,7 @@ class LayerSyncGuidance(Guidance):
         super().__init__(settings)
         self.settings = settings
         self.depths = (settings.student_depth, settings.teacher_depth)
+        self.followed = f"LayerSync: block {settings.teacher_depth}"
 
     def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
         """-cos, averaged over tokens and samples."""

@@ -38,6 +38,7 @@ class SraGuidance(Guidance):
         super().__init__(settings)
         self.settings = settings
         self.depths = (settings.student_depth,)
+        self.followed = f"SRA: average, block {settings.teacher_depth}"
         width = inputs.shape.width
         self.projector = two_layer_head(width, settings.projector_width or 2 * width)
         self._average: tuple[SiT, ...] = ()  # in a tuple, so that it is no submodule

@@ -94,12 +94,21 @@ def load_published(settings: PretrainedEncoder) -> tuple[Any, dict[str, Any]]:
         if not Path(settings.weights).is_file():
             raise UserError(f"encoder {settings.model!r}: weights: {settings.weights}: no such file")
         options["pretrained_cfg_overlay"] = {"file": settings.weights}
+    source = settings.weights or "the Hugging Face hub (name a file as the encoder's `weights` where there is none)"
+    networks = []
     try:
-        return build_network(architecture, **options), architecture
+        for seed in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                networks.append(build_network(architecture, **options))
     except Exception as error:  # the hub's client and torch raise a dozen kinds
-        source = settings.weights or "the Hugging Face hub (name a file as the encoder's `weights` where there is none)"
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"encoder {settings.model!r}: no weights from {source}: {reason}") from None
+    # timm lets a file pass that lacks some, or all, of the weights: those are random, and not the same twice.
+    again = networks[1].state_dict()
+    if lacking := [name for name, tensor in networks[0].state_dict().items() if not torch.equal(tensor, again[name])]:
+        raise UserError(f"encoder {settings.model!r}: no weights from {source}: {lacking[0]!r} is not among them")
+    return networks[0], architecture
 
 
 def save_encoder(path: Path, network: Any, architecture: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

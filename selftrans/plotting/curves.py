@@ -23,26 +23,46 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """
-    columns = [column for column in ("fid", "is") if column in table]
-    table = table[table[columns[0]].notna()]
+    columns, table = _measured(table)
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    first = table.iloc[0]
-    names = _metric_names(first)
     for axis, column in zip(axes, columns, strict=True):
         for run, look in looks(labels).items():
-            rows = table[table["run"] == run]
-            if len(rows):
-                by_step = rows.groupby("step")[column]
-                _line(axis, look, by_step.mean())
-                if by_step.count().max() > 1:
-                    spread = by_step.agg(["min", "max"])
-                    axis.fill_between(
-                        spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.15, linewidth=0
-                    )
-        _steps_axis(axis, names[column])
+            _line_with_spread(axis, look, table[table["run"] == run], "step", column)
+        _steps_axis(axis, _metric_names(table.iloc[0])[column])
     _logarithmic(axes[0])
-    _legend_above(figure, axes[0], title=_sampler_name(first))
+    _legend_above(figure, axes[0], title=_sampler_name(table.iloc[0]))
+    return figure
+
+
+def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
+    """FID and Inception score against optimizer steps (above) and against what they cost (below), a line for each run.
+
+    Args:
+        table: one sampler's rows of ``metrics.csv`` with ``hours``, wall time with that of the teachers.
+        labels: the runs, in order, with their names.
+        width_inches: width of the figure.
+    """
+    columns, table = _measured(table)
+    unit, seconds = ("hours", 3600) if table["hours"].max() >= 1 else ("minutes", 60)
+    table = table.assign(cost=table["hours"] * 3600 / seconds)
+    figure = Figure(figsize=(width_inches, 0.86 * width_inches))
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    for axis, column in zip(axes.T, columns, strict=True):
+        for run, look in looks(labels).items():
+            own = table[table["run"] == run]
+            _line_with_spread(axis[0], look, own, "step", column)
+            mean = own.groupby("step")[["cost", column]].mean()
+            _line(axis[1], look, mean.set_index("cost")[column])
+        name = _metric_names(table.iloc[0])[column]
+        _steps_axis(axis[0], name)
+        axis[1].set_xlabel(f"training time in {unit}, teachers included")
+        axis[1].set_ylabel(name)
+        axis[1].set_xlim(0, axis[1].dataLim.x1 * 1.04)
+        axis[1].xaxis.set_major_locator(MaxNLocator(5))
+    for axis in axes[:, 0]:
+        _logarithmic(axis)
+    _legend_above(figure, axes[0, 0], title=_sampler_name(table.iloc[0]))
     return figure
 
 
@@ -54,9 +74,7 @@ def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """
-    table = table[table["step"] == table.groupby("run")["step"].transform("max")]
-    columns = [column for column in ("fid", "is") if column in table]
-    table = table[table[columns[0]].notna()]
+    columns, table = _measured(table[table["step"] == table.groupby("run")["step"].transform("max")])
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     first = table.iloc[0]
@@ -98,10 +116,57 @@ def losses(
             axis.plot(history["step"], history[column], color=look.colour, linewidth=1, label=label)
             drawn.add(run)
         _steps_axis(axis, name)
-        if column != "gradient_norm":
+        if column == "alignment" and axis.dataLim.y0 <= 0:  # a negative cosine has no logarithm
+            axis.set_yscale("symlog", linthresh=0.5)
+            axis.yaxis.set_minor_locator(NullLocator())
+        elif column != "gradient_norm":
             _logarithmic(axis)
     _legend_above(figure, axes[0])
     return figure
+
+
+def dynamics(histories: Sequence[pd.DataFrame], look: Look, width_inches: float) -> Figure:
+    """What a run's signals do while it trains: the alignment loss, the cosine, the gradients of the two parts of the loss.
+
+    Args:
+        histories: ``history.csv`` of each seed.
+        look: the run's.
+        width_inches: width of the figure.
+    """
+    figure = Figure(figsize=(width_inches, 0.36 * width_inches))
+    loss, cosine, gradients = figure.subplots(1, 3)
+    for number, history in enumerate(histories):
+        style = {"linewidth": 1, "alpha": 1 - 0.6 * number / len(histories)}
+        loss.plot(history["step"], history["alignment"], color=look.colour, **style)
+        cosine.plot(history["step"], history["cosine"], color=look.colour, **style)
+        for part, colour in (("denoising", "#777777"), ("alignment", look.colour)):
+            label, norms = part if number == 0 else None, history[f"{part}_gradient"]
+            # On a logarithmic axis nothing stands for a batch without a sample in range.
+            gradients.plot(history["step"], norms.where(norms > 0), color=colour, label=label, **style)
+    _steps_axis(loss, "alignment loss")
+    _steps_axis(cosine, "cosine of prediction\nand guiding feature")
+    _steps_axis(gradients, "norm of the gradient")
+    gradients.set_yscale("log")
+    gradients.legend()
+    figure.suptitle(look.label, fontsize=8, color=look.colour)
+    return figure
+
+
+def _measured(table: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The metrics that are drawn, and the rows that have the first of them."""
+    columns = [column for column in ("fid", "is") if column in table]
+    return columns, table[table[columns[0]].notna()]
+
+
+def _line_with_spread(axis: Axes, look: Look, rows: pd.DataFrame, x: str, column: str) -> None:
+    """The mean over seeds, and a band from the smallest to the largest."""
+    if rows.empty:
+        return
+    values = rows.groupby(x)[column]
+    _line(axis, look, values.mean())
+    if values.count().max() > 1:
+        spread = values.agg(["min", "max"])
+        axis.fill_between(spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.15, linewidth=0)
 
 
 def _metric_names(row: "pd.Series[float]") -> dict[str, str]:
@@ -126,7 +191,8 @@ def _steps_axis(axis: Axes, ylabel: str) -> None:
 
 def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), title=title, title_fontsize=7.5)
+    columns = len(names) if len(names) <= 4 else -(-len(names) // 2)
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, title=title, title_fontsize=7.5)
 
 
 def _logarithmic(axis: Axes) -> None:

@@ -29,6 +29,8 @@ CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
 TEACHER = f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors"
 SAMPLES = f"{RUN}/samples/{{step}}/{{sampler}}-n{{number}}"
 FIGURES = "results/{experiment}/figures"
+FEATURES = f"{RUN}/features/features.npz"
+PROBES = f"{RUN}/features/probes.csv"
 AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -127,6 +129,7 @@ def asks(kind, what):
     return of_job
 
 
+ANALYSED = [name for name, experiment in EXPERIMENTS.items() if experiment.analysis]
 KEEPING = [
     name
     for name, experiment in EXPERIMENTS.items()
@@ -142,6 +145,9 @@ def of_data(pattern):
         return f"results/data/{EXPERIMENTS[wildcards.experiment].data.name}/{pattern}"
 
     return of_job
+
+
+latents_of_experiment = of_data("latents/manifest.json")
 
 
 def settings_of_run(wildcards):
@@ -217,7 +223,7 @@ def teacher_path(wildcards, teacher):
 def teacher_files(wildcards):
     """The frozen teachers of a run, one for each signal that follows one."""
     return [
-        settled(teacher_path(wildcards, teacher), wildcards)
+        teacher_path(wildcards, teacher)
         for teacher in settings_of_run(wildcards).teachers
     ]
 
@@ -225,7 +231,7 @@ def teacher_files(wildcards):
 def feature_stores(wildcards):
     """The stores of those encoders' features that a run's signals read."""
     return [
-        settled(of_data(f"features/{used.name}/manifest.json")(wildcards), wildcards)
+        of_data(f"features/{used.name}/manifest.json")(wildcards)
         for used in settings_of_run(wildcards).encoders
         if used.features == "store"
     ]
@@ -234,7 +240,7 @@ def feature_stores(wildcards):
 def encoder_files(wildcards):
     """The encoders that a run's signals run on images."""
     return [
-        settled(of_data(f"encoders/{used.name}.safetensors")(wildcards), wildcards)
+        of_data(f"encoders/{used.name}.safetensors")(wildcards)
         for used in settings_of_run(wildcards).encoders
         if used.features == "images"
     ]
@@ -252,10 +258,6 @@ def signal_options(wildcards, input):
     )
 
 
-def latents_of_segment(wildcards):
-    return settled(of_data("latents/manifest.json")(wildcards), wildcards)
-
-
 def checkpoint_record(wildcards, step):
     return Path(CHECKPOINT.format(**{**wildcards, "step": step})) / "checkpoint.json"
 
@@ -270,6 +272,15 @@ def settled(path, wildcards):
         if checkpoint_record(wildcards, wildcards.step).is_file()
         else path
     )
+
+
+def all_settled(files):
+    """Such inputs of a segment."""
+
+    def of_job(wildcards):
+        return [settled(path, wildcards) for path in files(wildcards)]
+
+    return of_job
 
 
 def segment_before(wildcards):
@@ -487,8 +498,59 @@ def shown_rows(wildcards):
     return [(samples["step"], samples["run"]) for samples in shown_sets(wildcards)]
 
 
-def sweep_figures(experiment):
-    return [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
+def first_of_seed(experiment):
+    """Wildcards of every run's first seed."""
+    return [
+        {"experiment": experiment.name, "run": run, "seed": experiment.seeds[0]}
+        for run in experiment.runs
+    ]
+
+
+def aligned_runs(experiment):
+    return [run for run, settings in experiment.runs.items() if settings.signals]
+
+
+def histories_of_run(wildcards):
+    """The whole history of every seed of a run."""
+    return [
+        f"{CHECKPOINT}/history.csv".format(**segment)
+        for segment in last_segments(wildcards)
+        if segment["run"] == wildcards.run
+    ]
+
+
+def figures_of(experiment):
+    """Names of all figures of an experiment."""
+    names = ["convergence", "losses", "samples", "comparison"]
+    names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
+    names += [f"dynamics-{run}" for run in aligned_runs(experiment)]
+    if experiment.analysis:
+        names += ["discriminability", "feature-maps", "similarity"]
+        names += ["guiding-features"] if aligned_runs(experiment) else []
+    return names
+
+
+def compared_checkpoints(wildcards):
+    """Run, seed and step of every checkpoint, for what it cost."""
+    return [
+        (segment["run"], segment["seed"], segment["step"])
+        for segment in segments(EXPERIMENTS[wildcards.experiment])
+    ]
+
+
+def checkpoint_records(wildcards):
+    return [
+        f"{CHECKPOINT}/checkpoint.json".format(**segment)
+        for segment in segments(EXPERIMENTS[wildcards.experiment])
+    ]
+
+
+def teachers_of_runs(wildcards):
+    """Run and step of every run's teachers."""
+    return {
+        name: [(teacher.choice.run, teacher.choice.step) for teacher in run.teachers]
+        for name, run in EXPERIMENTS[wildcards.experiment].runs.items()
+    }
 
 
 def sweep_sets(wildcards):
@@ -498,3 +560,74 @@ def sweep_sets(wildcards):
         evaluation.sweeps[wildcards.sweep],
         key=lambda name: evaluation.samplers[name].guidance.scale,
     )
+
+
+# -- analysis
+
+
+def analysis_of(wildcards):
+    return EXPERIMENTS[wildcards.experiment].analysis
+
+
+def analysis_definition(wildcards):
+    """What the features of a run are a function of, beside its weights."""
+    return analysis_of(wildcards).model_dump(
+        mode="json", exclude={"encoder", "neighbours"}
+    )
+
+
+def analysed_checkpoints(wildcards):
+    """The weights of all checkpoints of a run."""
+    steps = settings_of_run(wildcards).training.checkpoints
+    weights = analysis_of(wildcards).weights
+    return [
+        f"{CHECKPOINT}/{weights}.safetensors".format(**{**wildcards, "step": step})
+        for step in steps
+    ]
+
+
+def features_of_first_seed(wildcards):
+    return [
+        FEATURES.format(**job)
+        for job in first_of_seed(EXPERIMENTS[wildcards.experiment])
+    ]
+
+
+def features_of_followers(wildcards):
+    """Features of the runs that follow something, first seed."""
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return [
+        FEATURES.format(**job)
+        for job in first_of_seed(experiment)
+        if job["run"] in aligned_runs(experiment)
+    ]
+
+
+def all_probes(wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return [
+        PROBES.format(experiment=experiment.name, run=run, seed=seed)
+        for run, seed in product(experiment.runs, experiment.seeds)
+    ]
+
+
+def probed_runs(wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return list(product(experiment.runs, experiment.seeds))
+
+
+def encoder_probe(wildcards):
+    encoder = analysis_of(wildcards).encoder
+    return (
+        [f"results/{wildcards.experiment}/encoders/{encoder}/probes.csv"]
+        if encoder
+        else []
+    )
+
+
+def encoder_title(wildcards):
+    """What the encoder is called in figures: a stand-in says so."""
+    if not (name := analysis_of(wildcards).encoder):
+        return None
+    encoder = EXPERIMENTS[wildcards.experiment].data.encoders[name]
+    return f"{name} encoder" if isinstance(encoder, TrainedEncoder) else encoder.model

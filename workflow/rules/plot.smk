@@ -115,17 +115,80 @@ rule plot_sweep:
         "../scripts/sweep.py"
 
 
+rule plot_comparison:
+    input:
+        table="results/{experiment}/metrics.csv",
+        checkpoints=checkpoint_records,
+    output:
+        png=report(
+            f"{FIGURES}/comparison.png",
+            category="Figures",
+            caption="../report/comparison.rst",
+        ),
+        pdf=f"{FIGURES}/comparison.pdf",
+        csv=report(
+            "results/{experiment}/comparison.csv",
+            category="Tables",
+            caption="../report/comparison.rst",
+        ),
+        paired="results/{experiment}/paired.csv",
+        markdown="results/{experiment}/comparison.md",
+    log:
+        "results/{experiment}/logs/comparison.log",
+    benchmark:
+        "results/{experiment}/benchmarks/comparison.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        sampler=shown_sampler,
+        style=figure_style,
+        labels=run_labels,
+        baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].baseline,
+        teachers=teachers_of_runs,
+        checkpoints=compared_checkpoints,
+    script:
+        "../scripts/comparison.py"
+
+
+rule plot_dynamics:
+    input:
+        histories=histories_of_run,
+    output:
+        report(
+            f"{FIGURES}/dynamics-{{run}}.png",
+            category="Training dynamics",
+            caption="../report/dynamics.rst",
+        ),
+        f"{FIGURES}/dynamics-{{run}}.pdf",
+    log:
+        "results/{experiment}/logs/dynamics-{run}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/dynamics-{run}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        style=figure_style,
+        labels=run_labels,
+    script:
+        "../scripts/dynamics.py"
+
+
 rule figures:
     input:
         [
             f"{FIGURES}/{figure}.{format}".format(experiment=name)
             for name, experiment in EXPERIMENTS.items()
-            for figure in (
-                "convergence",
-                "losses",
-                "samples",
-                *sweep_figures(experiment),
-            )
+            for figure in figures_of(experiment)
             for format in ("png", "pdf")
         ],
     localrule: True

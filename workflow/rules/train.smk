@@ -3,10 +3,10 @@ rule train_segment:
     input:
         before=segment_before,
         experiment=ancient("results/{experiment}/experiment.yaml"),
-        latents=latents_of_segment,
-        teachers=teacher_files,
-        features=feature_stores,
-        encoders=encoder_files,
+        latents=all_settled(lambda wildcards: [latents_of_experiment(wildcards)]),
+        teachers=all_settled(teacher_files),
+        features=all_settled(feature_stores),
+        encoders=all_settled(encoder_files),
     output:
         multiext(
             f"{CHECKPOINT}/",

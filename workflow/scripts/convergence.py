@@ -1,15 +1,11 @@
 """metrics.csv -> FID against steps for all runs."""
 
-import pandas as pd
-
+from selftrans.evaluation.tables import read_metrics
 from selftrans.plotting.curves import convergence
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    table = pd.read_csv(
-        snakemake.input.table, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""]
-    )
-    shown = table[table["samples"] == snakemake.params.sampler]
-    style = snakemake.params.style
-    save(convergence(shown, snakemake.params.labels, style["width_inches"]), snakemake.output, style["dpi"])
+    params, style = snakemake.params, snakemake.params.style
+    shown = read_metrics(snakemake.input.table, [params.sampler])
+    save(convergence(shown, params.labels, style["width_inches"]), snakemake.output, style["dpi"])

@@ -1,0 +1,104 @@
+"""How much of an image's class can be read off its features: linear probe and k-NN; and how alike two sets of features are."""
+
+from collections.abc import Iterable
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Features = NDArray[np.floating]
+COLUMNS = ("kind", "name", "block", "t", "label", "linear", "knn")
+
+
+def linear_probe(features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_]) -> float:
+    """Accuracy on ``test_N`` of a logistic regression fitted to the other rows, on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.asarray(features_ND, np.float64)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe.fit(x[~test_N], labels_N[~test_N])
+    return float(probe.score(x[test_N], labels_N[test_N]))
+
+
+def knn_probe(
+    features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_], neighbours: int = 20
+) -> float:
+    """Accuracy on ``test_N`` of the majority among the nearest other rows, by cosine of centred features."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x = np.asarray(features_ND, np.float64)
+    x = x - x[~test_N].mean(axis=0)  # what all images share says nothing about any of them
+    probe = KNeighborsClassifier(min(neighbours, int((~test_N).sum())), metric="cosine")
+    probe.fit(x[~test_N], labels_N[~test_N])
+    return float(probe.score(x[test_N], labels_N[test_N]))
+
+
+def linear_cka(x_ND: Features, y_NE: Features) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019, equation 3): |Y'X|^2 / (|X'X| |Y'Y|) of centred features."""
+    x, y = (np.asarray(part, np.float64) - np.mean(part, axis=0, dtype=np.float64) for part in (x_ND, y_NE))
+    return float(np.square(y.T @ x).sum() / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+
+
+def probe_rows(
+    cases: Iterable[tuple[str, str, int, float, str, Features]],
+    labels_N: NDArray[np.int64],
+    test_N: NDArray[np.bool_],
+    neighbours: int,
+) -> pd.DataFrame:
+    """Both probes of every case: kind of features, name, block (0 for none), t, what the network was told, features (N, D)."""
+    return pd.DataFrame(
+        [
+            (*case, linear_probe(features, labels_N, test_N), knn_probe(features, labels_N, test_N, neighbours))
+            for *case, features in cases
+        ],
+        columns=list(COLUMNS),
+    )
+
+
+SHOWN = {
+    "block": "the best block (which one), computed without the label",
+    "guiding": "what the signals follow",
+    "encoder": "the encoder, on clean images",
+}
+
+
+def discriminability_markdown(table: pd.DataFrame) -> str:
+    """Accuracies in percent, means over seeds: of every run's best block, of what its signals follow, and of the encoder.
+
+    Args:
+        table: ``probe_rows`` of every run and seed, with columns ``run`` (its name in figures) and ``seed``.
+    """
+    parts = []
+    for probe, title in (("linear", "Linear probe"), ("knn", "k-NN")):
+        for kind, what in SHOWN.items():
+            means = _means(table[table["kind"] == kind], probe)
+            if means:
+                rows = [
+                    {"": row} | {f"t = {t:g}": _best(at) for t, at in times.items()} for row, times in means.items()
+                ]
+                text = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+                parts.append(f"**{title}: accuracy in % of {what}**\n\n{text}\n")
+    return "\n".join(parts)
+
+
+def _means(table: pd.DataFrame, probe: str) -> dict[str, dict[float, dict[str, float]]]:
+    """Means over seeds by row of the table, t, and block."""
+    seeds: dict[str, dict[float, dict[str, list[float]]]] = {}
+    for kind, run, name, block, t, label, value in table[
+        ["kind", "run", "name", "block", "t", "label", probe]
+    ].itertuples(index=False):
+        row = f"{run}: {name}, told {label}" if kind == "guiding" else str(run)
+        column = f" ({block})" if kind == "block" else ""
+        seeds.setdefault(row, {}).setdefault(float(t), {}).setdefault(column, []).append(float(value))
+    return {
+        row: {t: {column: fmean(values) for column, values in at.items()} for t, at in times.items()}
+        for row, times in seeds.items()
+    }
+
+
+def _best(values: dict[str, float]) -> str:
+    name = max(values, key=values.__getitem__)
+    return f"{100 * values[name]:.1f}{name}"

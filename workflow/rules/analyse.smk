@@ -1,0 +1,206 @@
+# What the features of trained models look like, and what can be read off them. Nothing here touches a training.
+rule block_features:
+    input:
+        checkpoints=analysed_checkpoints,
+        experiment=ancient("results/{experiment}/experiment.yaml"),
+        latents=latents_of_experiment,
+        teachers=teacher_files,
+        features=feature_stores,
+        encoders=encoder_files,
+    output:
+        FEATURES,
+    log:
+        f"{RUN}/logs/features.log",
+    benchmark:
+        f"{RUN}/benchmarks/features.tsv"
+    wildcard_constraints:
+        experiment=one_of(ANALYSED),
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: asks("evaluate", "threads")
+    resources:
+        mem_mb=asks("evaluate", "mem_mb"),
+        runtime=asks("evaluate", "runtime"),
+        gpu=asks("evaluate", "gpu"),
+        batch_size=asks("evaluate", "batch_size"),
+    params:
+        definition=analysis_definition,
+        signals=signal_options,
+    shell:
+        "python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
+        " --checkpoints {input.checkpoints} --latents {input.latents} {params.signals} --output {output}"
+        " --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
+
+
+rule probe_blocks:
+    input:
+        features=FEATURES,
+    output:
+        PROBES,
+    log:
+        f"{RUN}/logs/probes.log",
+    benchmark:
+        f"{RUN}/benchmarks/probes.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: asks("evaluate", "threads")
+    resources:
+        mem_mb=asks("evaluate", "mem_mb"),
+        runtime=asks("evaluate", "runtime"),
+        gpu=0,
+    params:
+        neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
+    script:
+        "../scripts/probes.py"
+
+
+rule probe_encoder:
+    input:
+        store=of_data("features/{encoder}/manifest.json"),
+        features=lambda wildcards: features_of_first_seed(wildcards)[0],
+    output:
+        "results/{experiment}/encoders/{encoder}/probes.csv",
+    log:
+        "results/{experiment}/logs/probes-{encoder}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/probes-{encoder}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: asks("evaluate", "threads")
+    resources:
+        mem_mb=asks("evaluate", "mem_mb"),
+        runtime=asks("evaluate", "runtime"),
+        gpu=0,
+    params:
+        neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
+    script:
+        "../scripts/probe_encoder.py"
+
+
+rule plot_discriminability:
+    input:
+        probes=all_probes,
+        encoder=encoder_probe,
+    output:
+        csv=report(
+            "results/{experiment}/discriminability.csv",
+            category="Tables",
+            caption="../report/discriminability.rst",
+        ),
+        markdown="results/{experiment}/discriminability.md",
+        png=report(
+            f"{FIGURES}/discriminability.png",
+            category="Features",
+            caption="../report/discriminability.rst",
+        ),
+        pdf=f"{FIGURES}/discriminability.pdf",
+    log:
+        "results/{experiment}/logs/discriminability.log",
+    benchmark:
+        "results/{experiment}/benchmarks/discriminability.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=probed_runs,
+        encoder=encoder_title,
+    script:
+        "../scripts/discriminability.py"
+
+
+rule plot_feature_maps:
+    input:
+        features=features_of_first_seed,
+        data=ancient(of_data("data.yaml")),
+    output:
+        png=report(
+            f"{FIGURES}/feature-maps.png",
+            category="Features",
+            caption="../report/feature_maps.rst",
+        ),
+        pdf=f"{FIGURES}/feature-maps.pdf",
+    log:
+        "results/{experiment}/logs/feature-maps.log",
+    benchmark:
+        "results/{experiment}/benchmarks/feature-maps.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
+        t=lambda wildcards: analysis_of(wildcards).shown_time,
+    script:
+        "../scripts/feature_maps.py"
+
+
+rule plot_guiding_features:
+    input:
+        features=features_of_followers,
+        data=ancient(of_data("data.yaml")),
+    output:
+        png=report(
+            f"{FIGURES}/guiding-features.png",
+            category="Features",
+            caption="../report/guiding_features.rst",
+        ),
+        pdf=f"{FIGURES}/guiding-features.pdf",
+    log:
+        "results/{experiment}/logs/guiding-features.log",
+    benchmark:
+        "results/{experiment}/benchmarks/guiding-features.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=lambda wildcards: aligned_runs(EXPERIMENTS[wildcards.experiment]),
+        t=lambda wildcards: analysis_of(wildcards).shown_time,
+    script:
+        "../scripts/guiding_features.py"
+
+
+rule plot_similarity:
+    input:
+        features=features_of_first_seed,
+    output:
+        png=report(
+            f"{FIGURES}/similarity.png",
+            category="Features",
+            caption="../report/similarity.rst",
+        ),
+        pdf=f"{FIGURES}/similarity.pdf",
+    log:
+        "results/{experiment}/logs/similarity.log",
+    benchmark:
+        "results/{experiment}/benchmarks/similarity.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        style=figure_style,
+        labels=run_labels,
+        runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
+        t=lambda wildcards: analysis_of(wildcards).shown_time,
+    script:
+        "../scripts/similarity.py"

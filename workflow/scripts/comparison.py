@@ -1,0 +1,32 @@
+"""metrics.csv and the wall time of every checkpoint -> the comparison of all runs: a table and a figure."""
+
+from pathlib import Path
+
+from selftrans.evaluation.comparison import (
+    comparison_markdown,
+    comparison_table,
+    paired_table,
+    total_seconds,
+)
+from selftrans.evaluation.tables import read_metrics
+from selftrans.plotting.curves import comparison
+from selftrans.plotting.style import save
+from selftrans.runtime.files import read_json, write_text
+from selftrans.runtime.logs import logged_to
+
+with logged_to(snakemake.log[0]):
+    params, style = snakemake.params, snakemake.params.style
+    table = read_metrics(snakemake.input.table, [params.sampler])
+    seconds = {}
+    for path, (run, seed, step) in zip(snakemake.input.checkpoints, params.checkpoints, strict=True):
+        seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_json(Path(path))["seconds"]
+    found = comparison_table(table, seconds, params.teachers, params.baseline)
+    write_text(Path(snakemake.output.csv), found.to_csv(index=False))
+    write_text(Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False))
+    write_text(Path(snakemake.output.markdown), comparison_markdown(found, params.labels, params.baseline))
+    total = total_seconds(seconds, params.teachers)
+    hours = [
+        total[run][step][seed] / 3600 for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
+    ]
+    figure = comparison(table.assign(hours=hours), params.labels, style["width_inches"])
+    save(figure, [snakemake.output.png, snakemake.output.pdf], style["dpi"])

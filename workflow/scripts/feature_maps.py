@@ -1,0 +1,18 @@
+"""Block features of every run -> their principal colours over training steps."""
+
+import numpy as np
+
+from selftrans.config import load_data
+from selftrans.data.sources import open_source
+from selftrans.plotting.features import feature_maps
+from selftrans.plotting.style import save
+from selftrans.runtime.logs import logged_to
+
+with logged_to(snakemake.log[0]):
+    runs = {
+        run: dict(np.load(path, allow_pickle=False))
+        for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True)
+    }
+    images = open_source(load_data(snakemake.input.data)).read(next(iter(runs.values()))["shown"])
+    style, params = snakemake.params.style, snakemake.params
+    save(feature_maps(runs, images, params.labels, params.t, style["width_inches"]), snakemake.output, style["dpi"])

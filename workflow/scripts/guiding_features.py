@@ -1,0 +1,22 @@
+"""What the signals of every run follow -> its principal colours, beside the input."""
+
+import numpy as np
+
+from selftrans.config import load_data
+from selftrans.data.sources import open_source
+from selftrans.plotting.features import guiding_features, principal_colours
+from selftrans.plotting.style import save
+from selftrans.runtime.logs import logged_to
+
+with logged_to(snakemake.log[0]):
+    columns, labels = {}, snakemake.params.labels
+    for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True):
+        with np.load(path, allow_pickle=False) as arrays:
+            for number, name in enumerate(arrays["guiding_names"].tolist()):
+                unique = name if name not in columns else f"{labels[run]}: {name}"
+                columns[unique] = arrays[f"guiding_maps_{number}"]
+            shown, noisy = arrays["shown"], arrays["noisy"]
+    images = open_source(load_data(snakemake.input.data)).read(shown)
+    style = snakemake.params.style
+    figure = guiding_features(columns, images, principal_colours(noisy), snakemake.params.t, style["width_inches"])
+    save(figure, snakemake.output, style["dpi"])
