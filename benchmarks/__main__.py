@@ -13,12 +13,13 @@ import torch
 from benchmarks.data import batches, latent_loading
 from benchmarks.evaluation import frechet, inception_features, manifold, statistics_memory
 from benchmarks.lifecycle import digits_lifecycle
+from benchmarks.methods import methods
 from benchmarks.timing import Result, matmul_rate
 from benchmarks.training import bf16_gain, matmul_share, optimizer_and_ema, stage_2, teacher_precision
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, frechet,
+    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, frechet,
     manifold, statistics_memory, inception_features, digits_lifecycle,
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ import yaml
 
 from selftrans import config
 from selftrans.config import ConfigError, load_data, load_experiment
-from tests.conftest import REPOSITORY, tiny_values
+from tests.conftest import OTHER_METHODS, REPOSITORY, TINY, tiny_values
 
 MISTAKES = {
     "unknown key": ({"modle": 1}, "modle: unknown key"),
@@ -38,7 +38,7 @@ MISTAKES = {
     "own teacher": ({"runs.self-transcendence.guidance.teacher.run": "self-transcendence"}, "is a circle"),
     "unknown method": (
         {"runs.sit": {"guidance": {"method": "magic"}}},
-        r"runs\.sit\.guidance\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', 'self-transcendence'\)",
+        r"runs\.sit\.guidance\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', .*, 'sra', 'layersync'\)$",
     ),
     "method missing": ({"runs.sit": {"guidance": {"depth": 1}}}, r"runs\.sit\.guidance\.method: is missing"),
     "key of another method": (
@@ -83,6 +83,53 @@ MISTAKES = {
     ),
     "reserved name": ({"name": "data"}, r"name: 'data' is where data sets lie"),
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
+    "REPA's encoder": (
+        {"runs.sit": {"guidance": {"method": "repa", "encoder": "dino", "depth": 1}}},
+        r"runs\.sit\.guidance\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
+    ),
+    "REPA's depth": (
+        {"runs.sit": {"guidance": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
+        r"runs\.sit\.guidance\.depth: 5 is beyond the model's 4 blocks",
+    ),
+    "SRA's teacher": (
+        {"runs.sit": {"guidance": {"method": "sra", "student_depth": 1, "teacher_depth": 5}}},
+        r"runs\.sit\.guidance\.teacher_depth: 5 is beyond the model's 4 blocks",
+    ),
+    "SRA's loss": (
+        {"runs.sit": {"guidance": {"method": "sra", "student_depth": 1, "teacher_depth": 2, "loss": "l2"}}},
+        r"runs\.sit\.guidance\.loss: input should be 'smooth-l1' or 'cosine', found 'l2'",
+    ),
+    "LayerSync upside down": (
+        {"runs.sit": {"guidance": {"method": "layersync", "student_depth": 3, "teacher_depth": 3}}},
+        r"runs\.sit\.guidance\.teacher_depth: 3 is not deeper than student_depth 3",
+    ),
+    "unknown method in a list": (
+        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 1}, {"method": "magic"}]}},
+        r"runs\.sit\.guidance\.1\.method: 'magic' is unknown",
+    ),
+    "nothing among several": (
+        {"runs.sit": {"guidance": [{"method": "none"}]}},
+        r"runs\.sit\.guidance\.0\.method: 'none' is unknown \(allowed: 'vae-alignment'",
+    ),
+    "key in a list": (
+        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 1, "lambda": 1}]}},
+        r"runs\.sit\.guidance\.0\.lambda: unknown key",
+    ),
+    "depth in a list": (
+        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 9}]}},
+        r"runs\.sit\.guidance\.0\.depth: 9 is beyond the model's 4 blocks",
+    ),
+    "empty list": ({"runs.sit": {"guidance": []}}, r"runs\.sit\.guidance: .*at least 1 item"),
+    "analysis' encoder": (
+        {"analysis": {"encoder": "dino"}},
+        r"analysis\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
+    ),
+    "analysis' time": ({"analysis": {"shown_time": 0.45}}, r"analysis\.shown_time: 0\.45 is none of `times`"),
+    "analysis' block": (
+        {"analysis": {"shown_blocks": [5]}},
+        r"analysis\.shown_blocks: 5 is beyond the model's 4 blocks",
+    ),
+    "baseline": ({"figures.baseline": "x"}, r"figures\.baseline: 'x' is no run \(allowed: sit, vae-align, "),
 }
 
 
@@ -245,3 +292,37 @@ def test_a_sweep_is_a_set_for_each_scale_and_comes_back_from_its_resolved_file(t
 def test_metrics_that_cannot_be_computed_are_one_line(tiny, changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_experiment(tiny(**changes))
+
+
+def test_a_list_of_signals_comes_back_from_its_resolved_file(tiny):
+    experiment = load_experiment(tiny(runs={**TINY["runs"], **OTHER_METHODS}))
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+    assert [signal.method for signal in experiment.runs["both"].signals] == ["layersync", "vae-alignment"]
+    assert experiment.runs["sit"].signals == ()
+    assert experiment.runs["repa-on-images"].encoders == (config.UsedEncoder("stand-in", "images"),)
+
+
+def test_sras_weight_and_decay_follow_its_loss():
+    distance, cosine, own = (
+        config.Sra.model_validate({"method": "sra", "student_depth": 1, "teacher_depth": 2, **changes})
+        for changes in ({}, {"loss": "cosine"}, {"weight": 0.3, "decay": {"after": 10, "steps": 5}})
+    )
+    assert (distance.weight, distance.decay) == (2.0, config.Decay(after=750_000, steps=5_000_000))
+    assert (cosine.weight, cosine.decay) == (0.5, None)
+    assert (own.weight, own.decay) == (0.3, config.Decay(after=10, steps=5))
+
+
+def test_two_teachers_of_one_run_are_given_in_order(tiny):
+    teach = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
+    signals = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
+    experiment = load_experiment(tiny(**{"runs.two": {"guidance": signals}}))
+    assert [teacher.choice.run for teacher in experiment.runs["two"].teachers] == ["vae-align", "sit"]
+
+
+def test_the_arms_of_the_comparison_differ_in_one_object():
+    runs = load_experiment("digits-methods").runs
+    methods = {signal.method for run in runs.values() for signal in run.signals}
+    assert methods == {"vae-alignment", "self-transcendence", "repa", "sra", "layersync"}
+    assert len(runs) == 6
+    assert len({run.model for run in runs.values()}) == len({run.training for run in runs.values()}) == 1

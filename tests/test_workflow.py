@@ -105,7 +105,9 @@ def place(finished, tmp_path):
 
 
 RUNS = ("sit", "vae-align", "self-transcendence")
-FIGURES = {"plot_convergence", "plot_losses", "plot_samples"}
+FIGURES = {
+    "plot_convergence", "plot_losses", "plot_samples", "plot_comparison", "plot_dynamics",
+}  # fmt: skip
 
 
 def test_the_lifecycle_leaves_what_it_promises(finished):
@@ -251,7 +253,7 @@ def test_a_changed_teacher_is_another_definition_of_its_student(place):
     assert ended.returncode != 0
     message = (ended.stdout + ended.stderr).strip().splitlines()[-1]
     assert message.startswith("error: results/tiny/runs/self-transcendence/seed0: was trained under another definition")
-    assert "teacher.training.weight_decay (trained: 0.0, now: 0.1)" in message
+    assert "teachers.0.training.weight_decay (trained: 0.0, now: 0.1)" in message
 
 
 def test_newer_latents_train_nothing_anew(place):
@@ -436,3 +438,42 @@ def test_the_report_shows_the_figures(place):
     place.run("report")
     report = place.path("report.html").read_text()
     assert "convergence.png" in report
+
+
+def test_other_methods_their_analysis_and_the_comparison(place):
+    """REPA and a list of signals, two seeds: every figure and table, and an analysis that is changed trains nothing."""
+    names = ("repa", "both")
+    changes = {
+        "runs": {"sit": {}, **{name: OTHER_METHODS[name] for name in names}}, "seeds": [0, 1], "training.checkpoints": [4],
+        "figures.sample_checkpoints": [4], "evaluation.samplers": {"ode": SAMPLERS["ode"]},
+    }  # fmt: skip
+    analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_images": 2}
+    place.write("methods", **changes, analysis=analysis)
+    place.run(experiments=("methods",))
+    figures = {path.stem for path in place.path("methods/figures").glob("*.png")}
+    assert figures == {
+        "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps", "similarity",
+        "guiding-features", "dynamics-repa", "dynamics-both",
+    }  # fmt: skip
+    comparison = pd.read_csv(place.path("methods/comparison.csv"))
+    assert comparison["run"].tolist() == ["sit", *names]
+    assert comparison["fid_low"].notna().all()  # two seeds have an interval
+    assert (comparison["hours"] > 0).all()
+    paired = pd.read_csv(place.path("methods/paired.csv"))
+    assert set(paired["metric"]) == {"fid", "is"}
+    probes = pd.read_csv(place.path("methods/discriminability.csv"))
+    blocks = probes[probes["kind"] == "block"]
+    assert len(blocks) == 3 * 2 * 2 * 4  # runs, seeds, times, blocks
+    assert blocks[["linear", "knn"]].min().min() >= 0
+    assert set(probes[probes["kind"] == "guiding"]["name"]) == {
+        "REPA: stand-in", "1: LayerSync: block 3", "2: VAE latents"
+    }  # fmt: skip
+    assert (probes["kind"] == "encoder").sum() == 1
+    assert "stand-in encoder" in place.path("methods/discriminability.md").read_text()
+    assert place.planned(experiments=("methods",)) == {}
+    place.write("methods", **changes, analysis={**analysis, "neighbours": 5})
+    assert set(place.planned(experiments=("methods",))) == {"probe_blocks", "probe_encoder", "plot_discriminability"}
+    place.write("methods", **changes, analysis={**analysis, "num_images": 200})
+    planned = place.planned(experiments=("methods",))
+    assert planned["block_features"] == 6
+    assert {"train_segment", "extract_features", "encoder"}.isdisjoint(planned)

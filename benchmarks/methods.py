@@ -1,0 +1,106 @@
+"""What each method costs, and what it would cost without its saving."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Result, faster, interleaved
+from benchmarks.training import BATCH, LATENT, randomised, stage_2_batch, stage_2_models, step_of
+from selftrans.config import LayerSync, Model, Repa, Signal, Sra, VaeAlignment
+from selftrans.guidance.base import Batch
+from selftrans.guidance.registry import build_guidance
+from selftrans.models.encoder import PatchEncoder, build_network
+from selftrans.models.sit import SiT, SiTShape
+from selftrans.training.trainer import TrainingModel
+
+REPETITIONS = 3
+SHAPE = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)  # the depth of B/2 at half its width
+ENCODER = {"model_name": "vit_base_patch14_dinov2", "img_size": 224}
+MEAN = (0.5, 0.5, 0.5)
+
+
+class StoredTokens:
+    """Stands for a store of DINOv2 ViT-B's features."""
+
+    grid_size, width, name = 16, 768, "dinov2"
+
+
+def model_of(*signals: Signal, **inputs: object) -> TrainingModel:
+    """A model of random weights with these signals, which follow its own copy as the moving average."""
+    model = randomised(TrainingModel(SiT(SHAPE), build_guidance(signals, SHAPE, **inputs)))  # type: ignore[arg-type]
+    assert isinstance(model, TrainingModel)
+    average = randomised(SiT(SHAPE)).requires_grad_(False).eval()
+    assert isinstance(average, SiT)
+    model.guidance.follow(average)
+    return model
+
+
+def loss_of(model: TrainingModel, batch: Batch) -> Callable[[], Tensor]:
+    """L = L_denoise + L_alignment."""
+
+    def loss() -> Tensor:
+        denoising, alignment, _ = model(batch)
+        return denoising + alignment
+
+    return loss
+
+
+def run_behind(average: SiT, batch: Batch, depth: int) -> Tensor:
+    """What SRA's published code also runs of the average: the blocks behind ``depth`` and the output layer."""
+    condition_BD = average.condition(batch.t_B, batch.labels_B)
+    x_BTD = average.x_embedder(batch.x_BCHW) + average.pos_embed
+    for block in average.blocks[depth:]:
+        x_BTD = block(x_BTD, condition_BD)
+    return average.final_layer(x_BTD, condition_BD)
+
+
+def methods() -> Iterator[Result]:
+    """Forward and backward pass of every method over plain SiT's; SRA and REPA also against the arithmetic without saving."""
+    tokens = torch.randn(BATCH, 256, 768).half()
+    batch = replace(stage_2_batch(), encoded={"dinov2": tokens})
+    stage_2, _ = stage_2_models()
+    repa = Repa(method="repa", encoder="dinov2", depth=4)
+    sra = Sra(method="sra", student_depth=4, teacher_depth=8)
+    models = {
+        "sit": model_of(),
+        "vae-alignment": model_of(VaeAlignment(method="vae-alignment", depth=2)),
+        "self-transcendence": stage_2,
+        "repa": model_of(repa, encoders={"dinov2": StoredTokens()}),
+        "sra": model_of(sra),
+        "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
+    }
+    sides = [step_of(model, loss_of(model, batch)) for model in models.values()]
+    plain, *others = interleaved(*sides, repetitions=REPETITIONS)
+    for name, seconds in zip(list(models)[1:], others, strict=True):
+        yield Result(
+            name=f"step_cost_{name}", ours=seconds, baseline=plain, ratio=seconds / plain, unit="s",
+            note=f"cost of a step over plain SiT's; S/2 width, batch {BATCH}, 3 in range",
+        )  # fmt: skip
+
+    yield from _savings(models, batch, sra, repa)
+
+
+def _savings(models: dict[str, TrainingModel], batch: Batch, sra: Sra, repa: Repa) -> Iterator[Result]:
+    """Ours against the published arithmetic: the whole average for SRA, the encoder at every step for REPA."""
+    ours = loss_of(models["sra"], batch)
+    average = randomised(SiT(SHAPE)).requires_grad_(False)
+
+    def published() -> Tensor:
+        with torch.no_grad():
+            run_behind(average, batch, sra.teacher_depth)
+        return ours()
+
+    yield faster(
+        "sra_step", step_of(models["sra"], ours), step_of(models["sra"], published),
+        "the average runs to block 8 of 12, against all of it", repetitions=REPETITIONS,
+    )  # fmt: skip
+    facts = {"name": "dinov2", "stand_in": False, "input_size": 224, "mean": MEAN, "std": MEAN}
+    encoder = PatchEncoder(build_network(ENCODER).eval(), facts, "")
+    live = model_of(repa.model_copy(update={"features": "images"}), encoders={"dinov2": encoder})
+    seen = replace(batch, images_BHWC=torch.randint(0, 256, (BATCH, 256, 256, 3), dtype=torch.uint8))
+    yield faster(
+        "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)), step_of(live, loss_of(live, seen)),
+        "stored features, against DINOv2 ViT-B on the images at every step", repetitions=REPETITIONS,
+    )  # fmt: skip

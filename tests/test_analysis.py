@@ -1,0 +1,256 @@
+"""Probes, similarity, colours and the paired comparison, on data whose answers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from selftrans.config import Analysis, load_experiment
+from selftrans.data.store import LatentStore
+from selftrans.evaluation.comparison import (
+    comparison_markdown,
+    comparison_table,
+    curves_of,
+    paired_differences,
+    steps_to_reach,
+    total_seconds,
+)
+from selftrans.evaluation.features import chosen_images, features_of_run, shown_images
+from selftrans.evaluation.probes import discriminability_markdown, knn_probe, linear_cka, linear_probe, probe_rows
+from selftrans.models.weights import load_backbone
+from selftrans.plotting.features import principal_colours
+from selftrans.training.inputs import Inputs
+from tests.conftest import OTHER_METHODS, TINY
+from tests.runs import run
+
+RNG = np.random.default_rng(0)
+
+
+def clusters(count=400, classes=4, width=8, spread=0.1):
+    labels = np.arange(count) % classes
+    centres = np.eye(classes, width)
+    return centres[labels] + spread * RNG.standard_normal((count, width)), labels, np.arange(count) // classes % 5 == 0
+
+
+def test_probes_read_off_what_is_there_and_nothing_else():
+    features, labels, test = clusters()
+    for probe in (linear_probe, knn_probe):
+        assert probe(features, labels, test) == 1.0
+        noise = probe(RNG.standard_normal(features.shape), labels, test)
+        assert noise < 0.5  # chance is 0.25, on 80 images
+
+
+def test_a_linear_probe_does_not_see_what_is_not_linear_and_neighbours_do():
+    """Two rings of one centre: a line tells them no better than chance, neighbours by angle neither, but with an angle each."""
+    angle = RNG.uniform(0, 2 * np.pi, 600)
+    labels = (np.floor(angle / (np.pi / 2)).astype(int)) % 2  # opposite quadrants share a class
+    features = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    test = np.arange(600) % 5 == 0
+    assert linear_probe(features, labels, test) < 0.7
+    assert knn_probe(features, labels, test) > 0.9
+
+
+def test_probes_are_judged_on_held_out_images_only():
+    """Labels of the images they are fitted to are wrong: an honest probe is wrong on all held-out ones."""
+    features, labels, test = clusters(classes=2)
+    wrong = np.where(test, labels, 1 - labels)
+    assert linear_probe(features, wrong, test) == knn_probe(features, wrong, test) == 0.0
+
+
+def test_cka_is_one_up_to_rotation_and_scale_and_falls_to_nothing():
+    x = RNG.standard_normal((5000, 6))
+    rotation = np.linalg.qr(RNG.standard_normal((6, 6)))[0]
+    assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1, abs=1e-12)
+    assert linear_cka(x, RNG.standard_normal((5000, 6))) < 0.01
+    half = np.concatenate([x[:, :3], RNG.standard_normal((5000, 3))], axis=1)  # shares half of its variance
+    assert linear_cka(x, half) == pytest.approx(0.5, abs=0.03)
+    gram_x, gram_y = (a @ a.T - (a @ a.T).mean(0) for a in (x[:200] - x[:200].mean(0), half[:200] - half[:200].mean(0)))
+    by_grams = (gram_x * gram_y).sum() / np.sqrt((gram_x**2).sum() * (gram_y**2).sum())
+    assert linear_cka(x[:200], half[:200]) == pytest.approx(by_grams, rel=1e-9)
+
+
+def test_equal_tokens_have_equal_colours_whatever_stands_around_them():
+    tokens = RNG.standard_normal((2, 3, 16, 10))
+    tokens[1, 2, 5] = tokens[0, 0, 9]
+    colours = principal_colours(tokens)
+    assert colours.shape == (2, 3, 4, 4, 3)
+    assert colours.min() == 0
+    assert colours.max() == 1
+    np.testing.assert_array_equal(colours[1, 2, 1, 1], colours[0, 0, 2, 1])
+
+
+def test_colours_follow_the_strongest_direction():
+    """Tokens along one line: red runs from 0 to 1 in their order, or the reverse, however the line lies."""
+    place = np.linspace(0, 1, 16)
+    direction = RNG.standard_normal(7)
+    red = principal_colours(place[None, :, None] * direction)[0, ..., 0].ravel()
+    assert abs(np.corrcoef(red, place)[0, 1]) > 0.99
+
+
+def test_two_components_leave_blue_undecided():
+    assert (principal_colours(RNG.standard_normal((3, 4, 2)))[..., 2] == 0.5).all()
+
+
+# -- comparison
+
+
+def metrics(values):
+    """Rows of a metrics.csv from {run: {step: [fid of seeds 0, 1, ...]}}."""
+    return pd.DataFrame(
+        [
+            {"run": run, "step": step, "seed": seed, "fid": fid, "is": 10 / fid}
+            for run, steps in values.items()
+            for step, fids in steps.items()
+            for seed, fid in enumerate(fids)
+        ]
+    )
+
+
+FIDS = {
+    "sit": {100: [20.0, 24.0, 22.0], 200: [10.0, 13.0, 11.5]},
+    "ours": {100: [16.0, 19.0, 18.5], 200: [8.0, 10.5, 10.0]},
+}
+
+
+def test_the_paired_difference_is_scipys_t_test():
+    found = {(one.run, one.step): one for one in paired_differences(curves_of(metrics(FIDS), "fid"), "fid", "sit")}
+    ours, sit = (np.array(FIDS[run][200]) for run in ("ours", "sit"))
+    expected = stats.ttest_rel(ours, sit).confidence_interval(0.95)
+    one = found["ours", 200]
+    assert one.difference == pytest.approx((ours - sit).mean())
+    assert (one.low, one.high) == pytest.approx(tuple(expected))
+    assert (one.mean, one.std, one.seeds) == pytest.approx((ours.mean(), ours.std(ddof=1), 3))
+    assert one.high < 0  # although the values of the two runs overlap: that is what pairing is for
+    assert ours.max() > sit.min()
+    assert found["sit", 200].difference == 0
+
+
+def test_seeds_that_only_one_side_has_make_no_pair_and_one_seed_gives_no_interval():
+    table = metrics({"sit": {100: [20.0]}, "ours": {100: [16.0, 99.0]}})
+    one = paired_differences(curves_of(table, "fid"), "fid", "sit")[1]
+    assert (one.difference, one.seeds) == (-4.0, 1)
+    assert np.isnan(one.low)
+    table = metrics({"sit": {100: [20.0]}, "ours": {100: [16.0], 200: [9.0]}})
+    assert [one.step for one in paired_differences(curves_of(table, "fid"), "fid", "sit")] == [100, 100]
+
+
+def test_steps_to_reach_a_level_are_read_along_the_logarithm():
+    curve = {100: 16.0, 200: 4.0, 300: 1.0}
+    assert steps_to_reach(curve, 8.0) == pytest.approx(150)
+    assert steps_to_reach(curve, 20.0) == 100
+    assert steps_to_reach(curve, 1.0) == 300
+    assert np.isnan(steps_to_reach(curve, 0.5))
+
+
+def test_a_teacher_and_its_own_teacher_count_once():
+    seconds = {run: {10: {0: 1.0}, 20: {0: 2.0}} for run in ("first", "second", "third")}
+    teachers = {"second": [("first", 10)], "third": [("second", 20), ("first", 10)]}
+    total = total_seconds(seconds, teachers)
+    assert total["first"][20][0] == 2
+    assert total["second"][10][0] == 1 + 1
+    assert total["third"][20][0] == 2 + 2 + 1
+
+
+def test_the_comparison_says_what_a_paper_would():
+    seconds = {"sit": {100: dict.fromkeys(range(3), 10.0), 200: dict.fromkeys(range(3), 20.0)},
+               "ours": {100: dict.fromkeys(range(3), 12.0), 200: dict.fromkeys(range(3), 24.0)}}  # fmt: skip
+    table = comparison_table(metrics(FIDS), seconds, {"ours": [("sit", 100)]}, "sit").set_index("run")
+    assert table.loc["ours", "cost_per_step"] == pytest.approx(1.2)
+    assert table.loc["ours", "hours"] == pytest.approx((24 + 10) / 3600)
+    level, before, after = 34.5 / 3, 53.5 / 3, 28.5 / 3
+    assert table.loc["ours", "steps_to_baseline"] == pytest.approx(
+        100 + 100 * np.log(before / level) / np.log(before / after)
+    )
+    text = comparison_markdown(table.reset_index(), {"sit": "SiT", "ours": "+ ours"}, "sit")
+    sit, ours = (line for line in text.splitlines() if line.startswith(("| SiT", "| + ours")))
+    assert "11.50 ± 1.50" in sit
+    assert "-2.00 [" in ours
+    assert "1.20x" in ours
+
+
+# -- features of trained runs
+
+
+def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_path, manifest, teacher, features):
+    analysis = {"num_images": 50, "times": [0.3, 0.5], "shown_images": 2, "guidance_scales": [1.5, 4.0]}
+    path = tiny(analysis=analysis, runs={**TINY["runs"], **OTHER_METHODS})
+    experiment, store = load_experiment(path), LatentStore(manifest)
+    run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
+    checkpoint = tmp_path / "run/checkpoints/4/ema.safetensors"
+    device = torch.device("cpu")
+    inputs = Inputs.open(experiment, "self-transcendence", store, [teacher], [], [], device)
+    found = features_of_run(experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device)
+    assert found["pooled"].shape == (2, 4, 50, 32)
+    assert found["maps"].shape == (1, 2, 2, 16, 32)
+    assert found["steps"].tolist() == [4]
+    assert found["guiding_names"].tolist() == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+
+    backbone, _ = load_backbone(checkpoint, device)
+    image, place = found["images"][7], 7
+    moments = store.moments(np.array([image])).astype(np.float32)
+    z = torch.from_numpy((moments[:, 0] - store.manifest.shift) * store.manifest.scale)
+    from selftrans.runtime.random import Stream, generator
+
+    eps = torch.from_numpy(generator(0, Stream.ANALYSIS, 1, int(image)).standard_normal((1, 4, 8, 8), dtype=np.float32))
+    x, t = 0.7 * z + 0.3 * eps, torch.full((1,), 0.3)
+    own = backbone.features(x, t, torch.tensor([10]), (3,))[3].mean(dim=1)[0]
+    torch.testing.assert_close(torch.from_numpy(found["pooled"][0, 2, place]).float(), own, rtol=2e-3, atol=2e-3)
+
+    trunk = inputs.teachers[0]
+    f_u = trunk.tokens(x, t, torch.tensor([10])).mean(dim=1)[0]
+    f_c = trunk.tokens(x, t, torch.from_numpy(store.labels[[image]])).mean(dim=1)[0]
+    assert not torch.allclose(f_u, f_c)
+    expected = {"guiding_pooled_0": f_c, "guiding_pooled_2": f_u + 4 * (f_c - f_u), "guiding_blind_2": f_u}
+    for name, value in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name][0, place]).float(), value, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("arm", "names"),
+    [
+        ("repa", ["REPA: stand-in"]),
+        ("sra", ["SRA: average, block 3"]),
+        ("both", ["1: LayerSync: block 3", "2: VAE latents"]),
+        ("sit", []),
+    ],
+)
+def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
+    path = tiny(analysis={"num_images": 20, "times": [0.5]}, runs={**TINY["runs"], **OTHER_METHODS})
+    experiment, store, device = load_experiment(path), LatentStore(manifest), torch.device("cpu")
+    run(path, arm, tmp_path / "run", manifest, until=4, features=features)
+    inputs = Inputs.open(experiment, arm, store, [], [features] if arm == "repa" else [], [], device)
+    checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
+    found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
+    assert found["guiding_names"].tolist() == names
+    for number in range(len(names)):
+        assert found[f"guiding_maps_{number}"].shape[:2] == (3, 16)
+        assert np.isfinite(found[f"guiding_pooled_{number}"]).all()
+
+
+def test_images_are_chosen_once_for_all_runs():
+    analysis = Analysis(num_images=30, shown_images=3)
+    chosen = chosen_images(analysis, 100)
+    assert len(set(chosen.tolist())) == 30
+    np.testing.assert_array_equal(chosen, chosen_images(analysis, 100))
+    np.testing.assert_array_equal(chosen_images(analysis, 20), np.arange(20))
+    labels = np.array([3, 3, 0, 1, 2, 0, 4])
+    assert labels[shown_images(analysis, labels)].tolist() == [0, 2, 4]
+
+
+def test_the_table_names_the_best_block_and_what_was_told():
+    features, labels, test = clusters()
+    noise = RNG.standard_normal(features.shape)
+    rows = probe_rows(
+        [
+            ("block", "", 1, 0.5, "nothing", noise), ("block", "", 2, 0.5, "nothing", features),
+            ("guiding", "f_c", 0, 0.5, "the label", features),
+        ],
+        labels, test, 20,
+    )  # fmt: skip
+    encoder = probe_rows([("encoder", "stand-in", 0, 0.0, "nothing", features)], labels, test, 20)
+    table = pd.concat([rows.assign(run="ours", seed=0), encoder.assign(run="stand-in encoder", seed=0)])
+    text = discriminability_markdown(table)
+    assert "100.0 (2)" in text
+    assert "ours: f_c, told the label" in text
+    assert "stand-in encoder" in text
