@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
-from tests.conftest import REPOSITORY, tiny_values
+from tests.conftest import OTHER_METHODS, REPOSITORY, tiny_values
 
 DATA = {
     "source": {"kind": "digits"},
