@@ -730,8 +730,8 @@ class Analysis(Settings):
     """Neighbours k of the k-NN probe, by cosine."""
     weights: Weights = "ema"
     """Which weights are looked at."""
-    shown_images: Annotated[int, Field(gt=0, le=16)] = 3
-    """Images in the colour maps: the first of as many classes, evenly spread."""
+    shown_classes: Annotated[int, Field(gt=0, le=8)] = 3
+    """Classes in the colour maps, evenly spread, with two images of each."""
     shown_time: UnitFloat = 0.5
     """Time of the colour maps and of the similarity between blocks; one of `times`."""
     shown_blocks: tuple[PositiveInt, ...] | None = None

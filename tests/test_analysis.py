@@ -173,7 +173,7 @@ def test_the_comparison_says_what_a_paper_would():
 
 
 def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_path, manifest, teacher, features):
-    analysis = {"num_images": 50, "times": [0.3, 0.5], "shown_images": 2, "guidance_scales": [1.5, 4.0]}
+    analysis = {"num_images": 50, "times": [0.3, 0.5], "shown_classes": 2, "guidance_scales": [1.5, 4.0]}
     path = tiny(analysis=analysis, runs={**TINY["runs"], **OTHER_METHODS})
     experiment, store = load_experiment(path), LatentStore(manifest)
     run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
@@ -182,9 +182,10 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_p
     inputs = Inputs.open(experiment, "self-transcendence", store, [teacher], [], [], device)
     found = features_of_run(experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device)
     assert found["pooled"].shape == (2, 4, 50, 32)
-    assert found["maps"].shape == (1, 2, 2, 16, 32)
+    assert found["maps"].shape == (1, 2, 4, 16, 32)
     assert found["steps"].tolist() == [4]
-    assert found["guiding_names"].tolist() == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+    assert found["guiding_names"].tolist() == found["shown_names"].tolist() == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+    assert found["blind_names"].tolist() == ["f_u"]
 
     backbone, _ = load_backbone(checkpoint, device)
     image, place = found["images"][7], 7
@@ -201,7 +202,7 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_p
     f_u = trunk.tokens(x, t, torch.tensor([10])).mean(dim=1)[0]
     f_c = trunk.tokens(x, t, torch.from_numpy(store.labels[[image]])).mean(dim=1)[0]
     assert not torch.allclose(f_u, f_c)
-    expected = {"guiding_pooled_0": f_c, "guiding_pooled_2": f_u + 4 * (f_c - f_u), "guiding_blind_2": f_u}
+    expected = {"guiding_pooled_0": f_c, "guiding_pooled_2": f_u + 4 * (f_c - f_u), "blind_pooled_0": f_u}
     for name, value in expected.items():
         torch.testing.assert_close(torch.from_numpy(found[name][0, place]).float(), value, rtol=5e-3, atol=5e-3)
 
@@ -222,20 +223,21 @@ def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
     inputs = Inputs.open(experiment, arm, store, [], [features] if arm == "repa" else [], [], device)
     checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
     found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
-    assert found["guiding_names"].tolist() == names
+    assert found["shown_names"].tolist() == found["blind_names"].tolist() == names
     for number in range(len(names)):
-        assert found[f"guiding_maps_{number}"].shape[:2] == (3, 16)
-        assert np.isfinite(found[f"guiding_pooled_{number}"]).all()
+        assert found[f"shown_{number}"].shape[:2] == (6, 16)
+        assert np.isfinite(found[f"blind_pooled_{number}"]).all()
+    assert found["guiding_names"].tolist() == [name for name in names if "SRA" in name or "LayerSync" in name]
 
 
 def test_images_are_chosen_once_for_all_runs():
-    analysis = Analysis(num_images=30, shown_images=3)
+    analysis = Analysis(num_images=30, shown_classes=3)
     chosen = chosen_images(analysis, 100)
     assert len(set(chosen.tolist())) == 30
     np.testing.assert_array_equal(chosen, chosen_images(analysis, 100))
     np.testing.assert_array_equal(chosen_images(analysis, 20), np.arange(20))
-    labels = np.array([3, 3, 0, 1, 2, 0, 4])
-    assert labels[shown_images(analysis, labels)].tolist() == [0, 2, 4]
+    labels = np.array([3, 3, 0, 1, 2, 0, 4, 2, 2])
+    assert shown_images(analysis, labels).tolist() == [2, 5, 4, 7, 6, 6]  # of class 4 there is only one
 
 
 def test_the_table_names_the_best_block_and_what_was_told():

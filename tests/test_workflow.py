@@ -447,7 +447,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
         "runs": {"sit": {}, **{name: OTHER_METHODS[name] for name in names}}, "seeds": [0, 1], "training.checkpoints": [4],
         "figures.sample_checkpoints": [4], "evaluation.samplers": {"ode": SAMPLERS["ode"]},
     }  # fmt: skip
-    analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_images": 2}
+    analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_classes": 2}
     place.write("methods", **changes, analysis=analysis)
     place.run(experiments=("methods",))
     figures = {path.stem for path in place.path("methods/figures").glob("*.png")}

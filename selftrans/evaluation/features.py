@@ -8,7 +8,6 @@ that saw it would give it away; what signals follow is also computed as in train
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.guidance.base import Batch, Guidance
 from selftrans.guidance.self_transcendence import SelfTranscendenceGuidance
 from selftrans.guidance.vae_alignment import VaeAlignmentGuidance
-from selftrans.models.sit import SiT
+from selftrans.models.sit import SiT, patchify
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
@@ -36,6 +35,8 @@ from selftrans.training.trainer import build_model
 
 Arrays = dict[str, NDArray[np.generic]]
 SEED = 0  # of images and noise: the same for every run, whatever its seed
+TYPICAL = 256
+"""Images whose mean token at each place is taken away from what is shown: the code of the place outshines everything else."""
 
 
 def chosen_images(analysis: Analysis, count: int) -> NDArray[np.int64]:
@@ -45,10 +46,11 @@ def chosen_images(analysis: Analysis, count: int) -> NDArray[np.int64]:
 
 
 def shown_images(analysis: Analysis, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the images in colour maps: the first one of as many classes, evenly spread."""
+    """Places of the images in colour maps: the first two of as many classes, evenly spread, class by class."""
     classes = np.unique(labels)
-    spread = np.linspace(0, len(classes) - 1, min(analysis.shown_images, len(classes))).round().astype(int)
-    return np.array([np.flatnonzero(labels == label)[0] for label in classes[spread]])
+    spread = np.linspace(0, len(classes) - 1, min(analysis.shown_classes, len(classes))).round().astype(int)
+    pairs = [np.resize(np.flatnonzero(labels == label)[:2], 2) for label in classes[spread]]
+    return np.concatenate(pairs)
 
 
 class NoisedImages:
@@ -98,18 +100,43 @@ def without_label(batch: Batch, null_class: int) -> Batch:
     return replace(batch, labels_B=null, dropped_labels_B=null)
 
 
-def guiding_variants(signal: Guidance, analysis: Analysis) -> Iterator[tuple[str, Guidance]]:
-    """A signal's guiding features by name: of stage 2 f_c and f_g at each scale, of stage 1 the clean latents."""
+def followed_by(signal: Guidance, model: SiT, batch: Batch, scales: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """What a signal follows, (B, T, D') by name: of stage 1 the clean latents, of stage 2 f_c and f_g at every scale."""
     match signal:
-        case SelfTranscendenceGuidance(settings=settings):
-            for scale in (1.0, *(scale for scale in analysis.guidance_scales if scale != 1)):
-                signal.settings = settings.model_copy(update={"guidance_scale": scale})
-                yield "f_c" if scale == 1 else f"f_g, w = {scale:g}", signal
-        case VaeAlignmentGuidance(settings=settings):
-            signal.settings = settings.model_copy(update={"target": "latent"})
-            yield "VAE latents", signal
-        case _:
-            yield signal.followed, signal
+        case VaeAlignmentGuidance():
+            return {"VAE latents": patchify(batch.z_BCHW, model.shape)}
+        case SelfTranscendenceGuidance():
+            f_u, f_c = signal.teacher_features(batch.x_BCHW, batch.t_B, batch.labels_B)
+            return {"f_c": f_c} | {f"f_g, w = {scale:g}": torch.lerp(f_u, f_c, scale) for scale in scales}
+    own = model.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, signal.depths or (1,))
+    return {signal.followed: signal.guiding_features(batch, own)}
+
+
+def followed_blindly(signal: Guidance, model: SiT, batch: Batch) -> dict[str, torch.Tensor]:
+    """The same where nothing is told of the class: of stage 2, f_u is all that is left."""
+    batch = without_label(batch, model.null_class)
+    if isinstance(signal, SelfTranscendenceGuidance):
+        return {"f_u": signal.teacher_features(batch.x_BCHW, batch.t_B, batch.labels_B)[0]}
+    return followed_by(signal, model, batch, ())
+
+
+def peculiar(tokens: torch.Tensor, shown: int) -> torch.Tensor:
+    """The first ``shown`` images' tokens (..., I, T, D), less the other images' mean at their place."""
+    own, others = tokens[..., :shown, :, :].float(), tokens[..., shown:, :, :].float()
+    return own - others.mean(dim=-3, keepdim=True)
+
+
+def maps_over_training(
+    checkpoints: list[Path], batch: Batch, shown: int, blocks: tuple[int, ...], device: torch.device
+) -> tuple[torch.Tensor, list[int], SiT]:
+    """What is peculiar to the shown images after some blocks of every checkpoint, (steps, blocks, I, T, D); steps; last model."""
+    maps, steps = [], []
+    for checkpoint in checkpoints:
+        backbone, facts = load_backbone(checkpoint, device)
+        features = backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, blocks)
+        maps.append(peculiar(torch.stack([features[block] for block in blocks]), shown))
+        steps.append(int(facts["step"]))
+    return torch.stack(maps), steps, backbone
 
 
 @torch.inference_mode()
@@ -123,69 +150,69 @@ def features_of_run(
     batch_size: int,
     device: torch.device,
 ) -> Arrays:
-    """All arrays of a run's feature file.
+    """All arrays of a run's feature file, in half precision.
 
-    ``pooled`` (times, blocks, N, D): token means of every block of the last checkpoint, without a label; ``maps`` (steps, shown
-    blocks, shown images, T, D): tokens with the true label; for each signal k ``guiding_maps_k`` (shown images, T, D'),
-    ``guiding_pooled_k`` and ``guiding_blind_k`` (times, N, D'), with the label and without; ``noisy`` (shown images, H W, C):
-    the noised latents. In half precision.
+    - ``pooled`` (times, blocks, N, D): token means of every block of the last checkpoint, without a label.
+    - ``maps`` (steps, shown blocks, I, T, D): tokens of the shown images with the true label, less what images have in common at
+      their place; ``noisy`` (I, H W, C): the latents that they are of.
+    - ``shown_k`` (I, T, D'): what signals follow, in the same way, named by ``shown_names``.
+    - ``guiding_pooled_k`` (times, N, D'): token means of what they follow with the label, where they see it, named by
+      ``guiding_names``; ``blind_pooled_k``: without it, named by ``blind_names``.
     """
     analysis, settings = experiment.analysis, experiment.runs[run]
     if analysis is None:
         raise UserError(f"experiment {experiment.name!r}: analysis: is not given")
     images, shown = chosen_images(analysis, len(store)), shown_images(analysis, store.labels)
+    typical = images[np.linspace(0, len(images) - 1, min(TYPICAL, len(images))).astype(int)]
     noised = NoisedImages(store, inputs, settings.training.path, device)
-    blocks, shown_blocks = range(1, settings.model.depth + 1), analysis.blocks_shown(settings.model)
-    maps, steps = [], []
-    backbone: SiT | None = None
-    batch = noised.batch(shown, analysis.shown_time)
-    for checkpoint in checkpoints:
-        backbone, facts = load_backbone(checkpoint, device)
-        features = backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, shown_blocks)
-        maps.append(torch.stack([features[block] for block in shown_blocks]))
-        steps.append(facts["step"])
-    assert backbone is not None
-    model = build_model(experiment, run, store, seed, inputs, device)
-    model.backbone.load_state_dict(backbone.state_dict())
-    model.eval()
-    model.guidance.follow(model.backbone)
+    batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
+    shown_blocks = analysis.blocks_shown(settings.model)
+    maps, steps, backbone = maps_over_training(checkpoints, batch, len(shown), shown_blocks, device)
+    guidance = build_model(experiment, run, store, seed, inputs, device).guidance
+    guidance.follow(backbone)
+    signals = guidance.signals
 
-    def guiding(signal: Guidance, batch: Batch) -> torch.Tensor:
-        depths = signal.depths or (1,)
-        own = backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
-        return signal.guiding_features(batch, own)
+    def named(signal: Guidance, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of several signals, with their places."""
+        if len(signals) == 1:
+            return features
+        return {f"{signals.index(signal) + 1}: {name}": tokens for name, tokens in features.items()}
 
-    names: list[str] = []
-    arrays: Arrays = {}
-    for position, signal in enumerate(model.guidance.signals):
-        for name, variant in guiding_variants(signal, analysis):
-            number = len(names)
-            names.append(name if len(model.guidance.signals) == 1 else f"{position + 1}: {name}")
-            arrays[f"guiding_maps_{number}"] = halved(guiding(variant, batch))
-            with_label, blind = [], []
-            for t in analysis.times:
-                for start in range(0, len(images), batch_size):
-                    seen = noised.batch(images[start : start + batch_size], t)
-                    with_label.append(halved(guiding(variant, seen).mean(dim=1)))
-                    blind.append(halved(guiding(variant, without_label(seen, backbone.null_class)).mean(dim=1)))
-            for kind, found in (("pooled", with_label), ("blind", blind)):
-                arrays[f"guiding_{kind}_{number}"] = np.concatenate(found).reshape(len(analysis.times), len(images), -1)
-    pooled = []
+    shown_features: dict[str, torch.Tensor] = {}
+    for signal in signals:
+        shown_features |= named(signal, followed_by(signal, backbone, batch, analysis.guidance_scales))
+    blocks, pooled = range(1, settings.model.depth + 1), []
+    means: dict[str, dict[str, list[NDArray[np.generic]]]] = {"guiding": {}, "blind": {}}
     with Progress(len(analysis.times) * len(images), f"{run} seed {seed}", "image") as bar:
         for t in analysis.times:
             parts = []
             for start in range(0, len(images), batch_size):
-                seen = without_label(noised.batch(images[start : start + batch_size], t), backbone.null_class)
-                tokens = backbone.features(seen.x_BCHW, seen.t_B, seen.labels_B, blocks)
+                seen = noised.batch(images[start : start + batch_size], t)
+                blind = without_label(seen, backbone.null_class)
+                tokens = backbone.features(blind.x_BCHW, blind.t_B, blind.labels_B, blocks)
                 parts.append(halved(torch.stack([tokens[block].mean(dim=1) for block in blocks])))
+                for signal in signals:
+                    followed = {"blind": followed_blindly(signal, backbone, seen)}
+                    if signal.sees_label:
+                        followed["guiding"] = followed_by(signal, backbone, seen, analysis.guidance_scales)
+                    for kind, features in followed.items():
+                        for name, one in named(signal, features).items():
+                            means[kind].setdefault(name, []).append(halved(one.mean(dim=1)))
                 bar.update(len(seen.t_B))
             pooled.append(np.concatenate(parts, axis=1))
+    arrays: Arrays = {
+        f"shown_{k}": halved(peculiar(tokens, len(shown))) for k, tokens in enumerate(shown_features.values())
+    }
+    for kind, of_kind in means.items():
+        arrays[f"{kind}_names"] = np.array(list(of_kind), dtype=np.str_)
+        for k, parts in enumerate(of_kind.values()):
+            arrays[f"{kind}_pooled_{k}"] = np.concatenate(parts).reshape(len(analysis.times), len(images), -1)
     return {
         **arrays,
         "pooled": np.stack(pooled),
-        "maps": halved(torch.stack(maps)),
-        "noisy": halved(batch.x_BCHW.flatten(2).transpose(1, 2)),
-        "guiding_names": np.array(names, dtype=np.str_),
+        "maps": halved(maps),
+        "noisy": halved(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
+        "shown_names": np.array(list(shown_features), dtype=np.str_),
         "steps": np.array(steps),
         "times": np.array(analysis.times),
         "shown_blocks": np.array(shown_blocks),

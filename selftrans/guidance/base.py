@@ -93,6 +93,8 @@ class Guidance(nn.Module, ABC):
     """Student blocks, counted from 1, whose tokens ``forward`` is given."""
     followed: str = "guiding features"
     """What the guiding features are called in figures."""
+    sees_label: bool = True
+    """Whether the guiding features are a function of the sample's class, so that they may give it away."""
 
     def __init__(self, settings: Signal) -> None:
         super().__init__()

@@ -33,6 +33,7 @@ class VaeAlignmentGuidance(Guidance):
         super().__init__(settings)
         self.settings, self.shape = settings, inputs.shape
         self.depths = (settings.depth,)
+        self.followed, self.sees_label = f"VAE {settings.target}", False
         self.head = LatentHead(inputs.shape, settings.projector_width)
 
     def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:

@@ -37,48 +37,64 @@ def principal_colours(tokens: Floats) -> Colours:
 
 
 class _Sheet:
-    """A grid of pictures with names beside its rows and above its columns, all lengths in inches."""
+    """Pictures in rows and columns of cells, with names beside the rows and above the columns; all lengths in inches.
 
-    def __init__(self, width: float, left: float, columns: Sequence[str], rows: int, across: int, group: int) -> None:
-        """Columns hold ``across`` pictures each; a gap stands before every ``group``-th row."""
-        top, self.gap = 0.34, 0.07
-        self.left, self.across = left, across
-        self.cell = (width - left - self.gap * (len(columns) - 1)) / (len(columns) * across)
-        self.width, self.height = width, top + rows * self.cell + self.gap * ((rows - 1) // group)
-        self.figure = Figure(figsize=(self.width, self.height))
+    Args:
+        width: of the sheet.
+        left: room for the rows' names.
+        columns: their names.
+        rows: number of rows of cells.
+        cell: pictures across and down in a cell.
+        group: a gap stands before every ``group``-th row.
+    """
+
+    GAP, LINE = 0.07, 0.012  # between cells, and around a picture
+
+    def __init__(
+        self, width: float, left: float, columns: Sequence[str], rows: int, cell: tuple[int, int], group: int
+    ) -> None:
+        self.width, self.left, self.group, (self.across, self.down) = width, left, group, cell
+        self.top = 0.1 + 0.11 * max(name.count("\n") + 1 for name in columns)
+        self.side = (width - left - self.GAP * (len(columns) - 1)) / (len(columns) * self.across)
+        self.height = self._corner(0, rows - 1)[1] + self.down * self.side
+        self.figure = Figure(figsize=(width, self.height))
         self.figure.set_layout_engine("none")
-        self.top, self.group = top, group
         for number, name in enumerate(columns):
-            x, _ = self._place(number, 0)
-            self.write(x + across * self.cell / 2, top - 0.05, name, ha="center", va="bottom")
+            x, _ = self._corner(number, 0)
+            self.write(x + self.across * self.side / 2, self.top - 0.05, name, ha="center", va="bottom")
 
-    def _place(self, column: int, row: int) -> tuple[float, float]:
-        x = self.left + column * (self.across * self.cell + self.gap)
-        return x, self.top + row * self.cell + self.gap * (row // self.group)
+    def _corner(self, column: int, row: int) -> tuple[float, float]:
+        """The upper left corner of a cell, from that of the sheet."""
+        x = self.left + column * (self.across * self.side + self.GAP)
+        return x, self.top + row * (self.down * self.side + self.GAP / 2) + self.GAP * (row // self.group)
 
     def write(self, x: float, y: float, text: str, **options: Any) -> None:
         """Text at (x, y) from the upper left corner."""
-        options = {"fontsize": 6.5, **options}
-        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
+        self.figure.text(x / self.width, 1 - y / self.height, text, **{"fontsize": 6.5, **options})
 
     def name_rows(self, first: int, count: int, text: str, x: float, **options: Any) -> None:
         """Text beside the middle of some rows."""
-        y = (self._place(0, first)[1] + self._place(0, first + count - 1)[1] + self.cell) / 2
-        self.write(x, y, text, va="center", **options)
+        bottom = self._corner(0, first + count - 1)[1] + self.down * self.side
+        self.write(x, (self._corner(0, first)[1] + bottom) / 2, text, va="center", **options)
 
     def show(self, column: int, row: int, pictures: Sequence[NDArray[Any]]) -> None:
-        """Pictures side by side in one cell of the sheet."""
+        """Pictures in one cell, line by line."""
+        left, top = self._corner(column, row)
         for number, picture in enumerate(pictures):
-            x, y = self._place(column, row)
-            x += number * self.cell
-            line = 0.012  # of paper between two pictures
+            x, y = left + number % self.across * self.side, top + number // self.across * self.side
+            side = self.side - 2 * self.LINE
             place = (
-                (x + line) / self.width, 1 - (y + self.cell - line) / self.height,
-                (self.cell - 2 * line) / self.width, (self.cell - 2 * line) / self.height,
+                (x + self.LINE) / self.width, 1 - (y + self.side - self.LINE) / self.height,
+                side / self.width, side / self.height,
             )  # fmt: skip
             axis = self.figure.add_axes(place)
             axis.imshow(picture, interpolation="nearest", aspect="auto")
             axis.set_axis_off()
+
+
+def _pairs_above_each_other(pictures: NDArray[Any]) -> list[NDArray[Any]]:
+    """Two images of each class, class by class, as two lines: the first ones, and below them the second ones."""
+    return [*pictures[0::2], *pictures[1::2]]
 
 
 def feature_maps(
@@ -92,15 +108,15 @@ def feature_maps(
 
     Args:
         runs: the first seed's feature arrays of each run.
-        images: the shown images, (I, H, W, 3).
+        images: the shown images, two of each class, (I, H, W, 3).
         labels: the runs, in order, with their names.
         t: the time that the images were noised to.
         width_inches: width of the figure.
     """
-    steps = list(dict.fromkeys(int(step) for arrays in runs.values() for step in arrays["steps"]))
+    steps = sorted({int(step) for arrays in runs.values() for step in arrays["steps"]})
     blocks = max(len(arrays["shown_blocks"]) for arrays in runs.values())
-    columns = ["input", *(f"{step:,} steps" for step in sorted(steps))]
-    sheet = _Sheet(width_inches, 1.12, columns, len(runs) * blocks, len(images), blocks)
+    columns = ["input", *(f"{step:,} steps" for step in steps)]
+    sheet = _Sheet(width_inches, 1.12, columns, len(runs) * blocks, (len(images) // 2, 2), blocks)
     sheet.write(0.04, sheet.top - 0.05, f"t = {t:g}", va="bottom", color=GREY)
     for place, (run, look) in enumerate((run, look) for run, look in looks(labels).items() if run in runs):
         arrays = runs[run]
@@ -108,10 +124,10 @@ def feature_maps(
         for number, block in enumerate(arrays["shown_blocks"]):
             row = place * blocks + number
             sheet.name_rows(row, 1, f"block {block}", sheet.left - 0.04, ha="right", fontsize=5.5, color=GREY)
-            sheet.show(0, row, list(images))
+            sheet.show(0, row, _pairs_above_each_other(images))
             colours = principal_colours(arrays["maps"][:, number])  # one basis for all steps and images of the row
             for step, maps in zip(arrays["steps"], colours, strict=True):
-                sheet.show(1 + sorted(steps).index(int(step)), row, list(maps))
+                sheet.show(1 + steps.index(int(step)), row, _pairs_above_each_other(maps))
     return sheet.figure
 
 
@@ -122,18 +138,24 @@ def guiding_features(
 
     Args:
         columns: tokens of the shown images, (I, T, D), by name.
-        images: the shown images, (I, H, W, 3).
-        noisy: the same noised, decoded or as latents' colours, (I, h, w, 3) in [0, 1].
+        images: the shown images, two of each class, (I, H, W, 3).
+        noisy: colours of the same, noised, (I, h, w, 3) in [0, 1].
         t: the time that they were noised to.
         width_inches: width of the figure.
     """
-    names = ["input", f"noised,\nt = {t:g}", *(name.replace(": ", ":\n").replace(", ", ",\n") for name in columns)]
-    sheet = _Sheet(width_inches, 0.02, names, len(images), 1, len(images))
+    names = ["input", f"noised,\nt = {t:g}", *(_folded(name) for name in columns)]
+    sheet = _Sheet(width_inches, 0.02, names, len(images), (1, 1), 2)
     pictures = [images, noisy, *(principal_colours(tokens) for tokens in columns.values())]
     for column, shown in enumerate(pictures):
         for row, picture in enumerate(shown):
             sheet.show(column, row, [picture])
     return sheet.figure
+
+
+def _folded(name: str) -> str:
+    """A column's name in short lines, formulas as formulas."""
+    name = name.replace("f_c", "$f_c$").replace("f_g", "$f_g$").replace("f_u", "$f_u$")
+    return name.replace(": ", ":\n").replace(", ", ",\n")
 
 
 def discriminability(

@@ -12,9 +12,9 @@ with logged_to(snakemake.log[0]):
     columns, labels = {}, snakemake.params.labels
     for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True):
         with np.load(path, allow_pickle=False) as arrays:
-            for number, name in enumerate(arrays["guiding_names"].tolist()):
+            for number, name in enumerate(arrays["shown_names"].tolist()):
                 unique = name if name not in columns else f"{labels[run]}: {name}"
-                columns[unique] = arrays[f"guiding_maps_{number}"]
+                columns[unique] = arrays[f"shown_{number}"]
             shown, noisy = arrays["shown"], arrays["noisy"]
     images = open_source(load_data(snakemake.input.data)).read(shown)
     style = snakemake.params.style

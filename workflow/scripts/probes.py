@@ -17,9 +17,9 @@ with logged_to(snakemake.log[0]):
         for t, blocks in zip(times, held["pooled"], strict=True)
         for block, features in enumerate(blocks, start=1)
     ]
-    for number, name in enumerate(held["guiding_names"].tolist()):
-        for key, told in (("pooled", "the label"), ("blind", "nothing")):
-            found = held[f"guiding_{key}_{number}"]
+    for kind, told in (("guiding", "the label"), ("blind", "nothing")):
+        for number, name in enumerate(held[f"{kind}_names"].tolist()):
+            found = held[f"{kind}_pooled_{number}"]
             cases += [("guiding", name, 0, t, told, features) for t, features in zip(times, found, strict=True)]
     table = probe_rows(cases, held["labels"], held["held_out"], snakemake.params.neighbours)
     write_text(Path(snakemake.output[0]), table.to_csv(index=False))
