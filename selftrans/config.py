@@ -724,12 +724,10 @@ class Analysis(Settings):
     """The data file's encoder whose features the blocks are compared with; none, if it is not given."""
     times: Annotated[tuple[UnitFloat, ...], Field(min_length=1)] = (0.1, 0.3, 0.5, 0.7)
     """Times t that images are noised to."""
-    num_images: PositiveInt = 10_000
+    num_images: PositiveInt = 5000
     """Images that are probed, drawn from all; every tenth of the data set is what probes are tested on."""
     neighbours: PositiveInt = 20
     """Neighbours k of the k-NN probe, by cosine."""
-    weights: Weights = "ema"
-    """Which weights are looked at."""
     shown_classes: Annotated[int, Field(gt=0, le=8)] = 3
     """Classes in the colour maps, evenly spread, with two images of each."""
     shown_time: UnitFloat = 0.5
@@ -829,7 +827,10 @@ class Experiment(Settings):
             raise ValueError("name: 'data' is where data sets lie (allowed: any other name)")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} has repeats")
+        names: dict[str, str] = {}
         for name, run in self.runs.items():
+            if (other := names.setdefault(run.label or name, name)) != name:
+                raise ValueError(f"runs.{name}.label: {run.label or name!r} is the name of run {other!r}, too")
             self._check_patches(f"runs.{name}.model", run.model)
             self._check_guidance(name, run)
         for name in self.runs:
@@ -855,6 +856,11 @@ class Experiment(Settings):
                 raise ValueError(
                     f"{key}.encoder: {encoder.name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
                 )
+
+        ways: dict[str, str] = {}
+        for encoder in run.encoders:
+            if ways.setdefault(encoder.name, encoder.features) != encoder.features:
+                raise ValueError(f"runs.{name}.guidance: features of {encoder.name!r} are 'store' and 'images' at once")
 
     def _check_teacher(self, key: str, run: Run, teacher: FrozenTeacher) -> None:
         choice = teacher.choice
@@ -900,6 +906,10 @@ class Experiment(Settings):
         if self.figures.sampler not in self.evaluation.samplers:
             allowed = ", ".join(self.evaluation.samplers)
             raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
+        if self.baseline in self.runs and not self.evaluated_steps(self.baseline, self.figures.sampler):
+            raise ValueError(
+                f"figures.sampler: {self.figures.sampler!r} samples no checkpoint of the baseline {self.baseline!r}"
+            )
         sampled = {step for run in self.runs for step in self.evaluated_steps(run, self.figures.sampler)}
         absent = f"not sampled by {self.figures.sampler!r}"
         _check_steps("figures.sample_checkpoints", self.figures.sample_checkpoints, sampled, absent)
@@ -1144,7 +1154,10 @@ def experiment_schema() -> dict[str, Any]:
     parts = schema["$defs"]
     for inherited in ("Model", "Training"):  # a run gives only what differs, a preset stands for its numbers
         parts[inherited].pop("required")
-    schema["required"] = [key for key in schema["required"] if key != "name"]
+    parts["Sra"]["required"] = [key for key in parts["Sra"]["required"] if key not in ("weight", "decay")]
+    # A file that extends another may leave out anything.
+    whole = [key for key in schema.pop("required") if key != "name"]
+    schema["if"], schema["else"] = {"required": ["extends"]}, {"required": whole}
     description = schema["properties"]["data"]["description"]
     schema["properties"]["data"] = {"type": "string", "description": description}
     schema["properties"]["extends"] = {

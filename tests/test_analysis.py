@@ -17,7 +17,7 @@ from selftrans.evaluation.comparison import (
     total_seconds,
 )
 from selftrans.evaluation.features import chosen_images, features_of_run, shown_images
-from selftrans.evaluation.probes import discriminability_markdown, knn_probe, linear_cka, linear_probe, probe_rows
+from selftrans.evaluation.probes import cka_matrix, discriminability_markdown, knn_probe, linear_probe, probe_rows
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
 from selftrans.training.inputs import Inputs
@@ -58,11 +58,19 @@ def test_probes_are_judged_on_held_out_images_only():
     assert linear_probe(features, wrong, test) == knn_probe(features, wrong, test) == 0.0
 
 
+def linear_cka(one, other):
+    matrix = cka_matrix([one, other])
+    assert matrix[0, 1] == matrix[1, 0]
+    return matrix[0, 1]
+
+
 def test_cka_is_one_up_to_rotation_and_scale_and_falls_to_nothing():
     x = RNG.standard_normal((5000, 6))
     rotation = np.linalg.qr(RNG.standard_normal((6, 6)))[0]
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1, abs=1e-12)
     assert linear_cka(x, RNG.standard_normal((5000, 6))) < 0.01
+    few = [RNG.standard_normal((300, 100)) for _ in range(2)]
+    assert linear_cka(*few) == pytest.approx(1 / (1 + 300 / 100), abs=0.02)  # the bias that the caption states
     half = np.concatenate([x[:, :3], RNG.standard_normal((5000, 3))], axis=1)  # shares half of its variance
     assert linear_cka(x, half) == pytest.approx(0.5, abs=0.03)
     gram_x, gram_y = (a @ a.T - (a @ a.T).mean(0) for a in (x[:200] - x[:200].mean(0), half[:200] - half[:200].mean(0)))
@@ -143,6 +151,16 @@ def test_steps_to_reach_a_level_are_read_along_the_logarithm():
     assert np.isnan(steps_to_reach(curve, 0.5))
 
 
+def test_a_run_that_goes_beyond_the_baseline_keeps_its_own_numbers():
+    table = metrics({"sit": {100: [20.0]}, "ours": {100: [16.0], 200: [9.0]}})
+    seconds = {run: {100: {0: 1.0}, 200: {0: 2.0}} for run in ("sit", "ours")}
+    found = comparison_table(table, seconds, {}, "sit")
+    assert found.set_index("run").loc["ours", "fid_mean"] == 9
+    text = comparison_markdown(found, {"sit": "SiT", "ours": "+ ours"}, "sit")
+    assert "nan" not in text
+    assert "9.00" in text
+
+
 def test_a_teacher_and_its_own_teacher_count_once():
     seconds = {run: {10: {0: 1.0}, 20: {0: 2.0}} for run in ("first", "second", "third")}
     teachers = {"second": [("first", 10)], "third": [("second", 20), ("first", 10)]}
@@ -150,6 +168,8 @@ def test_a_teacher_and_its_own_teacher_count_once():
     assert total["first"][20][0] == 2
     assert total["second"][10][0] == 1 + 1
     assert total["third"][20][0] == 2 + 2 + 1
+    twice = total_seconds(seconds, {"third": [("first", 10), ("first", 20)]})
+    assert twice["third"][10][0] == 1 + 2  # one training, up to the later of its two uses
 
 
 def test_the_comparison_says_what_a_paper_would():

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -128,6 +129,29 @@ MISTAKES = {
     "analysis' block": (
         {"analysis": {"shown_blocks": [5]}},
         r"analysis\.shown_blocks: 5 is beyond the model's 4 blocks",
+    ),
+    "equal names": (
+        {"runs.sit": {"label": "vae-align"}},
+        r"runs\.vae-align\.label: 'vae-align' is the name of run 'sit', too",
+    ),
+    "stored and not": (
+        {
+            "runs.sit": {
+                "guidance": [
+                    {"method": "repa", "encoder": "stand-in", "depth": depth, "features": features}
+                    for depth, features in ((1, "store"), (2, "images"))
+                ]
+            }
+        },
+        r"runs\.sit\.guidance: features of 'stand-in' are 'store' and 'images' at once",
+    ),
+    "baseline that is not sampled": (
+        {
+            "runs.sit": {"training": {"checkpoints": [4]}},
+            "evaluation.samplers.ode.checkpoints": [8],
+            "figures.sample_checkpoints": [8],
+        },
+        r"figures\.sampler: 'ode' samples no checkpoint of the baseline 'sit'",
     ),
     "baseline": ({"figures.baseline": "x"}, r"figures\.baseline: 'x' is no run \(allowed: sit, vae-align, "),
 }
@@ -326,3 +350,13 @@ def test_the_arms_of_the_comparison_differ_in_one_object():
     assert methods == {"vae-alignment", "self-transcendence", "repa", "sra", "layersync"}
     assert len(runs) == 6
     assert len({run.model for run in runs.values()}) == len({run.training for run in runs.values()}) == 1
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_editors_find_nothing_wrong_with_shipped_experiments(path):
+    """Checked by the schema that editors read, which knows nothing of defaults that depend on other keys."""
+    jsonschema.validate(config.read_yaml(path), config.experiment_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(
+            {"runs": {"sit": {"guidance": {"method": "magic"}}}, "extends": "x"}, config.experiment_schema()
+        )

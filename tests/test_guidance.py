@@ -146,7 +146,7 @@ def test_stage_2_is_its_formula(shape, w):
 class Stored:
     """Stands for a feature store: what REPA's head is built by."""
 
-    grid_size, width, name = 4, 24, "encoder"
+    grid_size, width, name, stand_in = 4, 24, "encoder", False
 
 
 REPA = Repa(method="repa", encoder="encoder", depth=2, projector_width=16)

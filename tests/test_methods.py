@@ -16,7 +16,7 @@ from torch.nn import functional
 from selftrans.config import PretrainedEncoder, load_data
 from selftrans.data.features import extract_features, feature_bytes
 from selftrans.data.sources import held_out, open_source
-from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.data.store import FeatureStore, LatentStore, StoreWriter
 from selftrans.models.encoder import PatchEncoder, build_network, load_encoder, load_published
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.tensors import read_metadata
@@ -157,6 +157,17 @@ def test_extraction_stores_the_encoders_tokens_and_resumes(stand_in, tmp_path):
     store.rows.verify()
 
 
+def test_a_shard_that_was_cut_otherwise_is_not_kept(tmp_path):
+    """The rest of an interrupted extraction under another shard size would be taken for other images."""
+    rows = np.arange(100, dtype=np.float16)[:, None]
+    for size in (30, 60):
+        writer = StoreWriter(tmp_path, {"of": "these"}, 100, shard_size=size, content="features")
+        for number, start, stop in writer.ranges():
+            if not writer.has(number):
+                writer.write(number, rows[start:stop])
+    assert [np.load(tmp_path / f"features-{number:05}.npy").shape[0] for number in range(2)] == [60, 40]
+
+
 def test_imagenets_features_are_half_a_terabyte():
     assert feature_bytes(1_281_167, 16, 768) == pytest.approx(0.504e12, rel=1e-3)
 
@@ -209,6 +220,15 @@ def test_a_published_encoder_at_another_size_has_timms_resampled_positions(publi
     torch.testing.assert_close(found.pos_embed, expected)
 
 
+def test_tokens_of_a_model_that_pools_are_normalised_too():
+    """timm puts their last layer norm behind the pooling, where the features of REPA would miss it."""
+    network = build_network({"model_name": "vit_medium_patch16_reg4_gap_256", "img_size": 64, "depth": 1}).eval()
+    facts = {"name": "gap", "stand_in": False, "input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    tokens = PatchEncoder(network, facts, "")(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens.std(dim=-1, correction=0), torch.ones(2, 16), atol=1e-2, rtol=0)
+
+
 def test_dinov2_has_no_class_or_register_token_among_its_patches():
     """REPA's encoder in its real shape but for the depth: 16x16 tokens from 224 pixels, whatever stands before them."""
     for model, prefix in (("vit_base_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 5)):
@@ -225,6 +245,7 @@ def test_dinov2_has_no_class_or_register_token_among_its_patches():
     [
         ({"model": "resnet18"}, "encoder 'resnet18': no vision transformer of timm's"),
         ({"model": "vit_none"}, "encoder 'vit_none': no vision transformer of timm's"),
+        ({"input_size": 8}, "its patches are larger than the images"),
         ({"weights": "/nowhere.pth"}, "weights: /nowhere.pth: no such file"),
     ],
 )

@@ -14,6 +14,7 @@ from selftrans.training import precision
 from selftrans.training.precision import Arithmetic, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
+from tests.conftest import OTHER_METHODS, TINY
 from tests.runs import ARMS, StopAt, assert_equal, command, everything, run
 
 
@@ -281,10 +282,22 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     assert "none.json: no such file" in ended.stderr
 
 
+@pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
+def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest, teacher, arm):
+    runs = {**TINY["runs"], **OTHER_METHODS}
+    for name, changes in (("plain", {}), ("recomputed", {"training.activation_checkpointing": True})):
+        run(tiny(runs=runs, **changes), arm, tmp_path / name, manifest, until=4, teacher=teacher)
+    assert_equal(everything(tmp_path / "plain", 4), everything(tmp_path / "recomputed", 4))
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest):
-    run(tiny(), "sit", tmp_path / "plain", manifest, until=4)
-    run(tiny(**{"training.compile": True}), "sit", tmp_path / "compiled", manifest, until=4)
+@pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
+def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, arm):
+    runs = {**TINY["runs"], **OTHER_METHODS}
+    run(tiny(runs=runs), arm, tmp_path / "plain", manifest, until=4, teacher=teacher)
+    run(
+        tiny(**{"training.compile": True, "runs": runs}), arm, tmp_path / "compiled", manifest, until=4, teacher=teacher
+    )
     plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
     assert plain.keys() == compiled.keys()
     torch.testing.assert_close(compiled["history"], plain["history"], rtol=1e-4, atol=1e-6, equal_nan=True)

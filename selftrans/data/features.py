@@ -46,12 +46,12 @@ def extract_features(data: Data, encoder_path: Path, directory: Path, device: to
         for number, start, stop in writer.ranges():
             if writer.has(number):
                 continue
-            encoded = []
-            for first in range(start, stop, ENCODE_BATCH):
-                images = torch.from_numpy(source.read(range(first, min(first + ENCODE_BATCH, stop))))
-                encoded.append(encoder(images).half().cpu().numpy())
-                bar.update(len(images))
-            writer.write(number, np.concatenate(encoded))
+            shape = (encoder.grid_size**2, encoder.width)
+            with writer.shard(number, stop - start, shape, np.dtype(np.float16)) as rows:
+                for first in range(start, stop, ENCODE_BATCH):
+                    images = torch.from_numpy(source.read(range(first, min(first + ENCODE_BATCH, stop))))
+                    rows[first - start : first - start + len(images)] = encoder(images).half().cpu().numpy()
+                    bar.update(len(images))
     return writer.write_manifest(
         FeatureManifest,
         encoder=encoder.name,

@@ -44,7 +44,10 @@ def _enlarged(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def held_out(count: int) -> NDArray[np.bool_]:
-    """Every tenth of ``count`` images: what nothing that is judged by labels has been trained on."""
+    """Every tenth of ``count`` images: what the classifier, a trained encoder and every probe are judged on, and not shown.
+
+    Diffusion models are trained on them as on all others.
+    """
     return np.arange(count) % 10 == 0
 
 

@@ -9,6 +9,7 @@ images. Training reads nothing else.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -232,6 +233,11 @@ class FeatureStore:
         return self.manifest.encoder
 
     @property
+    def stand_in(self) -> bool:
+        """Whether the encoder stands in for a published one."""
+        return self.manifest.stand_in
+
+    @property
     def grid_size(self) -> int:
         """Tokens per side."""
         return self.manifest.grid_size
@@ -271,7 +277,8 @@ class StoreWriter:
     ) -> None:
         self.directory, self.origin, self.count, self.shard_size = directory, origin, count, shard_size
         self.content = content
-        self._fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+        identity = json.dumps([origin, count, shard_size], sort_keys=True)
+        self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
     def ranges(self) -> Iterator[tuple[int, int, int]]:
         """Each shard's number and its images from start to stop."""
@@ -279,7 +286,7 @@ class StoreWriter:
             yield number, start, min(start + self.shard_size, self.count)
 
     def has(self, number: int) -> bool:
-        """Whether shard ``number`` was finished by an earlier attempt of the same origin."""
+        """Whether shard ``number`` was finished by an earlier attempt of the same origin, cut in the same way."""
         record = self._record(number)
         path = self._path(number)
         if not (record.is_file() and path.is_file()):
@@ -289,10 +296,21 @@ class StoreWriter:
 
     def write(self, number: int, rows: NDArray[np.floating[Any]]) -> None:
         """Write one shard, a row for each image."""
+        with self.shard(number, len(rows), rows.shape[1:], rows.dtype) as written:
+            written[...] = rows
+
+    @contextmanager
+    def shard(
+        self, number: int, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Iterator[NDArray[np.floating[Any]]]:
+        """Yield the rows of one shard to be filled in, on the disk and not in memory."""
         path = self._path(number)
         with atomic_path(path) as temporary:
-            np.save(temporary, rows, allow_pickle=False)
-        shard = Shard(file=path.name, count=len(rows), bytes=path.stat().st_size, sha256=sha256_of(path))
+            rows = np.lib.format.open_memmap(temporary, "w+", dtype, (count, *shape))
+            yield rows
+            rows.flush()
+            del rows
+        shard = Shard(file=path.name, count=count, bytes=path.stat().st_size, sha256=sha256_of(path))
         write_json(self._record(number), {"fingerprint": self._fingerprint, **shard.model_dump()})
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:

@@ -78,21 +78,24 @@ def paired_table(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def total_seconds(seconds: Curves, teachers: Mapping[str, Sequence[tuple[str, int]]]) -> Curves:
-    """Wall time up to every checkpoint with that of its teachers, and of theirs; one that two signals share counts once.
+    """Wall time up to every checkpoint with that of its teachers, and of theirs; one training counts once, up to its last use.
 
     Args:
         seconds: wall time of each training up to a checkpoint, over all its attempts.
         teachers: for each run, the run and step of every teacher.
     """
 
-    def needed(run: str) -> set[tuple[str, int]]:
-        own = set(teachers.get(run, ()))
-        return own.union(*(needed(teacher) for teacher, _ in own))
+    def needed(run: str) -> dict[str, int]:
+        steps: dict[str, int] = {}
+        for teacher, step in teachers.get(run, ()):
+            for name, at in ((teacher, step), *needed(teacher).items()):
+                steps[name] = max(at, steps.get(name, 0))
+        return steps
 
     return {
         run: {
             step: {
-                seed: value + sum(seconds[teacher][at][seed] for teacher, at in needed(run))
+                seed: value + sum(seconds[teacher][at][seed] for teacher, at in needed(run).items())
                 for seed, value in values.items()
             }
             for step, values in steps.items()
@@ -148,14 +151,15 @@ def comparison_table(
                 for found in paired_differences(curves, metric, baseline)
                 if (found.run, found.step) == (run, step)
             ]
-            facts = asdict(last[0]) if last else {}
-            row |= {f"{metric}_{key}": facts.get(key, nan) for key in ("mean", "std", "difference", "low", "high")}
+            facts, own = asdict(last[0]) if last else {}, list(curves[run][step].values())
+            row |= {f"{metric}_mean": fmean(own), f"{metric}_std": stdev(own) if len(own) > 1 else nan}
+            row |= {f"{metric}_{key}": facts.get(key, nan) for key in ("difference", "low", "high")}
         if "fid" in metrics:
             curves = metrics["fid"]
             reached = steps_to_reach(mean_curve(curves[run]), mean_curve(curves[baseline])[last_of_baseline])
             row |= {"steps_to_baseline": reached, "speed_up": last_of_baseline / reached}
-        own = mean_curve(seconds[run])[step]
-        row |= {"seconds_per_step": own / step, "cost_per_step": own / step / per_step}
+        spent = mean_curve(seconds[run])[step]
+        row |= {"seconds_per_step": spent / step, "cost_per_step": spent / step / per_step}
         rows.append(row | {"hours": mean_curve(total[run])[step] / 3600})
     return pd.DataFrame(rows)
 
@@ -169,7 +173,7 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
             if f"{metric}_mean" in row:
                 line[name] = f"{row[f'{metric}_mean']:.2f}" + _unless_nan(" ± {:.2f}", row[f"{metric}_std"])
                 interval = _unless_nan(" [{:+.2f}, {:+.2f}]", row[f"{metric}_low"], row[f"{metric}_high"])
-                change = f"{row[f'{metric}_difference']:+.2f}" + interval
+                change = _unless_nan("{:+.2f}", row[f"{metric}_difference"]) + interval
                 line[f"Δ{name} [95 %]"] = "" if row["run"] == baseline else change
         if "speed_up" in row:
             reached = _unless_nan("{:,.0f} ({:.2f}x)", row["steps_to_baseline"], row["speed_up"])

@@ -129,7 +129,7 @@ def peculiar(tokens: torch.Tensor, shown: int) -> torch.Tensor:
 def maps_over_training(
     checkpoints: list[Path], batch: Batch, shown: int, blocks: tuple[int, ...], device: torch.device
 ) -> tuple[torch.Tensor, list[int], SiT]:
-    """What is peculiar to the shown images after some blocks of every checkpoint, (steps, blocks, I, T, D); steps; last model."""
+    """What is peculiar to the shown images after blocks of every checkpoint, (steps, blocks, I, T, D); steps; last model."""
     maps, steps = [], []
     for checkpoint in checkpoints:
         backbone, facts = load_backbone(checkpoint, device)
@@ -150,11 +150,11 @@ def features_of_run(
     batch_size: int,
     device: torch.device,
 ) -> Arrays:
-    """All arrays of a run's feature file, in half precision.
+    """All arrays of a run's feature file.
 
     - ``pooled`` (times, blocks, N, D): token means of every block of the last checkpoint, without a label.
-    - ``maps`` (steps, shown blocks, I, T, D): tokens of the shown images with the true label, less what images have in common at
-      their place; ``noisy`` (I, H W, C): the latents that they are of.
+    - ``maps`` (steps, shown blocks, I, T, D): tokens of the shown images with the true label, less what images have in common
+      at their place; ``noisy`` (I, H W, C): the latents that they are of.
     - ``shown_k`` (I, T, D'): what signals follow, in the same way, named by ``shown_names``.
     - ``guiding_pooled_k`` (times, N, D'): token means of what they follow with the label, where they see it, named by
       ``guiding_names``; ``blind_pooled_k``: without it, named by ``blind_names``.
@@ -163,6 +163,8 @@ def features_of_run(
     if analysis is None:
         raise UserError(f"experiment {experiment.name!r}: analysis: is not given")
     images, shown = chosen_images(analysis, len(store)), shown_images(analysis, store.labels)
+    if not 0 < (tests := int(held_out(len(store))[images].sum())) < len(images):
+        raise UserError(f"experiment {experiment.name!r}: analysis.num_images: {tests} of {len(images)} are held out")
     typical = images[np.linspace(0, len(images) - 1, min(TYPICAL, len(images))).astype(int)]
     noised = NoisedImages(store, inputs, settings.training.path, device)
     batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
@@ -189,19 +191,19 @@ def features_of_run(
             for start in range(0, len(images), batch_size):
                 seen = noised.batch(images[start : start + batch_size], t)
                 blind = without_label(seen, backbone.null_class)
-                tokens = backbone.features(blind.x_BCHW, blind.t_B, blind.labels_B, blocks)
-                parts.append(halved(torch.stack([tokens[block].mean(dim=1) for block in blocks])))
+                tokens = backbone.features(blind.x_BCHW, blind.t_B, blind.labels_B, blocks, pool=True)
+                parts.append(on_host(torch.stack(list(tokens.values()))))
                 for signal in signals:
                     followed = {"blind": followed_blindly(signal, backbone, seen)}
                     if signal.sees_label:
                         followed["guiding"] = followed_by(signal, backbone, seen, analysis.guidance_scales)
                     for kind, features in followed.items():
                         for name, one in named(signal, features).items():
-                            means[kind].setdefault(name, []).append(halved(one.mean(dim=1)))
+                            means[kind].setdefault(name, []).append(on_host(one.mean(dim=1)))
                 bar.update(len(seen.t_B))
             pooled.append(np.concatenate(parts, axis=1))
     arrays: Arrays = {
-        f"shown_{k}": halved(peculiar(tokens, len(shown))) for k, tokens in enumerate(shown_features.values())
+        f"shown_{k}": on_host(peculiar(tokens, len(shown))) for k, tokens in enumerate(shown_features.values())
     }
     for kind, of_kind in means.items():
         arrays[f"{kind}_names"] = np.array(list(of_kind), dtype=np.str_)
@@ -210,8 +212,8 @@ def features_of_run(
     return {
         **arrays,
         "pooled": np.stack(pooled),
-        "maps": halved(maps),
-        "noisy": halved(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
+        "maps": on_host(maps),
+        "noisy": on_host(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
         "shown_names": np.array(list(shown_features), dtype=np.str_),
         "steps": np.array(steps),
         "times": np.array(analysis.times),
@@ -223,9 +225,9 @@ def features_of_run(
     }
 
 
-def halved(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """On the host in half precision."""
-    return np.asarray(tensor.half().cpu().numpy())
+def on_host(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """On the host in float32: guided features may be beyond half precision."""
+    return np.asarray(tensor.float().cpu().numpy())
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How much of an image's class can be read off its features: linear probe and k-NN; and how alike two sets of features are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Features = NDArray[np.floating]
-COLUMNS = ("kind", "name", "block", "t", "label", "linear", "knn")
+COLUMNS = ("kind", "name", "block", "t", "label", "linear", "knn", "test_images")
 
 
 def linear_probe(features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_]) -> float:
@@ -36,10 +36,18 @@ def knn_probe(
     return float(probe.score(x[test_N], labels_N[test_N]))
 
 
-def linear_cka(x_ND: Features, y_NE: Features) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, equation 3): |Y'X|^2 / (|X'X| |Y'Y|) of centred features."""
-    x, y = (np.asarray(part, np.float64) - np.mean(part, axis=0, dtype=np.float64) for part in (x_ND, y_NE))
-    return float(np.square(y.T @ x).sum() / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+def cka_matrix(sets: Sequence[Features]) -> NDArray[np.float64]:
+    """Linear centred kernel alignment between all sets of features of the same N samples, (sets, sets).
+
+    Kornblith et al. 2019, equation 3: |Y'X|^2 / (|X'X| |Y'Y|) of centred features. It is biased upwards where N is not well
+    above their width: independent normal numbers come to about 1 / (1 + N/D).
+    """
+    centred = [np.asarray(one, np.float64) - np.mean(one, axis=0, dtype=np.float64) for one in sets]
+    norms = [np.linalg.norm(one.T @ one) for one in centred]
+    matrix = np.eye(len(sets))
+    for i, j in zip(*np.triu_indices(len(sets), 1), strict=True):
+        matrix[i, j] = matrix[j, i] = np.square(centred[j].T @ centred[i]).sum() / (norms[i] * norms[j])
+    return matrix
 
 
 def probe_rows(
@@ -49,17 +57,16 @@ def probe_rows(
     neighbours: int,
 ) -> pd.DataFrame:
     """Both probes of every case: kind of features, name, block (0 for none), t, what the network was told, features (N, D)."""
-    return pd.DataFrame(
-        [
-            (*case, linear_probe(features, labels_N, test_N), knn_probe(features, labels_N, test_N, neighbours))
-            for *case, features in cases
-        ],
-        columns=list(COLUMNS),
-    )
+    tests = int(test_N.sum())
+    rows = []
+    for *case, features in cases:
+        accuracies = linear_probe(features, labels_N, test_N), knn_probe(features, labels_N, test_N, neighbours)
+        rows.append((*case, *accuracies, tests))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 SHOWN = {
-    "block": "the best block (which one), computed without the label",
+    "block": "the block that does best here (which one), computed without the label",
     "guiding": "what the signals follow",
     "encoder": "the encoder, on clean images",
 }
@@ -71,7 +78,13 @@ def discriminability_markdown(table: pd.DataFrame) -> str:
     Args:
         table: ``probe_rows`` of every run and seed, with columns ``run`` (its name in figures) and ``seed``.
     """
-    parts = []
+    tests = int(table["test_images"].iloc[0])
+    largest = 100 * (0.25 / tests) ** 0.5
+    note = (
+        f"On {tests:,} test images. The diffusion models were trained on them as on all others, with their classes."
+        f" An accuracy p has a standard error of sqrt(p (1 - p) / {tests}), {largest:.1f} points at most.\n"
+    )
+    parts = [note]
     for probe, title in (("linear", "Linear probe"), ("knn", "k-NN")):
         for kind, what in SHOWN.items():
             means = _means(table[table["kind"] == kind], probe)

@@ -36,7 +36,8 @@ class RepaGuidance(Guidance):
         assert inputs.encoder is not None
         self.settings, self.grid_size = settings, inputs.shape.grid_size
         self.depths = (settings.depth,)
-        self.followed, self.sees_label = f"REPA: {settings.encoder}", False
+        stand_in = " (stand-in)" if inputs.encoder.stand_in and "stand-in" not in settings.encoder else ""
+        self.followed, self.sees_label = f"REPA: {settings.encoder}{stand_in}", False
         self.projector = projector(inputs.shape.width, settings.projector_width, inputs.encoder.width)
         # In a tuple, so that it is no submodule: not trained, not saved, never switched to training mode.
         self._encoder = (inputs.encoder,)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from selftrans.config import PretrainedEncoder, TrainedEncoder
@@ -49,6 +49,10 @@ class PatchEncoder:
         if pixels.shape[-1] != self.input_size:
             pixels = functional.interpolate(pixels, (self.input_size, self.input_size), mode="bicubic")
         tokens: Tensor = self.network.forward_features(pixels)
+        if isinstance(
+            getattr(self.network, "norm", None), nn.Identity
+        ):  # timm's models that pool normalise behind the pooling
+            tokens = self.network.fc_norm(tokens)
         return tokens[:, self.network.num_prefix_tokens :]
 
 
@@ -72,7 +76,9 @@ def build_network(architecture: Mapping[str, Any], **options: Any) -> Any:
     name = architecture["model_name"]
     try:
         network = timm.create_model(**architecture, num_classes=0, **options)
-        _ = network.num_prefix_tokens, network.patch_embed.grid_size, network.embed_dim
+        _ = network.num_prefix_tokens, network.embed_dim
+        if not network.patch_embed.grid_size[0]:
+            raise ValueError("its patches are larger than the images")
     except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"encoder {name!r}: no vision transformer of timm's that can be used here ({reason})") from None

@@ -175,9 +175,12 @@ class SiTTrunk(nn.Module):
         return self.t_embedder(t_B) + self.y_embedder(labels_B)
 
     def run_blocks(
-        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int], last: int | None = None
+        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int], last: int | None = None, pool: bool = False
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Tokens after block ``last`` (the last one, if it is not given), and after each of ``depths`` (from 1), (B, T, D)."""
+        """Tokens after block ``last`` (the last one, if it is not given), and after each of ``depths`` (from 1), (B, T, D).
+
+        With ``pool``, those of ``depths`` are means over tokens, (B, D).
+        """
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         kept: dict[int, Tensor] = {}
         for depth, block in enumerate(self.blocks[:last], start=1):
@@ -186,16 +189,18 @@ class SiTTrunk(nn.Module):
             else:
                 x_BTD = block(x_BTD, condition_BD)
             if depth in depths:
-                kept[depth] = x_BTD
+                kept[depth] = x_BTD.mean(dim=1) if pool else x_BTD
         return x_BTD, kept
 
     def tokens(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
         """Tokens after the last block, (B, T, D)."""
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), ())[0]
 
-    def features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
-        """Tokens after each block of ``depths``, (B, T, D); no block behind the deepest of them is run."""
-        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths))[1]
+    def features(
+        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int], pool: bool = False
+    ) -> dict[int, Tensor]:
+        """Tokens after each block of ``depths``, or their means; no block behind the deepest of them is run."""
+        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths), pool)[1]
 
 
 class SiT(SiTTrunk):

@@ -29,7 +29,8 @@ def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any
         "guidance": guidance,
         "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),
         "teachers": [run_definition(experiment, teacher.choice.run, seed) for teacher in settings.teachers],
-        "encoders": {name: encoder.model_dump(mode="json") for name, encoder in encoders.items()},
+        # Not where a file lies: the digest of what it came to is among a run's inputs.
+        "encoders": {name: encoder.model_dump(mode="json", exclude={"weights"}) for name, encoder in encoders.items()},
     }
 
 

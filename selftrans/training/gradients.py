@@ -60,4 +60,4 @@ def _trained(backbone: SiT) -> list[nn.Parameter]:
 
 
 def _sum(before: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return part if before is None or part is None else before + part
+    return before if part is None else part if before is None else before + part

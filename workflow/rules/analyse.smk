@@ -56,7 +56,8 @@ rule probe_blocks:
 
 rule probe_encoder:
     input:
-        store=of_data("features/{encoder}/manifest.json"),
+        encoder=of_data("encoders/{encoder}.safetensors"),
+        data=ancient(of_data("data.yaml")),
         features=lambda wildcards: features_of_first_seed(wildcards)[0],
     output:
         "results/{experiment}/encoders/{encoder}/probes.csv",
@@ -70,7 +71,8 @@ rule probe_encoder:
     resources:
         mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
-        gpu=0,
+        gpu=asks("evaluate", "gpu"),
+        batch_size=asks("evaluate", "batch_size"),
     params:
         neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
     script:
@@ -194,8 +196,8 @@ rule plot_similarity:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
-        runtime=asks("light", "runtime"),
+        mem_mb=asks("evaluate", "mem_mb"),
+        runtime=asks("evaluate", "runtime"),
         gpu=0,
     params:
         style=figure_style,

@@ -178,6 +178,12 @@ def data_definition(wildcards, *parts):
     )
 
 
+def encoder_weights(wildcards):
+    """The file of a published encoder's weights, where one is named."""
+    encoder = DATA[wildcards.dataset].encoders[wildcards.encoder]
+    return getattr(encoder, "weights", None) or []
+
+
 def encoder_definition(wildcards):
     """What an encoder is a function of; the images only if it is trained on them."""
     encoder = DATA[wildcards.dataset].encoders[wildcards.encoder]
@@ -577,11 +583,10 @@ def analysis_definition(wildcards):
 
 
 def analysed_checkpoints(wildcards):
-    """The weights of all checkpoints of a run."""
+    """The averaged weights of all checkpoints of a run."""
     steps = settings_of_run(wildcards).training.checkpoints
-    weights = analysis_of(wildcards).weights
     return [
-        f"{CHECKPOINT}/{weights}.safetensors".format(**{**wildcards, "step": step})
+        f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": step})
         for step in steps
     ]
 
@@ -630,4 +635,6 @@ def encoder_title(wildcards):
     if not (name := analysis_of(wildcards).encoder):
         return None
     encoder = EXPERIMENTS[wildcards.experiment].data.encoders[name]
-    return f"{name} encoder" if isinstance(encoder, TrainedEncoder) else encoder.model
+    if not isinstance(encoder, TrainedEncoder):
+        return encoder.model
+    return f"{name} encoder" if "stand-in" in name else f"{name} (stand-in encoder)"

@@ -49,6 +49,7 @@ rule classifier:
 rule encoder:
     input:
         data=ancient("results/data/{dataset}/data.yaml"),
+        weights=encoder_weights,
     output:
         "results/data/{dataset}/encoders/{encoder}.safetensors",
     log:

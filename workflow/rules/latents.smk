@@ -36,6 +36,7 @@ rule extract_features:
         "results/data/{dataset}/logs/features-{encoder}.log",
     benchmark:
         "results/data/{dataset}/benchmarks/features-{encoder}.tsv"
+    priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")

@@ -9,10 +9,10 @@ from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    runs = {
-        run: dict(np.load(path, allow_pickle=False))
-        for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True)
-    }
+    runs = {}
+    for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True):
+        with np.load(path, allow_pickle=False) as arrays:
+            runs[run] = {name: arrays[name] for name in ("maps", "steps", "shown", "shown_blocks")}
     images = open_source(load_data(snakemake.input.data)).read(next(iter(runs.values()))["shown"])
     style, params = snakemake.params.style, snakemake.params
     save(feature_maps(runs, images, params.labels, params.t, style["width_inches"]), snakemake.output, style["dpi"])

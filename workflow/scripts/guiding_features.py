@@ -9,13 +9,14 @@ from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    columns, labels = {}, snakemake.params.labels
+    found, labels = [], snakemake.params.labels
     for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True):
         with np.load(path, allow_pickle=False) as arrays:
             for number, name in enumerate(arrays["shown_names"].tolist()):
-                unique = name if name not in columns else f"{labels[run]}: {name}"
-                columns[unique] = arrays[f"shown_{number}"]
+                found.append((run, name, arrays[f"shown_{number}"]))
             shown, noisy = arrays["shown"], arrays["noisy"]
+    names = [name for _, name, _ in found]
+    columns = {name if names.count(name) == 1 else f"{labels[run]}: {name}": tokens for run, name, tokens in found}
     images = open_source(load_data(snakemake.input.data)).read(shown)
     style = snakemake.params.style
     figure = guiding_features(columns, images, principal_colours(noisy), snakemake.params.t, style["width_inches"])

@@ -1,19 +1,26 @@
-"""Stored patch tokens of an encoder -> how much of the class probes read off their means."""
+"""Probed images through an encoder -> how much of the class probes read off its mean tokens."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from selftrans.data.store import FeatureStore
+from selftrans.config import load_data
+from selftrans.data.sources import open_source
 from selftrans.evaluation.probes import probe_rows
+from selftrans.models.encoder import load_encoder
+from selftrans.runtime.devices import claim_device
 from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    store = FeatureStore(snakemake.input.store)
+    source = open_source(load_data(snakemake.input.data))
+    encoder = load_encoder(Path(snakemake.input.encoder), claim_device(min(snakemake.resources.gpu, 1)))
     with np.load(snakemake.input.features, allow_pickle=False) as arrays:
         images, labels, held_out = (arrays[name] for name in ("images", "labels", "held_out"))
-    parts = [store.rows[part].mean(axis=1, dtype=np.float32) for part in np.array_split(images, len(images) // 256 + 1)]
-    case = ("encoder", store.name, 0, 0.0, "nothing", np.concatenate(parts))
+    size = snakemake.resources.batch_size
+    batches = (source.read(images[start : start + size]) for start in range(0, len(images), size))
+    means = [encoder(torch.from_numpy(batch)).mean(dim=1).cpu().numpy() for batch in batches]
+    case = ("encoder", encoder.name, 0, 0.0, "nothing", np.concatenate(means))
     table = probe_rows([case], labels, held_out, snakemake.params.neighbours)
     write_text(Path(snakemake.output[0]), table.to_csv(index=False))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from selftrans.evaluation.probes import linear_cka
+from selftrans.evaluation.probes import cka_matrix
 from selftrans.plotting.features import similarity
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
@@ -12,6 +12,6 @@ with logged_to(snakemake.log[0]):
     for path, run in zip(snakemake.input.features, snakemake.params.runs, strict=True):
         with np.load(path, allow_pickle=False) as arrays:
             blocks = arrays["pooled"][arrays["times"].tolist().index(t)]
-        matrices[run] = np.array([[linear_cka(one, other) for other in blocks] for one in blocks])
+        matrices[run] = cka_matrix(list(blocks))
     style = snakemake.params.style
     save(similarity(matrices, snakemake.params.labels, t, style["width_inches"]), snakemake.output, style["dpi"])
