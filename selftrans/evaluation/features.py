@@ -29,7 +29,7 @@ from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
-from selftrans.training.batches import on_device
+from selftrans.training.batches import Numbers, batch_of
 from selftrans.training.inputs import Inputs
 from selftrans.training.trainer import build_model
 
@@ -68,30 +68,20 @@ class NoisedImages:
 
     def batch(self, indices_B: NDArray[np.int64], t: float) -> Batch:
         """The images at these places, all at time ``t``, with their true labels."""
-        shape = self.store.manifest.latent_shape
-        draw = [generator(SEED, Stream.ANALYSIS, 1, int(i)).standard_normal(shape, dtype=np.float32) for i in indices_B]
-        z = on_device(self.store.latents(indices_B, np.zeros((len(indices_B), *shape), np.float32)), self.device)
-        eps = on_device(np.stack(draw), self.device)
-        times = np.full(len(indices_B), t, np.float32)
-        t_B = on_device(times, self.device)
-        t_B111 = t_B.reshape(-1, 1, 1, 1)
-        labels = on_device(self.store.labels[indices_B], self.device)
-        images = self.inputs.images
-        return Batch(
+        shape, images, labels = self.store.manifest.latent_shape, self.inputs.images, self.store.labels[indices_B]
+        noise = [generator(SEED, Stream.ANALYSIS, 1, int(i)).standard_normal(shape, np.float32) for i in indices_B]
+        numbers = Numbers(
             step=0,
-            path=self.path,
-            z_BCHW=z,
-            eps_BCHW=eps,
-            x_BCHW=self.path.noised(z, eps, t_B111),
-            velocity_BCHW=self.path.velocity(z, eps, t_B111),
-            t_B=t_B,
-            times=times,
-            labels_B=labels,
-            dropped_labels_B=labels,
-            uniform_B=torch.full_like(t_B, 0.5),  # the mean of what a training draws
-            encoded={one.name: on_device(one.rows[indices_B], self.device) for one in self.inputs.features},
-            images_BHWC=None if images is None else on_device(images.read(indices_B), self.device),
+            z=self.store.latents(indices_B, np.zeros((len(indices_B), *shape), np.float32)),
+            eps=np.stack(noise),
+            times=np.full(len(indices_B), t, np.float32),
+            labels=labels,
+            dropped_labels=labels,
+            uniform=np.full(len(indices_B), 0.5, np.float32),  # the mean of what a training draws
+            encoded={features.name: features.rows[indices_B] for features in self.inputs.features},
+            images=None if images is None else images.read(indices_B),
         )
+        return batch_of(numbers, self.path, self.device)
 
 
 def without_label(batch: Batch, null_class: int) -> Batch:

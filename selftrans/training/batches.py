@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from selftrans.config import Training
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import FeatureStore, LatentStore
-from selftrans.flow.interpolant import INTERPOLANTS, draw_time
+from selftrans.flow.interpolant import INTERPOLANTS, Interpolant, draw_time
 from selftrans.guidance.base import Batch
 from selftrans.runtime.random import Stream, generator
 
@@ -79,7 +79,7 @@ class BatchSource:
 
     def draw(self, step: int, positions: range, device: torch.device = CPU) -> Batch:
         """The part of global batch ``step`` at ``positions``."""
-        return self.batch(self.draw_numbers(step, positions), device)
+        return batch_of(self.draw_numbers(step, positions), self.path, device)
 
     def draw_numbers(self, step: int, positions: range) -> Numbers:
         """All that is random in that part, on the host."""
@@ -110,27 +110,6 @@ class BatchSource:
             images=None if self.images is None else self.images.read(indices),
         )
 
-    def batch(self, numbers: Numbers, device: torch.device) -> Batch:
-        """The batch on ``device``, where the noisy latents and the target are computed."""
-        z, eps = on_device(numbers.z, device), on_device(numbers.eps, device)
-        t = on_device(numbers.times, device)
-        t_B111 = t.reshape(-1, 1, 1, 1)
-        return Batch(
-            step=numbers.step,
-            path=self.path,
-            z_BCHW=z,
-            eps_BCHW=eps,
-            x_BCHW=self.path.noised(z, eps, t_B111),
-            velocity_BCHW=self.path.velocity(z, eps, t_B111),
-            t_B=t,
-            times=numbers.times,
-            labels_B=on_device(numbers.labels, device),
-            dropped_labels_B=on_device(numbers.dropped_labels, device),
-            uniform_B=on_device(numbers.uniform, device),
-            encoded={name: on_device(tokens, device) for name, tokens in numbers.encoded.items()},
-            images_BHWC=None if numbers.images is None else on_device(numbers.images, device),
-        )
-
     def stream(self, steps: range, parts: list[range], device: torch.device) -> Iterator[list[Batch]]:
         """This process's micro-batches of each step, on ``device``; threads draw the next steps meanwhile."""
 
@@ -144,10 +123,32 @@ class BatchSource:
             for step in steps:
                 while len(coming) <= threads and step + len(coming) in steps:
                     coming.append(pool.submit(draw, step + len(coming)))
-                yield [self.batch(numbers, device) for numbers in coming.popleft().result()]
+                yield [batch_of(numbers, self.path, device) for numbers in coming.popleft().result()]
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(len(self.store))
+
+
+def batch_of(numbers: Numbers, path: Interpolant, device: torch.device) -> Batch:
+    """The batch on ``device``, where the noisy latents and the target are computed."""
+    z, eps = on_device(numbers.z, device), on_device(numbers.eps, device)
+    t = on_device(numbers.times, device)
+    t_B111 = t.reshape(-1, 1, 1, 1)
+    return Batch(
+        step=numbers.step,
+        path=path,
+        z_BCHW=z,
+        eps_BCHW=eps,
+        x_BCHW=path.noised(z, eps, t_B111),
+        velocity_BCHW=path.velocity(z, eps, t_B111),
+        t_B=t,
+        times=numbers.times,
+        labels_B=on_device(numbers.labels, device),
+        dropped_labels_B=on_device(numbers.dropped_labels, device),
+        uniform_B=on_device(numbers.uniform, device),
+        encoded={name: on_device(tokens, device) for name, tokens in numbers.encoded.items()},
+        images_BHWC=None if numbers.images is None else on_device(numbers.images, device),
+    )
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
