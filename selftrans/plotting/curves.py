@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from selftrans.plotting.style import Look, looks
+from selftrans.plotting.style import Look, legend_columns, looks
 
 LOSSES = {"denoising": "denoising loss", "alignment": "alignment loss", "gradient_norm": "gradient norm"}
 
@@ -116,10 +116,7 @@ def losses(
             axis.plot(history["step"], history[column], color=look.colour, linewidth=1, label=label)
             drawn.add(run)
         _steps_axis(axis, name)
-        if column == "alignment" and axis.dataLim.y0 <= 0:  # a negative cosine has no logarithm
-            axis.set_yscale("symlog", linthresh=0.5)
-            axis.yaxis.set_minor_locator(NullLocator())
-        elif column != "gradient_norm":
+        if column != "gradient_norm" and axis.dataLim.y0 > 0:  # a negative cosine has no logarithm
             _logarithmic(axis)
     _legend_above(figure, axes[0])
     return figure
@@ -147,7 +144,7 @@ def dynamics(histories: Sequence[pd.DataFrame], look: Look, width_inches: float)
     _steps_axis(cosine, "cosine of prediction\nand guiding feature")
     _steps_axis(gradients, "norm of the gradient")
     gradients.set_yscale("log")
-    gradients.legend()
+    gradients.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1, columnspacing=1)
     figure.suptitle(look.label, fontsize=8, color=look.colour)
     return figure
 
@@ -191,8 +188,9 @@ def _steps_axis(axis: Axes, ylabel: str) -> None:
 
 def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
     handles, names = axis.get_legend_handles_labels()
-    columns = len(names) if len(names) <= 4 else -(-len(names) // 2)
-    figure.legend(handles, names, loc="outside upper center", ncols=columns, title=title, title_fontsize=7.5)
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=legend_columns(len(names)), title=title, title_fontsize=7.5
+    )
 
 
 def _logarithmic(axis: Axes) -> None:

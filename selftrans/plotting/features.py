@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from selftrans.plotting.style import looks
+from selftrans.plotting.style import legend_columns, looks
 
 Floats = NDArray[np.floating]
 Colours = NDArray[np.float64]
@@ -194,7 +194,7 @@ def discriminability(
     for axis in axes[1]:
         axis.set_xlabel("block")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=-(-len(names) // 2))
+    figure.legend(handles, names, loc="outside upper center", ncols=legend_columns(len(names)))
     return figure
 
 

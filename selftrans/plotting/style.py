@@ -55,6 +55,11 @@ def looks(labels: Mapping[str, str]) -> dict[str, Look]:
     }
 
 
+def legend_columns(count: int) -> int:
+    """Columns of a legend above a figure: one line of up to four names, else lines of three."""
+    return count if count <= 4 else 3
+
+
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
     """Write ``figure`` to every path (the suffix is the format), without a date, so that equal figures are equal files."""
     for path in map(Path, paths):
