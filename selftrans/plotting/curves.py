@@ -140,11 +140,11 @@ def dynamics(histories: Sequence[pd.DataFrame], look: Look, width_inches: float)
             label, norms = part if number == 0 else None, history[f"{part}_gradient"]
             # On a logarithmic axis nothing stands for a batch without a sample in range.
             gradients.plot(history["step"], norms.where(norms > 0), color=colour, label=label, **style)
-    _steps_axis(loss, "alignment loss")
-    _steps_axis(cosine, "cosine of prediction\nand guiding feature")
-    _steps_axis(gradients, "norm of the gradient")
-    gradients.set_yscale("log")
-    gradients.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handlelength=1, columnspacing=1)
+    _steps_axis(loss, "alignment loss", ticks=3)
+    _steps_axis(cosine, "cosine of prediction\nand guiding feature", ticks=3)
+    _steps_axis(gradients, "norm of the gradient", ticks=3)
+    _logarithmic(gradients)
+    gradients.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1, columnspacing=1)
     figure.suptitle(look.label, fontsize=8, color=look.colour)
     return figure
 
@@ -177,12 +177,12 @@ def _line(axis: Axes, look: Look, values: "pd.Series[float]") -> None:
     axis.plot(values.index, values, color=look.colour, marker=look.marker, label=look.label, clip_on=False, zorder=3)
 
 
-def _steps_axis(axis: Axes, ylabel: str) -> None:
+def _steps_axis(axis: Axes, ylabel: str, ticks: int = 4) -> None:
     """Steps along the lower edge, with room for the last number."""
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel(ylabel)
     axis.set_xlim(0, axis.dataLim.x1 * 1.04)
-    axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
 
 

@@ -46,7 +46,8 @@ def sample_grid(
         write(0.08, y + len(group) * cell / 2, f"{step:,} steps", rotation=90, ha="center", va="center")
         for run, row_images in group:
             look = looks(labels)[run]
-            write(left - 0.06, y + cell / 2, look.label, ha="right", va="center", color=look.colour)
+            name = look.label.replace(" (", "\n(")
+            write(left - 0.06, y + cell / 2, name, ha="right", va="center", color=look.colour)
             place = (left / width_inches, 1 - (y + cell) / height_inches, 1 - left / width_inches, cell / height_inches)
             axis = figure.add_axes(place)
             axis.imshow(_strip(row_images), interpolation="nearest", aspect="auto")
