@@ -164,6 +164,24 @@ def comparison_table(
     return pd.DataFrame(rows)
 
 
+PAGE = """# {name}: the comparison
+
+![FID and inception score against optimizer steps and against training time](figures/comparison.png)
+
+{table}
+Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from {baseline} over pairs of the
+same seed, with its 95 % confidence interval (Student's t). Steps: where the mean FID first is at {baseline}'s last, read
+along its logarithm. The cost of a step is its wall time over {baseline}'s, as the jobs ran, with whatever else ran beside
+them; hours include those of teachers, but neither an encoder's training nor its extraction of features.
+"""
+
+
+def comparison_page(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str, name: str) -> str:
+    """Figure, table and how to read them, as Markdown."""
+    table = comparison_markdown(comparison, labels, baseline)
+    return PAGE.format(name=name, table=table, baseline=labels[baseline])
+
+
 def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str) -> str:
     """The table as a reader would put it in a paper."""
     lines = []

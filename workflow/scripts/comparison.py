@@ -2,12 +2,7 @@
 
 from pathlib import Path
 
-from selftrans.evaluation.comparison import (
-    comparison_markdown,
-    comparison_table,
-    paired_table,
-    total_seconds,
-)
+from selftrans.evaluation.comparison import comparison_page, comparison_table, paired_table, total_seconds
 from selftrans.evaluation.tables import read_metrics
 from selftrans.plotting.curves import comparison
 from selftrans.plotting.style import save
@@ -23,7 +18,8 @@ with logged_to(snakemake.log[0]):
     found = comparison_table(table, seconds, params.teachers, params.baseline)
     write_text(Path(snakemake.output.csv), found.to_csv(index=False))
     write_text(Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False))
-    write_text(Path(snakemake.output.markdown), comparison_markdown(found, params.labels, params.baseline))
+    page = comparison_page(found, params.labels, params.baseline, snakemake.wildcards.experiment)
+    write_text(Path(snakemake.output.markdown), page)
     total = total_seconds(seconds, params.teachers)
     hours = [
         total[run][step][seed] / 3600 for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
