@@ -119,9 +119,10 @@ class ImageSampler:
         """Class of each sample."""
         return sample_labels(settings, indices, self.model.shape.num_classes)
 
-    def images(self, settings: Sampler, indices: range) -> NDArray[np.uint8]:
-        """Samples ``indices``, (B, H, W, 3)."""
-        labels = torch.from_numpy(self.labels(settings, indices)).to(self.device)
+    def images(self, settings: Sampler, indices: range, labels_B: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """Samples ``indices``, (B, H, W, 3), of their own classes or of given ones."""
+        chosen = self.labels(settings, indices) if labels_B is None else labels_B
+        labels = torch.from_numpy(chosen).to(self.device)
         noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
         if settings.precision not in self._models:
             self._models[settings.precision] = copy.deepcopy(self.model).to(DTYPES[settings.precision])

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from selftrans import generation
 from selftrans.config import Sampler, SamplerGuidance
@@ -17,6 +18,7 @@ from selftrans.generation import ImageSampler, PartialImages, SampleNoise, descr
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import save_tensors
+from selftrans.sample import autoencoder_of, class_names
 from tests.conftest import randomise
 
 CPU = torch.device("cpu")
@@ -248,3 +250,59 @@ def test_wrong_settings_on_the_command_line_are_one_line(tmp_path):
         ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode == 1
         assert message in ended.stderr.splitlines()[-1]
+
+
+def sample(*options):
+    command = [sys.executable, "-m", "selftrans.sample", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, weights, autoencoder):
+    picture = tmp_path / "grid.png"
+    options = ("--checkpoint", weights, "--autoencoder", autoencoder, "--steps", 4, "--seed", 3, "--columns", 2)
+    ended = sample(*options, "--classes", "7,1,7", "--out", picture)
+    assert ended.returncode == 0, ended.stderr
+    drawn = np.asarray(Image.open(picture))
+    assert drawn.shape == (3 * (32 + 12), 2 * 32, 3)
+    rows = [drawn[place * 44 + 12 : place * 44 + 44] for place in range(3)]
+    np.testing.assert_array_equal(rows[0], rows[2])
+    assert not np.array_equal(rows[0], rows[1])
+    sampler = ImageSampler(weights, autoencoder, CPU)
+    one = Sampler(sampler="euler", num_steps=4, num_samples=2, seed=3)
+    expected = sampler.images(one, range(2), np.array([1, 1]))
+    np.testing.assert_array_equal(np.concatenate(list(expected), axis=1), rows[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--classes", "3,10"), "--classes: '10' is no class of the model (allowed: 0 to 9)"),
+        (("--classes", "-1"), "--classes: '-1' is no class"),
+        (("--classes", "cat"), "--classes: 'cat' is no class"),
+        (("--classes", "1", "--out", "grid.txt"), "--out: grid.txt is no name of a picture"),
+        (("--classes", "1", "--columns", "0"), "--columns: 0 is too few"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path, weights, autoencoder, options, message):
+    ended = sample(
+        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png", f"{options[0]}={options[1]}",
+        *options[2:],
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert message in ended.stderr.strip().splitlines()[-1]
+    assert not list(tmp_path.glob("*grid*"))
+
+
+def test_the_autoencoder_is_that_of_the_checkpoints_experiment(tmp_path, weights, tiny):
+    place = tmp_path / "results/tiny/runs/sit/seed0/checkpoints/4"
+    place.mkdir(parents=True)
+    (tmp_path / "results/tiny/experiment.yaml").write_text(tiny().read_text())
+    assert autoencoder_of(place / "ema.safetensors") == str(tmp_path / "results/data/digits/autoencoder")
+    with pytest.raises(UserError, match="--autoencoder: is needed"):
+        autoencoder_of(weights)
+
+
+def test_imagenets_classes_have_their_names():
+    names = class_names(1000)
+    assert [names[label] for label in (0, 207, 360, 999)] == ["tench", "golden retriever", "otter", "toilet tissue"]
+    assert class_names(10) == list("0123456789")
