@@ -341,7 +341,10 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, 
         ("experiments: []", "config.yaml: experiments"),
         ("experiments: [tiny]\ngpus: 8", "config.yaml: gpus: unknown key"),
         ("experiments: [tiny]\nresources: {train: {gpu: many}}", "config.yaml: resources: train.gpu: "),
-        ("experiments: [tinny]", "'tinny' is neither a .yaml file nor a name in experiments/ (there: digits, digits-methods, tiny)"),
+        (
+            "experiments: [tinny]",
+            "'tinny' is neither a .yaml file nor a name in experiments/ (there: digits, digits-methods, tiny)",
+        ),
     ],
 )
 def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
