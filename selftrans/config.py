@@ -851,16 +851,17 @@ class Experiment(Settings):
                 _check_depth(f"{key}.{block}", depth, run.model)
             if signal.frozen_teacher:
                 self._check_teacher(key, run, signal.frozen_teacher)
-            if (encoder := signal.used_encoder) and encoder.name not in self.data.encoders:
-                allowed = ", ".join(self.data.encoders) or "none"
-                raise ValueError(
-                    f"{key}.encoder: {encoder.name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
-                )
-
+            if signal.used_encoder:
+                self._check_encoder(f"{key}.encoder", signal.used_encoder.name)
         ways: dict[str, str] = {}
         for encoder in run.encoders:
             if ways.setdefault(encoder.name, encoder.features) != encoder.features:
                 raise ValueError(f"runs.{name}.guidance: features of {encoder.name!r} are 'store' and 'images' at once")
+
+    def _check_encoder(self, key: str, name: str) -> None:
+        if name not in self.data.encoders:
+            allowed = ", ".join(self.data.encoders) or "none"
+            raise ValueError(f"{key}: {name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})")
 
     def _check_teacher(self, key: str, run: Run, teacher: FrozenTeacher) -> None:
         choice = teacher.choice
@@ -906,7 +907,9 @@ class Experiment(Settings):
         if self.figures.sampler not in self.evaluation.samplers:
             allowed = ", ".join(self.evaluation.samplers)
             raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
-        if self.baseline in self.runs and not self.evaluated_steps(self.baseline, self.figures.sampler):
+        if self.baseline not in self.runs:
+            raise ValueError(f"figures.baseline: {self.baseline!r} is no run (allowed: {', '.join(self.runs)})")
+        if not self.evaluated_steps(self.baseline, self.figures.sampler):
             raise ValueError(
                 f"figures.sampler: {self.figures.sampler!r} samples no checkpoint of the baseline {self.baseline!r}"
             )
@@ -923,15 +926,10 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _analysis_is_possible(self) -> Self:
-        if self.figures.baseline is not None and self.figures.baseline not in self.runs:
-            raise ValueError(f"figures.baseline: {self.figures.baseline!r} is no run (allowed: {', '.join(self.runs)})")
         if (analysis := self.analysis) is None:
             return self
-        if analysis.encoder is not None and analysis.encoder not in self.data.encoders:
-            allowed = ", ".join(self.data.encoders) or "none"
-            raise ValueError(
-                f"analysis.encoder: {analysis.encoder!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
-            )
+        if analysis.encoder is not None:
+            self._check_encoder("analysis.encoder", analysis.encoder)
         for run in self.runs.values():
             for depth in analysis.shown_blocks or ():
                 _check_depth("analysis.shown_blocks", depth, run.model)

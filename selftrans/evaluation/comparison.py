@@ -138,6 +138,11 @@ def comparison_table(
     """
     metrics = {metric: curves_of(table, metric) for metric in ("fid", "is") if metric in table}
     first = next(iter(metrics.values()))
+    paired = {
+        (metric, found.run, found.step): asdict(found)
+        for metric, curves in metrics.items()
+        for found in paired_differences(curves, metric, baseline)
+    }
     total = total_seconds(seconds, teachers)
     last_of_baseline = max(first[baseline])
     per_step = mean_curve(seconds[baseline])[last_of_baseline] / last_of_baseline
@@ -146,12 +151,7 @@ def comparison_table(
         step = max(steps)
         row: dict[str, object] = {"run": run, "step": step, "seeds": len(steps[step])}
         for metric, curves in metrics.items():
-            last = [
-                found
-                for found in paired_differences(curves, metric, baseline)
-                if (found.run, found.step) == (run, step)
-            ]
-            facts, own = asdict(last[0]) if last else {}, list(curves[run][step].values())
+            facts, own = paired.get((metric, run, step), {}), list(curves[run][step].values())
             row |= {f"{metric}_mean": fmean(own), f"{metric}_std": stdev(own) if len(own) > 1 else nan}
             row |= {f"{metric}_{key}": facts.get(key, nan) for key in ("difference", "low", "high")}
         if "fid" in metrics:

@@ -28,27 +28,19 @@ def build_guidance(
     Raises:
         UserError: a signal needs a teacher or an encoder, and none is given.
     """
-    return WeightedTerms(_built(signals, shape, list(teachers), encoders or {}))
-
-
-def _built(
-    signals: Sequence[Signal],
-    shape: SiTShape,
-    teachers: list[SiTTrunk],
-    encoders: Mapping[str, FeatureStore | PatchEncoder],
-) -> list[Guidance]:
+    waiting, given = list(teachers), encoders or {}
     built = []
     for settings in signals:
         teacher = encoder = None
         if settings.frozen_teacher:
-            if not teachers:
+            if not waiting:
                 raise UserError(f"guidance.method: {settings.method} needs a frozen teacher, none was given")
-            teacher = teachers.pop(0)
-        if settings.used_encoder and (encoder := encoders.get(settings.used_encoder.name)) is None:
+            teacher = waiting.pop(0)
+        if settings.used_encoder and (encoder := given.get(settings.used_encoder.name)) is None:
             raise UserError(
                 f"guidance.encoder: neither features nor weights of {settings.used_encoder.name!r} were given"
             )
         implementation: type[Guidance] = resolve_name(settings.implementation)
         inputs = SignalInputs(shape=shape, teacher=teacher, encoder=encoder)
         built.append(implementation(settings, inputs))  # type: ignore[call-arg]
-    return built
+    return WeightedTerms(built)
