@@ -56,6 +56,52 @@ class DigitsSource(Settings):
     kind: Literal["digits"]
 
 
+class FileSource(Settings):
+    """What sources of image files have in common. Images get the ADM crop: box halving, bicubic resize, centre crop."""
+
+    path: str
+    """Where they lie."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """An image that cannot be decoded ends the job with its name, or is left out and listed in the latents' manifest."""
+    exif_rotation: bool = False
+    """Turn images as their EXIF data say; ADM's preparation, whose statistics the field compares with, does not."""
+
+
+class FolderSource(FileSource):
+    """A folder with a folder of images for each class, as ImageNet's `train/`; or labels in its `dataset.json`, as EDM's."""
+
+    kind: Literal["folder"]
+
+
+class ZipSource(FileSource):
+    """A zip of such a folder, read without unpacking."""
+
+    kind: Literal["zip"]
+
+
+class HuggingFaceSource(FileSource):
+    """A directory that `save_to_disk` of Hugging Face's `datasets` wrote."""
+
+    kind: Literal["huggingface"]
+    split: str | None = None
+    """Which split, where the directory holds several."""
+    image_column: str = "image"
+    """Name of the column of images."""
+    label_column: str = "label"
+    """Name of the column of classes."""
+
+
+class RepaSource(FileSource):
+    """What REPA's preparation makes: `images/` and, in `vae-sd/`, their moments, which are taken over without encoding."""
+
+    kind: Literal["repa"]
+
+
+AnySource = Annotated[
+    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource, Field(discriminator="kind")
+]
+
+
 class TrainedAutoencoder(Settings):
     """A small `AutoencoderKL`, trained on the data itself by a rule of its own."""
 
@@ -83,13 +129,22 @@ class TrainedAutoencoder(Settings):
             raise ValueError(f"norm_groups: {self.norm_groups} does not divide block_channels {wrong[0]}")
         return self
 
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.block_channels) - 1)
+
 
 class PretrainedAutoencoder(Settings):
-    """An `AutoencoderKL` that exists: a directory written by `save_pretrained`, or a name on the Hugging Face hub."""
+    """An autoencoder of diffusers that exists: a directory written by `save_pretrained`, or a name on the Hugging Face hub."""
 
     kind: Literal["pretrained"]
     path: str
     """Directory or hub name, for instance `stabilityai/sd-vae-ft-mse`."""
+    latent_channels: PositiveInt = 4
+    """Channels C of its latents."""
+    downsampling: PositiveInt = 8
+    """Pixels per latent, along a side."""
 
 
 class Latents(Settings):
@@ -99,6 +154,10 @@ class Latents(Settings):
     """Precision of the stored means and standard deviations."""
     shard_size: PositiveInt = 16384
     """Images per shard; a shard is the unit of work and of resuming."""
+    flip: bool = False
+    """Store the mirrored image's moments as well; training draws one of the two at every visit."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder."""
 
 
 class Classifier(Settings):
@@ -170,8 +229,10 @@ class Data(Settings):
 
     name: Name
     """Name under which the results lie; the file's name if it is not given."""
-    source: DigitsSource
+    source: AnySource
     """Where the images come from."""
+    images: PositiveInt | None = None
+    """How many images the source has: another number is refused, and a plan can be made before the data are there."""
     image_size: PositiveInt
     """Height and width of the square images, in pixels."""
     autoencoder: Annotated[TrainedAutoencoder | PretrainedAutoencoder, Field(discriminator="kind")]
@@ -185,6 +246,20 @@ class Data(Settings):
     reference: str | None = None
     """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a data file, or statistics
     of ours; all images of this data set, if it is not given."""
+
+    @model_validator(mode="after")
+    def _latents_are_whole(self) -> Self:
+        if self.image_size % self.autoencoder.downsampling:
+            raise ValueError(
+                f"image_size: {self.image_size} is not a multiple of the autoencoder's {self.autoencoder.downsampling}"
+            )
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        side = self.image_size // self.autoencoder.downsampling
+        return self.autoencoder.latent_channels, side, side
 
 
 # -------------------------------------------------------------------------------------------------------------- model
@@ -760,9 +835,9 @@ class JobResources(Settings):
     runtime: PositiveInt = 60
     """Time limit in minutes."""
     gpu: Annotated[int, Field(ge=0)] = 0
-    """GPUs; a training starts one process for each."""
+    """GPUs; one process for each."""
     processes: PositiveInt = 1
-    """Processes of a training without a GPU."""
+    """Processes where there is no GPU."""
     batch_size: PositiveInt = 256
     """Images at a time where images are sampled or seen by an extractor; numbers depend on it by rounding at most."""
 
@@ -771,7 +846,9 @@ class JobKinds(Settings):
     """What each kind of job asks for."""
 
     data: JobResources = JobResources()
-    """Autoencoder, latents, classifier, reference statistics."""
+    """Autoencoder, classifier, encoders, reference statistics."""
+    extract: JobResources = JobResources()
+    """Latents and encoders' features, on any number of GPUs or processes; each decodes images in its share of the threads."""
     train: JobResources = JobResources()
     """One segment of a training."""
     generate: JobResources = JobResources()
@@ -838,11 +915,9 @@ class Experiment(Settings):
         return self
 
     def _check_patches(self, key: str, model: Model) -> None:
-        autoencoder = self.data.autoencoder
-        if isinstance(autoencoder, TrainedAutoencoder):
-            side = self.data.image_size // 2 ** (len(autoencoder.block_channels) - 1)
-            if side % model.patch_size:
-                raise ValueError(f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents")
+        side = self.data.latent_shape[1]
+        if side % model.patch_size:
+            raise ValueError(f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents")
 
     def _check_guidance(self, name: str, run: Run) -> None:
         for number, signal in enumerate(run.signals):
@@ -1072,7 +1147,7 @@ def _explain(problem: Any) -> str:
 
 
 # What pydantic puts into a location for the chosen member of a union: the file has no such level.
-_TAGS = {*METHODS, "one", "several", "trained", "pretrained"}
+_TAGS = {*METHODS, "one", "several", "trained", "pretrained", "digits", "folder", "zip", "huggingface", "repa"}
 _NAMED_BY_USERS = ("runs", "encoders", "samplers")
 
 

@@ -33,12 +33,11 @@ from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
-from selftrans.runtime.tensors import digest_of
+from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
 
 CPU = torch.device("cpu")
 DECODED_NUMBERS = 32 * 4 * 32 * 32  # latents of 32 images of 256 pixels at a time
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class SampleNoise:
@@ -224,7 +223,7 @@ def main() -> None:
         prog="python -m selftrans.generation", description="Sample images of a checkpoint."
     )
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    parser.add_argument("--autoencoder", required=True, help="directory or hub name of the AutoencoderKL")
+    parser.add_argument("--autoencoder", required=True, help="directory or hub name of the autoencoder")
     parser.add_argument("--settings", required=True, help="an entry of evaluation.samplers, as JSON")
     parser.add_argument(
         "--output", type=Path, required=True, help="the .npz; its first images and a .json go beside it"

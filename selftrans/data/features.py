@@ -2,64 +2,95 @@
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from selftrans.config import Data, load_data
-from selftrans.data.sources import open_source
+from selftrans.data.extraction import EncodedBatch, encode_images, encode_views, run_extraction, write_shards
+from selftrans.data.sources import may_skip, open_source
 from selftrans.data.store import FeatureManifest, StoreWriter
 from selftrans.models.encoder import load_encoder
-from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.logs import LOG, Progress, set_up_logging
+from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments
 
-ENCODE_BATCH = 64  # fixed, so that the stored bytes do not depend on how the work is cut
+CPU = torch.device("cpu")
 BYTES_PER_NUMBER = 2
 
 
-def feature_bytes(count: int, grid_size: int, width: int) -> int:
+def feature_bytes(rows: int, grid_size: int, width: int) -> int:
     """Size of a store: ImageNet's 1,281,167 images at ViT-B, 16x16 tokens of 768, are 504 GB."""
-    return count * grid_size**2 * width * BYTES_PER_NUMBER
+    return rows * grid_size**2 * width * BYTES_PER_NUMBER
 
 
-def extract_features(data: Data, encoder_path: Path, directory: Path, device: torch.device) -> FeatureManifest:
-    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped.
+class FeatureExtraction:
+    """The features of a data set in the making, on any number of processes, to be gone on with at the shard.
+
+    Args:
+        data: the data set.
+        encoder_path: the encoder's file.
+        directory: of the store.
+        device: where images are encoded.
 
     Raises:
-        UserError: the encoder's file is none, or the disk has no room for the features.
+        UserError: the images or the encoder are not there, or the disk has no room for the features.
     """
-    source, encoder = open_source(data), load_encoder(encoder_path, device)
-    origin = {"data": data.model_dump(mode="json", include={"source", "image_size"}), "encoder_digest": encoder.digest}
-    writer = StoreWriter(directory, origin, len(source.labels), data.latents.shard_size, content="features")
-    finished = sum(stop - start for number, start, stop in writer.ranges() if writer.has(number))
-    needed = feature_bytes(writer.count - finished, encoder.grid_size, encoder.width)
-    directory.mkdir(parents=True, exist_ok=True)
-    if needed > (free := shutil.disk_usage(directory).free):
-        raise UserError(
-            f"{directory}: the features need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free;"
-            " `features: images` computes them at every step instead"
+
+    def __init__(self, data: Data, encoder_path: Path, directory: Path, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self.source, self.encoder = open_source(data), load_encoder(encoder_path, device)
+        kept = data.model_dump(mode="json", include={"source", "image_size"})
+        kept["source"].pop("path", None)
+        origin = {"data": {**kept, "images": self.source.digest}, "encoder_digest": self.encoder.digest}
+        self.views = 2 if data.latents.flip else 1
+        shard_size = data.latents.shard_size
+        self.writer = StoreWriter(directory, origin, len(self.source.labels), shard_size, content="features")
+        self._require_room(directory)
+
+    def write(self, share: Share = WHOLE) -> None:
+        """Encode this worker's shards, but for those that are there."""
+        write_shards(self.writer, self._encoded, share)
+
+    def finish(self) -> FeatureManifest:
+        """Write the manifest over the shards."""
+        return self.writer.write_manifest(
+            FeatureManifest,
+            encoder=self.encoder.name,
+            encoder_digest=self.encoder.digest,
+            stand_in=self.encoder.stand_in,
+            grid_size=self.encoder.grid_size,
+            width=self.encoder.width,
+            views=self.views,
         )
-    LOG.info("%d images, %.3g GB of features to write", writer.count, needed / 1e9)
-    with Progress(writer.count, "encoding", "image", initial=finished) as bar:
-        for number, start, stop in writer.ranges():
-            if writer.has(number):
-                continue
-            shape = (encoder.grid_size**2, encoder.width)
-            with writer.shard(number, stop - start, shape, np.dtype(np.float16)) as rows:
-                for first in range(start, stop, ENCODE_BATCH):
-                    images = torch.from_numpy(source.read(range(first, min(first + ENCODE_BATCH, stop))))
-                    rows[first - start : first - start + len(images)] = encoder(images).half().cpu().numpy()
-                    bar.update(len(images))
-    return writer.write_manifest(
-        FeatureManifest,
-        encoder=encoder.name,
-        encoder_digest=encoder.digest,
-        stand_in=encoder.stand_in,
-        grid_size=encoder.grid_size,
-        width=encoder.width,
-    )
+
+    def _encoded(self, places: range) -> Iterator[EncodedBatch]:
+        return encode_images(self.source, places, self._encode, skip=may_skip(self.data))
+
+    def _encode(self, images_BHWC: torch.Tensor) -> NDArray[np.floating[Any]]:
+        return encode_views(self.encoder, images_BHWC, self.views).half().cpu().numpy()
+
+    def _require_room(self, directory: Path) -> None:
+        missing = sum(stop - start for number, start, stop in self.writer.ranges() if not self.writer.has(number))
+        needed = feature_bytes(missing * self.views, self.encoder.grid_size, self.encoder.width)
+        directory.mkdir(parents=True, exist_ok=True)
+        if needed > (free := shutil.disk_usage(directory).free):
+            raise UserError(
+                f"{directory}: the features need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free;"
+                " `features: images` computes them at every step instead"
+            )
+        LOG.info("%d images, %.3g GB of features to write", self.writer.count, needed / 1e9)
+
+
+def extract_features(data: Data, encoder_path: Path, directory: Path, device: torch.device = CPU) -> FeatureManifest:
+    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
+    extraction = FeatureExtraction(data, encoder_path, directory, device)
+    extraction.write()
+    return extraction.finish()
 
 
 def main() -> None:
@@ -70,10 +101,14 @@ def main() -> None:
     parser.add_argument("data", help="data file (YAML)")
     parser.add_argument("--encoder", type=Path, required=True, help="the encoder's file")
     parser.add_argument("--output", type=Path, required=True, help="directory of the feature store")
-    add_gpu_argument(parser)
+    add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    extract_features(load_data(arguments.data), arguments.encoder, arguments.output, claim_device(arguments.gpus))
+    run_extraction(
+        "selftrans.data.features",
+        arguments,
+        lambda device: FeatureExtraction(load_data(arguments.data), arguments.encoder, arguments.output, device),
+    )
 
 
 if __name__ == "__main__":

@@ -1,76 +1,159 @@
 """Extraction: images -> autoencoder -> latent store. ``python -m selftrans.data.latents --help``."""
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from selftrans.config import Data, load_data
-from selftrans.data.sources import open_source
+from selftrans.data.extraction import (
+    EncodedBatch,
+    batches_of,
+    encode_images,
+    encode_views,
+    run_extraction,
+    write_shards,
+)
+from selftrans.data.image_files import PreparedMoments
+from selftrans.data.sources import ImageSource, may_skip, open_source
 from selftrans.data.store import Manifest, StoreWriter
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
-from selftrans.runtime.devices import add_gpu_argument, claim_device
-from selftrans.runtime.errors import run_main
-from selftrans.runtime.logs import LOG, Progress, set_up_logging
+from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.tensors import digest_of
+from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments
 
-ENCODE_BATCH = 64  # fixed, so that the stored bytes do not depend on how the work is cut
+if TYPE_CHECKING:
+    from selftrans.models.autoencoder import Autoencoder
+
+CPU = torch.device("cpu")
+COMPARED = 4  # prepared moments are compared with the autoencoder's on so many images
+PREPARED_ERROR = 0.02  # and may differ by so much of their spread: another precision, another version of a library
 
 
-def extract(data: Data, autoencoder_path: str, directory: Path, device: torch.device) -> Manifest:
-    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped.
+class LatentExtraction:
+    """The latents of a data set in the making, on any number of processes, to be gone on with at the shard.
 
-    The scale is the autoencoder's own ``scaling_factor``; where it has none, one over the standard deviation of
-    posterior samples, from the moments themselves: Var = E[mean^2 + std^2] - E[mean]^2.
+    Args:
+        data: the data set.
+        autoencoder_path: directory or hub name.
+        directory: of the store.
+        device: where images are encoded.
+
+    Raises:
+        UserError: the images or the autoencoder are not there, or not what the data file says.
     """
-    source = open_source(data)
-    autoencoder = load_autoencoder(autoencoder_path, device)
-    origin = {
-        "data": data.model_dump(mode="json", include={"source", "image_size", "autoencoder", "latents"}),
-        "autoencoder_digest": digest_of(autoencoder.state_dict()),
-    }
-    writer = StoreWriter(directory, origin, len(source.labels), data.latents.shard_size)
-    sums = np.zeros(3)  # of 1, mean, mean^2 + std^2
-    finished = sum(stop - start for number, start, stop in writer.ranges() if writer.has(number))
-    with Progress(writer.count, "encoding", "image", initial=finished) as bar:
-        for number, start, stop in writer.ranges():
-            if not writer.has(number):
-                encoded = []
-                for first in range(start, stop, ENCODE_BATCH):
-                    images = torch.from_numpy(source.read(range(first, min(first + ENCODE_BATCH, stop))))
-                    encoded.append(encode_moments(autoencoder, images.to(device)).cpu().numpy())
-                    bar.update(len(images))
-                writer.write(number, np.concatenate(encoded).astype(data.latents.dtype))
-            for moments in np.array_split(writer.read(number), max(1, (stop - start) // 1024)):
+
+    def __init__(self, data: Data, autoencoder_path: str, directory: Path, device: torch.device) -> None:
+        self.data, self.device, self.path = data, device, autoencoder_path
+        self.source: ImageSource = open_source(data)
+        self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
+        # Not where images and autoencoder lie: what was encoded stays good when they are moved.
+        kept = data.model_dump(mode="json", include={"source", "image_size", "autoencoder", "latents"})
+        for part in ("source", "autoencoder"):
+            kept[part].pop("path", None)
+        origin = {
+            "data": {**kept, "images": self.source.digest},
+            "autoencoder_digest": digest_of(self.autoencoder.state_dict()),
+        }
+        self.views = 2 if data.latents.flip else 1
+        self.writer = StoreWriter(directory, origin, len(self.source.labels), data.latents.shard_size)
+
+    def write(self, share: Share = WHOLE) -> None:
+        """Encode this worker's shards, but for those that are there."""
+        write_shards(self.writer, self._encoded, share)
+
+    def finish(self) -> Manifest:
+        """Write labels and manifest over the shards.
+
+        The scale is the autoencoder's own ``scaling_factor``; where it has none, one over the standard deviation of
+        posterior samples, from the moments themselves: Var = E[mean^2 + std^2] - E[mean]^2.
+        """
+        own = self.autoencoder.config.get("scaling_factor")
+        manifest = self.writer.finish(
+            self.source.labels,
+            self.source.names,
+            class_names=self.source.class_names,
+            latent_shape=self.data.latent_shape,
+            image_size=self.data.image_size,
+            dtype=self.data.latents.dtype,
+            scale=float(self._measured_scale() if own is None else own),
+            shift=float(self.autoencoder.config.get("shift_factor") or 0.0),
+            scale_origin="measured" if own is None else "autoencoder",
+            views=self.views,
+        )
+        left_out = f", {len(manifest.skipped)} left out" if manifest.skipped else ""
+        LOG.info("%d images%s, latents %s, scale %.5f", manifest.count, left_out, manifest.latent_shape, manifest.scale)
+        return manifest
+
+    def _encoded(self, places: range) -> Iterator[EncodedBatch]:
+        """Means and standard deviations, (B V, 2, C, H, W), as they are stored."""
+        if isinstance(self.source, PreparedMoments):
+            self._check_prepared(self.source)
+            for batch in batches_of(places):
+                yield EncodedBatch(batch, self._stored(self.source.moments(batch)), [])
+        else:
+            yield from encode_images(self.source, places, self._encode_views, skip=may_skip(self.data))
+
+    def _encode_views(self, images_BHWC: torch.Tensor) -> NDArray[np.floating[Any]]:
+        return self._stored(encode_views(self._encode, images_BHWC.to(self.device), self.views).cpu().numpy())
+
+    def _stored(self, moments: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        """Moments in the precision of the store, of the shape that the data file promises."""
+        if (shape := moments.shape[2:]) != self.data.latent_shape:
+            raise UserError(
+                f"autoencoder {self.path!r}: latents of shape {shape}, the data file's latent_channels, downsampling and"
+                f" image_size make {self.data.latent_shape}"
+            )
+        return moments.astype(self.data.latents.dtype)
+
+    def _encode(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        return encode_moments(self.autoencoder, images_BHWC, self.data.latents.precision)
+
+    def _check_prepared(self, source: PreparedMoments) -> None:
+        """Refuse moments that another autoencoder made, or of other images."""
+        first = range(min(COMPARED, len(source.labels)))
+        own = self._encode(torch.from_numpy(source.read(first)).to(self.device)).cpu().numpy()
+        moments = source.moments(first)
+        if own.shape != moments.shape or np.abs(own - moments).mean() > PREPARED_ERROR * own[:, 0].std():
+            raise UserError(f"data {self.data.name!r}: the prepared moments are not of autoencoder {self.path!r}")
+
+    def _measured_scale(self) -> float:
+        sums = np.zeros(3)  # of 1, mean, mean^2 + std^2
+        for number, start, stop in self.writer.ranges():
+            for moments in np.array_split(self.writer.read(number), max(1, (stop - start) // 1024)):
                 mean, std = np.moveaxis(moments.astype(np.float64), 1, 0)
                 sums += mean.size, mean.sum(), np.square(mean).sum() + np.square(std).sum()
-    measured = 1 / np.sqrt(sums[2] / sums[0] - (sums[1] / sums[0]) ** 2)
-    own = autoencoder.config["scaling_factor"]
-    manifest = writer.finish(
-        source.labels,
-        class_names=source.class_names,
-        latent_shape=writer.read(0).shape[2:],
-        image_size=data.image_size,
-        dtype=data.latents.dtype,
-        scale=float(measured if own is None else own),
-        shift=float(autoencoder.config.get("shift_factor") or 0.0),
-        scale_origin="measured" if own is None else "autoencoder",
-    )
-    LOG.info("%d images, latents %s, scale %.5f", manifest.count, manifest.latent_shape, manifest.scale)
-    return manifest
+        return float(1 / np.sqrt(sums[2] / sums[0] - (sums[1] / sums[0]) ** 2))
+
+
+def extract(data: Data, autoencoder_path: str, directory: Path, device: torch.device = CPU) -> Manifest:
+    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
+    extraction = LatentExtraction(data, autoencoder_path, directory, device)
+    extraction.write()
+    return extraction.finish()
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m selftrans.data.latents", description="Encode images into latents.")
     parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument("--autoencoder", required=True, help="directory or hub name of the AutoencoderKL")
+    parser.add_argument("--autoencoder", required=True, help="directory or hub name of the autoencoder")
     parser.add_argument("--output", type=Path, required=True, help="directory of the latent store")
-    add_gpu_argument(parser)
+    add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    extract(load_data(arguments.data), arguments.autoencoder, arguments.output, claim_device(arguments.gpus))
+    run_extraction(
+        "selftrans.data.latents",
+        arguments,
+        lambda device: LatentExtraction(load_data(arguments.data), arguments.autoencoder, arguments.output, device),
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,33 @@
 """Image sources: labelled RGB images of one size, as uint8."""
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selftrans.config import Data, DigitsSource
+from selftrans.config import (
+    Data,
+    DigitsSource,
+    FileSource,
+    FolderSource,
+    HuggingFaceSource,
+    RepaSource,
+    ZipSource,
+    load_data,
+)
+from selftrans.data.image_files import (
+    CorruptImage,
+    listing_digest,
+    open_folder,
+    open_hugging_face,
+    open_repa,
+    open_zip,
+)
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_json
 
 
 class ImageSource(Protocol):
@@ -16,6 +37,13 @@ class ImageSource(Protocol):
     """Name of class k at position k."""
     labels: NDArray[np.int64]
     """Class of every image, (N,)."""
+    names: list[str]
+    """Name of every image."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the images are called and of their classes, not of where they lie."""
+        ...
 
     def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images at these places: (B, H, W, 3)."""
@@ -31,8 +59,14 @@ class Digits:
         bunch = load_digits()
         self.class_names = tuple(str(name) for name in bunch.target_names)
         self.labels = bunch.target.astype(np.int64)
+        self.names = [str(place) for place in range(len(self.labels))]
         grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
         self._images = np.stack([_enlarged(image, image_size) for image in grey])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of their numbers and classes."""
+        return listing_digest(self.names, self.labels)
 
     def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images at these places: (B, H, W, 3)."""
@@ -51,8 +85,66 @@ def held_out(count: int) -> NDArray[np.bool_]:
     return np.arange(count) % 10 == 0
 
 
-def open_source(data: Data) -> ImageSource:
-    """The image source that a data file names."""
+def open_source(data: Data, skipped: Collection[str] = ()) -> ImageSource:
+    """The image source that a data file names, without the images that extraction left out.
+
+    Raises:
+        UserError: it is not there, or holds another number of images than the data file says.
+    """
+    source = _opened(data, skipped)
+    if data.images not in (None, found := len(source.labels) + len(skipped)):
+        raise UserError(f"data {data.name!r}: images: the source has {found}, the data file says {data.images}")
+    return source
+
+
+def _opened(data: Data, skipped: Collection[str]) -> ImageSource:
     match data.source:
         case DigitsSource():
             return Digits(data.image_size)
+        case FolderSource():
+            return open_folder(data.source, data.image_size, skipped)
+        case ZipSource():
+            return open_zip(data.source, data.image_size, skipped)
+        case HuggingFaceSource():
+            return open_hugging_face(data.source, data.image_size, skipped)
+        case RepaSource():
+            return open_repa(data.source, data.image_size, skipped)
+
+
+def may_skip(data: Data) -> bool:
+    """Whether images that cannot be decoded are left out."""
+    return isinstance(data.source, FileSource) and data.source.on_error == "skip"
+
+
+def open_extracted(data_file: Path) -> ImageSource:
+    """The images of a data file as its latents, which lie beside it, have them: without those that were left out.
+
+    Raises:
+        UserError: images may be left out, and it is not known which.
+    """
+    data = load_data(data_file)
+    if not may_skip(data):
+        return open_source(data)
+    manifest = data_file.parent / "latents/manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: is needed to know what `on_error: skip` left out; extract the latents first")
+    return open_source(data, read_json(manifest)["skipped"])
+
+
+def read_all(data: Data) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All images (N, H, W, 3) and their classes (N,) in memory, for what is trained on a small data set.
+
+    Raises:
+        CorruptImage: one cannot be decoded, and is not to be left out.
+    """
+    source = open_source(data)
+    images, kept = [], []
+    for place in range(len(source.labels)):
+        try:
+            images.append(source.read(range(place, place + 1))[0])
+        except CorruptImage:
+            if not may_skip(data):
+                raise
+            continue
+        kept.append(place)
+    return np.stack(images), source.labels[kept]

@@ -3,31 +3,36 @@
 The latent store holds ``manifest.json``, ``labels.npy`` (N,) int64 and shards ``moments-00000.npy`` (n, 2, C, H, W): means and
 standard deviations of the autoencoder's posterior. Training draws a fresh posterior sample at every visit and scales it.
 The feature store of an encoder holds ``manifest.json`` and shards ``features-00000.npy`` (n, T, D): patch tokens of the clean
-images. Training reads nothing else.
+images. Training reads nothing else. Where mirrored images are stored, too, an image's V = 2 views are neighbouring rows.
 """
 
+from __future__ import annotations
+
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from selftrans.data.images import write_npy_header
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path, read_json, sha256_of, write_json
 
 
 class Shard(BaseModel):
-    """One file of moments."""
+    """One file of rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     file: str
     count: int
+    """Rows."""
     bytes: int
     sha256: str
 
@@ -48,9 +53,13 @@ class Manifest(BaseModel):
     """A latent that the model sees is (posterior sample - shift) * scale."""
     scale_origin: Literal["autoencoder", "measured"]
     labels_sha256: str
+    views: int = 1
+    """Rows of each image: itself, and mirrored."""
+    skipped: tuple[str, ...] = ()
+    """Names of images that cannot be decoded and were left out."""
     shards: tuple[Shard, ...]
     origin: dict[str, Any]
-    """The data definition and the autoencoder's digest."""
+    """The data definition, and the digests of the images' listing and of the autoencoder."""
 
     @property
     def num_classes(self) -> int:
@@ -61,6 +70,7 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """SHA-256 of all that decides the latents a training sees."""
         content = [self.latent_shape, self.scale, self.shift, self.labels_sha256, [s.sha256 for s in self.shards]]
+        content += [] if self.views == 1 else [self.views]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -79,6 +89,8 @@ class FeatureManifest(BaseModel):
     width: int
     """Length D of a token."""
     dtype: Literal["float16"] = "float16"
+    views: int = 1
+    """Rows of each image: itself, and mirrored."""
     shards: tuple[Shard, ...]
     origin: dict[str, Any]
     """The images and the encoder's digest."""
@@ -87,6 +99,7 @@ class FeatureManifest(BaseModel):
     def digest(self) -> str:
         """SHA-256 of all that decides the features a training sees."""
         content = [self.grid_size, self.width, [shard.sha256 for shard in self.shards]]
+        content += [] if self.views == 1 else [self.views]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -114,13 +127,14 @@ class Rows:
     Args:
         directory: where the shards lie.
         shards: what they are.
+        views: rows of each image.
 
     Raises:
         UserError: a shard is absent or of another size than recorded.
     """
 
-    def __init__(self, directory: Path, shards: tuple[Shard, ...]) -> None:
-        self.directory, self.shards = directory, shards
+    def __init__(self, directory: Path, shards: tuple[Shard, ...], views: int = 1) -> None:
+        self.directory, self.shards, self.views = directory, shards, views
         for shard in shards:
             path = directory / shard.file
             found = path.stat().st_size if path.is_file() else None
@@ -132,8 +146,12 @@ class Rows:
         ]
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
 
+    def of(self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0) -> NDArray[np.floating[Any]]:
+        """The rows of these images in these views, in the stored precision."""
+        return self[indices_B * self.views + views_B]
+
     def __getitem__(self, indices_B: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-        """The rows of these images, in the stored precision."""
+        """The rows at these places, in the stored precision."""
         shards = np.searchsorted(self._starts, indices_B, side="right") - 1
         places = indices_B - self._starts[shards]
         rows = np.empty((len(indices_B), *self._maps[0].shape[1:]), self._maps[0].dtype)
@@ -176,7 +194,7 @@ class LatentStore:
         manifest_path = Path(manifest_path)
         self.directory = manifest_path.parent
         self.manifest = read_manifest(manifest_path, Manifest)
-        self.rows = Rows(self.directory, self.manifest.shards)
+        self.rows = Rows(self.directory, self.manifest.shards, self.manifest.views)
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
 
     def _read_labels(self, path: Path) -> NDArray[np.int64]:
@@ -191,14 +209,16 @@ class LatentStore:
     def __len__(self) -> int:
         return self.manifest.count
 
-    def moments(self, indices_B: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    def moments(self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0) -> NDArray[np.floating[Any]]:
         """Means and standard deviations of the posterior, (B, 2, C, H, W), unscaled and in the stored precision."""
-        return self.rows[indices_B]
+        return self.rows.of(indices_B, views_B)
 
-    def latents(self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    def latents(
+        self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32], views_B: NDArray[np.int64] | int = 0
+    ) -> NDArray[np.float32]:
         """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
         # torch converts half precision several times as fast as numpy; every other operation rounds alike in both.
-        mean, std = torch.from_numpy(self.moments(indices_B)).float().unbind(1)
+        mean, std = torch.from_numpy(self.moments(indices_B, views_B)).float().unbind(1)
         sample = std.mul_(torch.from_numpy(noise_BCHW)).add_(mean).sub_(self.manifest.shift).mul_(self.manifest.scale)
         return sample.numpy()
 
@@ -225,7 +245,7 @@ class FeatureStore:
     def __init__(self, manifest_path: Path | str) -> None:
         self.path = Path(manifest_path)
         self.manifest = read_manifest(self.path, FeatureManifest)
-        self.rows = Rows(self.path.parent, self.manifest.shards)
+        self.rows = Rows(self.path.parent, self.manifest.shards, self.manifest.views)
 
     @property
     def name(self) -> str:
@@ -257,8 +277,46 @@ class FeatureStore:
             UserError: naming both.
         """
         own, other = (origin.get("data", {}) for origin in (self.manifest.origin, latents.manifest.origin))
-        if len(self) != len(latents) or any(own.get(key) != other.get(key) for key in ("source", "image_size")):
+        alike = (len(self), self.manifest.views) == (len(latents), latents.manifest.views)
+        if not alike or any(own.get(key) != other.get(key) for key in ("source", "image_size", "images")):
             raise UserError(f"{self.path}: features of other images than {latents.directory}")
+
+
+class ShardFile:
+    """An ``.npy`` that grows row by row; how many there are is written at the end.
+
+    Args:
+        file: opened for writing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.count = 0
+        self.skipped: list[int] = []
+        """Places of images that have no row."""
+        self._file = file
+        self._like: NDArray[np.floating[Any]] | None = None
+
+    def append(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Add rows, all of one shape and type."""
+        if self._like is None:
+            self._like = np.empty((0, *rows.shape[1:]), rows.dtype)
+            self._write_header()
+            self._start = self._file.tell()
+        assert (rows.shape[1:], rows.dtype) == (self._like.shape[1:], self._like.dtype)
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def close(self) -> None:
+        """Say how many rows there are; numpy leaves room for any number in the header."""
+        assert self._like is not None
+        self._file.seek(0)
+        self._write_header()
+        assert self._file.tell() == self._start
+        self._file.seek(0, io.SEEK_END)
+
+    def _write_header(self) -> None:
+        assert self._like is not None
+        write_npy_header(self._file, self._like.dtype, (self.count, *self._like.shape[1:]))
 
 
 class StoreWriter:
@@ -295,40 +353,51 @@ class StoreWriter:
         return bool(written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size)
 
     def write(self, number: int, rows: NDArray[np.floating[Any]]) -> None:
-        """Write one shard, a row for each image."""
-        with self.shard(number, len(rows), rows.shape[1:], rows.dtype) as written:
-            written[...] = rows
+        """Write one shard, a row for each view of each image."""
+        with self.shard(number) as shard:
+            shard.append(rows)
 
     @contextmanager
-    def shard(
-        self, number: int, count: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Iterator[NDArray[np.floating[Any]]]:
-        """Yield the rows of one shard to be filled in, on the disk and not in memory."""
+    def shard(self, number: int) -> Iterator[ShardFile]:
+        """Yield one shard to append to."""
         path = self._path(number)
-        with atomic_path(path) as temporary:
-            rows = np.lib.format.open_memmap(temporary, "w+", dtype, (count, *shape))
-            yield rows
-            rows.flush()
-            del rows
-        shard = Shard(file=path.name, count=count, bytes=path.stat().st_size, sha256=sha256_of(path))
-        write_json(self._record(number), {"fingerprint": self._fingerprint, **shard.model_dump()})
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            written = ShardFile(file)
+            yield written
+            written.close()
+        shard = Shard(file=path.name, count=written.count, bytes=path.stat().st_size, sha256=sha256_of(path))
+        record = {"fingerprint": self._fingerprint, "skipped": written.skipped, **shard.model_dump()}
+        write_json(self._record(number), record)
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:
         """A shard that is there, memory-mapped."""
         return np.load(self._path(number), mmap_mode="r", allow_pickle=False)
 
-    def finish(self, labels: NDArray[np.int64], **facts: Any) -> Manifest:
-        """Write labels and manifest of a latent store; ``facts`` are the manifest's other fields."""
+    def skipped(self) -> list[int]:
+        """Places of the images that have no row, when all shards are there."""
+        return [place for number, _, _ in self.ranges() for place in read_json(self._record(number))["skipped"]]
+
+    def finish(self, labels: NDArray[np.int64], names: Sequence[str] = (), **facts: Any) -> Manifest:
+        """Write labels and manifest of a latent store.
+
+        Args:
+            labels: class of every image, also of those that have no row.
+            names: their names, where some may have no row.
+            facts: the manifest's other fields.
+        """
+        skipped = self.skipped()
         labels_path = self.directory / "labels.npy"
         with atomic_path(labels_path) as temporary:
-            np.save(temporary, labels, allow_pickle=False)
-        return self.write_manifest(Manifest, labels_sha256=sha256_of(labels_path), **facts)
+            np.save(temporary, np.delete(labels, skipped), allow_pickle=False)
+        left_out = tuple(names[place] for place in skipped)
+        return self.write_manifest(Manifest, labels_sha256=sha256_of(labels_path), skipped=left_out, **facts)
 
     def write_manifest(self, kind: type[AnyManifest], **facts: Any) -> AnyManifest:
         """Write the manifest over the shards that are there. Older, longer stores leave nothing."""
         records = [read_json(self._record(number)) for number, _, _ in self.ranges()]
         shards = tuple(Shard(**{key: record[key] for key in Shard.model_fields}) for record in records)
-        manifest = kind(count=self.count, shards=shards, origin=self.origin, **facts)
+        count = self.count - sum(len(record["skipped"]) for record in records)
+        manifest = kind(count=count, shards=shards, origin=self.origin, **facts)
         current = {shard.file for shard in shards}
         for stale in self.directory.glob(f"{self.content}-*.npy"):
             if stale.name not in current:

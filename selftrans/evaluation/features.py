@@ -78,7 +78,7 @@ class NoisedImages:
             labels=labels,
             dropped_labels=labels,
             uniform=np.full(len(indices_B), 0.5, np.float32),  # the mean of what a training draws
-            encoded={features.name: features.rows[indices_B] for features in self.inputs.features},
+            encoded={features.name: features.rows.of(indices_B) for features in self.inputs.features},
             images=None if images is None else images.read(indices_B),
         )
         return batch_of(numbers, self.path, self.device)

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from selftrans.config import load_data
 from selftrans.data.images import ImageArchive
-from selftrans.data.sources import open_source
+from selftrans.data.sources import open_extracted
 from selftrans.runtime.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -73,7 +72,7 @@ class DataImages:
     """All images of a data file, as it is learnt from."""
 
     def __init__(self, reference: str) -> None:
-        self._source = open_source(load_data(reference))
+        self._source = open_extracted(Path(reference))
 
     def __len__(self) -> int:
         return len(self._source.labels)

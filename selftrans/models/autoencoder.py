@@ -1,33 +1,48 @@
-"""The autoencoder between images and latents: diffusers' `AutoencoderKL`, with uint8 images on this side of it."""
+"""The autoencoder between images and latents: one of diffusers' classes, with uint8 images on this side of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from selftrans.config import Precision
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.tensors import DTYPES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+    Autoencoder: TypeAlias = AutoencoderKL
 
-def load_autoencoder(path: str, device: torch.device) -> AutoencoderKL:
+
+def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
     """Load a directory written by ``save_pretrained`` or a name on the Hugging Face hub, ready to encode and decode.
 
+    Its own configuration says which of diffusers' classes it is. The hub is asked only for what is not in the cache, and not
+    at all where ``HF_HUB_OFFLINE`` is set.
+
     Raises:
-        UserError: there is no autoencoder under that name.
+        UserError: there is no autoencoder under that name; says how to fetch one from the hub.
     """
-    from diffusers import AutoencoderKL  # seconds that a training does not spend
+    import diffusers  # seconds that a training does not spend
 
     try:
-        autoencoder = AutoencoderKL.from_pretrained(path, use_safetensors=True)
+        name = diffusers.AutoencoderKL.load_config(path).get("_class_name", "")
+        kind = getattr(diffusers, name, None) if name.startswith(("Autoencoder", "VQModel")) else None
+        if kind is None:
+            raise ValueError(f"its class is {name!r}, which is no autoencoder of diffusers")
+        autoencoder = kind.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        kind = "directory" if Path(path).is_dir() else "Hugging Face hub name"
-        raise UserError(f"autoencoder {path!r}: cannot be loaded from this {kind} ({reason})") from None
+        if Path(path).is_dir():
+            raise UserError(f"autoencoder {path!r}: cannot be loaded from this directory ({reason})") from None
+        raise UserError(
+            f"autoencoder {path!r}: no such directory, and not to be had from the Hugging Face hub ({reason});"
+            f" where there is a network, fetch it once: hf download {path}"
+        ) from None
     autoencoder.requires_grad_(False)
     return autoencoder.eval().to(device)
 
@@ -43,14 +58,23 @@ def to_uint8(images_BCHW: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def encode_moments(autoencoder: AutoencoderKL, images_BHWC: Tensor) -> Tensor:
-    """Mean and standard deviation of the posterior of uint8 images (B, H, W, 3): (B, 2, C, h, w)."""
-    posterior: Any = autoencoder.encode(to_signed(images_BHWC)).latent_dist
-    return torch.stack([posterior.mean, posterior.std], dim=1)
+def encode_moments(autoencoder: Autoencoder, images_BHWC: Tensor, precision: Precision = "fp32") -> Tensor:
+    """Mean and standard deviation of the posterior of uint8 images (B, H, W, 3): (B, 2, C, h, w) in float32.
+
+    Autoencoders without a posterior have one latent for an image: its deviation is zero.
+    """
+    with torch.autocast(images_BHWC.device.type, DTYPES[precision], enabled=precision != "fp32"):
+        encoded: Any = autoencoder.encode(to_signed(images_BHWC))
+    if "latent_dist" in encoded:
+        mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+    else:
+        mean = encoded[0]
+        std = torch.zeros_like(mean)
+    return torch.stack([mean, std], dim=1).float()
 
 
 @torch.inference_mode()
-def decode(autoencoder: AutoencoderKL, latents_BCHW: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, latents_BCHW: Tensor) -> Tensor:
     """Images (B, H, W, 3) in uint8 of unscaled latents (B, C, h, w)."""
     dtype = next(autoencoder.parameters()).dtype
     decoded: Any = autoencoder.decode(latents_BCHW.to(dtype))

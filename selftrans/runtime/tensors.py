@@ -15,6 +15,8 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 FORMAT = 1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Arithmetic by the names that experiment files use."""
 _KEY = "selftrans"
 
 

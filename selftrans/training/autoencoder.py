@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selftrans.config import Data, TrainedAutoencoder, load_data
-from selftrans.data.sources import open_source
+from selftrans.data.sources import read_all
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
@@ -48,8 +48,7 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
         mid_block_add_attention=False,
     ).to(device)
     autoencoder.register_to_config(scaling_factor=None)
-    source = open_source(data)
-    images = torch.from_numpy(source.read(range(len(source.labels))))
+    images = torch.from_numpy(read_all(data)[0])
     order = shuffled(generator(settings.seed, Stream.AUTOENCODER, 1), len(images), settings.batch_size)
 
     def loss_of_step(_: int) -> Tensor:

@@ -89,6 +89,7 @@ class BatchSource:
         posterior_noise = np.empty((size, *shape), np.float32)
         noise = np.empty((size, *shape), np.float32)
         uniform = np.empty(size, np.float32)
+        views = np.zeros(size, np.int64)
         for row, position in enumerate(positions):
             rng = generator(self.seed, Stream.BATCH, step, position)
             times[row] = draw_time(rng, self.path, self.training.time)
@@ -96,18 +97,19 @@ class BatchSource:
             rng.standard_normal(dtype=np.float32, out=posterior_noise[row])
             rng.standard_normal(dtype=np.float32, out=noise[row])
             uniform[row] = rng.random()
+            views[row] = rng.integers(self.store.manifest.views)
         indices = self.indices(step, positions)
         labels = self.store.labels[indices]
         return Numbers(
             step=step,
-            z=self.store.latents(indices, posterior_noise),
+            z=self.store.latents(indices, posterior_noise, views),
             eps=noise,
             times=times,
             labels=labels,
             dropped_labels=np.where(dropped, self.store.manifest.num_classes, labels),
             uniform=uniform,
-            encoded={features.name: features.rows[indices] for features in self.features},
-            images=None if self.images is None else self.images.read(indices),
+            encoded={features.name: features.rows.of(indices, views) for features in self.features},
+            images=None if self.images is None else mirrored(self.images.read(indices), views),
         )
 
     def stream(self, steps: range, parts: list[range], device: torch.device) -> Iterator[list[Batch]]:
@@ -127,6 +129,11 @@ class BatchSource:
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(len(self.store))
+
+
+def mirrored(images_BHWC: NDArray[np.uint8], views_B: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Images, those of view 1 mirrored."""
+    return np.where(views_B[:, None, None, None] == 1, images_BHWC[:, :, ::-1], images_BHWC)
 
 
 def batch_of(numbers: Numbers, path: Interpolant, device: torch.device) -> Batch:

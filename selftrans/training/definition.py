@@ -12,6 +12,8 @@ from selftrans.runtime.files import read_json
 
 DEFINITION_FILE = "definition.json"
 DEFINING_DATA = {"source", "image_size", "autoencoder", "latents"}
+# Where images and autoencoder lie: the digest of the latents that they came to is among a run's inputs.
+PLACES = {"source": {"path"}, "autoencoder": {"path"}}
 
 
 def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any
     encoders = {used.name: experiment.data.encoders[used.name] for used in settings.encoders}
     return {
         "seed": seed,
-        "data": experiment.data.model_dump(mode="json", include=DEFINING_DATA),
+        "data": experiment.data.model_dump(mode="json", include=DEFINING_DATA, exclude=PLACES),
         "model": settings.model.model_dump(mode="json", exclude={"preset"}),
         "guidance": guidance,
         "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),

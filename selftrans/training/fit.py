@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selftrans.config import Classifier, Data, TrainedEncoder
-from selftrans.data.sources import held_out, open_source
+from selftrans.data.sources import held_out, read_all
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import Progress
@@ -61,9 +61,8 @@ def fit_classifier(
         stream: of the random order.
         label: name in the log.
     """
-    source = open_source(data)
     device = next(network.parameters()).device
-    images, labels = torch.from_numpy(source.read(range(len(source.labels)))), torch.from_numpy(source.labels)
+    images, labels = map(torch.from_numpy, read_all(data))
     hidden = held_out(len(images))
     shown = np.flatnonzero(~hidden)
     order = shuffled(generator(settings.seed, stream, 1), len(shown), settings.batch_size)

@@ -65,7 +65,7 @@ class Inputs:
             teacher_digests=tuple(facts["digest"] for _, facts in loaded),
             features=stores,
             encoders=tuple(load_encoder(path, device) for path in encoders),
-            images=open_source(experiment.data) if encoders else None,
+            images=open_source(experiment.data, store.manifest.skipped) if encoders else None,
         )
 
     @property

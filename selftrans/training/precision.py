@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from selftrans.config import Precision, Training
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.tensors import DTYPES
 
-AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # On a CPU autocast pays where matrix products outweigh the conversions: at this width it doubles the speed of a step, at
 # 96 it gains nothing (benchmarks/README.md).
 BF16_CPU_WIDTH = 384
@@ -63,7 +63,7 @@ class Arithmetic:
     def __init__(self, precision: Precision, device: torch.device) -> None:
         self.precision = precision
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._device, self._dtype = device.type, AUTOCAST[precision]
+        self._device, self._dtype = device.type, DTYPES[precision]
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""

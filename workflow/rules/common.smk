@@ -18,6 +18,7 @@ from selftrans.config import (
     merged,
     validated,
 )
+from selftrans.data.sources import may_skip
 from selftrans.runtime.errors import ConfigError, UserError
 from selftrans.runtime.files import read_json, write_text
 from selftrans.training.definition import check_definition, run_definition
@@ -422,6 +423,14 @@ def reference_images(wildcards):
     """What a data set's samples are measured against: what it names, or all its own images."""
     own = f"results/data/{wildcards.dataset}/data.yaml"
     return DATA[wildcards.dataset].reference or own
+
+
+def list_of_skipped(wildcards):
+    """Where it stands which images were left out, if some may be and all others are the reference."""
+    data = DATA[wildcards.dataset]
+    if data.reference or not may_skip(data):
+        return []
+    return f"results/data/{wildcards.dataset}/latents/manifest.json"
 
 
 def metrics_of_extractor(wildcards):

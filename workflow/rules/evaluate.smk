@@ -30,6 +30,7 @@ rule reference_statistics:
     input:
         data=ancient("results/data/{dataset}/data.yaml"),
         extractor=extractor_of_data,
+        latents=list_of_skipped,
     output:
         statistics="results/data/{dataset}/reference/{extractor}.npz",
         features="results/data/{dataset}/reference/{extractor}-features.npy",

@@ -10,11 +10,12 @@ rule extract_latents:
         "results/data/{dataset}/benchmarks/latents.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: asks("extract", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
-        gpu=asks("data", "gpu"),
+        mem_mb=asks("extract", "mem_mb"),
+        runtime=asks("extract", "runtime"),
+        gpu=asks("extract", "gpu"),
+        processes=asks("extract", "processes"),
     params:
         definition=lambda wildcards: data_definition(
             wildcards, "autoencoder", "latents"
@@ -23,7 +24,7 @@ rule extract_latents:
         directory=subpath(output[0], parent=True),
     shell:
         "python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
-        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
+        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 
 
 rule extract_features:
@@ -39,17 +40,18 @@ rule extract_features:
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: asks("extract", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
-        gpu=asks("data", "gpu"),
+        mem_mb=asks("extract", "mem_mb"),
+        runtime=asks("extract", "runtime"),
+        gpu=asks("extract", "gpu"),
+        processes=asks("extract", "processes"),
     params:
         definition=lambda wildcards: data_definition(wildcards),
         directory=subpath(output[0], parent=True),
     shell:
         "python -m selftrans.data.features {input.data} --encoder {input.encoder}"
-        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
+        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 
 
 rule latents:

@@ -1,9 +1,10 @@
 """What the signals of every run follow -> its principal colours, beside the input."""
 
+from pathlib import Path
+
 import numpy as np
 
-from selftrans.config import load_data
-from selftrans.data.sources import open_source
+from selftrans.data.sources import open_extracted
 from selftrans.plotting.features import guiding_features, principal_colours
 from selftrans.plotting.style import save
 from selftrans.runtime.logs import logged_to
@@ -17,7 +18,7 @@ with logged_to(snakemake.log[0]):
             shown, noisy = arrays["shown"], arrays["noisy"]
     names = [name for _, name, _ in found]
     columns = {name if names.count(name) == 1 else f"{labels[run]}: {name}": tokens for run, name, tokens in found}
-    images = open_source(load_data(snakemake.input.data)).read(shown)
+    images = open_extracted(Path(snakemake.input.data)).read(shown)
     style = snakemake.params.style
     figure = guiding_features(columns, images, principal_colours(noisy), snakemake.params.t, style["width_inches"])
     save(figure, snakemake.output, style["dpi"])

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from selftrans.config import load_data
-from selftrans.data.sources import open_source
+from selftrans.data.sources import open_extracted
 from selftrans.evaluation.probes import probe_rows
 from selftrans.models.encoder import load_encoder
 from selftrans.runtime.devices import claim_device
@@ -14,7 +13,7 @@ from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    source = open_source(load_data(snakemake.input.data))
+    source = open_extracted(Path(snakemake.input.data))
     encoder = load_encoder(Path(snakemake.input.encoder), claim_device(min(snakemake.resources.gpu, 1)))
     with np.load(snakemake.input.features, allow_pickle=False) as arrays:
         images, labels, held_out = (arrays[name] for name in ("images", "labels", "held_out"))

@@ -1,0 +1,147 @@
+"""What extractions share: images decoded in threads, encoded in fixed batches, written shard by shard on many processes."""
+
+import sys
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selftrans.data.image_files import CorruptImage
+from selftrans.data.sources import ImageSource
+from selftrans.data.store import StoreWriter
+from selftrans.runtime.devices import claim_device
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG, Progress
+from selftrans.runtime.workers import WHOLE, Share, run_workers
+
+ENCODE_BATCH = 64  # fixed, so that the stored bytes do not depend on how the work is cut
+BATCHES_AHEAD = 2
+
+
+class Extraction(Protocol):
+    """A store in the making."""
+
+    def write(self, share: Share) -> None:
+        """Write this worker's shards, but for those that are there."""
+        ...
+
+    def finish(self) -> object:
+        """Write the manifest over the shards."""
+        ...
+
+
+class EncodedBatch(NamedTuple):
+    """What became of some neighbouring images."""
+
+    places: range
+    rows: NDArray[np.floating[Any]]
+    """Their rows, those of an image one behind the other."""
+    skipped: list[int]
+    """Places of those that cannot be decoded and have no row."""
+
+
+def write_shards(writer: StoreWriter, encoded: Callable[[range], Iterable[EncodedBatch]], share: Share) -> None:
+    """Write this worker's shards, but for those that are there; a shard is made whole by one worker.
+
+    Args:
+        writer: of the store.
+        encoded: the batches of a shard's images.
+        share: which worker this is.
+    """
+    own = [shard for shard in writer.ranges() if shard[0] % share.of == share.number]
+    todo = [shard for shard in own if not writer.has(shard[0])]
+    total, left = (sum(stop - start for _, start, stop in shards) for shards in (own, todo))
+    with Progress(total, "encoding", "image", initial=total - left, quiet=share.number > 0) as bar:
+        for number, start, stop in todo:
+            with writer.shard(number) as shard:
+                for batch in encoded(range(start, stop)):
+                    shard.skipped += batch.skipped
+                    if len(batch.rows):
+                        shard.append(batch.rows)
+                    bar.update(len(batch.places))
+                if not shard.count:
+                    raise UserError(f"images {start} to {stop - 1}: none of them can be decoded")
+
+
+def run_extraction(module: str, arguments: Namespace, opened: Callable[[torch.device], Extraction]) -> None:
+    """Run an extraction's command line: alone, as one of several workers, or as who starts them and writes the manifest.
+
+    Args:
+        module: the command line's module.
+        arguments: of ``add_worker_arguments``.
+        opened: the extraction on a device.
+    """
+    several = arguments.worker is None and max(arguments.gpus, arguments.processes) > 1
+    extraction = opened(torch.device("cpu") if several else claim_device(min(arguments.gpus, 1)))
+    if several:
+        run_workers(module, sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
+    else:
+        extraction.write(arguments.worker or WHOLE)
+    if arguments.worker is None:
+        extraction.finish()
+
+
+def batches_of(places: range) -> list[range]:
+    """A shard's images in the batches that they are encoded in."""
+    return [places[first : first + ENCODE_BATCH] for first in range(0, len(places), ENCODE_BATCH)]
+
+
+def encode_images(
+    source: ImageSource, places: range, encode: Callable[[Tensor], NDArray[np.floating[Any]]], *, skip: bool
+) -> Iterator[EncodedBatch]:
+    """Decode images in this process's threads and encode them; while a batch is encoded, the next ones are decoded.
+
+    Args:
+        source: the images.
+        places: which of them.
+        encode: rows of uint8 images (B, H, W, 3).
+        skip: leave out images that cannot be decoded.
+
+    Raises:
+        CorruptImage: an image cannot be decoded, and is not to be left out.
+    """
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
+        for batch, images in _decoded(source, batches_of(places), pool):
+            skipped = []
+            for place, image in zip(batch, images, strict=True):
+                if isinstance(image, CorruptImage):
+                    if not skip:
+                        pool.shutdown(cancel_futures=True)
+                        raise image
+                    LOG.warning("left out: %s", image)
+                    skipped.append(place)
+            sound = [image for image in images if not isinstance(image, CorruptImage)]
+            rows = encode(torch.from_numpy(np.stack(sound))) if sound else np.empty(0, np.float32)
+            yield EncodedBatch(batch, rows, skipped)
+
+
+def _decoded(
+    source: ImageSource, batches: list[range], pool: ThreadPoolExecutor
+) -> Iterator[tuple[range, list[NDArray[np.uint8] | CorruptImage]]]:
+    """Batches of images, or of what is wrong with them."""
+    coming: deque[list[Future[NDArray[np.uint8] | CorruptImage]]] = deque()
+
+    def read(place: int) -> NDArray[np.uint8] | CorruptImage:
+        try:
+            return source.read(range(place, place + 1))[0]
+        except CorruptImage as error:
+            return error
+
+    for number, batch in enumerate(batches):
+        for ahead in batches[number + len(coming) : number + 1 + BATCHES_AHEAD]:
+            coming.append([pool.submit(read, place) for place in ahead])
+        yield batch, [image.result() for image in coming.popleft()]
+
+
+def encode_views(encode: Callable[[Tensor], Tensor], images_BHWC: Tensor, views: int) -> Tensor:
+    """Rows of images, or of images and their mirror images in turns."""
+    rows = encode(images_BHWC)
+    if views == 1:
+        return rows
+    return torch.stack([rows, encode(images_BHWC.flip(2))], dim=1).flatten(0, 1)
