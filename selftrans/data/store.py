@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selftrans.data.images import write_npy_header
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path, read_json, sha256_of, write_json
+from selftrans.runtime.files import atomic_path, read_json, remove_remains, sha256_of, write_json
 
 
 class Shard(BaseModel):
@@ -403,6 +403,7 @@ class StoreWriter:
             if stale.name not in current:
                 stale.with_suffix(".json").unlink(missing_ok=True)
                 stale.unlink()
+        remove_remains(self.directory)
         write_json(self.directory / "manifest.json", manifest.model_dump())
         return manifest
 
