@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar,
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from selftrans.grids import expand_grids
 from selftrans.runtime.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -46,6 +47,8 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+EXPERIMENTS = Path("experiments")
+DATA_FILES = EXPERIMENTS / "data"
 
 # --------------------------------------------------------------------------------------------------------------- data
 
@@ -621,17 +624,53 @@ NOT_DEFINING = {
 }  # fmt: skip
 
 
+class ImportedCheckpoint(Settings):
+    """A checkpoint that others trained, to be sampled, evaluated or followed as a teacher."""
+
+    file: str
+    """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is executed."""
+    convention: Literal["noise-at-1", "data-at-1"]
+    """Where the noise is: at t = 1 (REPA, the authors of Self-Transcendence), or the data, with the velocity turned (SiT)."""
+    step: PositiveInt
+    """Optimizer steps it was trained for, by which it is called."""
+    scale: PositiveFloat = 0.18215
+    """Factor of the latents that it was trained on."""
+    shift: float = 0.0
+    """What was subtracted from them before."""
+    ignore: tuple[str, ...] = ()
+    """Beginnings of the names of further training-only heads in it."""
+
+
 class Run(Settings):
     """One arm of the comparison."""
 
     label: str | None = None
     """Name in figures and tables; the run's key if it is not given."""
+    imported: ImportedCheckpoint | None = None
+    """A checkpoint that is there already: nothing is trained."""
+    grid: Name | None = None
+    """The grid that made this run; filled in."""
     guidance: Guidance = NoGuidance()
     """The training signal, or a list of several whose weighted terms are added."""
     model: Model
     """Backbone; what is not given here is the experiment's."""
     training: Training
     """Recipe; what is not given here is the experiment's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imported_has_one_checkpoint(cls, values: Any) -> Any:
+        imported = values.get("imported") if isinstance(values, Mapping) else None
+        if not isinstance(imported, Mapping) or not isinstance(step := imported.get("step"), int):
+            return values
+        training = {**values.get("training", {}), "checkpoints": (step,), "log_every": 1}
+        return {**values, "training": training}
+
+    @model_validator(mode="after")
+    def _imported_is_not_guided(self) -> Self:
+        if self.imported and self.signals:
+            raise ValueError("guidance: an imported checkpoint is not trained (allowed: none)")
+        return self
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -775,6 +814,30 @@ FIRST_IMAGES = 100
 """Images of every set that stay for figures when the others are deleted."""
 
 
+class Grid(Settings):
+    """A run, varied in some of its keys: a run for each combination of values, and a figure of them all."""
+
+    run: Name
+    """The run that is varied; a combination that it has itself is that run."""
+    vary: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)]
+    """Values of keys of the run, for instance `guidance.guidance_scale: [5, 15, 30]`."""
+    label: str | None = None
+    """Name in figures, with the values in place of `{0}`, `{1}`; `{0[low]}` is a key of a value."""
+    runs: tuple[Name, ...] = ()
+    """The grid's runs; filled in."""
+
+
+class Published(Settings):
+    """Curves that others published, to be drawn dashed behind ours (`experiments/published/NAME.yaml`)."""
+
+    source: str
+    """Who published them, where, how they were read, and under which conditions."""
+    metric: Literal["fid", "is"]
+    """What they show."""
+    curves: dict[Name, dict[PositiveInt, float]]
+    """For runs of the experiment, values by optimizer step."""
+
+
 class Figures(Settings):
     """What is drawn."""
 
@@ -784,6 +847,8 @@ class Figures(Settings):
     """Steps in the sample figure."""
     sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
+    published: Published | None = None
+    """Name of a file in `experiments/published/`, or the path of one."""
     baseline: Name | None = None
     """The run that the others are compared with, seed by seed; the first one, if it is not given."""
     width_inches: PositiveFloat = 5.5
@@ -876,6 +941,8 @@ class Experiment(Settings):
     """Recipe of every run."""
     runs: Annotated[dict[Name, Run], Field(min_length=1)]
     """The arms, by name."""
+    grids: dict[Name, Grid] = {}
+    """Runs that are varied, by name."""
     evaluation: Evaluation
     """What is measured."""
     figures: Figures
@@ -896,7 +963,7 @@ class Experiment(Settings):
             if isinstance(run, Mapping):
                 inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
                 runs[name] = {**run, **inherited}
-        return {**values, "runs": runs}
+        return expand_grids({**values, "runs": runs})
 
     @model_validator(mode="after")
     def _runs_are_possible(self) -> Self:
@@ -979,6 +1046,9 @@ class Experiment(Settings):
         }
         for key, wanted in chosen.items():
             _check_steps(key, wanted, steps, "no checkpoint of any run")
+        for run in self.figures.published.curves if self.figures.published else ():
+            if run not in self.runs:
+                raise ValueError(f"figures.published.curves: {run!r} is no run (allowed: {', '.join(self.runs)})")
         if self.figures.sampler not in self.evaluation.samplers:
             allowed = ", ".join(self.evaluation.samplers)
             raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
@@ -1015,6 +1085,11 @@ class Experiment(Settings):
         """The run that the others are compared with."""
         return self.figures.baseline or next(iter(self.runs))
 
+    @property
+    def main_runs(self) -> dict[str, Run]:
+        """The runs in figures of the whole experiment: those that no grid made."""
+        return {name: run for name, run in self.runs.items() if run.grid is None}
+
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to."""
         steps = self.runs[run].training.checkpoints
@@ -1043,6 +1118,8 @@ class WorkflowSettings(Settings):
 
     experiments: Annotated[tuple[str, ...], Field(min_length=1)] | str
     """Names in `experiments/`, or paths of experiment files."""
+    data: dict[Name, dict[str, Any]] = {}
+    """Changes to data files, by name: where images lie on this machine."""
     resources: dict[str, Any] = {}
     """Changes to each experiment's `resources`."""
     retries: Annotated[int, Field(ge=0)] = 3
@@ -1159,36 +1236,50 @@ def _without_tags(location: tuple[str | int, ...]) -> Iterator[str]:
             yield str(part)
 
 
-def load_experiment(reference: str | Path) -> Experiment:
+def load_experiment(reference: str | Path, data_changes: Mapping[str, Mapping[str, Any]] | None = None) -> Experiment:
     """Read an experiment file and the data file that it names.
 
     Args:
         reference: the path of an experiment file, or the name of one in ``experiments/``. A file may say
             ``extends: OTHER`` and give only what differs.
+        data_changes: changes to data files, by their names.
 
     Raises:
         ConfigError: in one line: the file, the key, what was found, what is allowed.
     """
     path = experiment_path(reference)
-    values = {"name": path.stem, **_read_extended(path, ())}
+    values = {"name": path.stem, **_read_extended(path, EXPERIMENTS)}
     if isinstance(values.get("data"), str):
-        values["data"] = load_data(values["data"]).model_dump()
+        values["data"] = load_data(values["data"], data_changes).model_dump()
+    figures = values.get("figures")
+    if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
+        values["figures"] = {**figures, "published": _load_published(published).model_dump()}
     return validated(Experiment, values, str(path))
 
 
-def load_data(reference: str | Path) -> Data:
-    """Read a data file: the path of one, or the name of one in ``experiments/data/``.
+def _load_published(reference: str) -> Published:
+    path = _find(reference, EXPERIMENTS / "published")
+    return validated(Published, read_yaml(path), str(path))
+
+
+def load_data(reference: str | Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Data:
+    """Read a data file: the path of one, or the name of one in ``experiments/data/``; it, too, may say ``extends``.
+
+    Args:
+        reference: path or name.
+        changes: changes to data files, by their names.
 
     Raises:
         ConfigError: in one line: the file, the key, what was found, what is allowed.
     """
-    path = _find(str(reference), Path("experiments/data"))
-    return validated(Data, {"name": path.stem, **read_yaml(path)}, str(path))
+    path = _find(str(reference), DATA_FILES)
+    values = {"name": path.stem, **_read_extended(path, DATA_FILES)}
+    return validated(Data, merged(values, (changes or {}).get(values["name"], {})), str(path))
 
 
 def experiment_path(reference: str | Path) -> Path:
     """The file that ``reference`` means: a path, or a name in ``experiments/``."""
-    return _find(str(reference), Path("experiments"))
+    return _find(str(reference), EXPERIMENTS)
 
 
 def _find(reference: str, directory: Path) -> Path:
@@ -1201,18 +1292,21 @@ def _find(reference: str, directory: Path) -> Path:
     return path
 
 
-def _read_extended(path: Path, through: tuple[Path, ...]) -> dict[str, Any]:
-    """An experiment file over the one that it extends; a data file's path is relative to the file that names it."""
+def _read_extended(path: Path, directory: Path, through: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file over the one that it extends, which may be a name in ``directory``; paths are relative to the file they stand in."""
     if path.resolve() in through:
         raise ConfigError(f"{path}: extends: comes back to itself")
     values = read_yaml(path)
     if _is_path(values.get("data")):
         values["data"] = str(path.parent / values["data"])
+    figures = values.get("figures")
+    if isinstance(figures, dict) and _is_path(figures.get("published")):
+        figures["published"] = str(path.parent / figures["published"])
     base = values.pop("extends", None)
     if base is None:
         return values
-    base_path = path.parent / base if _is_path(base) else _find(str(base), Path("experiments"))
-    base_values = _read_extended(base_path, (*through, path.resolve()))
+    base_path = path.parent / base if _is_path(base) else _find(str(base), directory)
+    base_values = _read_extended(base_path, directory, (*through, path.resolve()))
     base_values.pop("name", None)
     return dict(merged(base_values, values))
 
@@ -1233,10 +1327,9 @@ def experiment_schema() -> dict[str, Any]:
     schema["if"], schema["else"] = {"required": ["extends"]}, {"required": whole}
     description = schema["properties"]["data"]["description"]
     schema["properties"]["data"] = {"type": "string", "description": description}
-    schema["properties"]["extends"] = {
-        "type": "string",
-        "description": "Experiment file whose content this one changes: a name in `experiments/`, or a path.",
-    }
+    schema["properties"]["extends"] = _extends("Experiment file", EXPERIMENTS)
+    published = parts["Figures"]["properties"]["published"]
+    parts["Figures"]["properties"]["published"] = {"type": "string", "description": published["description"]}
     parts["Run"]["required"] = []
     scale = parts["SamplerGuidance"]["properties"]["scale"]
     number = scale.pop("type")
@@ -1247,5 +1340,12 @@ def experiment_schema() -> dict[str, Any]:
 def data_schema() -> dict[str, Any]:
     """JSON schema of a data file, for editors (``experiments/data/schema.json``)."""
     schema = Data.model_json_schema()
-    schema["required"] = [key for key in schema["required"] if key != "name"]
+    whole = [key for key in schema.pop("required") if key != "name"]
+    schema["if"], schema["else"] = {"required": ["extends"]}, {"required": whole}
+    schema["properties"]["extends"] = _extends("Data file", DATA_FILES)
     return schema
+
+
+def _extends(kind: str, directory: Path) -> dict[str, str]:
+    description = f"{kind} whose content this one changes: a name in `{directory}/`, or a path."
+    return {"type": "string", "description": description}
