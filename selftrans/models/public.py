@@ -253,8 +253,8 @@ _ENDS = {
 def to_diffusers(model: SiT) -> DiTTransformer2DModel:
     """A transformer of diffusers that computes the same velocity, in eval mode: ``transformer(x, t, labels)``, t in [0, 1].
 
-    Its times are floats, with noise at 1; the schedulers and the pipeline that diffusers has for DiT expect a noise
-    prediction instead.
+    It is in float32. Its times are floats, with noise at 1; the schedulers and the pipeline that diffusers has for DiT expect
+    a noise prediction instead.
 
     Raises:
         UserError: that class cannot express the model.
@@ -274,7 +274,7 @@ def to_diffusers(model: SiT) -> DiTTransformer2DModel:
         raise UserError("pos_embed: diffusers' DiTTransformer2DModel can only have the fixed sin-cos table")
     own = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     own["t_embedder.mlp.0.weight"] = _refitted(own["t_embedder.mlp.0.weight"])
-    transformer.to(model.pos_embed.dtype).load_state_dict(_renamed(own, shape.depth))
+    transformer.load_state_dict(_renamed(own, shape.depth))
     embedder = transformer.transformer_blocks[0].norm1.emb
     if (error := _refit_error(model, embedder)) > LARGEST_REFIT_ERROR:
         raise UserError(
@@ -319,7 +319,6 @@ def _refitted(first: Tensor) -> Tensor:
 def _refit_error(model: SiT, embedder: CombinedTimestepLabelEmbeddings) -> float:
     """Largest error of diffusers' embedding of time over times that were not fitted, as a part of its largest number."""
     times = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    projected: Tensor = embedder.time_proj(times)
-    found = embedder.timestep_embedder(projected.to(model.pos_embed.dtype))
+    found: Tensor = embedder.timestep_embedder(embedder.time_proj(times))
     wanted = copy.deepcopy(model.t_embedder).cpu().double()(times)
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
