@@ -35,7 +35,7 @@ Convention = Literal["noise-at-1", "data-at-1"]
 TRAINING_HEADS = ("projectors.", "projector.", "ap_head.")
 """Prefixes of what only training needs: heads of REPA and Self-Transcendence, of SRA."""
 KNOWN_HEADS = {width: heads for _, width, heads in SIZES.values()}
-WRAPPERS = {"module", "_orig_mod"}
+WRAPPERS = ("module", "_orig_mod")
 """Parts of names that DistributedDataParallel and torch.compile put in."""
 LARGEST_REFIT_ERROR = 1e-5
 
