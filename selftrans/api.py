@@ -3,7 +3,18 @@
 from selftrans.config import Sampler, SamplerGuidance, load_experiment
 from selftrans.data.store import LatentStore
 from selftrans.generation import ImageSampler
+from selftrans.models.weights import load_backbone, load_exported
 from selftrans.training.batches import BatchSource
 from selftrans.training.trainer import build_model
 
-__all__ = ["BatchSource", "ImageSampler", "LatentStore", "Sampler", "SamplerGuidance", "build_model", "load_experiment"]
+__all__ = [
+    "BatchSource",
+    "ImageSampler",
+    "LatentStore",
+    "Sampler",
+    "SamplerGuidance",
+    "build_model",
+    "load_backbone",
+    "load_experiment",
+    "load_exported",
+]

@@ -24,20 +24,6 @@ from tests.conftest import randomise
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory):
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("autoencoder")
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        mid_block_add_attention=False,
-    ).save_pretrained(directory)  # fmt: skip
-    return str(directory)
-
-
 @pytest.fixture
 def weights(tmp_path, shape):
     path = tmp_path / "ema.safetensors"

@@ -56,6 +56,20 @@ class SiTShape:
         return asdict(self)
 
 
+def timestep_frequencies(
+    count: int, max_period: float = 10_000.0, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Tensor:
+    """Frequencies of the sinusoids of t, from 1 towards 1 / max_period, (F/2,)."""
+    powers = torch.arange(count, dtype=dtype, device=device) / count
+    return torch.exp(-math.log(max_period) * powers)
+
+
+def sinusoids(t_B: Tensor, frequencies: Tensor) -> Tensor:
+    """Cosines of t at the frequencies, then sines, (B, F)."""
+    angles = t_B[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 class TimestepEmbedder(nn.Module):
     """Sinusoids of t, then an MLP: (B,) -> (B, D)."""
 
@@ -66,12 +80,9 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t_B: Tensor) -> Tensor:
         """Embed the times; the sinusoids are never computed in less than float32."""
-        dtype = torch.promote_types(t_B.dtype, torch.float32)
-        half = self.frequency_size // 2
-        powers_F = torch.arange(half, dtype=dtype, device=t_B.device) / half
-        angles_BF = t_B.to(dtype)[:, None] * torch.exp(-math.log(self.max_period) * powers_F)
-        sinusoids_BF = torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1)
-        return self.mlp(sinusoids_BF.to(next(self.mlp.parameters()).dtype))
+        t_B = t_B.to(torch.promote_types(t_B.dtype, torch.float32))
+        frequencies = timestep_frequencies(self.frequency_size // 2, self.max_period, t_B.dtype, t_B.device)
+        return self.mlp(sinusoids(t_B, frequencies).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,18 @@ def read_metadata(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         UserError: the file is absent, damaged, of another program, another format or another kind.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _checked_header(path, kind, file.metadata())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
+    with _opened(path) as file:
+        return _checked_header(path, kind, file.metadata())
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file, on the CPU.
+
+    Raises:
+        UserError: the file is absent or damaged.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -69,14 +75,21 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         UserError: as ``read_metadata``, or the content is not what was written.
     """
     metadata = read_metadata(path, kind)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
+    tensors = read_safetensors(path)
     if (found := digest_of(tensors)) != metadata["digest"]:
         raise UserError(f"{path}: damaged, its content has digest {found[:12]}, written was {metadata['digest'][:12]}")
     return tensors, metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
 
 
 def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from selftrans.config import Experiment
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
-from selftrans.models.sit import SiTTrunk
+from selftrans.models.sit import SiTShape, SiTTrunk
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 
@@ -53,8 +53,7 @@ class Inputs:
             raise UserError(f"--teacher: {len(teachers)} given, run {run!r} follows {len(wanted)}")
         loaded = [load_teacher(path, device) for path in teachers]
         for path, (trunk, facts), teacher in zip(teachers, loaded, wanted, strict=True):
-            if facts["latents"]["digest"] != store.manifest.digest:
-                raise UserError(f"{path}: was trained on other latents than {store.directory}")
+            _check_latents(path, trunk.shape, facts["latents"], store)
             if teacher.depth != trunk.shape.depth:
                 raise UserError(f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}")
         stores = tuple(map(FeatureStore, features))
@@ -82,3 +81,19 @@ class Inputs:
             "teachers": list(self.teacher_digests),
             "encoders": stored | {encoder.name: encoder.digest for encoder in self.encoders},
         }
+
+
+def _check_latents(path: Path, shape: SiTShape, latents: dict[str, Any], store: LatentStore) -> None:
+    """Raise unless a teacher fits a store's latents; of an imported one nobody knows which it was trained on."""
+    manifest = store.manifest
+    if latents["digest"] is None:
+        for key, found, expected in (
+            ("scale", latents["scale"], manifest.scale),
+            ("shift", latents["shift"], manifest.shift),
+            ("latent_shape", shape.latent_shape, manifest.latent_shape),
+            ("num_classes", shape.num_classes, manifest.num_classes),
+        ):
+            if found != expected:
+                raise UserError(f"{path}: {key} is {found}, {store.directory} has {expected}")
+    elif latents["digest"] != manifest.digest:
+        raise UserError(f"{path}: was trained on other latents than {store.directory}")

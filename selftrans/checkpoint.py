@@ -1,0 +1,150 @@
+"""Public checkpoints in, ours out. ``python -m selftrans.checkpoint import --help``, ``... export --help``."""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, get_args
+
+from safetensors.torch import save_file
+
+from selftrans import __version__
+from selftrans.config import Interpolation, Weights
+from selftrans.models.public import Convention, read_checkpoint, read_shape, to_diffusers, to_ours
+from selftrans.models.sit import SiTShape
+from selftrans.models.weights import CPU, load_backbone
+from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.files import atomic_path, sha256_of, write_json
+from selftrans.runtime.tensors import save_tensors
+
+SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
+Target = Literal["safetensors", "diffusers"]
+
+
+def import_checkpoint(
+    file: Path,
+    output: Path,
+    *,
+    convention: Convention,
+    weights: Weights = "ema",
+    heads: int | None = None,
+    latent_size: int | None = None,
+    ignore: Collection[str] = (),
+    step: int | None = None,
+    scale: float = SD_SCALE,
+    shift: float = 0.0,
+    path: Interpolation = "linear",
+    name: str | None = None,
+    expected: SiTShape | None = None,
+) -> str:
+    """Write a public checkpoint as a weight file of ours and return the digest of its tensors.
+
+    Args:
+        file: the public file.
+        output: our weight file.
+        convention: the model's direction of time.
+        weights: averaged or raw, where the file has both.
+        heads: attention heads, where nothing in the file tells them.
+        latent_size: height of the latents, where nothing in the file tells it.
+        ignore: prefixes of tensors that are no part of the backbone.
+        step: the training's step (if it is not given: what the file says, else 0).
+        scale: a latent that the model sees is (latent - shift) * scale.
+        shift: see ``scale``.
+        path: the interpolant that the model was trained on.
+        name: the run's name (if it is not given: the file's).
+        expected: the shape that the model must have.
+
+    Raises:
+        UserError: the file cannot be used, or its model has another shape.
+    """
+    found = read_checkpoint(file)
+    tensors = found.tensors(weights)
+    if expected is not None:
+        heads = heads or expected.heads
+        if "pos_embed" not in tensors:
+            latent_size = latent_size or expected.latent_shape[1]
+    shape = read_shape(tensors, file, heads=heads, latent_size=latent_size)
+    if expected is not None:
+        wanted = expected.to_json()
+        for key, value in shape.to_json().items():
+            if value != wanted[key]:
+                raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
+    facts = {
+        "run": name or file.stem,
+        "seed": 0,
+        "step": step if step is not None else found.step or 0,
+        "fingerprint": sha256_of(file),
+        "shape": shape.to_json(),
+        "path": path,
+        "latents": {"digest": None, "scale": scale, "shift": shift},
+        "version": __version__,
+        "weights": weights,
+        "imported": {"file": file.name, "convention": convention},
+    }
+    return save_tensors(output, to_ours(tensors, shape, convention, file, ignore), "weights", facts)
+
+
+def export_checkpoint(weights: Path, to: Target, output: Path) -> None:
+    """Write a weight file for others into a directory: ``load_exported`` or diffusers' ``from_pretrained`` reads it.
+
+    Raises:
+        UserError: the file is no weight file, or diffusers' class cannot express its model.
+    """
+    model, facts = load_backbone(weights, CPU)
+    if to == "safetensors":
+        with atomic_path(output / "model.safetensors") as temporary:
+            save_file(model.state_dict(), temporary, metadata={"format": "pt"})
+        write_json(output / "config.json", facts)
+        return
+    transformer = to_diffusers(model)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".") as temporary_directory:
+        transformer.save_pretrained(temporary_directory)
+        for part in sorted(Path(temporary_directory).iterdir(), reverse=True):  # the config last
+            part.replace(output / part.name)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.checkpoint", description="Read public checkpoints, write ours for others."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    reading = commands.add_parser("import", help="a public checkpoint becomes a weight file of ours")
+    reading.add_argument("file", type=Path, help="SiT, REPA, SRA, Self-Transcendence (.pt, .pth, .bin, .safetensors)")
+    reading.add_argument(
+        "--convention", choices=get_args(Convention), required=True, help="SiT: data-at-1; the others: noise-at-1"
+    )
+    reading.add_argument("--output", type=Path, required=True, help="our weight file (.safetensors)")
+    reading.add_argument("--weights", choices=get_args(Weights), default="ema", help="(default: ema)")
+    reading.add_argument("--heads", type=int, help="attention heads, where nothing in the file tells them")
+    reading.add_argument("--latent-size", type=int, help="height of the latents, where nothing in the file tells it")
+    reading.add_argument(
+        "--ignore", nargs="+", action="extend", default=[], metavar="PREFIX", help="tensors that may be left out"
+    )
+    reading.add_argument("--step", type=int, help="step of the training (default: what the file says, else 0)")
+    reading.add_argument("--scale", type=float, default=SD_SCALE, help=f"scale of the latents (default: {SD_SCALE})")
+    reading.add_argument("--shift", type=float, default=0.0, help="shift of the latents (default: 0)")
+    reading.add_argument("--path", choices=get_args(Interpolation), default="linear", help="(default: linear)")
+    reading.add_argument("--name", help="name of the run (default: the file's)")
+    writing = commands.add_parser("export", help="a weight file of ours becomes a directory for others")
+    writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
+    writing.add_argument("--to", choices=get_args(Target), required=True, help="whose files")
+    writing.add_argument("--output", type=Path, required=True, help="the directory")
+    arguments = vars(parser.parse_args())
+    if arguments.pop("command") == "export":
+        export_checkpoint(**arguments)
+        return
+    for option, least in (("heads", 1), ("latent_size", 1), ("step", 0)):
+        if (value := arguments[option]) is not None and value < least:
+            raise UserError(f"--{option.replace('_', '-')}: {value} is too small (allowed: {least} or more)")
+    if not 0 < arguments["scale"] < math.inf:
+        raise UserError(f"--scale: {arguments['scale']} is no scale (allowed: a positive number)")
+    if not math.isfinite(arguments["shift"]):
+        raise UserError(f"--shift: {arguments['shift']} is no shift (allowed: a finite number)")
+    print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
+
+
+if __name__ == "__main__":
+    run_main(main)
