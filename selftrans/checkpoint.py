@@ -1,6 +1,7 @@
 """Public checkpoints in, ours out. ``python -m selftrans.checkpoint import --help``, ``... export --help``."""
 
 import argparse
+import json
 import math
 import tempfile
 from collections.abc import Collection
@@ -10,9 +11,8 @@ from typing import Literal, get_args
 from safetensors.torch import save_file
 
 from selftrans import __version__
-from selftrans.config import Interpolation, Weights
-from selftrans.models.public import Convention, read_checkpoint, read_shape, to_diffusers, to_ours
-from selftrans.models.sit import SiTShape
+from selftrans.config import Convention, Interpolation, Model, Weights, validated
+from selftrans.models.public import read_checkpoint, read_shape, to_diffusers, to_ours
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
@@ -36,7 +36,7 @@ def import_checkpoint(
     shift: float = 0.0,
     path: Interpolation = "linear",
     name: str | None = None,
-    expected: SiTShape | None = None,
+    expected: Model | None = None,
 ) -> str:
     """Write a public checkpoint as a weight file of ours and return the digest of its tensors.
 
@@ -53,7 +53,7 @@ def import_checkpoint(
         shift: see ``scale``.
         path: the interpolant that the model was trained on.
         name: the run's name (if it is not given: the file's).
-        expected: the shape that the model must have.
+        expected: the backbone that it must be; tells the heads, too.
 
     Raises:
         UserError: the file cannot be used, or its model has another shape.
@@ -62,14 +62,10 @@ def import_checkpoint(
     tensors = found.tensors(weights)
     if expected is not None:
         heads = heads or expected.heads
-        if "pos_embed" not in tensors:
-            latent_size = latent_size or expected.latent_shape[1]
     shape = read_shape(tensors, file, heads=heads, latent_size=latent_size)
-    if expected is not None:
-        wanted = expected.to_json()
-        for key, value in shape.to_json().items():
-            if value != wanted[key]:
-                raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
+    for key, wanted in expected.model_dump(exclude={"preset"}).items() if expected else ():
+        if (value := getattr(shape, key)) != wanted:
+            raise UserError(f"{file}: {key} is {value}, expected {wanted}")
     facts = {
         "run": name or file.stem,
         "seed": 0,
@@ -128,6 +124,7 @@ def main() -> None:
     reading.add_argument("--shift", type=float, default=0.0, help="shift of the latents (default: 0)")
     reading.add_argument("--path", choices=get_args(Interpolation), default="linear", help="(default: linear)")
     reading.add_argument("--name", help="name of the run (default: the file's)")
+    reading.add_argument("--expected", help="the backbone that it must be: an experiment's `model`, as JSON")
     writing = commands.add_parser("export", help="a weight file of ours becomes a directory for others")
     writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
     writing.add_argument("--to", choices=get_args(Target), required=True, help="whose files")
@@ -143,6 +140,8 @@ def main() -> None:
         raise UserError(f"--scale: {arguments['scale']} is no scale (allowed: a positive number)")
     if not math.isfinite(arguments["shift"]):
         raise UserError(f"--shift: {arguments['shift']} is no shift (allowed: a finite number)")
+    if arguments["expected"] is not None:
+        arguments["expected"] = validated(Model, json.loads(arguments["expected"]), "--expected")
     print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
 
 

@@ -24,6 +24,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weights = Literal["ema", "raw"]
 Interpolation = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Convention = Literal["noise-at-1", "data-at-1"]
+"""Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's. ``data-at-1``: SiT's."""
 ExtractorName = Literal["classifier", "inception", "dinov2"]
 EXTRACTORS: tuple[ExtractorName, ...] = ("classifier", "inception", "dinov2")
 DistanceArithmetic = Literal["fp32", "adm"]
@@ -629,7 +631,7 @@ class ImportedCheckpoint(Settings):
 
     file: str
     """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is executed."""
-    convention: Literal["noise-at-1", "data-at-1"]
+    convention: Convention
     """Where the noise is: at t = 1 (REPA, the authors of Self-Transcendence), or the data, with the velocity turned (SiT)."""
     step: PositiveInt
     """Optimizer steps it was trained for, by which it is called."""
@@ -1054,6 +1056,8 @@ class Experiment(Settings):
             raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
         if self.baseline not in self.runs:
             raise ValueError(f"figures.baseline: {self.baseline!r} is no run (allowed: {', '.join(self.runs)})")
+        if self.runs[self.baseline].imported and not all(run.imported for run in self.runs.values()):
+            raise ValueError(f"figures.baseline: {self.baseline!r} was not trained here (allowed: a run that was)")
         if not self.evaluated_steps(self.baseline, self.figures.sampler):
             raise ValueError(
                 f"figures.sampler: {self.figures.sampler!r} samples no checkpoint of the baseline {self.baseline!r}"
@@ -1083,7 +1087,8 @@ class Experiment(Settings):
     @property
     def baseline(self) -> str:
         """The run that the others are compared with."""
-        return self.figures.baseline or next(iter(self.runs))
+        trained = (name for name, run in self.runs.items() if not run.imported)
+        return self.figures.baseline or next(trained, next(iter(self.runs)))
 
     @property
     def main_runs(self) -> dict[str, Run]:
@@ -1293,7 +1298,7 @@ def _find(reference: str, directory: Path) -> Path:
 
 
 def _read_extended(path: Path, directory: Path, through: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file over the one that it extends, which may be a name in ``directory``; paths are relative to the file they stand in."""
+    """A file over the one that it extends, a path or a name in ``directory``; paths are relative to the file they stand in."""
     if path.resolve() in through:
         raise ConfigError(f"{path}: extends: comes back to itself")
     values = read_yaml(path)

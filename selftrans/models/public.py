@@ -16,12 +16,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isqrt, nextafter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from selftrans.config import SIZES, Weights
+from selftrans.config import SIZES, Convention, Weights
 from selftrans.models.sit import SiT, SiTShape, sincos_table, sinusoids, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import read_safetensors
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from diffusers import DiTTransformer2DModel
     from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
 
-Convention = Literal["noise-at-1", "data-at-1"]
-"""Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's. ``data-at-1``: SiT's."""
 TRAINING_HEADS = ("projectors.", "projector.", "ap_head.")
 """Prefixes of what only training needs: heads of REPA and Self-Transcendence, of SRA."""
 KNOWN_HEADS = {width: heads for _, width, heads in SIZES.values()}

@@ -1,6 +1,7 @@
 """Curves over training: FID against steps, losses against steps."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from selftrans.plotting.style import Look, legend_columns, looks
 LOSSES = {"denoising": "denoising loss", "alignment": "alignment loss", "gradient_norm": "gradient norm"}
 
 
-def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
+def convergence(
+    table: pd.DataFrame, labels: Mapping[str, str], width_inches: float, published: Mapping[str, Any] | None = None
+) -> Figure:
     """FID (and Inception score, if it is there) against optimizer steps, a line for each run.
 
     With several seeds the line is their mean and the band reaches from the smallest to the largest.
@@ -22,6 +25,7 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
         table: one sampler's rows of ``metrics.csv``.
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
+        published: curves of others for some of the runs, dashed behind ours: their ``metric``, and ``curves`` by run.
     """
     columns, table = _measured(table)
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
@@ -29,6 +33,11 @@ def convergence(table: pd.DataFrame, labels: Mapping[str, str], width_inches: fl
     for axis, column in zip(axes, columns, strict=True):
         for run, look in looks(labels).items():
             _line_with_spread(axis, look, table[table["run"] == run], "step", column)
+            if published and column == published["metric"] and run in published["curves"]:
+                steps, values = zip(*sorted(published["curves"][run].items()), strict=True)
+                axis.plot(steps, values, color=look.colour, linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.6, zorder=1)
+        if published and column == published["metric"]:
+            axis.plot([], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="published")
         _steps_axis(axis, _metric_names(table.iloc[0])[column])
     _logarithmic(axes[0])
     _legend_above(figure, axes[0], title=_sampler_name(table.iloc[0]))

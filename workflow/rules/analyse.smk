@@ -109,7 +109,7 @@ rule plot_discriminability:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
         runs=probed_runs,
         encoder=encoder_title,
     script:
@@ -140,7 +140,7 @@ rule plot_feature_maps:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
         runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
         t=lambda wildcards: analysis_of(wildcards).shown_time,
     script:
@@ -171,7 +171,7 @@ rule plot_guiding_features:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
         runs=lambda wildcards: aligned_runs(EXPERIMENTS[wildcards.experiment]),
         t=lambda wildcards: analysis_of(wildcards).shown_time,
     script:
@@ -201,7 +201,7 @@ rule plot_similarity:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
         runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
         t=lambda wildcards: analysis_of(wildcards).shown_time,
     script:

@@ -1,5 +1,6 @@
 """The experiments of this call, checked before any job, and the questions that rules ask about them."""
 
+import json
 import re
 import shlex
 import sys
@@ -46,6 +47,21 @@ def write_resolved(path, settings):
         write_text(path, content)
 
 
+def trained_runs(experiment):
+    """Names of the runs that are not imported."""
+    return [name for name, run in experiment.runs.items() if not run.imported]
+
+
+def imported_runs():
+    """Names of the runs that are checkpoints of others, in any experiment."""
+    return {
+        name
+        for experiment in EXPERIMENTS.values()
+        for name, run in experiment.runs.items()
+        if run.imported
+    }
+
+
 def read_experiments():
     """Load every experiment of config.yaml and refuse what cannot be done.
 
@@ -53,7 +69,7 @@ def read_experiments():
         UserError: in one line, the file and the key.
     """
     for reference in SETTINGS.references():
-        experiment = load_experiment(reference)
+        experiment = load_experiment(reference, SETTINGS.data)
         if experiment.name in EXPERIMENTS:
             raise ConfigError(
                 f"config.yaml: experiments: {experiment.name!r} is named twice"
@@ -69,11 +85,26 @@ def read_experiments():
             JobKinds, asked, "config.yaml: resources"
         )
         train = RESOURCES[experiment.name].train
-        for run in experiment.runs.values():
-            run.training.check_processes(train.gpu or train.processes, reference)
-        for run, seed in product(experiment.runs, experiment.seeds):
+        for name, run in experiment.runs.items():
+            if run.imported and len(experiment.seeds) > 1:
+                raise ConfigError(
+                    f"{reference}: runs.{name}.imported: a checkpoint has one seed, the experiment has {len(experiment.seeds)}"
+                )
+            if not run.imported:
+                run.training.check_processes(train.gpu or train.processes, reference)
+        for run, seed in product(trained_runs(experiment), experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
+    if unknown := SETTINGS.data.keys() - DATA.keys():
+        raise ConfigError(
+            f"config.yaml: data: {min(unknown)!r} is no data set of these experiments (allowed: {', '.join(DATA)})"
+        )
+    if both := imported_runs() & {
+        run for experiment in EXPERIMENTS.values() for run in trained_runs(experiment)
+    }:
+        raise ConfigError(
+            f"config.yaml: experiments: run {min(both)!r} is trained in one of them and imported in another"
+        )
     for experiment in EXPERIMENTS.values():
         write_resolved(
             f"results/data/{experiment.data.name}/data.yaml", experiment.data
@@ -104,6 +135,9 @@ wildcard_constraints:
     ),
     extractor="|".join(EXTRACTORS),
     encoder=one_of(name for data in DATA.values() for name in data.encoders),
+    grid=one_of(
+        grid for experiment in EXPERIMENTS.values() for grid in experiment.grids
+    ),
     sweep=one_of(
         sweep
         for experiment in EXPERIMENTS.values()
@@ -137,6 +171,10 @@ KEEPING = [
     if experiment.evaluation.keep_samples
 ]
 NOT_KEEPING = [name for name in EXPERIMENTS if name not in KEEPING]
+TRAINED = [
+    run for experiment in EXPERIMENTS.values() for run in trained_runs(experiment)
+]
+IMPORTED = imported_runs()
 
 
 def of_data(pattern):
@@ -204,8 +242,8 @@ def autoencoder_path_of_experiment(wildcards):
 
 
 def segments(experiment):
-    """Wildcards of every checkpoint of an experiment."""
-    for run, seed in product(experiment.runs, experiment.seeds):
+    """Wildcards of every checkpoint that an experiment trains."""
+    for run, seed in product(trained_runs(experiment), experiment.seeds):
         for step in experiment.runs[run].training.checkpoints:
             yield {
                 "experiment": experiment.name,
@@ -213,6 +251,28 @@ def segments(experiment):
                 "seed": seed,
                 "step": step,
             }
+
+
+def import_options(wildcards):
+    """What a checkpoint of others is, for the command line; its place is no part of it."""
+    run, data = (
+        settings_of_run(wildcards),
+        EXPERIMENTS[wildcards.experiment].data,
+    )
+    options = {
+        "--convention": run.imported.convention,
+        "--step": run.imported.step,
+        "--scale": run.imported.scale,
+        "--shift": run.imported.shift,
+        "--path": run.training.path,
+        "--name": wildcards.run,
+        "--latent-size": data.latent_shape[1],
+        "--expected": run.model.model_dump_json(exclude={"preset"}),
+    }
+    words = [str(word) for option in options.items() for word in option]
+    if run.imported.ignore:
+        words += ["--ignore", *run.imported.ignore]
+    return shlex.join(words)
 
 
 def teacher_path(wildcards, teacher):
@@ -451,11 +511,39 @@ def asks_for_metrics(what):
 
 
 def run_labels(wildcards):
-    """The runs' names in tables and figures, in the order of the experiment file."""
+    """The runs' names in tables, in the order of the experiment file."""
     return {
         name: run.label or name
         for name, run in EXPERIMENTS[wildcards.experiment].runs.items()
     }
+
+
+def main_labels(wildcards):
+    """The runs' names in figures of the whole experiment."""
+    main = EXPERIMENTS[wildcards.experiment].main_runs
+    return {
+        name: label for name, label in run_labels(wildcards).items() if name in main
+    }
+
+
+def compared_labels(wildcards):
+    """The names of those that were trained here: what a checkpoint of others cost is not known."""
+    trained = trained_runs(EXPERIMENTS[wildcards.experiment])
+    return {
+        name: label for name, label in main_labels(wildcards).items() if name in trained
+    }
+
+
+def grid_labels(wildcards):
+    """The names of a grid's runs."""
+    runs = EXPERIMENTS[wildcards.experiment].grids[wildcards.grid].runs
+    return {run: run_labels(wildcards)[run] for run in runs}
+
+
+def published_curves(wildcards):
+    """What others published of an experiment's runs."""
+    published = EXPERIMENTS[wildcards.experiment].figures.published
+    return published.model_dump() if published else None
 
 
 def figure_style(wildcards):
@@ -468,16 +556,16 @@ def shown_sampler(wildcards):
 
 
 def last_segments(wildcards):
-    """The last checkpoint of every run and seed: its history is that of the whole training."""
+    """The last checkpoint of every main run and seed: its history is that of the whole training."""
     experiment = EXPERIMENTS[wildcards.experiment]
     last = {
         run: settings.training.checkpoints[-1]
-        for run, settings in experiment.runs.items()
+        for run, settings in experiment.main_runs.items()
     }
     return [
         segment
         for segment in segments(experiment)
-        if segment["step"] == last[segment["run"]]
+        if segment["step"] == last.get(segment["run"])
     ]
 
 
@@ -498,7 +586,11 @@ def shown_sets(wildcards):
     figures = experiment.figures
     shown = sample_sets(experiment, figures.sampler, figures.sample_checkpoints)
     return sorted(
-        (one for one in shown if one["seed"] == experiment.seeds[0]),
+        (
+            one
+            for one in shown
+            if one["seed"] == experiment.seeds[0] and one["run"] in experiment.main_runs
+        ),
         key=lambda one: one["step"],
     )
 
@@ -514,15 +606,15 @@ def shown_rows(wildcards):
 
 
 def first_of_seed(experiment):
-    """Wildcards of every run's first seed."""
+    """Wildcards of every main run's first seed."""
     return [
         {"experiment": experiment.name, "run": run, "seed": experiment.seeds[0]}
-        for run in experiment.runs
+        for run in experiment.main_runs
     ]
 
 
 def aligned_runs(experiment):
-    return [run for run, settings in experiment.runs.items() if settings.signals]
+    return [run for run, settings in experiment.main_runs.items() if settings.signals]
 
 
 def histories_of_run(wildcards):
@@ -536,7 +628,9 @@ def histories_of_run(wildcards):
 
 def figures_of(experiment):
     """Names of all figures of an experiment."""
-    names = ["convergence", "losses", "samples", "comparison"]
+    names = ["convergence", "samples"]
+    names += ["losses", "comparison"] if trained_runs(experiment) else []
+    names += [f"grid-{grid}" for grid in experiment.grids]
     names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
     names += [f"dynamics-{run}" for run in aligned_runs(experiment)]
     if experiment.analysis:
@@ -621,13 +715,13 @@ def all_probes(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
     return [
         PROBES.format(experiment=experiment.name, run=run, seed=seed)
-        for run, seed in product(experiment.runs, experiment.seeds)
+        for run, seed in product(experiment.main_runs, experiment.seeds)
     ]
 
 
 def probed_runs(wildcards):
     experiment = EXPERIMENTS[wildcards.experiment]
-    return list(product(experiment.runs, experiment.seeds))
+    return list(product(experiment.main_runs, experiment.seeds))
 
 
 def encoder_probe(wildcards):

@@ -22,7 +22,38 @@ rule plot_convergence:
     params:
         sampler=shown_sampler,
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
+        published=published_curves,
+    script:
+        "../scripts/convergence.py"
+
+
+rule plot_grid:
+    input:
+        table="results/{experiment}/metrics.csv",
+    output:
+        report(
+            f"{FIGURES}/grid-{{grid}}.png",
+            category="Grids",
+            caption="../report/grid.rst",
+        ),
+        f"{FIGURES}/grid-{{grid}}.pdf",
+    log:
+        "results/{experiment}/logs/grid-{grid}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/grid-{grid}.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("light", "mem_mb"),
+        runtime=asks("light", "runtime"),
+        gpu=0,
+    params:
+        sampler=shown_sampler,
+        style=figure_style,
+        labels=grid_labels,
+        published=None,
     script:
         "../scripts/convergence.py"
 
@@ -48,7 +79,7 @@ rule plot_losses:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=compared_labels,
         runs=last_history_runs,
     script:
         "../scripts/losses.py"
@@ -77,7 +108,7 @@ rule plot_samples:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
         rows=shown_rows,
         columns=lambda wildcards: EXPERIMENTS[
             wildcards.experiment
@@ -110,7 +141,7 @@ rule plot_sweep:
     params:
         sets=sweep_sets,
         style=figure_style,
-        labels=run_labels,
+        labels=main_labels,
     script:
         "../scripts/sweep.py"
 
@@ -148,6 +179,7 @@ rule plot_comparison:
         sampler=shown_sampler,
         style=figure_style,
         labels=run_labels,
+        shown=compared_labels,
         baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].baseline,
         teachers=teachers_of_runs,
         checkpoints=compared_checkpoints,
@@ -178,7 +210,7 @@ rule plot_dynamics:
         gpu=0,
     params:
         style=figure_style,
-        labels=run_labels,
+        labels=compared_labels,
     script:
         "../scripts/dynamics.py"
 
@@ -214,6 +246,7 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        experiments=lambda wildcards: ",".join(REFERENCES),
+        experiments=f"experiments=[{','.join(REFERENCES)}]",
+        data=f"data={json.dumps(SETTINGS.data)}",
     shell:
-        "snakemake figures evaluate --nolock --config 'experiments=[{params.experiments}]' --report {output} > {log} 2>&1"
+        "snakemake figures evaluate --nolock --config {params.experiments:q} {params.data:q} --report {output} > {log} 2>&1"

@@ -19,6 +19,8 @@ rule train_segment:
         f"{RUN}/logs/train-{{step}}.log",
     benchmark:
         f"{RUN}/benchmarks/train-{{step}}.tsv"
+    wildcard_constraints:
+        run=one_of(TRAINED),
     priority: urgency
     retries: SETTINGS.retries
     conda:
@@ -39,6 +41,33 @@ rule train_segment:
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --attempt {resources.attempt} > {log} 2>&1"
+
+
+# A checkpoint that others trained takes the place of a segment.
+rule import_checkpoint:
+    input:
+        lambda wildcards: settings_of_run(wildcards).imported.file,
+    output:
+        f"{CHECKPOINT}/{{weights}}.safetensors",
+    log:
+        f"{RUN}/logs/import-{{step}}-{{weights}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/import-{{step}}-{{weights}}.tsv"
+    wildcard_constraints:
+        run=one_of(IMPORTED),
+    priority: 10**9
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=asks("generate", "mem_mb"),
+        runtime=asks("generate", "runtime"),
+        gpu=0,
+    params:
+        options=import_options,
+    shell:
+        "python -m selftrans.checkpoint import {input:q} {params.options} --weights {wildcards.weights}"
+        " --output {output} > {log} 2>&1"
 
 
 rule freeze_teacher:

@@ -15,6 +15,7 @@ with logged_to(snakemake.log[0]):
     seconds = {}
     for path, (run, seed, step) in zip(snakemake.input.checkpoints, params.checkpoints, strict=True):
         seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_json(Path(path))["seconds"]
+    table = table[table["run"].isin(list(seconds))]
     found = comparison_table(table, seconds, params.teachers, params.baseline)
     write_text(Path(snakemake.output.csv), found.to_csv(index=False))
     write_text(Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False))
@@ -24,5 +25,5 @@ with logged_to(snakemake.log[0]):
     hours = [
         total[run][step][seed] / 3600 for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
     ]
-    figure = comparison(table.assign(hours=hours), params.labels, style["width_inches"])
+    figure = comparison(table.assign(hours=hours), params.shown, style["width_inches"])
     save(figure, [snakemake.output.png, snakemake.output.pdf], style["dpi"])

@@ -1,4 +1,4 @@
-"""metrics.csv -> FID against steps for all runs."""
+"""metrics.csv -> FID against steps for some runs, and what others published of them."""
 
 from selftrans.evaluation.tables import read_metrics
 from selftrans.plotting.curves import convergence
@@ -8,4 +8,5 @@ from selftrans.runtime.logs import logged_to
 with logged_to(snakemake.log[0]):
     params, style = snakemake.params, snakemake.params.style
     shown = read_metrics(snakemake.input.table, [params.sampler])
-    save(convergence(shown, params.labels, style["width_inches"]), snakemake.output, style["dpi"])
+    figure = convergence(shown, params.labels, style["width_inches"], params.published)
+    save(figure, snakemake.output, style["dpi"])
