@@ -729,8 +729,8 @@ class Sampler(Settings):
     """Class of sample i: i modulo the number of classes, or drawn from (seed, i)."""
     seed: Seed = 0
     """Seed of labels, noise and SDE paths; sample i is a function of (seed, i)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; the state of the sampler is always float64."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the network; the state of the sampler is always float64. `tf32` rounds the factors of products on GPUs."""
     decoder_precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the autoencoder's decoder."""
     checkpoints: Literal["all", "last"] | tuple[PositiveInt, ...] = "all"
@@ -1056,7 +1056,7 @@ class Experiment(Settings):
             raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
         if self.baseline not in self.runs:
             raise ValueError(f"figures.baseline: {self.baseline!r} is no run (allowed: {', '.join(self.runs)})")
-        if self.runs[self.baseline].imported and not all(run.imported for run in self.runs.values()):
+        if self.trained_runs and self.baseline not in self.trained_runs:
             raise ValueError(f"figures.baseline: {self.baseline!r} was not trained here (allowed: a run that was)")
         if not self.evaluated_steps(self.baseline, self.figures.sampler):
             raise ValueError(
@@ -1087,13 +1087,35 @@ class Experiment(Settings):
     @property
     def baseline(self) -> str:
         """The run that the others are compared with."""
-        trained = (name for name, run in self.runs.items() if not run.imported)
-        return self.figures.baseline or next(trained, next(iter(self.runs)))
+        return self.figures.baseline or next(iter(self.trained_runs or self.runs))
 
     @property
     def main_runs(self) -> dict[str, Run]:
         """The runs in figures of the whole experiment: those that no grid made."""
         return {name: run for name, run in self.runs.items() if run.grid is None}
+
+    @property
+    def trained_runs(self) -> tuple[str, ...]:
+        """Names of the runs that are not imported."""
+        return tuple(name for name, run in self.runs.items() if not run.imported)
+
+    @property
+    def guided_runs(self) -> tuple[str, ...]:
+        """Names of the main runs that have a training signal."""
+        return tuple(name for name, run in self.main_runs.items() if run.signals)
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """All figures of the experiment."""
+        names = ["convergence", "samples"]
+        names += ["losses", "comparison"] if self.trained_runs else []
+        names += [f"grid-{grid}" for grid in self.grids]
+        names += [f"sweep-{sweep}" for sweep in self.evaluation.sweeps]
+        names += [f"dynamics-{run}" for run in self.guided_runs]
+        if self.analysis:
+            names += ["discriminability", "feature-maps", "similarity"]
+            names += ["guiding-features"] if self.guided_runs else []
+        return tuple(names)
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to."""
@@ -1137,6 +1159,14 @@ class WorkflowSettings(Settings):
     def references(self) -> tuple[str, ...]:
         """The experiments, as a list also where one was given."""
         return (self.experiments,) if isinstance(self.experiments, str) else self.experiments
+
+    def job_kinds(self, experiment: Experiment) -> JobKinds:
+        """What an experiment's jobs ask for.
+
+        Raises:
+            ConfigError: in one line, the key that is wrong.
+        """
+        return validated(JobKinds, merged(experiment.resources.model_dump(), self.resources), "config.yaml: resources")
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

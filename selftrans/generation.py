@@ -28,7 +28,7 @@ from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import decode, load_autoencoder
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.devices import claim_device
+from selftrans.runtime.devices import allow_tf32, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.logs import Progress, set_up_logging
@@ -83,7 +83,7 @@ def sample_latents(
     guidance = settings.guidance
     field = GuidedVelocity(
         model=model, labels_B=labels_B, null_class=null_class, scale=guidance.scale, low=guidance.low,
-        high=guidance.high, dtype=DTYPES[settings.precision],
+        high=guidance.high, dtype=DTYPES.get(settings.precision, torch.float32),
     )  # fmt: skip
     x = noise()
     match settings.sampler:
@@ -110,7 +110,7 @@ class ImageSampler:
     def __init__(self, weights: Path | str, autoencoder: str, device: torch.device = CPU) -> None:
         self.device = device
         self.model, self.facts = load_backbone(Path(weights), device)
-        self._models = {"fp32": self.model}
+        self._models = {"fp32": self.model, "tf32": self.model}
         self.autoencoder = load_autoencoder(autoencoder, device)
         self._decoders = {"fp32": self.autoencoder}
 
@@ -126,7 +126,9 @@ class ImageSampler:
         if settings.precision not in self._models:
             self._models[settings.precision] = copy.deepcopy(self.model).to(DTYPES[settings.precision])
         model = self._models[settings.precision]
+        allow_tf32(settings.precision == "tf32")
         z = sample_latents(model, settings, labels, noise, model.null_class, self.facts["path"])
+        allow_tf32(False)
         latents = self.facts["latents"]
         return self.decode(z / latents["scale"] + latents["shift"], settings.decoder_precision)
 

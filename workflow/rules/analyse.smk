@@ -172,7 +172,7 @@ rule plot_guiding_features:
     params:
         style=figure_style,
         labels=main_labels,
-        runs=lambda wildcards: aligned_runs(EXPERIMENTS[wildcards.experiment]),
+        runs=lambda wildcards: EXPERIMENTS[wildcards.experiment].guided_runs,
         t=lambda wildcards: analysis_of(wildcards).shown_time,
     script:
         "../scripts/guiding_features.py"

@@ -11,12 +11,10 @@ import yaml
 
 from selftrans.config import (
     EXTRACTORS,
-    JobKinds,
     TrainedAutoencoder,
     TrainedEncoder,
     WorkflowSettings,
     load_experiment,
-    merged,
     validated,
 )
 from selftrans.data.sources import may_skip
@@ -47,11 +45,6 @@ def write_resolved(path, settings):
         write_text(path, content)
 
 
-def trained_runs(experiment):
-    """Names of the runs that are not imported."""
-    return [name for name, run in experiment.runs.items() if not run.imported]
-
-
 def imported_runs():
     """Names of the runs that are checkpoints of others, in any experiment."""
     return {
@@ -80,10 +73,7 @@ def read_experiments():
             )
         EXPERIMENTS[experiment.name] = experiment
         REFERENCES.append(reference)
-        asked = merged(experiment.resources.model_dump(), SETTINGS.resources)
-        RESOURCES[experiment.name] = validated(
-            JobKinds, asked, "config.yaml: resources"
-        )
+        RESOURCES[experiment.name] = SETTINGS.job_kinds(experiment)
         train = RESOURCES[experiment.name].train
         for name, run in experiment.runs.items():
             if run.imported and len(experiment.seeds) > 1:
@@ -92,7 +82,7 @@ def read_experiments():
                 )
             if not run.imported:
                 run.training.check_processes(train.gpu or train.processes, reference)
-        for run, seed in product(trained_runs(experiment), experiment.seeds):
+        for run, seed in product(experiment.trained_runs, experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
     if unknown := SETTINGS.data.keys() - DATA.keys():
@@ -100,7 +90,7 @@ def read_experiments():
             f"config.yaml: data: {min(unknown)!r} is no data set of these experiments (allowed: {', '.join(DATA)})"
         )
     if both := imported_runs() & {
-        run for experiment in EXPERIMENTS.values() for run in trained_runs(experiment)
+        run for experiment in EXPERIMENTS.values() for run in experiment.trained_runs
     }:
         raise ConfigError(
             f"config.yaml: experiments: run {min(both)!r} is trained in one of them and imported in another"
@@ -172,7 +162,7 @@ KEEPING = [
 ]
 NOT_KEEPING = [name for name in EXPERIMENTS if name not in KEEPING]
 TRAINED = [
-    run for experiment in EXPERIMENTS.values() for run in trained_runs(experiment)
+    run for experiment in EXPERIMENTS.values() for run in experiment.trained_runs
 ]
 IMPORTED = imported_runs()
 
@@ -243,7 +233,7 @@ def autoencoder_path_of_experiment(wildcards):
 
 def segments(experiment):
     """Wildcards of every checkpoint that an experiment trains."""
-    for run, seed in product(trained_runs(experiment), experiment.seeds):
+    for run, seed in product(experiment.trained_runs, experiment.seeds):
         for step in experiment.runs[run].training.checkpoints:
             yield {
                 "experiment": experiment.name,
@@ -528,7 +518,7 @@ def main_labels(wildcards):
 
 def compared_labels(wildcards):
     """The names of those that were trained here: what a checkpoint of others cost is not known."""
-    trained = trained_runs(EXPERIMENTS[wildcards.experiment])
+    trained = EXPERIMENTS[wildcards.experiment].trained_runs
     return {
         name: label for name, label in main_labels(wildcards).items() if name in trained
     }
@@ -613,10 +603,6 @@ def first_of_seed(experiment):
     ]
 
 
-def aligned_runs(experiment):
-    return [run for run, settings in experiment.main_runs.items() if settings.signals]
-
-
 def histories_of_run(wildcards):
     """The whole history of every seed of a run."""
     return [
@@ -624,19 +610,6 @@ def histories_of_run(wildcards):
         for segment in last_segments(wildcards)
         if segment["run"] == wildcards.run
     ]
-
-
-def figures_of(experiment):
-    """Names of all figures of an experiment."""
-    names = ["convergence", "samples"]
-    names += ["losses", "comparison"] if trained_runs(experiment) else []
-    names += [f"grid-{grid}" for grid in experiment.grids]
-    names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
-    names += [f"dynamics-{run}" for run in aligned_runs(experiment)]
-    if experiment.analysis:
-        names += ["discriminability", "feature-maps", "similarity"]
-        names += ["guiding-features"] if aligned_runs(experiment) else []
-    return names
 
 
 def compared_checkpoints(wildcards):
@@ -707,7 +680,7 @@ def features_of_followers(wildcards):
     return [
         FEATURES.format(**job)
         for job in first_of_seed(experiment)
-        if job["run"] in aligned_runs(experiment)
+        if job["run"] in experiment.guided_runs
     ]
 
 

@@ -220,7 +220,7 @@ rule figures:
         [
             f"{FIGURES}/{figure}.{format}".format(experiment=name)
             for name, experiment in EXPERIMENTS.items()
-            for figure in figures_of(experiment)
+            for figure in experiment.figure_names
             for format in ("png", "pdf")
         ],
     localrule: True

@@ -1,0 +1,351 @@
+"""What an experiment will cost, before anyone spends a week on it. ``python -m selftrans.plan --help``.
+
+Operations are counted, a multiplication and an addition as two; hours follow from a rate that is stated beside them. Everything
+is counted as made from nothing; what several experiments share counts once.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selftrans.config import (
+    FIRST_IMAGES,
+    Data,
+    DigitsSource,
+    Experiment,
+    Model,
+    Sampler,
+    SelfTranscendence,
+    Signal,
+    Sra,
+    TrainedAutoencoder,
+    TrainedEncoder,
+    Training,
+    VaeAlignment,
+    WorkflowSettings,
+    load_experiment,
+    read_yaml,
+    validated,
+)
+from selftrans.generation import SampleNoise, sample_latents
+from selftrans.runtime.errors import UserError, run_main
+
+RATES = {"bf16": 100.0, "tf32": 50.0, "fp32": 12.0}
+"""TFLOP/s of an A100 in such networks, assumed: a third of its peak in bf16 (312) and TF32 (156), 60 % in fp32 (19.5)."""
+ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
+"""Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
+EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
+"""Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
+EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
+"""Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
+FREQUENCIES = 256
+RULES = (
+    "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents", "extract_features", "reference_statistics",
+    "import_checkpoint", "train_segment", "freeze_teacher", "generate_samples", "sample_statistics", "metrics", "block_features",
+    "probe_blocks", "probe_encoder", "tables and figures",
+)  # fmt: skip
+
+
+@dataclass
+class Cost:
+    """What the jobs of a rule take."""
+
+    jobs: int = 0
+    flop: float = 0.0
+    gpu_hours: float = 0.0
+    bytes: float = 0.0
+    """What stays on the disk."""
+
+
+def tokens_of(model: Model, side: int) -> int:
+    """Tokens T of a latent."""
+    return (side // model.patch_size) ** 2
+
+
+def block_flop(model: Model, tokens: int) -> float:
+    """Operations of one block for one sample: attention, MLP, modulation."""
+    width = model.width
+    attention = tokens * (8 * width**2 + 4 * tokens * width)
+    mlp = tokens * 4 * width * int(width * model.mlp_ratio)
+    return attention + mlp + 12 * width**2
+
+
+def forward_flop(model: Model, latent_shape: tuple[int, int, int], blocks: int | None = None) -> float:
+    """Operations of a backbone for one sample; of its embedders and first ``blocks``, if they are given."""
+    tokens, width = tokens_of(model, latent_shape[1]), model.width
+    patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * width
+    embedders = patch + 2 * (FREQUENCIES * width + width**2)
+    if blocks is not None:
+        return embedders + blocks * block_flop(model, tokens)
+    return embedders + model.depth * block_flop(model, tokens) + patch + 4 * width**2
+
+
+def parameters(model: Model, latent_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Numbers of a backbone, its fixed table of positions included."""
+    width, patch = model.width, latent_shape[0] * model.patch_size**2
+    hidden, head = int(width * model.mlp_ratio), width // model.heads
+    block = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width + 6 * width * (width + 1)
+    block += 4 * head if model.qk_norm else 0
+    ends = patch * width + width + (patch + 2 * width) * (width + 1)
+    embedders = FREQUENCIES * width + width + width * (width + 1) + (num_classes + 1) * width
+    return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * width
+
+
+def signal_flop(signal: Signal, experiment: Experiment, model: Model) -> float:
+    """Operations of a training signal for one sample: passes without gradient through what it follows, and its projector."""
+    shape = experiment.data.latent_shape
+    projector = getattr(signal, "projector_width", None)
+    head = 3 * 2 * tokens_of(model, shape[1]) * (2 * model.width * (projector or 0) + (projector or 0) ** 2)
+    match signal:
+        case SelfTranscendence():
+            teacher = experiment.runs[signal.teacher.run].model
+            share = signal.t_range.high - signal.t_range.low  # of t ~ U(0, 1): the others are not computed
+            return share * (2 * forward_flop(teacher, shape, signal.teacher_depth) + head)
+        case VaeAlignment():
+            return (signal.t_range.high - signal.t_range.low) * head
+        case Sra():
+            return forward_flop(model, shape, signal.teacher_depth) + head
+        case _:
+            return head
+
+
+def count_images(data: Data) -> int:
+    """How many images a data set has, by its file.
+
+    Raises:
+        UserError: the file does not say.
+    """
+    if isinstance(data.source, DigitsSource):
+        return 1797
+    if data.images is None:
+        raise UserError(f"data {data.name!r}: images: is needed to plan before the data are there")
+    return data.images
+
+
+def count_classes(data: Data) -> int:
+    """Classes of a data set that is not there yet: ten digits, else ImageNet's."""
+    return 10 if isinstance(data.source, DigitsSource) else 1000
+
+
+def encoder_output(data: Data, name: str) -> tuple[int, float]:
+    """Numbers that an encoder makes of an image, and its operations: two for each weight and token."""
+    settings = data.encoders[name]
+    if isinstance(settings, TrainedEncoder):
+        tokens = (data.image_size // settings.patch_size) ** 2
+        return tokens * settings.width, tokens * settings.depth * 24 * settings.width**2
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(settings.model, img_size=settings.input_size, num_classes=0)
+    tokens = network.patch_embed.num_patches
+    weights = sum(parameter.numel() for parameter in network.blocks.parameters())
+    return tokens * network.num_features, 2 * tokens * weights
+
+
+def statistics_bytes(extractor: str, images: int) -> float:
+    """Means and covariances of an extractor's features, and the features themselves."""
+    lengths = EXTRACTOR_NUMBERS[extractor]
+    return sum(8 * length**2 for length in lengths) + 4 * lengths[0] * images
+
+
+def passes_of(sampler: Sampler) -> int:
+    """Forward passes of a sampler for one sample, two where guidance acts: counted by letting it run."""
+    count = 0
+
+    def velocity(x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:  # noqa: ARG001
+        nonlocal count
+        count += len(t_B)
+        return torch.zeros_like(x_BCHW)
+
+    noise = SampleNoise(0, range(1), (1, 1, 1), torch.device("cpu"))
+    sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, null_class=1)
+    return count
+
+
+def _arithmetic(training: Training) -> str:
+    """Which rate a training runs at, on a GPU."""
+    if training.precision != "fp32":
+        return "bf16"
+    return "tf32" if training.tf32 else "fp32"
+
+
+class Plan:
+    """Costs by rule, in the order in which the rules run.
+
+    Args:
+        experiments: what is to be made.
+        rates: TFLOP/s of one GPU by arithmetic.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], rates: Mapping[str, float] = RATES) -> None:
+        self.experiments, self.rates = experiments, rates
+        self.costs = {rule: Cost() for rule in RULES}
+        for experiment in {experiment.data.name: experiment for experiment in experiments}.values():
+            self._add_data(experiment)
+        for _ in {name for experiment in experiments for name in experiment.evaluation.extractors} - {"classifier"}:
+            self._add("extractor_weights", 1)
+        for experiment in experiments:
+            self._add_training(experiment)
+            self._add_evaluation(experiment)
+            self._add_figures(experiment)
+
+    @property
+    def total(self) -> Cost:
+        """All rules together."""
+        costs = self.costs.values()
+        return Cost(*(sum(getattr(cost, part.name) for cost in costs) for part in fields(Cost)))
+
+    def _add(
+        self, rule: str, jobs: int, work: Mapping[str, float] | None = None, size: float = 0.0, gpu: int = 0
+    ) -> None:
+        """Count jobs of a rule: operations of each by arithmetic, bytes that each leaves, GPUs if it asks for any."""
+        cost = self.costs[rule]
+        cost.jobs += jobs
+        cost.bytes += jobs * size
+        for precision, flop in (work or {}).items():
+            cost.flop += jobs * flop
+            rate = self.rates["bf16" if precision == "fp16" else precision]
+            cost.gpu_hours += jobs * flop / (rate * 1e12) / 3600 if gpu else 0.0
+
+    def _add_data(self, experiment: Experiment) -> None:
+        """What the experiments on the same data share."""
+        data, asked = experiment.data, experiment.resources
+        sharing = [other for other in self.experiments if other.data == data]
+        images, embedded = count_images(data), isinstance(data.autoencoder, TrainedAutoencoder)
+        rows = images * (2 if data.latents.flip else 1)
+        if embedded:
+            self._add("autoencoder", 1)
+        encoding: dict[str, float] = {
+            data.latents.precision: 0.0 if embedded else rows * data.image_size**2 * ENCODER_FLOP
+        }
+        size = rows * 2 * prod(data.latent_shape) * (2 if data.latents.dtype == "float16" else 4)
+        self._add("extract_latents", 1, encoding, size, asked.extract.gpu)
+        used = {encoder for other in sharing for run in other.runs.values() for encoder in run.encoders}
+        analysed = {other.analysis.encoder for other in sharing if other.analysis and other.analysis.encoder}
+        self._add("encoder", len({encoder.name for encoder in used} | analysed))
+        for encoder in used:
+            if encoder.features == "store":
+                numbers, flop = encoder_output(data, encoder.name)
+                self._add("extract_features", 1, {"fp32": rows * flop}, rows * numbers * 2, asked.extract.gpu)
+        for extractor in {name for other in sharing for name in other.evaluation.extractors}:
+            self._add("classifier", int(extractor == "classifier"))
+            kept = statistics_bytes(extractor, 0 if data.reference else images)
+            work = {} if data.reference else {"fp32": images * EXTRACTOR_FLOP.get(extractor, 0)}
+            self._add("reference_statistics", 1, work, kept, asked.data.gpu)
+
+    def _add_training(self, experiment: Experiment) -> None:
+        data, seeds = experiment.data, len(experiment.seeds)
+        for run in experiment.runs.values():
+            size, training = 4 * parameters(run.model, data.latent_shape, count_classes(data)), run.training
+            if run.imported:
+                weights = {sampler.weights for sampler in experiment.evaluation.samplers.values()}
+                taught = (teacher for other in experiment.runs.values() for teacher in other.teachers)
+                weights |= {one.choice.weights for one in taught if experiment.runs[one.choice.run] is run}
+                self._add("import_checkpoint", len(weights), size=size)
+                continue
+            passes = 4 if training.activation_checkpointing else 3
+            backbone, before = passes * forward_flop(run.model, data.latent_shape), 0
+            for step in training.checkpoints:
+                flop = (step - before) * backbone
+                for signal in run.signals:
+                    last = signal.stop_after or step
+                    flop += (min(step, last) - min(before, last)) * signal_flop(signal, experiment, run.model)
+                # Averaged and raw weights; and the state, with both and two moments, which stays at every checkpoint.
+                work = {_arithmetic(training): flop * training.batch_size}
+                self._add("train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu)
+                before = step
+        for teacher in {teacher for run in experiment.runs.values() for teacher in run.teachers}:
+            cut = experiment.runs[teacher.choice.run].model.model_copy(update={"depth": teacher.depth})
+            size = 4 * parameters(cut, data.latent_shape, count_classes(data))
+            self._add("freeze_teacher", seeds, size=size)
+
+    def _add_evaluation(self, experiment: Experiment) -> None:
+        data, evaluation, asked = experiment.data, experiment.evaluation, experiment.resources
+        decoding = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else data.image_size**2 * DECODER_FLOP
+        for name, sampler in evaluation.samplers.items():
+            passes, images = passes_of(sampler), sampler.num_samples
+            kept = images if evaluation.keep_samples else min(FIRST_IMAGES, images)
+            for run, settings in experiment.runs.items():
+                jobs = len(experiment.evaluated_steps(run, name)) * len(experiment.seeds)
+                work: defaultdict[str, float] = defaultdict(float)
+                work[sampler.decoder_precision] += images * decoding
+                work[sampler.precision] += images * passes * forward_flop(settings.model, data.latent_shape)
+                self._add("generate_samples", jobs, work, kept * 3 * data.image_size**2, asked.generate.gpu)
+                for extractor in evaluation.extractors:
+                    flop, size = images * EXTRACTOR_FLOP.get(extractor, 0), statistics_bytes(extractor, images)
+                    self._add("sample_statistics", jobs, {"fp32": flop}, size, asked.evaluate.gpu)
+                    self._add("metrics", jobs)
+
+    def _add_figures(self, experiment: Experiment) -> None:
+        if experiment.analysis:
+            probed = len(experiment.main_runs) * len(experiment.seeds)
+            self._add("block_features", probed)
+            self._add("probe_blocks", probed)
+            self._add("probe_encoder", int(experiment.analysis.encoder is not None))
+        self._add("tables and figures", 1 + len(experiment.figure_names))
+
+
+def report(plan: Plan) -> str:
+    """The table, and what it rests on."""
+    lines = [f"{'rule':22} {'jobs':>6} {'PFLOP':>12} {'GPU hours':>11} {'GB':>9}"]
+    for rule, cost in {**plan.costs, "total": plan.total}.items():
+        if cost.jobs:
+            numbers = f"{cost.flop / 1e15:12,.1f} {cost.gpu_hours:11,.1f} {cost.bytes / 1e9:9,.1f}"
+            lines.append(f"{rule:22} {cost.jobs:6,} {numbers}")
+    rates = ", ".join(f"{rate:g} in {precision}" for precision, rate in plan.rates.items())
+    days = plan.total.gpu_hours / 8 / 24
+    lines += [
+        "",
+        f"GPU hours: at {rates} TFLOP/s for each GPU (--rates); jobs that ask for no GPU have none.",
+        f"On 8 GPUs that are always busy: {days:,.1f} days. Not counted: small networks trained on the data, probes.",
+    ]
+    return "\n".join(lines)
+
+
+def parse_rates(text: str) -> dict[str, float]:
+    """``bf16=400,fp32=40`` over the default rates.
+
+    Raises:
+        UserError: it is something else.
+    """
+    rates = dict(RATES)
+    for part in filter(None, text.split(",")):
+        precision, _, rate = part.partition("=")
+        try:
+            value = float(rate)
+        except ValueError:
+            value = 0.0
+        if precision not in rates or value <= 0:
+            raise UserError(f"--rates: {part!r} is no rate (allowed: {', '.join(f'{name}=TFLOP/s' for name in rates)})")
+        rates[precision] = value
+    return rates
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.plan",
+        description="How many jobs, GPU hours and gigabytes experiments will take, by rule.",
+    )
+    parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
+    parser.add_argument(
+        "--rates", default="", help=f"TFLOP/s of your GPU, for instance bf16=400,tf32=200 (default: {RATES})"
+    )
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
+    arguments = parser.parse_args()
+    settings = validated(WorkflowSettings, read_yaml(arguments.config), str(arguments.config))
+    names = arguments.experiments or settings.references()
+    experiments = [load_experiment(name, settings.data) for name in names]
+    asked = [{"resources": settings.job_kinds(experiment)} for experiment in experiments]
+    changed = [one.model_copy(update=update) for one, update in zip(experiments, asked, strict=True)]
+    print(report(Plan(changed, parse_rates(arguments.rates))))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,147 @@
+"""The plan: counted operations against torch's counter, jobs against Snakemake's own."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from selftrans.config import Model, Sampler, load_experiment
+from selftrans.evaluation.inception import inception_network
+from selftrans.models.sit import SiT, SiTShape
+from selftrans.plan import (
+    DECODER_FLOP,
+    ENCODER_FLOP,
+    EXTRACTOR_FLOP,
+    Plan,
+    forward_flop,
+    parameters,
+    parse_rates,
+    passes_of,
+    report,
+)
+from selftrans.runtime.errors import UserError
+from tests.conftest import REPOSITORY
+
+EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
+
+
+def counted(function, *arguments):
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", "SiT-XL/2"])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
+    model, latent_shape = Model(preset=preset, qk_norm=qk_norm), (4, 32, 32)
+    with torch.device("meta"):
+        backbone = SiT(SiTShape.of(model, latent_shape, 1000))
+        inputs = torch.zeros(1, *latent_shape), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    assert parameters(model, latent_shape, 1000) == sum(parameter.numel() for parameter in backbone.parameters())
+    assert forward_flop(model, latent_shape) == pytest.approx(counted(backbone, *inputs), rel=1e-3)
+    of_half = counted(lambda *given: backbone.features(*given, [model.depth // 2]), *inputs)
+    assert forward_flop(model, latent_shape, model.depth // 2) == pytest.approx(of_half, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_operations_of_the_published_autoencoder(size):
+    from diffusers import AutoencoderKL
+
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(**levels, block_out_channels=(128, 256, 512, 512), layers_per_block=2)
+        image, latent = torch.zeros(1, 3, size, size), torch.zeros(1, 4, size // 8, size // 8)
+    assert counted(autoencoder.encode, image) == pytest.approx(ENCODER_FLOP * size**2, rel=0.03)
+    assert counted(autoencoder.decode, latent) == pytest.approx(DECODER_FLOP * size**2, rel=0.03)
+
+
+def test_operations_of_the_extractors():
+    import timm
+
+    with torch.device("meta"):
+        inception = inception_network().eval()
+        dinov2 = timm.create_model("vit_large_patch14_dinov2", img_size=224, num_classes=0)
+        found = counted(inception, torch.zeros(1, 3, 299, 299)), counted(dinov2, torch.zeros(1, 3, 224, 224))
+    assert found == (
+        pytest.approx(EXTRACTOR_FLOP["inception"], rel=0.05),
+        pytest.approx(EXTRACTOR_FLOP["dinov2"], rel=0.05),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"sampler": "euler", "num_steps": 50}, 50),
+        ({"sampler": "heun", "num_steps": 50}, 99),
+        ({"sampler": "euler-maruyama", "num_steps": 250}, 250),
+        ({"sampler": "euler", "num_steps": 50, "guidance": {"scale": 2.0}}, 100),
+        # t = 1, 0.98, ... 0.02: half of them are not above 0.5, and 0.5 is one of these.
+        ({"sampler": "euler", "num_steps": 50, "guidance": {"scale": 2.0, "high": 0.5}}, 75),
+    ],
+)
+def test_passes_of_a_sampler(settings, passes):
+    assert passes_of(Sampler.model_validate(settings)) == passes
+
+
+def test_jobs_are_those_that_snakemake_would_run(tmp_path):
+    """All shipped experiments together, none of whose data but the digits' are there."""
+    words = [
+        "snakemake",
+        "-n",
+        "--cores",
+        "8",
+        "--directory",
+        str(tmp_path),
+        "--snakefile",
+        str(REPOSITORY / "Snakefile"),
+    ]
+    for name in ("experiments", "config.yaml"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    words += ["--config", f"experiments=[{','.join(EXPERIMENTS)}]"]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    jobs = dict(re.findall(r"^([a-z_]+) +(\d+)$", result.stdout.split("Job stats:")[1].split("\n\n")[0], re.MULTILINE))
+    found = {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+    found["generate_samples"] += found.pop("generate_temporary_samples")
+    drawn = [rule for rule in found if rule.startswith("plot_") or rule == "table"]
+    found["tables and figures"] = sum(found.pop(rule) for rule in drawn)
+    planned = Plan([load_experiment(name) for name in EXPERIMENTS]).costs
+    assert {rule: cost.jobs for rule, cost in planned.items() if cost.jobs} == found
+
+
+def test_the_table_says_what_a_known_experiment_takes():
+    """By hand: three runs of B/2, 400,000 steps of 256 samples, forward and backward."""
+    found = Plan([load_experiment("imagenet256-b2")])
+    forward = forward_flop(Model(preset="SiT-B/2"), (4, 32, 32))
+    assert forward / 2 == pytest.approx(23.0e9, rel=0.02)  # multiply-adds, DiT's paper (table 4)
+    training = found.costs["train_segment"]
+    assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
+    assert training.gpu_hours == pytest.approx(training.flop / 100e12 / 3600)
+    assert found.costs["extract_latents"].bytes == pytest.approx(1281167 * 2 * 4 * 32 * 32 * 2)
+    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200"))
+    assert twice.costs["train_segment"].gpu_hours == pytest.approx(training.gpu_hours / 2)
+    assert "train_segment              15" in report(found)
+
+
+def test_the_command_line_reads_the_configuration(tmp_path):
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    config |= {"experiments": ["imagenet256-b2"], "data": {"imagenet256": {"images": 1000}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [sys.executable, "-m", "selftrans.plan", "--config", tmp_path / "config.yaml"]
+    result = subprocess.run(list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    latents = next(line for line in result.stdout.splitlines() if line.startswith("extract_latents"))
+    assert latents.split()[-1] == "0.0"
+    assert result.stdout.splitlines()[0].split() == ["rule", "jobs", "PFLOP", "GPU", "hours", "GB"]
+
+
+def test_what_cannot_be_planned_is_said(tiny):
+    with pytest.raises(UserError, match="--rates: 'int8=3' is no rate"):
+        parse_rates("int8=3")
+    experiment = load_experiment("imagenet256-b2", {"imagenet256": {"images": None}})
+    with pytest.raises(UserError, match="data 'imagenet256': images: is needed to plan"):
+        Plan([experiment])
