@@ -1357,30 +1357,40 @@ def experiment_schema() -> dict[str, Any]:
     for inherited in ("Model", "Training"):  # a run gives only what differs, a preset stands for its numbers
         parts[inherited].pop("required")
     parts["Sra"]["required"] = [key for key in parts["Sra"]["required"] if key not in ("weight", "decay")]
-    # A file that extends another may leave out anything.
-    whole = [key for key in schema.pop("required") if key != "name"]
-    schema["if"], schema["else"] = {"required": ["extends"]}, {"required": whole}
-    description = schema["properties"]["data"]["description"]
-    schema["properties"]["data"] = {"type": "string", "description": description}
-    schema["properties"]["extends"] = _extends("Experiment file", EXPERIMENTS)
-    published = parts["Figures"]["properties"]["published"]
-    parts["Figures"]["properties"]["published"] = {"type": "string", "description": published["description"]}
     parts["Run"]["required"] = []
+    for part, key in ((schema, "data"), (parts["Figures"], "published")):  # files, by name
+        part["properties"][key] = {"type": "string", "description": part["properties"][key]["description"]}
+    parts["Figures"]["properties"]["published"]["type"] = ["string", "null"]
     scale = parts["SamplerGuidance"]["properties"]["scale"]
     number = scale.pop("type")
     scale["anyOf"] = [{"type": number}, {"type": "array", "items": {"type": number}, "minItems": 1}]
-    return schema
+    return _or_changes(schema, "Experiment file", EXPERIMENTS)
 
 
 def data_schema() -> dict[str, Any]:
     """JSON schema of a data file, for editors (``experiments/data/schema.json``)."""
-    schema = Data.model_json_schema()
-    whole = [key for key in schema.pop("required") if key != "name"]
-    schema["if"], schema["else"] = {"required": ["extends"]}, {"required": whole}
-    schema["properties"]["extends"] = _extends("Data file", DATA_FILES)
-    return schema
+    return _or_changes(Data.model_json_schema(), "Data file", DATA_FILES)
 
 
-def _extends(kind: str, directory: Path) -> dict[str, str]:
+def _or_changes(schema: dict[str, Any], kind: str, directory: Path) -> dict[str, Any]:
+    """The schema of files that are whole, or extend another file and then may leave out anything."""
     description = f"{kind} whose content this one changes: a name in `{directory}/`, or a path."
-    return {"type": "string", "description": description}
+    schema["properties"]["extends"] = {"type": "string", "description": description}
+    whole = {key: schema.pop(key) for key in ("properties", "required")}
+    whole["required"] = [key for key in whole["required"] if key != "name"]
+    changes = {"properties": _without_required(whole["properties"])}
+    schema["$defs"] |= {f"{name}Changes": _without_required(part) for name, part in schema["$defs"].items()}
+    named = {key: {"description": value["description"]} for key, value in whole["properties"].items()}
+    return {**schema, "properties": named, "if": {"required": ["extends"]}, "then": changes, "else": whole}
+
+
+def _without_required(node: Any) -> Any:
+    """A part of a schema in which any key may be left out, down to the bottom."""
+    if isinstance(node, list):
+        return [_without_required(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _without_required(value) for key, value in node.items() if key not in ("required", "discriminator")}
+    if "oneOf" in kept:  # without what is required, several may fit
+        kept["anyOf"] = kept.pop("oneOf")
+    return {**kept, "$ref": f"{node['$ref']}Changes"} if "$ref" in node else kept

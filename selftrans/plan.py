@@ -47,8 +47,8 @@ EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier":
 FREQUENCIES = 256
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents", "extract_features", "reference_statistics",
-    "import_checkpoint", "train_segment", "freeze_teacher", "generate_samples", "sample_statistics", "metrics", "block_features",
-    "probe_blocks", "probe_encoder", "tables and figures",
+    "import_checkpoint", "train_segment", "freeze_teacher", "generate_samples", "sample_statistics", "metrics",
+    "block_features", "probe_blocks", "probe_encoder", "tables and figures",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from selftrans.api import load_backbone, load_exported
 from selftrans.checkpoint import export_checkpoint, import_checkpoint, main
-from selftrans.config import Sampler, load_experiment
+from selftrans.config import Model, Sampler, load_experiment
 from selftrans.data.store import LatentStore
 from selftrans.generation import ImageSampler, SampleNoise
 from selftrans.models import public
@@ -365,24 +365,23 @@ def test_any_width_of_the_mlp_is_read_off(tmp_path, hidden):
     ("change", "message"),
     [
         ({"depth": 5}, "depth is 4, expected 5"),
-        ({"num_classes": 1000}, "num_classes is 10, expected 1000"),
-        ({"latent_shape": (4, 16, 16)}, r"latent_shape is \(4, 8, 8\), expected \(4, 16, 16\)"),
+        ({"patch_size": 4}, "patch_size is 2, expected 4"),
         ({"qk_norm": False}, "qk_norm is True, expected False"),
         ({"heads": 4}, "heads is 2 by its qk-norm, expected 4"),
     ],
 )
-def test_another_shape_than_expected_is_named(tmp_path, shape, change, message):
+def test_another_backbone_than_expected_is_named(tmp_path, change, message):
     content = trained(**REPA).state_dict()
-    imported(tmp_path, content, expected=shape)
+    expected = Model(depth=4, width=32, heads=2, patch_size=2)
+    imported(tmp_path, content, expected=expected)
     with pytest.raises(UserError, match=message):
-        imported(tmp_path, content, expected=SiTShape(**{**shape.to_json(), **change}))
+        imported(tmp_path, content, expected=expected.model_copy(update=change))
 
 
-def test_the_expected_shape_tells_what_the_file_does_not(tmp_path, shape):
+def test_the_expected_backbone_tells_the_heads(tmp_path):
     content = trained(depth=4).state_dict()
-    del content["pos_embed"]
-    expected = SiTShape(**{**shape.to_json(), "qk_norm": False})
-    assert imported(tmp_path, content, expected=expected).shape == expected
+    expected = Model(depth=4, width=32, heads=4, patch_size=2, qk_norm=False)
+    assert imported(tmp_path, content, expected=expected).shape.heads == 4
 
 
 def checkpoint_command(*options):

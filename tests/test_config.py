@@ -360,3 +360,144 @@ def test_editors_find_nothing_wrong_with_shipped_experiments(path):
         jsonschema.validate(
             {"runs": {"sit": {"guidance": {"method": "magic"}}}, "extends": "x"}, config.experiment_schema()
         )
+
+
+GRID = {
+    "run": "self-transcendence",
+    "vary": {"guidance.guidance_scale": [1, 2, 5], "training.learning_rate": [1e-3, 2e-3]},
+}
+
+
+def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_file(tiny):
+    experiment = load_experiment(tiny(grids={"w": {**GRID, "label": "w = {0}, {1:g}"}}))
+    names = experiment.grids["w"].runs
+    assert names == ("w-1-0.001", "w-1-0.002", "self-transcendence", "w-2-0.002", "w-5-0.001", "w-5-0.002")
+    assert len(experiment.runs) == 3 + 5
+    base = experiment.runs["self-transcendence"]
+    varied = experiment.runs["w-5-0.002"]
+    assert (varied.label, varied.grid) == ("w = 5, 0.002", "w")
+    assert (varied.signals[0].guidance_scale, varied.training.learning_rate) == (5, 2e-3)
+    assert varied.signals[0].model_copy(update={"guidance_scale": 2}) == base.signals[0]
+    assert varied.training.model_copy(update={"learning_rate": 1e-3}) == base.training
+    assert list(experiment.main_runs) == ["sit", "vae-align", "self-transcendence"]
+    assert "grid-w" in experiment.figure_names
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+
+
+def test_a_grid_may_vary_what_another_one_made(tiny):
+    """Stage 2 behind a teacher that a grid over stage 1 makes; values that are mappings, and null."""
+    grids = {
+        "target": {"run": "vae-align", "vary": {"guidance.target": ["velocity", "latent"]}},
+        "teacher": {"run": "self-transcendence", "vary": {"guidance.teacher.run": ["vae-align", "target-latent"]}},
+        "t": {"run": "vae-align", "vary": {"guidance.t_range": [{"low": 0.0, "high": 1.0}, {"low": 0.4, "high": 0.7}]}},
+        "stop": {"run": "vae-align", "vary": {"guidance.stop_after": [4, None]}},
+    }
+    experiment = load_experiment(tiny(grids=grids))
+    assert experiment.runs["teacher-target-latent"].teachers[0].choice.run == "target-latent"
+    assert experiment.grids["t"].runs == ("t-0.0-to-1.0", "t-0.4-to-0.7")  # the base leaves it to its default
+    assert experiment.grids["stop"].runs == ("stop-4", "stop-none")
+    assert experiment.runs["stop-4"].label == "stop = 4"
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({**GRID, "run": "x"}, r"grids\.w\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)"),
+        ({**GRID, "vary": {"guidance.w": [1, 2]}}, r"runs\.w-1\.guidance\.w: unknown key"),
+        ({**GRID, "vary": {"guidance.guidance_scale": 5}}, r"grids\.w\.vary\.guidance\.guidance_scale: 5 is no list"),
+        ({**GRID, "label": "{7}"}, r"grids\.w\.label: '\{7\}' does not fit its values"),
+        (
+            {**GRID, "vary": {"guidance.method.x": [5]}},
+            r"grids\.w\.vary\.guidance\.method\.x: 'method' of the run holds no keys",
+        ),
+        ({"run": "sit"}, r"grids\.w\.vary: is missing"),
+    ],
+)
+def test_a_grid_that_is_none_is_one_line(tiny, grid, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_experiment(tiny(grids={"w": grid}))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_grid_never_replaces_a_run(tiny):
+    grids = {"w": {"run": "sit", "vary": {"training.learning_rate": [0.5]}}}
+    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-0\.5', which is there already"):
+        load_experiment(tiny(grids=grids, runs={**TINY["runs"], "w-0.5": {}}))
+
+
+def test_published_curves_are_of_runs(tiny, tmp_path):
+    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {sit: {4: 9.5, 8: 7}}\n")
+    published = load_experiment(tiny(**{"figures.published": "paper.yaml"})).figures.published
+    assert published.curves == {"sit": {4: 9.5, 8: 7.0}}
+    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {dit: {4: 9.5}}\n")
+    with pytest.raises(ConfigError, match=r"figures\.published\.curves: 'dit' is no run"):
+        load_experiment(tiny(**{"figures.published": "paper.yaml"}))
+
+
+def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
+    imported = {"file": "SiT-XL-2-256.pt", "convention": "data-at-1", "step": 7_000_000}
+    experiment = load_experiment(tiny(**{"runs.public": {"imported": imported}}))
+    run = experiment.runs["public"]
+    assert run.training.checkpoints == (7_000_000,)
+    assert experiment.evaluated_steps("public", "ode") == (7_000_000,)
+    assert experiment.trained_runs == ("sit", "vae-align", "self-transcendence")
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+    for changes, message in (
+        (
+            {"runs.public": {"imported": imported, "guidance": {"method": "vae-alignment", "depth": 1}}},
+            "is not trained",
+        ),
+        ({"runs.public": {"imported": {**imported, "convention": "dit"}}}, r"imported\.convention: "),
+        ({"runs.public": {"imported": imported}, "figures.baseline": "public"}, "'public' was not trained here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_experiment(tiny(**changes))
+
+
+def test_data_files_extend_and_are_changed(tmp_path):
+    assert load_data("imagenet512").source == load_data("imagenet256").source
+    changes = {"imagenet256": {"source": {"kind": "zip", "path": "/data/train.zip"}}}
+    assert load_experiment("imagenet256-b2", changes).data.source.path == "/data/train.zip"
+    assert load_experiment("imagenet512-xl2", changes).data.source.path == "data/imagenet/train"
+    with pytest.raises(ConfigError, match=r"imagenet256\.yaml: source\.color: unknown key"):
+        load_data("imagenet256", {"imagenet256": {"source": {"color": 1}}})
+
+
+PRESETS = ["ablations-b2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2"]
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])
+def test_every_value_of_a_preset_says_where_it_comes_from(name):
+    """Names, labels and descriptions need no provenance; every other value has it in its line."""
+    free = re.compile(r"^\s*(name|label|description|extends|run):")
+    for line in (REPOSITORY / f"experiments/{name}.yaml").read_text().splitlines():
+        content, _, comment = line.partition(" #")
+        has_value = re.search(r":\s*\S", content) or content.lstrip().startswith("- ")
+        if not has_value or content.startswith("#") or free.match(content):
+            continue
+        assert re.search(r"\[(code|paper|ours|SiT|REPA|ADM)\]", comment), line
+
+
+def test_the_preset_of_b2_is_the_methods():
+    """METHOD.md, sections 3 to 8, once more."""
+    experiment = load_experiment("imagenet256-b2")
+    training = experiment.training
+    assert training.checkpoints == (50_000, 100_000, 200_000, 300_000, 400_000)
+    assert (training.batch_size, training.learning_rate, training.ema_decay, training.clip_norm) == (
+        256,
+        1e-4,
+        0.9999,
+        1.0,
+    )
+    assert (experiment.model.depth, experiment.model.width, experiment.model.qk_norm) == (12, 768, True)
+    stage_1, stage_2 = experiment.runs["vae-align"].signals[0], experiment.runs["self-transcendence"].signals[0]
+    assert (stage_1.depth, stage_1.weight, stage_1.target) == (2, 0.5, "velocity")
+    assert (stage_2.student_depth, stage_2.teacher_depth, stage_2.guidance_scale, stage_2.weight) == (6, 8, 30, 0.5)
+    assert stage_1.t_range == stage_2.t_range == config.TimeRange(low=0.4, high=0.7)
+    assert stage_2.teacher.model_dump() == {"run": "vae-align", "step": 200_000, "weights": "raw"}
+    sampler = experiment.evaluation.samplers["sde"]
+    assert (sampler.sampler, sampler.num_steps, sampler.num_samples) == ("euler-maruyama", 250, 10_000)
+    headline = load_experiment("imagenet256-xl2").evaluation.samplers["sde-cfg"]
+    assert (headline.guidance.scale, headline.guidance.high, headline.num_samples) == (1.9, 0.65, 50_000)

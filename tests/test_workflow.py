@@ -343,8 +343,10 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, 
         ("experiments: [tiny]\nresources: {train: {gpu: many}}", "config.yaml: resources: train.gpu: "),
         (
             "experiments: [tinny]",
-            "'tinny' is neither a .yaml file nor a name in experiments/ (there: digits, digits-methods, tiny)",
+            "'tinny' is neither a .yaml file nor a name in experiments/ (there: ablations-b2, digits, ",
         ),
+        ("experiments: [tiny]\ndata: {tinny: {images: 3}}", "config.yaml: data: 'tinny' is no data set of these"),
+        ("experiments: [tiny]\ndata: {tiny: {imagez: 3}}", "experiments/data/tiny.yaml: imagez: unknown key"),
     ],
 )
 def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
