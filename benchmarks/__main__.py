@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.data import batches, latent_loading
+from benchmarks.data import batches, decoding, imagenet_store, latent_loading
 from benchmarks.evaluation import frechet, inception_features, manifold, statistics_memory
-from benchmarks.lifecycle import digits_lifecycle
+from benchmarks.lifecycle import digits_lifecycle, presets_dag
 from benchmarks.methods import methods
 from benchmarks.timing import Result, matmul_rate
 from benchmarks.training import bf16_gain, matmul_share, optimizer_and_ema, stage_2, teacher_precision
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, latent_loading, batches, frechet,
-    manifold, statistics_memory, inception_features, digits_lifecycle,
+    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding, latent_loading, imagenet_store,
+    batches, frechet, manifold, statistics_memory, inception_features, presets_dag, digits_lifecycle,
 )  # fmt: skip
 
 

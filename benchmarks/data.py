@@ -1,8 +1,9 @@
-"""Reading latents: the store against the ancestors' one-file-per-sample, and against a bare memory map."""
+"""Images and latents: decoding against plain PIL; the store against one file for each sample, and against a bare memory map."""
 
 import io
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.timing import Result, interleaved
-from selftrans.config import Training
-from selftrans.data.store import LatentStore, StoreWriter
+from selftrans.config import FolderSource, Training
+from selftrans.data.image_files import adm_crop, open_folder
+from selftrans.data.images import write_npy_header
+from selftrans.data.store import LatentStore, Manifest, Shard, StoreWriter
+from selftrans.runtime.files import write_json
 from selftrans.training.batches import BatchSource
 
 COUNT, BATCH, SHAPE = 20_000, 256, (2, 4, 32, 32)
+IMAGENET = 1_281_167
 
 
 def photograph_like(rng: np.random.Generator) -> Image.Image:
@@ -39,6 +44,99 @@ def latent_store(directory: Path, rng: np.random.Generator) -> tuple[LatentStore
         scale=0.18215, shift=0.0, scale_origin="autoencoder",
     )  # fmt: skip
     return LatentStore(directory / "manifest.json"), moments
+
+
+def sparse_store(directory: Path) -> Path:
+    """A latent store of ImageNet's size, 21 GB of holes; returns its manifest."""
+    rng, shard_size = np.random.default_rng(0), 16384
+    directory.mkdir(exist_ok=True)
+    shards, total = [], np.dtype(np.float16).itemsize * int(np.prod(SHAPE))
+    for number, start in enumerate(range(0, IMAGENET, shard_size)):
+        count = min(shard_size, IMAGENET - start)
+        path = directory / f"moments-{number:05}.npy"
+        with path.open("wb") as file:
+            write_npy_header(file, np.dtype(np.float16), (count, *SHAPE))
+            file.truncate(file.tell() + count * total)
+        shards.append(Shard(file=path.name, count=count, bytes=path.stat().st_size, sha256="0" * 64))
+    np.save(directory / "labels.npy", rng.integers(0, 1000, IMAGENET))
+    manifest = Manifest(
+        count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
+        scale=0.18215, shift=0.0, scale_origin="autoencoder", labels_sha256="0" * 64, shards=tuple(shards), origin={},
+    )  # fmt: skip
+    write_json(directory / "manifest.json", manifest.model_dump())
+    return directory / "manifest.json"
+
+
+def imagenet_store() -> Iterator[Result]:
+    """A store of ImageNet's size: how long it takes to open, and what a training gets of it."""
+    steps = 40
+    with TemporaryDirectory() as name:
+        manifest = sparse_store(Path(name))
+        started = time.perf_counter()
+        store = LatentStore(manifest)
+        opened = time.perf_counter() - started
+        yield Result(
+            name="imagenet_store_opening", ours=opened, baseline=1.0, ratio=1.0 / opened, unit="s",
+            note="1,281,167 rows in 79 shards (sparse files); baseline: one second",
+        )  # fmt: skip
+        source = BatchSource(store, Training(checkpoints=(100,), batch_size=BATCH), seed=0)
+        stream = source.stream(range(steps), [range(BATCH // 8)], torch.device("cpu"))
+        next(stream)
+        started = time.perf_counter()
+        for _ in range(1, steps):
+            next(stream)
+        rate, asked = (steps - 1) * BATCH // 8 / (time.perf_counter() - started), 10_000 / 8
+        yield Result(
+            name="imagenet_store_training", ours=rate, baseline=asked, ratio=rate / asked, unit="images/s",
+            note="drawn by one of 8 processes, one thread, shuffled over 21 GB; baseline: an eighth of 10,000 images/s",
+        )  # fmt: skip
+
+
+def decoding() -> Iterator[Result]:
+    """JPEGs to squares of 256 pixels: our source against the plain way, and what JPEG's draft mode would change."""
+    rng = np.random.default_rng(0)
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "n0"
+        folder.mkdir()
+        sizes = [(500, 375), (375, 500), (500, 333), (640, 480), (400, 300), (1200, 900), (2000, 1500)]
+        for number, size in enumerate(sizes * 6):
+            photograph_like(rng).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+        paths = sorted(folder.iterdir())
+        settings = FolderSource(kind="folder", path=name)
+        source = open_folder(settings, 256, ())
+
+        def plainly(draft: bool = False) -> list[NDArray[np.uint8]]:
+            images = []
+            for path in paths:
+                image = Image.open(path)
+                halvings = max(0, (min(image.size) // 256).bit_length() - 1)
+                if draft:
+                    image.draft("RGB", (image.width >> halvings, image.height >> halvings))
+                images.append(adm_crop(image.convert("RGB"), 256))
+            return images
+
+        places = range(len(paths))
+        own, plain, drafted = interleaved(lambda: source.read(places), plainly, lambda: plainly(draft=True))
+        rates = [len(paths) / seconds for seconds in (own, plain, drafted)]
+        yield Result(
+            name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1], unit="images/s",
+            note="one core, sizes as in ImageNet; baseline: PIL in a loop, the same crop",
+        )  # fmt: skip
+        error = np.abs(np.stack(plainly()).astype(int) - np.stack(plainly(draft=True)))
+        yield Result(
+            name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1], unit="images/s",
+            note=f"not used: it changes {(error > 0).mean():.1%} of the numbers, by up to {error.max()} of 255",
+        )  # fmt: skip
+        threads = 2
+        with ThreadPoolExecutor(threads) as pool:
+            shared, alone = interleaved(
+                lambda: list(pool.map(lambda place: source.read(range(place, place + 1)), places)),
+                lambda: source.read(places),
+            )
+        yield Result(
+            name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone, ratio=alone / shared,
+            unit="images/s", note=f"{threads} threads of one process against one",
+        )  # fmt: skip
 
 
 def batches() -> Iterator[Result]:

@@ -60,5 +60,31 @@ def digits_lifecycle() -> Iterator[Result]:
         )  # fmt: skip
 
 
+def presets_dag() -> Iterator[Result]:
+    """What Snakemake takes to plan every shipped experiment together, none of whose data is there."""
+    names = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
+    with TemporaryDirectory() as name:
+        for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
+            (Path(name) / item).symlink_to(Path(item).resolve())
+        words = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "-n",
+            "--cores",
+            "8",
+            "--config",
+            f"experiments=[{','.join(names)}]",
+        ]
+        started = time.perf_counter()
+        ended = subprocess.run(words, cwd=name, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - started
+    jobs = next(line.split()[1] for line in ended.stdout.splitlines() if line.startswith("total "))
+    yield Result(
+        name="presets_dag", ours=seconds, baseline=20.0, ratio=20.0 / seconds, unit="s",
+        note=f"{len(names)} experiments, {jobs} jobs; baseline: 20 seconds",
+    )  # fmt: skip
+
+
 def _seconds(path: Path) -> float:
     return float(pd.read_csv(path, sep="\t")["s"].iloc[0])

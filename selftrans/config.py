@@ -836,8 +836,8 @@ class Published(Settings):
     """Who published them, where, how they were read, and under which conditions."""
     metric: Literal["fid", "is"]
     """What they show."""
-    curves: dict[Name, dict[PositiveInt, float]]
-    """For runs of the experiment, values by optimizer step."""
+    curves: dict[Name, tuple[tuple[PositiveInt, float], ...]]
+    """For runs of the experiment, optimizer steps and values."""
 
 
 class Figures(Settings):

@@ -427,10 +427,13 @@ def test_a_grid_never_replaces_a_run(tiny):
 
 
 def test_published_curves_are_of_runs(tiny, tmp_path):
-    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {sit: {4: 9.5, 8: 7}}\n")
-    published = load_experiment(tiny(**{"figures.published": "paper.yaml"})).figures.published
-    assert published.curves == {"sit": {4: 9.5, 8: 7.0}}
-    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {dit: {4: 9.5}}\n")
+    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {sit: [[4, 9.5], [8, 7]]}\n")
+    experiment = load_experiment(tiny(**{"figures.published": "paper.yaml"}))
+    published = experiment.figures.published
+    assert published.curves == {"sit": ((4, 9.5), (8, 7.0))}
+    values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
+    assert config.validated(config.Experiment, values, "resolved") == experiment
+    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {dit: [[4, 9.5]]}\n")
     with pytest.raises(ConfigError, match=r"figures\.published\.curves: 'dit' is no run"):
         load_experiment(tiny(**{"figures.published": "paper.yaml"}))
 

@@ -1,12 +1,16 @@
 """The latent store: whole, resumable, checked."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.data import sparse_store
+from selftrans.config import Training
 from selftrans.data.store import LatentStore, StoreWriter
 from selftrans.runtime.errors import UserError
+from selftrans.training.batches import BatchSource
 from tests.conftest import write_store
 
 
@@ -90,3 +94,23 @@ def test_labels_that_do_not_fit_are_refused_by_name(tmp_path, labels):
 
 def test_the_manifest_says_where_it_came_from(tmp_path):
     assert json.loads(write_store(tmp_path).read_text())["origin"] == {"seed": 0, "count": 200}
+
+
+def bytes_read():
+    """What this process has read from files so far, by the kernel's count."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
+def test_a_store_of_imagenets_size_is_opened_without_being_read(tmp_path):
+    """1,281,167 images in sparse files: opening reads labels and manifest, a batch reads its rows."""
+    manifest = sparse_store(tmp_path)
+    before = bytes_read()
+    store = LatentStore(manifest)
+    assert len(store) == 1_281_167
+    assert sum(shard.bytes for shard in store.manifest.shards) > 20e9
+    assert bytes_read() - before < 30e6
+    batch = BatchSource(store, Training(checkpoints=(100,)), seed=0).draw(3, range(256))
+    assert batch.z_BCHW.shape == (256, 4, 32, 32)
+    assert not batch.z_BCHW.any()  # zeros, as holes are
+    assert len(set(batch.labels_B.tolist())) > 200

@@ -47,7 +47,7 @@ class ImageArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._open() as member:
-            self.shape, fortran_order, dtype = _read_header(member)
+            self.shape, fortran_order, dtype = read_npy_header(member)
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order:
             raise UserError(f"{path}: arr_0 is {dtype} of shape {self.shape}, allowed is uint8 of shape (N, H, W, 3)")
 
@@ -62,7 +62,7 @@ class ImageArchive:
         """
         image_bytes = int(np.prod(self.shape[1:]))
         with self._open() as member:
-            _read_header(member)
+            read_npy_header(member)
             member.seek(span.start * image_bytes, io.SEEK_CUR)
             for start in range(span.start, span.stop, batch_size):
                 count = min(batch_size, span.stop - start)
@@ -82,7 +82,8 @@ class ImageArchive:
             raise UserError(f"{self.path}: not an .npz with arr_0, or truncated ({error})") from None
 
 
-def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of an ``.npy``; the file stands at its content then."""
     version = npy.read_magic(member)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     return read(member)

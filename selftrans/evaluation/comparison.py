@@ -172,7 +172,7 @@ PAGE = """# {name}: the comparison
 Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from {baseline} over pairs of the
 same seed, with its 95 % confidence interval (Student's t). Steps: where the mean FID first is at {baseline}'s last, read
 along its logarithm. The cost of a step is its wall time over {baseline}'s, as the jobs ran, with whatever else ran beside
-them; hours include those of teachers, but neither an encoder's training nor its extraction of features.
+them; hours include those of teachers trained here, but neither an encoder's training nor its extraction of features.
 """
 
 

@@ -1,6 +1,6 @@
 """Curves over training: FID against steps, losses against steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,11 @@ LOSSES = {"denoising": "denoising loss", "alignment": "alignment loss", "gradien
 
 
 def convergence(
-    table: pd.DataFrame, labels: Mapping[str, str], width_inches: float, published: Mapping[str, Any] | None = None
+    table: pd.DataFrame,
+    labels: Mapping[str, str],
+    width_inches: float,
+    published: Mapping[str, Any] | None = None,
+    imported: Collection[str] = (),
 ) -> Figure:
     """FID (and Inception score, if it is there) against optimizer steps, a line for each run.
 
@@ -26,15 +30,22 @@ def convergence(
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
         published: curves of others for some of the runs, dashed behind ours: their ``metric``, and ``curves`` by run.
+        imported: runs that others trained, for as long as they liked: dotted levels.
     """
     columns, table = _measured(table)
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
         for run, look in looks(labels).items():
-            _line_with_spread(axis, look, table[table["run"] == run], "step", column)
+            own = table[table["run"] == run]
+            if run in imported:
+                step, value = int(own["step"].iloc[0]), float(own[column].iloc[0])
+                label = f"{look.label} ({step:,} steps)"
+                axis.axhline(value, color=look.colour, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
+            else:
+                _line_with_spread(axis, look, own, "step", column)
             if published and column == published["metric"] and run in published["curves"]:
-                steps, values = zip(*sorted(published["curves"][run].items()), strict=True)
+                steps, values = zip(*published["curves"][run], strict=True)
                 axis.plot(steps, values, color=look.colour, linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.6, zorder=1)
         if published and column == published["metric"]:
             axis.plot([], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="published")

@@ -628,10 +628,15 @@ def checkpoint_records(wildcards):
 
 
 def teachers_of_runs(wildcards):
-    """Run and step of every run's teachers."""
+    """Run and step of every run's teachers that were trained here: what others' cost is not known."""
+    experiment = EXPERIMENTS[wildcards.experiment]
     return {
-        name: [(teacher.choice.run, teacher.choice.step) for teacher in run.teachers]
-        for name, run in EXPERIMENTS[wildcards.experiment].runs.items()
+        name: [
+            (teacher.choice.run, teacher.choice.step)
+            for teacher in run.teachers
+            if teacher.choice.run in experiment.trained_runs
+        ]
+        for name, run in experiment.runs.items()
     }
 
 

@@ -24,6 +24,7 @@ rule plot_convergence:
         style=figure_style,
         labels=main_labels,
         published=published_curves,
+        imported=sorted(IMPORTED),
     script:
         "../scripts/convergence.py"
 
@@ -54,6 +55,7 @@ rule plot_grid:
         style=figure_style,
         labels=grid_labels,
         published=None,
+        imported=sorted(IMPORTED),
     script:
         "../scripts/convergence.py"
 

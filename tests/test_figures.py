@@ -1,0 +1,37 @@
+"""What is drawn is what was measured, published and imported: read off the figure's own lines."""
+
+import pandas as pd
+
+from selftrans.plotting.curves import convergence
+
+LABELS = {"sit": "SiT", "ours": "Ours", "public": "SiT-XL/2"}
+TABLE = pd.DataFrame(
+    {
+        "run": ["sit", "sit", "ours", "ours", "public"], "step": [10, 20, 10, 20, 7_000_000], "seed": 0,
+        "fid": [90.0, 40.0, 70.0, 30.0, 8.3], "is": [2.0, 3.0, 4.0, 5.0, 6.0], "sampler": "euler-maruyama",
+        "num_steps": 250, "guidance_scale": 1.0, "guidance_low": 0.0, "guidance_high": 1.0, "extractor": "inception",
+        "num_samples": 10_000,
+    }
+)  # fmt: skip
+PUBLISHED = {"metric": "fid", "curves": {"sit": [(10, 88.0), (20, 41.0)]}}
+
+
+def test_published_curves_are_dashed_in_the_colour_of_their_run_and_only_under_their_metric():
+    fid, score = convergence(TABLE[TABLE["run"] != "public"], LABELS, 5.5, PUBLISHED).get_axes()
+    dashed = [line for line in fid.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata())]
+    assert len(dashed) == 1
+    solid = next(line for line in fid.get_lines() if list(line.get_ydata()) == [90.0, 40.0])
+    assert dashed[0].get_color() == solid.get_color()
+    assert list(dashed[0].get_ydata()) == [88.0, 41.0]
+    assert dashed[0].get_zorder() < solid.get_zorder()
+    assert not [line for line in score.get_lines() if line.get_linestyle() == "--"]
+    names = [text.get_text() for text in fid.figure.legends[0].get_texts()]
+    assert names == ["SiT", "Ours", "published"]
+
+
+def test_an_imported_run_is_a_level_and_does_not_stretch_the_axis():
+    fid, _ = convergence(TABLE, LABELS, 5.5, imported=["public"]).get_axes()
+    level = next(line for line in fid.get_lines() if line.get_label().startswith("SiT-XL/2"))
+    assert set(level.get_ydata()) == {8.3}
+    assert level.get_label() == "SiT-XL/2 (7,000,000 steps)"
+    assert fid.get_xlim()[1] < 30

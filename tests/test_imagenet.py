@@ -1,0 +1,159 @@
+"""A miniature ImageNet through the preset's own path: nothing but overrides, from nasty JPEGs to the figure."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from selftrans.config import Data as DataFile
+from selftrans.config import validated
+from selftrans.data.latents import extract
+from selftrans.models.sit import SiT, SiTShape
+from selftrans.runtime.files import read_json
+from selftrans.runtime.tensors import read_metadata
+from selftrans.training.autoencoder import train_autoencoder
+from tests.conftest import REPOSITORY, randomise
+from tests.miniature import CLASSES, make_imagenet
+
+SIZE = 32
+CPU = torch.device("cpu")
+MODEL = {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}
+EXPERIMENT = {
+    "extends": "imagenet256-b2",
+    "model": MODEL,
+    "training": {
+        "checkpoints": [30, 60], "batch_size": 32, "learning_rate": 1e-3, "ema_decay": 0.9, "log_every": 10,
+        "precision": "fp32", "compile": False,
+    },
+    "runs": {
+        "vae-align": {"guidance": {"depth": 1, "projector_width": 64}},
+        "self-transcendence": {
+            "guidance": {
+                "teacher": {"step": 60}, "student_depth": 2, "teacher_depth": 3, "guidance_scale": 2, "projector_width": 64,
+            }
+        },
+    },
+    "evaluation": {
+        "extractor": "classifier", "metrics": ["fid", "is"],
+        "samplers": {"sde": {"num_steps": 12, "num_samples": 100, "precision": "fp32"}},
+    },
+    "figures": {"sample_checkpoints": [30, 60], "published": "published.yaml"},
+}  # fmt: skip
+PUBLISHED = {"source": "A paper.", "metric": "fid", "curves": {"sit": [[30, 200.0], [60, 90.0]]}}
+
+
+def small_autoencoder(images, path):
+    """Trained on the miniature itself, with a scale of its own as published ones have."""
+    values = {
+        "name": "mini", "source": {"kind": "folder", "path": str(images), "on_error": "skip"}, "image_size": SIZE,
+        "autoencoder": {"kind": "trained", "block_channels": [8, 16, 16], "norm_groups": 4, "steps": 80, "batch_size": 32},
+    }  # fmt: skip
+    data = validated(DataFile, values, "mini")
+    autoencoder = train_autoencoder(data, CPU)
+    autoencoder.save_pretrained(path)
+    scale = extract(data, str(path), path / "latents").scale
+    shutil.rmtree(path / "latents")
+    autoencoder.register_to_config(scaling_factor=scale)
+    autoencoder.save_pretrained(path)
+    return data, scale
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Everything that the preset makes, and beside it a run whose teacher others trained."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("Snakefile", "workflow", "profiles", "experiments", "envs"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, place / name)
+    images = make_imagenet(place / "imagenet", corrupt=2)
+    data, scale = small_autoencoder(images, place / "autoencoder")
+    shape = SiTShape(latent_shape=data.latent_shape, num_classes=CLASSES, **MODEL)
+    torch.save({"ema": randomise(SiT(shape)).state_dict(), "opt": {}, "steps": 5}, place / "public.pt")
+    imported = {"file": "public.pt", "convention": "noise-at-1", "step": 5, "scale": scale}
+    follower = {
+        **EXPERIMENT["runs"]["self-transcendence"]["guidance"],
+        "method": "self-transcendence",
+        "guidance_scale": 1,
+    }
+    follower["teacher"] = {"run": "public", "step": 5, "weights": "ema"}
+    runs = {"public": {"imported": imported}, "follows-public": {"guidance": follower}}
+    experiment = {**EXPERIMENT, "runs": {**EXPERIMENT["runs"], **runs}}
+    (place / "experiments/mini.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    (place / "experiments/published.yaml").write_text(yaml.safe_dump(PUBLISHED))
+    on_this_machine = {
+        "source": {"path": str(images), "on_error": "skip"}, "images": 400, "image_size": SIZE, "reference": None,
+        "autoencoder": {"path": str(place / "autoencoder"), "downsampling": 4}, "latents": {"shard_size": 128},
+        "classifier": {"steps": 150},
+    }  # fmt: skip
+    jobs = {kind: {"gpu": 0, "threads": 1, "mem_mb": 2000} for kind in ("data", "train", "generate", "evaluate")}
+    jobs["extract"] = {"gpu": 0, "processes": 2, "threads": 2, "mem_mb": 2000}
+    config = {"experiments": ["mini"], "data": {"imagenet256": on_this_machine}, "resources": jobs}
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["snakemake", "--cores", "2"]
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    return place
+
+
+def test_the_nasty_images_are_there_and_the_corrupt_ones_are_listed(finished):
+    manifest = read_json(finished / "results/data/imagenet256/latents/manifest.json")
+    assert manifest["skipped"] == ["n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG"]
+    assert manifest["count"] == 398
+    assert manifest["class_names"] == [f"n{label:08}" for label in range(CLASSES)]
+    with np.load(finished / "results/data/imagenet256/reference/classifier.npz", allow_pickle=False) as reference:
+        assert reference["count"] == 398
+
+
+def test_every_checkpoint_is_measured_and_drawn(finished):
+    table = pd.read_csv(finished / "results/mini/metrics.csv")
+    found = set(table[["run", "step"]].itertuples(index=False, name=None))
+    trained = ("sit", "vae-align", "self-transcendence", "follows-public")
+    assert found == {(run, step) for run in trained for step in (30, 60)} | {("public", 5)}
+    for name in ("convergence", "samples", "losses", "comparison"):
+        assert (finished / f"results/mini/figures/{name}.pdf").is_file()
+        with Image.open(finished / f"results/mini/figures/{name}.png") as figure:
+            assert figure.width > 800
+    for run in trained[:3]:
+        curve = table[table["run"] == run].sort_values("step")["fid"]
+        assert curve.is_monotonic_decreasing, curve
+
+
+def test_the_presets_other_values_are_kept(finished):
+    resolved = yaml.safe_load((finished / "results/mini/experiment.yaml").read_text())
+    stage_2 = resolved["runs"]["self-transcendence"]["guidance"]
+    assert (stage_2["weight"], stage_2["t_range"], stage_2["stop_after"]) == (0.5, {"low": 0.4, "high": 0.7}, 100_000)
+    assert resolved["data"]["latents"]["dtype"] == "float16"
+    assert resolved["evaluation"]["samplers"]["sde"]["sampler"] == "euler-maruyama"
+
+
+def test_an_imported_checkpoint_is_sampled_and_a_teacher(finished):
+    run = finished / "results/mini/runs"
+    assert not (run / "public/seed0/state").exists()
+    teacher = read_metadata(run / "follows-public/../public/seed0/teachers/5-ema-depth3.safetensors", "teacher")
+    assert (teacher["source"]["run"], teacher["source"]["step"], teacher["shape"]["depth"]) == ("public", 5, 3)
+    described = read_json(run / "public/seed0/samples/5/sde-n100/samples.json")
+    assert described["checkpoint"]["step"] == 5
+    history = pd.read_csv(run / "follows-public/seed0/checkpoints/60/history.csv")
+    assert (history["alignment"] > 0).all()
+
+
+def test_classes_can_be_looked_at(finished):
+    weights = finished / "results/mini/runs/sit/seed0/checkpoints/60/ema.safetensors"
+    words = [sys.executable, "-m", "selftrans.sample", "--checkpoint", weights, "--classes", "0,19", "--steps", "4"]
+    subprocess.run([*map(str, words), "--out", str(finished / "grid.png")], check=True, cwd=finished)
+    with Image.open(finished / "grid.png") as grid:
+        assert grid.width == 4 * SIZE
+
+
+def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished):
+    ended = subprocess.run(["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True)
+    assert "Nothing to be done" in ended.stdout + ended.stderr
+    words = [sys.executable, "-m", "selftrans.plan"]
+    planned = subprocess.run(words, cwd=finished, capture_output=True, text=True, check=True).stdout
+    assert [line for line in planned.splitlines() if line.startswith("import_checkpoint")]

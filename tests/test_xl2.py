@@ -1,0 +1,53 @@
+"""The largest backbone, as its preset trains it: one forward and one optimizer step within a machine of 24 GiB."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from selftrans.data.store import StoreWriter
+from tests.conftest import REPOSITORY
+
+STEP = """
+import sys, torch
+from accelerate import Accelerator
+from selftrans.config import load_experiment
+from selftrans.data.store import LatentStore
+from selftrans.training.batches import BatchSource
+from selftrans.training.ema import MovingAverage
+from selftrans.training.precision import Arithmetic
+from selftrans.training.trainer import accumulate, build_model, build_optimizer
+
+experiment, store, cpu = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1]), torch.device("cpu")
+training = experiment.runs["vae-align"].training
+model = build_model(experiment, "vae-align", store, seed=0)
+count = sum(parameter.numel() for parameter in model.backbone.parameters())
+average = MovingAverage(model.backbone, training.ema_decay)
+optimizer = build_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad], training)
+before = model.backbone.final_layer.linear.weight.clone()
+batch = BatchSource(store, training, seed=0).draw(0, range(1))
+losses, _ = accumulate(model, [batch], Arithmetic("fp32", cpu), Accelerator(cpu=True))
+optimizer.step()
+average.update()
+print(count, *losses.tolist(), (model.backbone.final_layer.linear.weight - before).abs().max().item())
+"""
+
+
+def test_xl_2_trains_within_this_machines_memory(tmp_path: Path):
+    writer = StoreWriter(tmp_path, {}, 4, shard_size=4)
+    writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (4, 2, 4, 32, 32)).astype(np.float16))
+    writer.finish(
+        np.array([0, 1, 998, 999]), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
+        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+    )  # fmt: skip
+    words = [sys.executable, "-c", STEP, str(tmp_path / "manifest.json")]
+    ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    count, loss, denoising, alignment, moved = map(float, ended.stdout.split())
+    assert 675e6 < count < 677e6  # 675 million in the paper, and qk-norm
+    assert abs(loss - denoising - alignment) < 1e-5
+    assert 0.5 < denoising < 3  # a fresh model says zero: the mean square of the velocity
+    assert 0.9e-4 < moved < 1.1e-4  # Adam's first step is the learning rate
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert 4 * 5 * count < peak < 24 * 2**30  # weights, gradient, average, two moments; and the machine's memory
