@@ -165,7 +165,9 @@ class Rows:
         content = rows.view(np.uint8).reshape(len(rows), self._row_bytes)
         # One read for each row, straight to where it belongs; unlike a map's, it is one request, whatever the page size.
         for target, shard, place in zip(content, shards.tolist(), places.tolist(), strict=True):
-            found = os.preadv(self._files[shard].fileno(), [target.data], self._offsets[shard] + place * self._row_bytes)
+            found = os.preadv(
+                self._files[shard].fileno(), [target.data], self._offsets[shard] + place * self._row_bytes
+            )
             assert found == self._row_bytes
         return rows
 
