@@ -1,5 +1,10 @@
 """Self-Transcendence: from images to the convergence figure. Rules lie in workflow/rules/, the science in experiments/."""
 
+import signal
+
+# What a scheduler sends before a job's time is up is meant for the training: it saves and leaves, Snakemake stays.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
 
 configfile: "config.yaml"
 

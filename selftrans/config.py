@@ -900,9 +900,11 @@ class JobResources(Settings):
     mem_mb: PositiveInt = 3000
     """Memory in MB."""
     runtime: PositiveInt = 60
-    """Time limit in minutes."""
+    """Time limit in minutes; of a training on GPUs the ceiling, below which its steps and the stated rates decide."""
     gpu: Annotated[int, Field(ge=0)] = 0
     """GPUs; one process for each."""
+    nodes: PositiveInt = 1
+    """Nodes that a training's GPUs or processes are shared among; more than one are started by `srun`."""
     processes: PositiveInt = 1
     """Processes where there is no GPU."""
     batch_size: PositiveInt = 256
@@ -1140,6 +1142,17 @@ def _check_depth(key: str, depth: int, model: Model) -> None:
         raise ValueError(f"{key}: {depth} is beyond the model's {model.depth} blocks (allowed: 1 to {model.depth})")
 
 
+class Rates(Settings):
+    """TFLOP/s that a GPU comes to in such networks; what plans and time limits rest on."""
+
+    bf16: PositiveFloat = 100.0
+    """In bf16 or fp16; the default is a third of an A100's peak."""
+    tf32: PositiveFloat = 50.0
+    """In fp32 with factors rounded to TF32; a third of an A100's peak."""
+    fp32: PositiveFloat = 12.0
+    """In fp32; 60 % of an A100's peak."""
+
+
 class WorkflowSettings(Settings):
     """What ``config.yaml`` may say: which experiments, and what their jobs ask for."""
 
@@ -1149,8 +1162,11 @@ class WorkflowSettings(Settings):
     """Changes to data files, by name: where images lie on this machine."""
     resources: dict[str, Any] = {}
     """Changes to each experiment's `resources`."""
+    rates: Rates = Rates()
+    """What one of this machine's GPUs comes to."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing."""
+    """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing. Those that
+    its time limit needs by the stated rates come on top."""
     weights: dict[Literal["inception", "dinov2"], str] = {}
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not given."""
     fetch_weights: bool = False

@@ -8,6 +8,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -19,32 +20,25 @@ from selftrans.config import (
     Data,
     DigitsSource,
     Experiment,
-    Model,
+    Rates,
     Sampler,
-    SelfTranscendence,
-    Signal,
-    Sra,
     TrainedAutoencoder,
     TrainedEncoder,
-    Training,
-    VaeAlignment,
     WorkflowSettings,
     load_experiment,
     read_yaml,
     validated,
 )
+from selftrans.costs import arithmetic_of, count_classes, forward_flop, parameters, segment_flop
 from selftrans.generation import SampleNoise, sample_latents
 from selftrans.runtime.errors import UserError, run_main
 
-RATES = {"bf16": 100.0, "tf32": 50.0, "fp32": 12.0}
-"""TFLOP/s of an A100 in such networks, assumed: a third of its peak in bf16 (312) and TF32 (156), 60 % in fp32 (19.5)."""
 ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
 """Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
 EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 """Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
 EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
-FREQUENCIES = 256
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents", "extract_features", "reference_statistics",
     "import_checkpoint", "train_segment", "freeze_teacher", "generate_samples", "sample_statistics", "metrics",
@@ -63,58 +57,6 @@ class Cost:
     """What stays on the disk."""
 
 
-def tokens_of(model: Model, side: int) -> int:
-    """Tokens T of a latent."""
-    return (side // model.patch_size) ** 2
-
-
-def block_flop(model: Model, tokens: int) -> float:
-    """Operations of one block for one sample: attention, MLP, modulation."""
-    width = model.width
-    attention = tokens * (8 * width**2 + 4 * tokens * width)
-    mlp = tokens * 4 * width * int(width * model.mlp_ratio)
-    return attention + mlp + 12 * width**2
-
-
-def forward_flop(model: Model, latent_shape: tuple[int, int, int], blocks: int | None = None) -> float:
-    """Operations of a backbone for one sample; of its embedders and first ``blocks``, if they are given."""
-    tokens, width = tokens_of(model, latent_shape[1]), model.width
-    patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * width
-    embedders = patch + 2 * (FREQUENCIES * width + width**2)
-    if blocks is not None:
-        return embedders + blocks * block_flop(model, tokens)
-    return embedders + model.depth * block_flop(model, tokens) + patch + 4 * width**2
-
-
-def parameters(model: Model, latent_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Numbers of a backbone, its fixed table of positions included."""
-    width, patch = model.width, latent_shape[0] * model.patch_size**2
-    hidden, head = int(width * model.mlp_ratio), width // model.heads
-    block = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width + 6 * width * (width + 1)
-    block += 4 * head if model.qk_norm else 0
-    ends = patch * width + width + (patch + 2 * width) * (width + 1)
-    embedders = FREQUENCIES * width + width + width * (width + 1) + (num_classes + 1) * width
-    return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * width
-
-
-def signal_flop(signal: Signal, experiment: Experiment, model: Model) -> float:
-    """Operations of a training signal for one sample: passes without gradient through what it follows, and its projector."""
-    shape = experiment.data.latent_shape
-    projector = getattr(signal, "projector_width", None)
-    head = 3 * 2 * tokens_of(model, shape[1]) * (2 * model.width * (projector or 0) + (projector or 0) ** 2)
-    match signal:
-        case SelfTranscendence():
-            teacher = experiment.runs[signal.teacher.run].model
-            share = signal.t_range.high - signal.t_range.low  # of t ~ U(0, 1): the others are not computed
-            return share * (2 * forward_flop(teacher, shape, signal.teacher_depth) + head)
-        case VaeAlignment():
-            return (signal.t_range.high - signal.t_range.low) * head
-        case Sra():
-            return forward_flop(model, shape, signal.teacher_depth) + head
-        case _:
-            return head
-
-
 def count_images(data: Data) -> int:
     """How many images a data set has, by its file.
 
@@ -126,11 +68,6 @@ def count_images(data: Data) -> int:
     if data.images is None:
         raise UserError(f"data {data.name!r}: images: is needed to plan before the data are there")
     return data.images
-
-
-def count_classes(data: Data) -> int:
-    """Classes of a data set that is not there yet: ten digits, else ImageNet's."""
-    return 10 if isinstance(data.source, DigitsSource) else 1000
 
 
 def encoder_output(data: Data, name: str) -> tuple[int, float]:
@@ -168,13 +105,6 @@ def passes_of(sampler: Sampler) -> int:
     return count
 
 
-def _arithmetic(training: Training) -> str:
-    """Which rate a training runs at, on a GPU."""
-    if training.precision != "fp32":
-        return "bf16"
-    return "tf32" if training.tf32 else "fp32"
-
-
 class Plan:
     """Costs by rule, in the order in which the rules run.
 
@@ -183,8 +113,8 @@ class Plan:
         rates: TFLOP/s of one GPU by arithmetic.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], rates: Mapping[str, float] = RATES) -> None:
-        self.experiments, self.rates = experiments, rates
+    def __init__(self, experiments: Sequence[Experiment], rates: Mapping[str, float] | None = None) -> None:
+        self.experiments, self.rates = experiments, rates or Rates().model_dump()
         self.costs = {rule: Cost() for rule in RULES}
         for experiment in {experiment.data.name: experiment for experiment in experiments}.values():
             self._add_data(experiment)
@@ -249,17 +179,10 @@ class Plan:
                 weights |= {one.choice.weights for one in taught if experiment.runs[one.choice.run] is run}
                 self._add("import_checkpoint", len(weights), size=size)
                 continue
-            passes = 4 if training.activation_checkpointing else 3
-            backbone, before = passes * forward_flop(run.model, data.latent_shape), 0
-            for step in training.checkpoints:
-                flop = (step - before) * backbone
-                for signal in run.signals:
-                    last = signal.stop_after or step
-                    flop += (min(step, last) - min(before, last)) * signal_flop(signal, experiment, run.model)
+            for before, step in pairwise((0, *training.checkpoints)):
                 # Averaged and raw weights; and the state, with both and two moments, which stays at every checkpoint.
-                work = {_arithmetic(training): flop * training.batch_size}
+                work = {arithmetic_of(training): segment_flop(experiment, run, before, step)}
                 self._add("train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu)
-                before = step
         for teacher in {teacher for run in experiment.runs.values() for teacher in run.teachers}:
             cut = experiment.runs[teacher.choice.run].model.model_copy(update={"depth": teacher.depth})
             size = 4 * parameters(cut, data.latent_shape, count_classes(data))
@@ -308,13 +231,13 @@ def report(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def parse_rates(text: str) -> dict[str, float]:
-    """``bf16=400,fp32=40`` over the default rates.
+def parse_rates(text: str, stated: Rates) -> dict[str, float]:
+    """``bf16=400,fp32=40`` over the rates that config.yaml states.
 
     Raises:
         UserError: it is something else.
     """
-    rates = dict(RATES)
+    rates = dict(stated.model_dump())
     for part in filter(None, text.split(",")):
         precision, _, rate = part.partition("=")
         try:
@@ -335,7 +258,7 @@ def main() -> None:
     )
     parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
     parser.add_argument(
-        "--rates", default="", help=f"TFLOP/s of your GPU, for instance bf16=400,tf32=200 (default: {RATES})"
+        "--rates", default="", help="TFLOP/s of a GPU, for instance bf16=400,tf32=200 (default: config.yaml's)"
     )
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
     arguments = parser.parse_args()
@@ -344,7 +267,7 @@ def main() -> None:
     experiments = [load_experiment(name, settings.data) for name in names]
     asked = [{"resources": settings.job_kinds(experiment)} for experiment in experiments]
     changed = [one.model_copy(update=update) for one, update in zip(experiments, asked, strict=True)]
-    print(report(Plan(changed, parse_rates(arguments.rates))))
+    print(report(Plan(changed, parse_rates(arguments.rates, settings.rates))))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from selftrans.config import Model, Sampler, load_experiment
+from selftrans.config import Model, Rates, Sampler, load_experiment
+from selftrans.costs import forward_flop, parameters
 from selftrans.evaluation.inception import inception_network
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.plan import (
@@ -17,8 +18,6 @@ from selftrans.plan import (
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
     Plan,
-    forward_flop,
-    parameters,
     parse_rates,
     passes_of,
     report,
@@ -107,6 +106,7 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     assert result.returncode == 0, result.stderr
     jobs = dict(re.findall(r"^([a-z_]+) +(\d+)$", result.stdout.split("Job stats:")[1].split("\n\n")[0], re.MULTILINE))
     found = {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+    found["train_segment"] += found.pop("train_segment_on_nodes", 0)
     found["generate_samples"] += found.pop("generate_temporary_samples")
     drawn = [rule for rule in found if rule.startswith("plot_") or rule == "table"]
     found["tables and figures"] = sum(found.pop(rule) for rule in drawn)
@@ -123,7 +123,7 @@ def test_the_table_says_what_a_known_experiment_takes():
     assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
     assert training.gpu_hours == pytest.approx(training.flop / 100e12 / 3600)
     assert found.costs["extract_latents"].bytes == pytest.approx(1281167 * 2 * 4 * 32 * 32 * 2)
-    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200"))
+    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200", Rates()))
     assert twice.costs["train_segment"].gpu_hours == pytest.approx(training.gpu_hours / 2)
     assert "train_segment              15" in report(found)
 
@@ -141,7 +141,7 @@ def test_the_command_line_reads_the_configuration(tmp_path):
 
 def test_what_cannot_be_planned_is_said(tiny):
     with pytest.raises(UserError, match="--rates: 'int8=3' is no rate"):
-        parse_rates("int8=3")
+        parse_rates("int8=3", Rates())
     experiment = load_experiment("imagenet256-b2", {"imagenet256": {"images": None}})
     with pytest.raises(UserError, match="data 'imagenet256': images: is needed to plan"):
         Plan([experiment])

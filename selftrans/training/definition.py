@@ -11,6 +11,7 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
 
 DEFINITION_FILE = "definition.json"
+SAVING_FILE = "saving.json"  # in a run's state/: how long its last save took
 DEFINING_DATA = {"source", "image_size", "autoencoder", "latents"}
 # Where images and autoencoder lie: the digest of the latents that they came to is among a run's inputs.
 PLACES = {"source": {"path"}, "autoencoder": {"path"}}

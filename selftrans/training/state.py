@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import remove_remains
+from selftrans.runtime.files import remove_remains, write_json
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import load_tensors, save_tensors
+from selftrans.training.definition import SAVING_FILE
 
 _STATE_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 KEPT_IN_PROGRESS = 2
@@ -78,7 +79,10 @@ class StateDirectory:
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Write the state of ``step``."""
         header = {**metadata, "step": step, "fingerprint": self.fingerprint}
+        started = time.monotonic()
         save_tensors(self._path(step), tensors, "state", header)
+        # A scheduler that ends jobs has to warn them this long before.
+        write_json(self.directory / SAVING_FILE, {"seconds": round(time.monotonic() - started, 1)})
 
     def prune(self, now: int, milestones: Collection[int]) -> None:
         """Keep the milestones, the newest two states up to ``now``, and whatever lies beyond ``now``."""

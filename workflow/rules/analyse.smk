@@ -19,7 +19,7 @@ rule block_features:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
@@ -45,7 +45,7 @@ rule probe_blocks:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=asks("evaluate", "runtime"),
         gpu=0,
     params:
@@ -69,7 +69,7 @@ rule probe_encoder:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
@@ -100,11 +100,12 @@ rule plot_discriminability:
         "results/{experiment}/logs/discriminability.log",
     benchmark:
         "results/{experiment}/benchmarks/discriminability.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -131,11 +132,12 @@ rule plot_feature_maps:
         "results/{experiment}/logs/feature-maps.log",
     benchmark:
         "results/{experiment}/benchmarks/feature-maps.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -162,11 +164,12 @@ rule plot_guiding_features:
         "results/{experiment}/logs/guiding-features.log",
     benchmark:
         "results/{experiment}/benchmarks/guiding-features.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -192,11 +195,12 @@ rule plot_similarity:
         "results/{experiment}/logs/similarity.log",
     benchmark:
         "results/{experiment}/benchmarks/similarity.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=asks("evaluate", "runtime"),
         gpu=0,
     params:

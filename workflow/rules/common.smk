@@ -1,6 +1,7 @@
 """The experiments of this call, checked before any job, and the questions that rules ask about them."""
 
 import json
+import math
 import re
 import shlex
 import sys
@@ -17,13 +18,20 @@ from selftrans.config import (
     load_experiment,
     validated,
 )
+from selftrans.costs import count_classes, parameters, segment_minutes
 from selftrans.data.sources import may_skip
 from selftrans.runtime.errors import ConfigError, UserError
 from selftrans.runtime.files import read_json, write_text
-from selftrans.training.definition import check_definition, run_definition
+from selftrans.training.definition import (
+    SAVING_FILE,
+    check_definition,
+    run_definition,
+)
 
 EXPERIMENTS, DATA, RESOURCES, REFERENCES = {}, {}, {}, []
 
+START_MINUTES = 10  # reading the state, compiling, saving
+SLOW_DISK = 100e6  # bytes per second
 RUN = "results/{experiment}/runs/{run}/seed{seed}"
 CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
 TEACHER = f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors"
@@ -154,12 +162,25 @@ def asks(kind, what):
     return of_job
 
 
+def memory(kind):
+    """Memory of a short job: more at every attempt. A training asks for the same each time, since it is also tried again
+    after its time was up.
+    """
+
+    def of_job(wildcards, attempt):
+        return asks(kind, "mem_mb")(wildcards) * attempt
+
+    return of_job
+
+
 ANALYSED = [name for name, experiment in EXPERIMENTS.items() if experiment.analysis]
 KEEPING = [
     name
     for name, experiment in EXPERIMENTS.items()
     if experiment.evaluation.keep_samples
 ]
+ON_ONE_NODE = [name for name in EXPERIMENTS if RESOURCES[name].train.nodes == 1]
+ON_SEVERAL_NODES = [name for name in EXPERIMENTS if name not in ON_ONE_NODE]
 NOT_KEEPING = [name for name in EXPERIMENTS if name not in KEEPING]
 TRAINED = [
     run for experiment in EXPERIMENTS.values() for run in experiment.trained_runs
@@ -365,6 +386,67 @@ def segment_before(wildcards):
 def step_before(wildcards, input):
     """The step of those weights, 0 for none: read off the input, which was decided before any job."""
     return Path(input.before).parent.name if input.before else 0
+
+
+def segment_runtime(wildcards):
+    """Time limit of a segment in minutes: what its steps take by the stated rates, half as much again, and the start; not
+    beyond the ceiling, behind which another attempt goes on.
+    """
+    asked = RESOURCES[wildcards.experiment].train
+    if not asked.gpu:
+        return asked.runtime
+    return min(asked.runtime, START_MINUTES + math.ceil(1.5 * gpu_minutes(wildcards)))
+
+
+def gpu_minutes(wildcards):
+    """What a segment takes by the stated rates, from the checkpoint below it."""
+    experiment = EXPERIMENTS[wildcards["experiment"]]
+    run, step = experiment.runs[wildcards["run"]], int(wildcards["step"])
+    before = max(
+        (below for below in run.training.checkpoints if below < step), default=0
+    )
+    gpus = RESOURCES[experiment.name].train.gpu
+    return segment_minutes(experiment, run, before, step, SETTINGS.rates, gpus)
+
+
+def attempts_by_the_clock():
+    """How often the longest segment meets its time limit, by the stated rates."""
+    ceilings = {
+        name: resources.train
+        for name, resources in RESOURCES.items()
+        if resources.train.gpu
+    }
+    return max(
+        (
+            int(1.5 * gpu_minutes(segment) / ceilings[name].runtime)
+            for name in ceilings
+            for segment in segments(EXPERIMENTS[name])
+        ),
+        default=0,
+    )
+
+
+def early_signal(wildcards):
+    """Option for SLURM: warn a training before its time is up, three times as long before as its last save took, and a
+    minute; before the first one, by the size of its state and a slow disk.
+    """
+    state = Path(RUN.format(**wildcards)) / "state" / SAVING_FILE
+    if state.is_file():
+        seconds = read_json(state)["seconds"]
+    else:
+        experiment = EXPERIMENTS[wildcards.experiment]
+        model = experiment.runs[wildcards.run].model
+        numbers = parameters(
+            model, experiment.data.latent_shape, count_classes(experiment.data)
+        )
+        seconds = 4 * 4 * numbers / SLOW_DISK
+    return f"--signal=USR1@{60 + math.ceil(3 * seconds)}"
+
+
+def launcher(wildcards):
+    """What starts a training on several nodes: one task on each, which finds the others by itself; all end if one fails."""
+    nodes = RESOURCES[wildcards.experiment].train.nodes
+    return f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
 
 
 def attempt_at_job(wildcards, attempt):

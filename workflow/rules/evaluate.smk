@@ -42,7 +42,7 @@ rule reference_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
+        mem_mb=memory("data"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
         processes=asks("data", "processes"),
@@ -72,7 +72,7 @@ rule sample_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
+        mem_mb=memory("evaluate"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         processes=asks("evaluate", "processes"),
@@ -127,11 +127,12 @@ rule table:
         "results/{experiment}/logs/table.log",
     benchmark:
         "results/{experiment}/benchmarks/table.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:

@@ -12,11 +12,12 @@ rule plot_convergence:
         "results/{experiment}/logs/convergence.log",
     benchmark:
         "results/{experiment}/benchmarks/convergence.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -43,11 +44,12 @@ rule plot_grid:
         "results/{experiment}/logs/grid-{grid}.log",
     benchmark:
         "results/{experiment}/benchmarks/grid-{grid}.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -72,11 +74,12 @@ rule plot_losses:
         "results/{experiment}/logs/losses.log",
     benchmark:
         "results/{experiment}/benchmarks/losses.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -101,11 +104,12 @@ rule plot_samples:
         "results/{experiment}/logs/samples.log",
     benchmark:
         "results/{experiment}/benchmarks/samples.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -133,11 +137,12 @@ rule plot_sweep:
         "results/{experiment}/logs/sweep-{sweep}.log",
     benchmark:
         "results/{experiment}/benchmarks/sweep-{sweep}.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -170,11 +175,12 @@ rule plot_comparison:
         "results/{experiment}/logs/comparison.log",
     benchmark:
         "results/{experiment}/benchmarks/comparison.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -203,11 +209,12 @@ rule plot_dynamics:
         "results/{experiment}/logs/dynamics-{run}.log",
     benchmark:
         "results/{experiment}/benchmarks/dynamics-{run}.tsv"
+    localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     params:

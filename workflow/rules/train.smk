@@ -21,26 +21,54 @@ rule train_segment:
         f"{RUN}/benchmarks/train-{{step}}.tsv"
     wildcard_constraints:
         run=one_of(TRAINED),
+        experiment=one_of(ON_ONE_NODE),
     priority: urgency
-    retries: SETTINGS.retries
+    retries: SETTINGS.retries + attempts_by_the_clock()
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("train", "threads")
     resources:
         mem_mb=asks("train", "mem_mb"),
-        runtime=asks("train", "runtime"),
+        runtime=segment_runtime,
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
         attempt=attempt_at_job,
+        slurm_extra=early_signal,
+        nodes=1,
+        tasks_per_gpu=0,
     params:
         directory=RUN,
         signals=signal_options,
         after=step_before,
+        launcher="",
     shell:
-        "python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
+        "{params.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
-        " --attempt {resources.attempt} > {log} 2>&1"
+        " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
+
+
+# Several nodes: one task of srun on each, all GPUs of the node its own.
+use rule train_segment as train_segment_on_nodes with:
+    wildcard_constraints:
+        run=one_of(TRAINED),
+        experiment=one_of(ON_SEVERAL_NODES),
+    resources:
+        mem_mb=asks("train", "mem_mb"),
+        runtime=segment_runtime,
+        gpu=asks("train", "gpu"),
+        processes=asks("train", "processes"),
+        attempt=attempt_at_job,
+        slurm_extra=early_signal,
+        nodes=asks("train", "nodes"),
+        tasks=asks("train", "nodes"),
+        tasks_per_gpu=0,
+        mpi="srun",
+    params:
+        directory=RUN,
+        signals=signal_options,
+        after=step_before,
+        launcher=launcher,
 
 
 # A checkpoint that others trained takes the place of a segment.
@@ -60,7 +88,7 @@ rule import_checkpoint:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("generate", "mem_mb"),
+        mem_mb=memory("generate"),
         runtime=asks("generate", "runtime"),
         gpu=0,
     params:
@@ -84,7 +112,7 @@ rule freeze_teacher:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("light", "mem_mb"),
+        mem_mb=memory("light"),
         runtime=asks("light", "runtime"),
         gpu=0,
     shell:
