@@ -140,8 +140,14 @@ def main() -> None:
         raise UserError(f"--scale: {arguments['scale']} is no scale (allowed: a positive number)")
     if not math.isfinite(arguments["shift"]):
         raise UserError(f"--shift: {arguments['shift']} is no shift (allowed: a finite number)")
+    if arguments["output"].suffix != ".safetensors":
+        raise UserError(f"--output: {arguments['output']} is no name of a weight file (allowed: .safetensors)")
     if arguments["expected"] is not None:
-        arguments["expected"] = validated(Model, json.loads(arguments["expected"]), "--expected")
+        try:
+            expected = json.loads(arguments["expected"])
+        except json.JSONDecodeError as error:
+            raise UserError(f"--expected: not JSON ({error})") from None
+        arguments["expected"] = validated(Model, expected, "--expected")
     print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
 
 

@@ -260,6 +260,15 @@ class Data(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _prepared_moments_are_as_they_are(self) -> Self:
+        if isinstance(self.source, RepaSource):
+            if self.latents.flip:
+                raise ValueError("latents.flip: true, but source.kind 'repa' has no moments of mirrored images")
+            if self.source.on_error == "skip":
+                raise ValueError("source.on_error: 'skip', but the images of source.kind 'repa' are not decoded again")
+        return self
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
@@ -630,7 +639,8 @@ class ImportedCheckpoint(Settings):
     """A checkpoint that others trained, to be sampled, evaluated or followed as a teacher."""
 
     file: str
-    """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is executed."""
+    """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is executed. A published file of
+    one set of weights counts as `ema`, also where it is a teacher."""
     convention: Convention
     """Where the noise is: at t = 1 (REPA, the authors of Self-Transcendence), or the data, with the velocity turned (SiT)."""
     step: PositiveInt
@@ -665,7 +675,9 @@ class Run(Settings):
         imported = values.get("imported") if isinstance(values, Mapping) else None
         if not isinstance(imported, Mapping) or not isinstance(step := imported.get("step"), int):
             return values
-        training = {**values.get("training", {}), "checkpoints": (step,), "log_every": 1}
+        if not isinstance(training := values.get("training", {}), Mapping):
+            return values
+        training = {**training, "checkpoints": (step,), "log_every": 1}
         return {**values, "training": training}
 
     @model_validator(mode="after")
@@ -836,7 +848,7 @@ class Published(Settings):
     """Who published them, where, how they were read, and under which conditions."""
     metric: Literal["fid", "is"]
     """What they show."""
-    curves: dict[Name, tuple[tuple[PositiveInt, float], ...]]
+    curves: dict[Name, Annotated[tuple[tuple[PositiveInt, float], ...], Field(min_length=1)]]
     """For runs of the experiment, optimizer steps and values."""
 
 
@@ -967,7 +979,7 @@ class Experiment(Settings):
             if isinstance(run, Mapping):
                 inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
                 runs[name] = {**run, **inherited}
-        return expand_grids({**values, "runs": runs})
+        return expand_grids({**values, "runs": runs}, _is_same_run)
 
     @model_validator(mode="after")
     def _runs_are_possible(self) -> Self:
@@ -1122,6 +1134,8 @@ class Experiment(Settings):
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to."""
         steps = self.runs[run].training.checkpoints
+        if self.runs[run].imported:  # its only checkpoint is what there is to sample
+            return steps
         match self.evaluation.samplers[sampler].checkpoints:
             case "all":
                 return steps
@@ -1129,6 +1143,16 @@ class Experiment(Settings):
                 return steps[-1:]
             case chosen:
                 return tuple(step for step in steps if step in chosen)
+
+
+def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two runs of a file train alike, defaults filled in."""
+    named = {"label": None, "grid": None}
+    try:
+        pair = [Run.model_validate(_with_tuples({**run, **named})) for run in (first, second)]
+    except ValidationError:  # said when the whole file is validated
+        return False
+    return pair[0] == pair[1]
 
 
 def _check_steps(key: str, wanted: tuple[int, ...], there: set[int], problem: str) -> None:
@@ -1299,7 +1323,7 @@ def load_experiment(reference: str | Path, data_changes: Mapping[str, Mapping[st
         ConfigError: in one line: the file, the key, what was found, what is allowed.
     """
     path = experiment_path(reference)
-    values = {"name": path.stem, **_read_extended(path, EXPERIMENTS)}
+    values = {"name": path.stem, **_read_extended(path, EXPERIMENTS, {})}
     if isinstance(values.get("data"), str):
         values["data"] = load_data(values["data"], data_changes).model_dump()
     figures = values.get("figures")
@@ -1324,8 +1348,8 @@ def load_data(reference: str | Path, changes: Mapping[str, Mapping[str, Any]] | 
         ConfigError: in one line: the file, the key, what was found, what is allowed.
     """
     path = _find(str(reference), DATA_FILES)
-    values = {"name": path.stem, **_read_extended(path, DATA_FILES)}
-    return validated(Data, merged(values, (changes or {}).get(values["name"], {})), str(path))
+    values = {"name": path.stem, **_read_extended(path, DATA_FILES, changes or {})}
+    return validated(Data, values, str(path))
 
 
 def experiment_path(reference: str | Path) -> Path:
@@ -1343,8 +1367,10 @@ def _find(reference: str, directory: Path) -> Path:
     return path
 
 
-def _read_extended(path: Path, directory: Path, through: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file over the one that it extends, a path or a name in ``directory``; paths are relative to the file they stand in."""
+def _read_extended(
+    path: Path, directory: Path, changes: Mapping[str, Mapping[str, Any]], through: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """A file with its changes over what it extends, a path or a name in ``directory``; paths are relative to the file."""
     if path.resolve() in through:
         raise ConfigError(f"{path}: extends: comes back to itself")
     values = read_yaml(path)
@@ -1354,10 +1380,11 @@ def _read_extended(path: Path, directory: Path, through: tuple[Path, ...] = ()) 
     if isinstance(figures, dict) and _is_path(figures.get("published")):
         figures["published"] = str(path.parent / figures["published"])
     base = values.pop("extends", None)
+    values = dict(merged(values, changes.get(path.stem, {})))
     if base is None:
         return values
     base_path = path.parent / base if _is_path(base) else _find(str(base), directory)
-    base_values = _read_extended(base_path, directory, (*through, path.resolve()))
+    base_values = _read_extended(base_path, directory, changes, (*through, path.resolve()))
     base_values.pop("name", None)
     return dict(merged(base_values, values))
 

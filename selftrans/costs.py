@@ -1,5 +1,8 @@
 """How many operations a network and a training take: a multiplication and an addition are two. Needs no torch."""
 
+import math
+from statistics import NormalDist
+
 from selftrans.config import (
     Data,
     DigitsSource,
@@ -10,6 +13,7 @@ from selftrans.config import (
     SelfTranscendence,
     Signal,
     Sra,
+    TimeRange,
     Training,
     VaeAlignment,
 )
@@ -56,22 +60,36 @@ def count_classes(data: Data) -> int:
     return 10 if isinstance(data.source, DigitsSource) else 1000
 
 
-def signal_flop(signal: Signal, experiment: Experiment, model: Model) -> float:
+def signal_flop(signal: Signal, experiment: Experiment, run: Run) -> float:
     """Operations of a training signal for one sample: passes without gradient through what it follows, and its projector."""
-    shape = experiment.data.latent_shape
-    projector = getattr(signal, "projector_width", None)
-    head = 3 * 2 * tokens_of(model, shape[1]) * (2 * model.width * (projector or 0) + (projector or 0) ** 2)
+    shape, model, training = experiment.data.latent_shape, run.model, run.training
+    hidden = getattr(signal, "projector_width", None) or 0
+    per_token = 3 * 2 * tokens_of(model, shape[1])
+    head = per_token * (2 * model.width * hidden + hidden**2)
     match signal:
-        case SelfTranscendence():
+        case SelfTranscendence():  # samples out of range are not computed
             teacher = experiment.runs[signal.teacher.run].model
-            share = signal.t_range.high - signal.t_range.low  # of t ~ U(0, 1): the others are not computed
-            return share * (2 * forward_flop(teacher, shape, signal.teacher_depth) + head)
+            followed = 2 * forward_flop(teacher, shape, signal.teacher_depth)
+            return share_in_range(signal.t_range, training) * (followed + head)
         case VaeAlignment():
-            return (signal.t_range.high - signal.t_range.low) * head
+            return share_in_range(signal.t_range, training) * head
         case Sra():
+            head = per_token * 2 * model.width * (hidden or 2 * model.width)
             return forward_flop(model, shape, signal.teacher_depth) + head
         case _:
             return head
+
+
+def share_in_range(t_range: TimeRange, training: Training) -> float:
+    """Part of the samples whose t is in a range."""
+
+    def below(t: float) -> float:
+        if training.time == "uniform" or t in {0.0, 1.0}:
+            return t
+        sigma = t / (1 - t) if training.path == "linear" else math.tan(math.pi * t / 2)
+        return NormalDist().cdf(math.log(sigma))
+
+    return below(t_range.high) - below(t_range.low)
 
 
 def segment_flop(experiment: Experiment, run: Run, before: int, step: int) -> float:
@@ -81,7 +99,7 @@ def segment_flop(experiment: Experiment, run: Run, before: int, step: int) -> fl
     flop = (step - before) * passes * forward_flop(run.model, shape)
     for signal in run.signals:
         last = signal.stop_after or step
-        flop += (min(step, last) - min(before, last)) * signal_flop(signal, experiment, run.model)
+        flop += (min(step, last) - min(before, last)) * signal_flop(signal, experiment, run)
     return flop * training.batch_size
 
 

@@ -181,7 +181,12 @@ class Plan:
                 continue
             for before, step in pairwise((0, *training.checkpoints)):
                 # Averaged and raw weights; and the state, with both and two moments, which stays at every checkpoint.
-                work = {arithmetic_of(training): segment_flop(experiment, run, before, step)}
+                work: defaultdict[str, float] = defaultdict(float)
+                work[arithmetic_of(training)] += segment_flop(experiment, run, before, step)
+                for encoder in run.encoders:
+                    if encoder.features == "images":
+                        seen = (step - before) * training.batch_size
+                        work["fp32"] += seen * encoder_output(data, encoder.name)[1]
                 self._add("train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu)
         for teacher in {teacher for run in experiment.runs.values() for teacher in run.teachers}:
             cut = experiment.runs[teacher.choice.run].model.model_copy(update={"depth": teacher.depth})

@@ -395,8 +395,8 @@ def test_a_grid_may_vary_what_another_one_made(tiny):
     }
     experiment = load_experiment(tiny(grids=grids))
     assert experiment.runs["teacher-target-latent"].teachers[0].choice.run == "target-latent"
-    assert experiment.grids["t"].runs == ("t-0.0-to-1.0", "t-0.4-to-0.7")  # the base leaves it to its default
-    assert experiment.grids["stop"].runs == ("stop-4", "stop-none")
+    assert experiment.grids["t"].runs == ("t-0.0-to-1.0", "vae-align")  # the base leaves it to its default
+    assert experiment.grids["stop"].runs == ("stop-4", "vae-align")
     assert experiment.runs["stop-4"].label == "stop = 4"
 
 
@@ -409,7 +409,7 @@ def test_a_grid_may_vary_what_another_one_made(tiny):
         ({**GRID, "label": "{7}"}, r"grids\.w\.label: '\{7\}' does not fit its values"),
         (
             {**GRID, "vary": {"guidance.method.x": [5]}},
-            r"grids\.w\.vary\.guidance\.method\.x: 'method' of the run holds no keys",
+            r"grids\.w\.vary\.guidance\.method\.x: 'x' is no key of what the run",
         ),
         ({"run": "sit"}, r"grids\.w\.vary: is missing"),
     ],
@@ -418,6 +418,21 @@ def test_a_grid_that_is_none_is_one_line(tiny, grid, message):
     with pytest.raises(ConfigError, match=message) as raised:
         load_experiment(tiny(grids={"w": grid}))
     assert "\n" not in str(raised.value)
+
+
+def test_signs_make_other_runs_and_repeats_are_refused(tiny):
+    grid = {"run": "self-transcendence", "vary": {"guidance.guidance_scale": [-1, 1, 2]}}
+    assert load_experiment(tiny(grids={"w": grid})).grids["w"].runs == ("w--1", "w-1", "self-transcendence")
+    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-5', which is there already"):
+        load_experiment(tiny(grids={"w": {**grid, "vary": {"guidance.guidance_scale": [5, 5]}}}))
+
+
+def test_a_grid_reaches_into_a_list_of_signals(tiny):
+    runs = {**TINY["runs"], "both": OTHER_METHODS["both"]}
+    grid = {"run": "both", "vary": {"guidance.1.weight": [0.5, 2.0]}}
+    experiment = load_experiment(tiny(runs=runs, grids={"weight": grid}))
+    assert experiment.grids["weight"].runs == ("both", "weight-2.0")  # 0.5 is the default
+    assert [signal.weight for signal in experiment.runs["weight-2.0"].signals] == [0.2, 2.0]
 
 
 def test_a_grid_never_replaces_a_run(tiny):
@@ -444,6 +459,16 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
     run = experiment.runs["public"]
     assert run.training.checkpoints == (7_000_000,)
     assert experiment.evaluated_steps("public", "ode") == (7_000_000,)
+    chosen = load_experiment(
+        tiny(
+            **{
+                "runs.public": {"imported": imported},
+                "evaluation.samplers.ode.checkpoints": [8],
+                "figures.sample_checkpoints": [8],
+            }
+        )
+    )
+    assert chosen.evaluated_steps("public", "ode") == (7_000_000,)  # what there is of it, whatever is sampled of others
     assert experiment.trained_runs == ("sit", "vae-align", "self-transcendence")
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.Experiment, values, "resolved") == experiment
@@ -453,6 +478,7 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
             "is not trained",
         ),
         ({"runs.public": {"imported": {**imported, "convention": "dit"}}}, r"imported\.convention: "),
+        ({"runs.public": {"imported": imported, "training": 3}}, r"runs\.public\.training: "),
         ({"runs.public": {"imported": imported}, "figures.baseline": "public"}, "'public' was not trained here"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -463,7 +489,7 @@ def test_data_files_extend_and_are_changed(tmp_path):
     assert load_data("imagenet512").source == load_data("imagenet256").source
     changes = {"imagenet256": {"source": {"kind": "zip", "path": "/data/train.zip"}}}
     assert load_experiment("imagenet256-b2", changes).data.source.path == "/data/train.zip"
-    assert load_experiment("imagenet512-xl2", changes).data.source.path == "data/imagenet/train"
+    assert load_experiment("imagenet512-xl2", changes).data.source.path == "/data/train.zip"  # it extends imagenet256
     with pytest.raises(ConfigError, match=r"imagenet256\.yaml: source\.color: unknown key"):
         load_data("imagenet256", {"imagenet256": {"source": {"color": 1}}})
 

@@ -35,3 +35,15 @@ def test_an_imported_run_is_a_level_and_does_not_stretch_the_axis():
     assert set(level.get_ydata()) == {8.3}
     assert level.get_label() == "SiT-XL/2 (7,000,000 steps)"
     assert fid.get_xlim()[1] < 30
+
+
+def test_a_run_that_was_not_measured_is_left_out():
+    unmeasured = TABLE.assign(fid=TABLE["fid"].where(TABLE["run"] != "public"))
+    for table in (TABLE[TABLE["run"] != "public"], unmeasured):
+        fid, _ = convergence(table, LABELS, 5.5, imported=["public"]).get_axes()
+        assert not [line for line in fid.get_lines() if str(line.get_label()).startswith("SiT-XL/2")]
+
+
+def test_imported_runs_alone_are_levels():
+    fid, _ = convergence(TABLE[TABLE["run"] == "public"], LABELS, 5.5, imported=["public"]).get_axes()
+    assert [set(line.get_ydata()) for line in fid.get_lines()] == [{8.3}]

@@ -177,3 +177,61 @@ def test_what_is_not_there_is_said(tmp_path, folder):
         data_of("tar", folder)
     with pytest.raises(ConfigError, match=r"image_size: 36 is not a multiple of the autoencoder's 8"):
         data_of("folder", folder, image_size=36)
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_cut_off(tmp_path):
+    ramp = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    (tmp_path / "n0").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "n0/ramp.png")
+    read = open_source(data_of("folder", tmp_path)).read(range(1))[0]
+    np.testing.assert_array_equal(read[..., 0], ramp >> 8)
+
+
+def test_class_folders_may_be_links_but_not_empty(tmp_path):
+    made = make_imagenet(tmp_path / "all", per_class=2, classes=4)
+    few = tmp_path / "few"
+    few.mkdir()
+    for label in (1, 3):
+        (few / f"n{label:08}").symlink_to(made / f"n{label:08}")
+    (few / "n00000001.JPEG").mkdir()  # a folder that is called like an image is a class folder
+    with pytest.raises(UserError, match=r"n00000001\.JPEG: a class folder without an image"):
+        open_source(data_of("folder", few))
+    (few / "n00000001.JPEG").rmdir()
+    source = open_source(data_of("folder", few))
+    assert source.class_names == ("n00000001", "n00000003")
+    assert source.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_other_images_of_the_same_names_have_another_digest(tmp_path):
+    first = make_imagenet(tmp_path / "a", per_class=3, classes=2)
+    second = make_imagenet(tmp_path / "b", per_class=3, classes=2)
+    assert open_source(data_of("folder", first)).digest == open_source(data_of("folder", second)).digest
+    image = second / "n00000001/n00000001_2.JPEG"
+    Image.new("RGB", (50, 60)).save(image)
+    assert open_source(data_of("folder", first)).digest != open_source(data_of("folder", second)).digest
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [0.5, 1.5], ["a", "b"], [[0], [1]], [None, 1]])
+def test_labels_of_a_hugging_face_data_set_are_class_numbers(tmp_path, folder, labels):
+    content = (folder / "n00000000/n00000000_0.JPEG").read_bytes()
+    columns = {"image": [{"bytes": content, "path": None}] * 2, "label": labels}
+    made = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    made.save_to_disk(tmp_path / "made")
+    with pytest.raises(UserError, match=r"source\.label_column: 'label' holds no class numbers"):
+        open_source(data_of("huggingface", tmp_path / "made"))
+    with pytest.raises(UserError, match=r"source\.image_column: 'label' holds no images"):
+        open_source(data_of("huggingface", tmp_path / "made", source={"image_column": "label"}))
+
+
+def test_prepared_moments_have_no_mirrored_views_and_leave_nothing_out(tmp_path):
+    for changes in ({"latents": {"flip": True}}, {"source": {"on_error": "skip"}}):
+        with pytest.raises(ConfigError, match=r"source\.kind 'repa'"):
+            data_of("repa", tmp_path, **changes)
+
+
+def test_a_data_set_of_damaged_images_alone_is_said(tmp_path):
+    folder = make_imagenet(tmp_path, per_class=1, classes=2)
+    for path in folder.rglob("*.JPEG"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="none of the 2 images can be decoded"):
+        read_all(data_of("folder", folder, source={"on_error": "skip"}))

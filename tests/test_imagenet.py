@@ -151,6 +151,14 @@ def test_classes_can_be_looked_at(finished):
         assert grid.width == 4 * SIZE
 
 
+def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
+    """Numbers and nothings among the changes to a data file reach the second Snakemake as they are."""
+    ended = subprocess.run(["snakemake", "--cores", "2", "report"], cwd=finished, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr + (finished / "results/report.log").read_text()
+    assert (finished / "results/report.html").stat().st_size > 100_000
+    assert not list((finished / "results").glob("*.json"))
+
+
 def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished):
     ended = subprocess.run(["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True)
     assert "Nothing to be done" in ended.stdout + ended.stderr

@@ -4,14 +4,16 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from selftrans.config import Model, Rates, Sampler, load_experiment
-from selftrans.costs import forward_flop, parameters
+from selftrans.config import Model, Rates, Sampler, TimeRange, Training, load_experiment
+from selftrans.costs import forward_flop, parameters, share_in_range
 from selftrans.evaluation.inception import inception_network
+from selftrans.flow.interpolant import INTERPOLANTS, draw_time
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.plan import (
     DECODER_FLOP,
@@ -23,6 +25,7 @@ from selftrans.plan import (
     report,
 )
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.random import Stream, generator
 from tests.conftest import REPOSITORY
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
@@ -145,3 +148,25 @@ def test_what_cannot_be_planned_is_said(tiny):
     experiment = load_experiment("imagenet256-b2", {"imagenet256": {"images": None}})
     with pytest.raises(UserError, match="data 'imagenet256': images: is needed to plan"):
         Plan([experiment])
+
+
+def test_an_encoder_on_images_costs_its_passes(tiny):
+    """DINOv2 ViT-B/14 at 224: 86 million weights in its blocks, 256 tokens."""
+    runs = {
+        f"repa-{how}": {"guidance": {"method": "repa", "encoder": "dinov2-b", "depth": 4, "features": how}}
+        for how in ("store", "images")
+    }
+    costs = [
+        Plan([load_experiment(tiny(data="imagenet256", runs={name: run}))]).costs["train_segment"].flop
+        for name, run in runs.items()
+    ]
+    assert costs[1] - costs[0] == pytest.approx(8 * 8 * 2 * 256 * 85e6, rel=0.02)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
+    training = Training(checkpoints=(100,), path=path, time="log-normal")
+    times = [draw_time(generator(0, Stream.BATCH, 0, k), INTERPOLANTS[path], "log-normal") for k in range(4000)]
+    drawn = np.mean([(t >= 0.4) & (t <= 0.7) for t in times])
+    assert share_in_range(TimeRange(), training) == pytest.approx(drawn, abs=0.03)
+    assert share_in_range(TimeRange(), Training(checkpoints=(100,))) == pytest.approx(0.3)

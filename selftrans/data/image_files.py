@@ -6,6 +6,7 @@ Images are decoded when they are asked for, turned to RGB and cropped as ADM's p
 import hashlib
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from selftrans.runtime.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 LABELS_FILE = "dataset.json"
+DIGESTED = 64  # images whose content is part of a data set's digest
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -41,6 +43,13 @@ def adm_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image)[top : top + size, left : left + size]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in 8 bits of red, green and blue; PIL would cut off 16 bits of grey instead of scaling them."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 class ImageFiles:
@@ -75,8 +84,11 @@ class ImageFiles:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the images are called and of their classes, not of where they lie."""
-        return listing_digest(self.names, self.labels)
+        """SHA-256 of what the images are called, of their classes and of what some of them hold; not of where they lie."""
+        digest = hashlib.sha256(listing_digest(self.names, self.labels).encode())
+        for index in np.unique(np.linspace(0, len(self.names) - 1, DIGESTED).round().astype(int)):
+            digest.update(self._encoded(int(index)))
+        return digest.hexdigest()
 
     def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
         """The images at these places: (B, H, W, 3).
@@ -86,18 +98,20 @@ class ImageFiles:
         """
         return np.stack([self._decoded(int(index)) for index in indices])
 
-    def _decoded(self, index: int) -> NDArray[np.uint8]:
-        place = int(self._places[index])
+    def _encoded(self, index: int) -> bytes:
         try:
-            content = self._content(place)
+            return self._content(int(self._places[index]))
         except zipfile.BadZipFile as error:
             raise self._corrupt(index, error) from None
         except OSError as error:  # a disk that fails is no damaged image
             raise UserError(f"{self._settings.path}: {self.names[index]} cannot be read ({error})") from None
+
+    def _decoded(self, index: int) -> NDArray[np.uint8]:
+        content = self._encoded(index)
         try:
             with Image.open(io.BytesIO(content)) as image:
                 turned = ImageOps.exif_transpose(image) if self._settings.exif_rotation else image
-                return adm_crop(turned.convert("RGB"), self._size)
+                return adm_crop(to_rgb(turned), self._size)
         except _DAMAGED as error:
             raise self._corrupt(index, error) from None
 
@@ -122,6 +136,13 @@ class PreparedMoments(ImageFiles):
     ) -> None:
         super().__init__(settings, image_size, *listing.parts, skipped)
         self._moments = [moments[place] for place in self._places]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that covers the moments of some images, too."""
+        chosen = range(0, len(self._moments), max(1, len(self._moments) // DIGESTED))
+        content = b"".join(self._moments[place].read_bytes() for place in chosen)
+        return hashlib.sha256(super().digest.encode() + content).hexdigest()
 
     def moments(self, indices: range) -> NDArray[np.float32]:
         """Means and standard deviations of the posterior as stored, (B, 2, C, H, W).
@@ -195,6 +216,13 @@ def open_folder(settings: FolderSource, image_size: int, skipped: Collection[str
     """
     root = Path(settings.path)
     names = _images_below(root)
+    if _labels_beside(root) is None:
+        classes = {name.split("/")[0] for name in names}
+        folders = (folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        if empty := sorted({*folders} - classes):
+            raise UserError(
+                f"{root / empty[0]}: a class folder without an image, which would shift all classes behind it"
+            )
     listing = Listing(names, lambda place: (root / names[place]).read_bytes(), settings.path, _labels_beside(root))
     return ImageFiles(settings, image_size, *listing.parts, skipped)
 
@@ -242,15 +270,21 @@ def open_hugging_face(settings: HuggingFaceSource, image_size: int, skipped: Col
         if column not in loaded.column_names:
             allowed = ", ".join(loaded.column_names)
             raise UserError(f"{settings.path}: source.{key}: {column!r} is no column (allowed: {allowed})")
-    labels = np.asarray(loaded[settings.label_column][:], np.int64)
-    feature = loaded.features[settings.label_column]
+    if not isinstance(loaded.features[settings.image_column], datasets.Image):
+        raise UserError(f"{settings.path}: source.image_column: {settings.image_column!r} holds no images")
+    given: NDArray[Any] = np.asarray(loaded[settings.label_column][:])
+    if given.ndim != 1 or given.dtype.kind not in "iu" or given.min(initial=0) < 0:
+        raise UserError(f"{settings.path}: source.label_column: {settings.label_column!r} holds no class numbers")
+    labels, feature = given.astype(np.int64), loaded.features[settings.label_column]
     class_names = getattr(feature, "names", None) or [str(label) for label in range(int(labels.max()) + 1)]
     encoded = loaded.select_columns([settings.image_column]).cast_column(
         settings.image_column, datasets.Image(decode=False)
     )
 
     def content(place: int) -> bytes:
-        row: dict[str, Any] = encoded[place][settings.image_column]
+        row: dict[str, Any] | None = encoded[place][settings.image_column]
+        if row is None:
+            return b""
         return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
 
     names = [f"row {place}" for place in range(len(labels))]
@@ -281,7 +315,15 @@ def open_repa(settings: RepaSource, image_size: int, skipped: Collection[str]) -
 def _images_below(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if _is_image(path.name))
+    found: list[str] = []
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):  # class folders may be links
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        found += [Path(folder, name).relative_to(root).as_posix() for name in files if _is_image(name)]
+    return sorted(found)
 
 
 def _labels_beside(directory: Path) -> dict[str, int] | None:

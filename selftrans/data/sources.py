@@ -147,4 +147,6 @@ def read_all(data: Data) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
                 raise
             continue
         kept.append(place)
+    if not images:
+        raise UserError(f"data {data.name!r}: none of the {len(source.labels)} images can be decoded")
     return np.stack(images), source.labels[kept]

@@ -128,13 +128,14 @@ class Rows:
     Args:
         directory: where the shards lie.
         shards: what they are.
+        count: number of images.
         views: rows of each image.
 
     Raises:
-        UserError: a shard is absent or of another size than recorded.
+        UserError: a shard is absent or of another size than recorded, or rows are missing.
     """
 
-    def __init__(self, directory: Path, shards: tuple[Shard, ...], views: int = 1) -> None:
+    def __init__(self, directory: Path, shards: tuple[Shard, ...], count: int, views: int) -> None:
         self.directory, self.shards, self.views = directory, shards, views
         for shard in shards:
             path = directory / shard.file
@@ -149,9 +150,12 @@ class Rows:
             self._files.append(file)
             self._offsets.append(file.tell())
             # Rows are wanted in random order: what a system reads ahead (some: megabytes) would be read in vain.
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            if hasattr(os, "posix_fadvise"):  # macOS has none
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         self._row_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
+        if self._starts[-1] != count * views:
+            raise UserError(f"{directory}: {self._starts[-1]} rows, the manifest says {count} images in {views} views")
 
     def of(self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0) -> NDArray[np.floating[Any]]:
         """The rows of these images in these views, in the stored precision."""
@@ -205,7 +209,7 @@ class LatentStore:
         manifest_path = Path(manifest_path)
         self.directory = manifest_path.parent
         self.manifest = read_manifest(manifest_path, Manifest)
-        self.rows = Rows(self.directory, self.manifest.shards, self.manifest.views)
+        self.rows = Rows(self.directory, self.manifest.shards, self.manifest.count, self.manifest.views)
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
 
     def _read_labels(self, path: Path) -> NDArray[np.int64]:
@@ -256,7 +260,7 @@ class FeatureStore:
     def __init__(self, manifest_path: Path | str) -> None:
         self.path = Path(manifest_path)
         self.manifest = read_manifest(self.path, FeatureManifest)
-        self.rows = Rows(self.path.parent, self.manifest.shards, self.manifest.views)
+        self.rows = Rows(self.path.parent, self.manifest.shards, self.manifest.count, self.manifest.views)
 
     @property
     def name(self) -> str:

@@ -37,7 +37,9 @@ def convergence(
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
         for run, look in looks(labels).items():
-            own = table[table["run"] == run]
+            own = table[(table["run"] == run) & table[column].notna()]
+            if own.empty:
+                continue
             if run in imported:
                 step, value = int(own["step"].iloc[0]), float(own[column].iloc[0])
                 label = f"{look.label} ({step:,} steps)"
@@ -201,7 +203,8 @@ def _steps_axis(axis: Axes, ylabel: str, ticks: int = 4) -> None:
     """Steps along the lower edge, with room for the last number."""
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel(ylabel)
-    axis.set_xlim(0, axis.dataLim.x1 * 1.04)
+    if np.isfinite(axis.dataLim.x1):  # nothing but levels has no steps
+        axis.set_xlim(0, axis.dataLim.x1 * 1.04)
     axis.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from selftrans.config import (
+    DATA_FILES,
     EXTRACTORS,
     TrainedAutoencoder,
     TrainedEncoder,
@@ -93,9 +94,10 @@ def read_experiments():
         for run, seed in product(experiment.trained_runs, experiment.seeds):
             directory = Path(RUN.format(experiment=experiment.name, run=run, seed=seed))
             check_definition(directory, run_definition(experiment, run, seed))
-    if unknown := SETTINGS.data.keys() - DATA.keys():
+    known = {path.stem for path in DATA_FILES.glob("*.yaml")} | DATA.keys()
+    if unknown := SETTINGS.data.keys() - known:
         raise ConfigError(
-            f"config.yaml: data: {min(unknown)!r} is no data set of these experiments (allowed: {', '.join(DATA)})"
+            f"config.yaml: data: {min(unknown)!r} is no data file (allowed: {', '.join(sorted(known))})"
         )
     if both := imported_runs() & {
         run for experiment in EXPERIMENTS.values() for run in experiment.trained_runs
@@ -610,6 +612,12 @@ def grid_labels(wildcards):
     """The names of a grid's runs."""
     runs = EXPERIMENTS[wildcards.experiment].grids[wildcards.grid].runs
     return {run: run_labels(wildcards)[run] for run in runs}
+
+
+def imported_runs_of(wildcards):
+    """The runs that others trained, which are levels in the figures."""
+    runs = EXPERIMENTS[wildcards.experiment].runs
+    return [name for name, run in runs.items() if run.imported]
 
 
 def published_curves(wildcards):

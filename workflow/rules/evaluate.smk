@@ -38,6 +38,7 @@ rule reference_statistics:
         "results/data/{dataset}/logs/reference-{extractor}.log",
     benchmark:
         "results/data/{dataset}/benchmarks/reference-{extractor}.tsv"
+    priority: 10**9  # a reference that is not there is said before anything is trained
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")

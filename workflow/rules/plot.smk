@@ -25,7 +25,7 @@ rule plot_convergence:
         style=figure_style,
         labels=main_labels,
         published=published_curves,
-        imported=sorted(IMPORTED),
+        imported=imported_runs_of,
     script:
         "../scripts/convergence.py"
 
@@ -57,7 +57,7 @@ rule plot_grid:
         style=figure_style,
         labels=grid_labels,
         published=None,
-        imported=sorted(IMPORTED),
+        imported=imported_runs_of,
     script:
         "../scripts/convergence.py"
 
@@ -255,7 +255,8 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        experiments=f"experiments=[{','.join(REFERENCES)}]",
-        data=f"data={json.dumps(SETTINGS.data)}",
+        config=json.dumps({"experiments": REFERENCES, "data": SETTINGS.data}),
     shell:
-        "snakemake figures evaluate --nolock --config {params.experiments:q} {params.data:q} --report {output} > {log} 2>&1"
+        "printf %s {params.config:q} > {output}.json;"
+        " snakemake figures evaluate --nolock --configfile {output}.json --report {output} > {log} 2>&1;"
+        " rm {output}.json"
