@@ -7,13 +7,17 @@ CORES ?= all
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test bench check-adm schema format clean
+.PHONY: demo test test-cluster bench check-adm schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
 
 test: $(VENV)/ready
 	$(run) python -m pytest
+
+# The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
+test-cluster: $(VENV)/ready
+	$(run) python -m pytest tests/cluster -rs
 
 # Ratios against stated baselines: a table, and results/benchmarks.json. Some of them: make bench ONLY="stage_2 batches"
 bench: $(VENV)/ready

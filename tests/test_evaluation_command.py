@@ -17,9 +17,9 @@ from selftrans.evaluation.collect import take_over
 from selftrans.evaluation.extractors import ClassifierNetwork, load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
-from selftrans.evaluation.references import PUBLISHED, check_published
+from selftrans.evaluation.references import REFERENCE_BATCHES, check_published
 from selftrans.evaluation.statistics import ImageStatistics, features_path
-from selftrans.evaluation.weights import INCEPTION, WeightFile
+from selftrans.evaluation.weights import INCEPTION, PublishedFile
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import save_tensors
@@ -168,7 +168,7 @@ def test_wrong_images_are_one_line(inputs, classifier, images, tmp_path):
     ("words", "message"),
     [
         (["--metrics", "fid,nonsense"], "--metrics: 'nonsense' is unknown (allowed: fid, sfid, is, precision"),
-        (["--metrics", "fid"], "the inception extractor needs pt_inception-2015-12-05-6726825d.pth"),
+        (["--metrics", "fid"], "needed is pt_inception-2015-12-05-6726825d.pth"),
         (["--extractor", "classifier", "--weights", "{samples}"], "truncated or not a safetensors file"),
         (["--extractor", "classifier", "--weights", "{classifier}", "--reference", "{float}"], "arr_0 is float32"),
     ],
@@ -220,9 +220,7 @@ def random_inception(tmp_path_factory):
             tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
     path = tmp_path_factory.mktemp("inception") / "random.pth"
     torch.save(state, path)
-    file = WeightFile(
-        extractor="inception", url=f"https://nowhere/{path.name}", bytes=path.stat().st_size, sha256=sha256_of(path)
-    )
+    file = PublishedFile(url=f"https://nowhere/{path.name}", bytes=path.stat().st_size, sha256=sha256_of(path))
     return path, file
 
 
@@ -286,9 +284,9 @@ def test_an_adm_reference_brings_its_own_moments(tmp_path, extractor, images):
 
 
 def test_a_file_with_a_published_name_is_checked(tmp_path):
-    (name, _), *_ = PUBLISHED.items()
+    name, *_ = REFERENCE_BATCHES
     (tmp_path / name).write_bytes(b"something else")
-    with pytest.raises(UserError, match="has 14 bytes, the published file has 2,037,122,530"):
+    with pytest.raises(UserError, match=r"has 14 bytes, VIRTUAL_imagenet256_labeled\.npz has 2,037,122,530"):
         check_published(tmp_path / name)
     check_published(tmp_path / "of my own.npz")
 

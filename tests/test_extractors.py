@@ -13,7 +13,7 @@ from selftrans.evaluation import weights
 from selftrans.evaluation.dinov2 import Dinov2Extractor, dinov2_network, resampled_positions
 from selftrans.evaluation.extractors import load_extractor
 from selftrans.evaluation.inception import InceptionExtractor, inception_network, resize_like_tensorflow_1
-from selftrans.evaluation.weights import DINOV2, INCEPTION, WeightFile, fetch_weights, find_weights
+from selftrans.evaluation.weights import DINOV2, INCEPTION, PublishedFile, fetch_weights, find_weights
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 
@@ -250,7 +250,7 @@ def served(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-    yield WeightFile(extractor="inception", url=url, bytes=source.stat().st_size, sha256=sha256_of(source)), source
+    yield PublishedFile(url=url, bytes=source.stat().st_size, sha256=sha256_of(source)), source
     server.shutdown()
     server.server_close()
 

@@ -126,3 +126,19 @@ def test_the_readmes_links_lead_somewhere():
 def test_make_and_ci_use_the_one_place():
     assert "-c pins.txt" in Path("Makefile").read_text()
     assert "make test" in Path(".ci/run").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["envs/Dockerfile", "envs/selftrans.def"])
+def test_container_recipes_take_the_pins_and_name_no_version(recipe):
+    text = (REPOSITORY / recipe).read_text()
+    assert "pip install --no-cache-dir -c pins.txt ." in text
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for name in project["dependencies"]:
+        assert not re.search(rf"\b{re.escape(name)}\b\s*[=<>~]", text)
+    copied = re.findall(r"^COPY (.+) \S+$|^    (\S+) /opt", text, re.MULTILINE)
+    assert copied
+    for names in copied:
+        assert all((REPOSITORY / name.removeprefix("./")).exists() for name in " ".join(names).split()), names
+    # What the wheel is built from lies in the image.
+    for needed in ("pyproject.toml", project["readme"], *project["license-files"], "selftrans", "pins.txt"):
+        assert re.search(rf"(^|\s){re.escape(needed)}\s", text), needed

@@ -185,6 +185,46 @@ def test_no_card_is_ever_leased_twice(tmp_path):
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
+PACKED = """
+rule all:
+    input: expand("cards/{number}-{gpus}", zip, number=range(7), gpus=[1, 2, 8, 1, 2, 1, 1])
+rule card:
+    output: "cards/{number}-{gpus}"
+    resources: gpu=lambda wildcards: int(wildcards.gpus)
+    shell: "{PYTHON} {HOLD} {wildcards.gpus} 1.5 > {output}"
+"""
+
+
+def test_snakemake_packs_jobs_of_one_two_and_eight_cards_on_eight_pretended_ones(tmp_path):
+    """Real concurrent jobs: no card twice at a time, never more than eight in use, and small jobs do run side by side."""
+    (tmp_path / "hold.py").write_text(HOLD)
+    text = PACKED.replace("{PYTHON}", sys.executable).replace("{HOLD}", str(tmp_path / "hold.py"))
+    (tmp_path / "Snakefile").write_text(text)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "TMPDIR": str(tmp_path)}
+    command = ["snakemake", "--cores", "8", "--resources", "gpu=8", "--directory", str(tmp_path)]
+    command += ["--snakefile", str(tmp_path / "Snakefile")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    held = []
+    for path in sorted((tmp_path / "cards").iterdir()):
+        first, last = path.read_text().splitlines()
+        devices, start = first.split()
+        assert len(devices.split(",")) == int(path.name.split("-")[1])
+        held += [(device, float(start), float(last)) for device in devices.split(",")]
+    for device in map(str, range(8)):
+        spans = sorted((start, end) for name, start, end in held if name == device)
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    at_once = [sum(start <= begun < end for _, start, end in held) for _, begun, _ in held]
+    assert max(at_once) == 8
+    small = [(start, end) for path in (tmp_path / "cards").glob("*-[12]") for start, end in [_span(path)]]
+    assert any(one[0] < other[0] < one[1] for one in small for other in small)
+
+
+def _span(path):
+    first, last = path.read_text().splitlines()
+    return float(first.split()[1]), float(last)
+
+
 def test_a_killed_holder_keeps_no_card(tmp_path):
     first = holder(tmp_path, 4, 600)
     first.stdout.readline()

@@ -483,3 +483,39 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     planned = place.planned(experiments=("methods",))
     assert planned["block_features"] == 6
     assert {"train_segment", "extract_features", "encoder"}.isdisjoint(planned)
+
+
+def test_a_schedulers_warning_comes_as_long_before_as_saving_takes(place):
+    """Three times the last save and a minute; before the first one, by the size of the state."""
+    place.path("tiny/runs/sit/seed0/checkpoints/8/raw.safetensors").unlink()
+    target = "results/tiny/runs/sit/seed0/checkpoints/8/raw.safetensors"
+    saving = place.path("tiny/runs/sit/seed0/state/saving.json")
+    assert json.loads(saving.read_text())["seconds"] < 30
+    saving.write_text('{"seconds": 100}')
+    assert "slurm_extra=--signal=USR1@360" in place.run("-n", target).stdout
+    saving.unlink()
+    assert "slurm_extra=--signal=USR1@61" in place.run("-n", target).stdout
+
+
+def test_time_limits_follow_from_steps_and_stated_rates(place):
+    """B/2 for 50,000 steps on four GPUs at 100 TFLOP/s; twice as fast, half the time; never beyond the ceiling."""
+    limits = []
+    for rate, ceiling in ((100.0, 1440), (200.0, 1440), (100.0, 60)):
+        config = {
+            "experiments": ["imagenet256-b2"],
+            "rates": {"bf16": rate},
+            "resources": {"train": {"runtime": ceiling}},
+        }
+        (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
+        command = [
+            "snakemake",
+            "-n",
+            "--cores",
+            "8",
+            "results/imagenet256-b2/runs/sit/seed0/checkpoints/50000/ema.safetensors",
+        ]
+        planned = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True).stdout
+        limits.append(int(re.search(r"rule train_segment:.*?runtime=(\d+)", planned, re.DOTALL)[1]))
+    assert limits[0] == pytest.approx(10 + 1.5 * 50_000 * 256 * 3 * 46.1e9 / 400e12 / 60, rel=0.03)
+    assert limits[1] == pytest.approx((limits[0] + 10) / 2, abs=1.5)
+    assert limits[2] == 60

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from selftrans.evaluation.statistics import Gaussian
+from selftrans.evaluation.weights import PublishedFile, check_file
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import sha256_of
 
-# https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/: name -> bytes, SHA-256
-PUBLISHED = {
-    "VIRTUAL_imagenet256_labeled.npz": (
-        2_037_122_530,
-        "b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758",
-    ),
-}
+IMAGENET_256 = PublishedFile(
+    url="https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+    bytes=2_037_122_530,
+    sha256="b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758",
+)
+REFERENCE_BATCHES = {IMAGENET_256.name: IMAGENET_256}
+"""By name; that of ImageNet 512 is VIRTUAL_imagenet512.npz beside it, in the folder 512."""
 _MOMENTS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -39,13 +39,8 @@ def check_published(path: Path) -> None:
     Raises:
         UserError: its size or digest differs.
     """
-    if path.name not in PUBLISHED or not path.is_file():
-        return
-    size, digest = PUBLISHED[path.name]
-    if (found := path.stat().st_size) != size:
-        raise UserError(f"{path}: has {found:,} bytes, the published file has {size:,}")
-    if (found_digest := sha256_of(path)) != digest:
-        raise UserError(f"{path}: has SHA-256 {found_digest[:12]}, the published file has {digest[:12]}")
+    if path.name in REFERENCE_BATCHES and path.is_file():
+        check_file(path, REFERENCE_BATCHES[path.name], str(path))
 
 
 def published_moments(path: Path, count: int) -> dict[str, Gaussian]:

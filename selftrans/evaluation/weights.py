@@ -16,10 +16,9 @@ PIECE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightFile:
+class PublishedFile:
     """A published file: numbers are comparable only if it is this one."""
 
-    extractor: str
     url: str
     bytes: int
     sha256: str
@@ -30,19 +29,17 @@ class WeightFile:
         return self.url.rpartition("/")[2]
 
 
-INCEPTION = WeightFile(
-    extractor="inception",
+INCEPTION = PublishedFile(
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     bytes=95_628_359,
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
-DINOV2 = WeightFile(
-    extractor="dinov2",
+DINOV2 = PublishedFile(
     url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
     bytes=1_217_586_395,
     sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
 )
-WEIGHT_FILES = {file.extractor: file for file in (INCEPTION, DINOV2)}
+WEIGHT_FILES = {"inception": INCEPTION, "dinov2": DINOV2}
 
 
 def cache_directory() -> Path:
@@ -52,7 +49,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftrans"
 
 
-def find_weights(file: WeightFile, path: Path | None = None) -> Path:
+def find_weights(file: PublishedFile, path: Path | None = None) -> Path:
     """The file at ``path``, else in the cache; its digest is checked.
 
     Raises:
@@ -61,15 +58,14 @@ def find_weights(file: WeightFile, path: Path | None = None) -> Path:
     found = path or cache_directory() / file.name
     if not found.is_file():
         raise UserError(
-            f"{found}: no such file; the {file.extractor} extractor needs {file.name} ({file.bytes:,} bytes, SHA-256"
-            f" {file.sha256}) from {file.url}: put it there, or name its path, or run"
-            f" `python -m selftrans.evaluation.weights {file.extractor} --fetch`"
+            f"{found}: no such file; needed is {file.name} ({file.bytes:,} bytes, SHA-256 {file.sha256}) from {file.url}:"
+            " put it there, name its path, or have it fetched (`--fetch`, or `python -m selftrans.prefetch`)"
         )
-    _check(found, file, str(found))
+    check_file(found, file, str(found))
     return found
 
 
-def fetch_weights(file: WeightFile, directory: Path | None = None) -> Path:
+def fetch_weights(file: PublishedFile, directory: Path | None = None) -> Path:
     """Download the file into the cache, unless it is there; only a whole file with the right digest ever stands there.
 
     Raises:
@@ -90,7 +86,7 @@ def fetch_weights(file: WeightFile, directory: Path | None = None) -> Path:
                     bar.update(len(piece))
         except (OSError, urllib.error.URLError) as error:
             raise UserError(f"{file.url}: cannot be fetched ({error})") from None
-        _check(temporary, file, file.url)
+        check_file(temporary, file, file.url)
     return target
 
 
@@ -108,7 +104,12 @@ def load_state_dict(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a file of weights ({type(error).__name__})") from None
 
 
-def _check(path: Path, file: WeightFile, name: str) -> None:
+def check_file(path: Path, file: PublishedFile, name: str) -> None:
+    """Refuse another file than the published one.
+
+    Raises:
+        UserError: its size or digest differs.
+    """
     if (size := path.stat().st_size) != file.bytes:
         raise UserError(f"{name}: has {size:,} bytes, {file.name} has {file.bytes:,}")
     if (digest := sha256_of(path)) != file.sha256:
@@ -131,7 +132,7 @@ def main() -> None:
         fetch_weights(file)
     path = find_weights(file, arguments.path)
     if arguments.record:
-        write_json(arguments.record, {"extractor": file.extractor, "file": file.name, "sha256": file.sha256})
+        write_json(arguments.record, {"extractor": arguments.extractor, "file": file.name, "sha256": file.sha256})
     print(f"{path}: {file.name}, digest as published")
 
 

@@ -235,6 +235,28 @@ rule figures:
     localrule: True
 
 
+# What jobs need from elsewhere, fetched where there is a network: compute nodes often have none.
+rule prefetch:
+    log:
+        "results/prefetch.log",
+    benchmark:
+        "results/prefetch.tsv"
+    localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=0,
+    params:
+        experiments=shlex.join(
+            f"results/{name}/experiment.yaml" for name in EXPERIMENTS
+        ),
+    shell:
+        "python -m selftrans.prefetch {params.experiments} 2>&1 | tee {log}"
+
+
 # The report shows what is there; it is made by a second Snakemake, which reads and changes nothing.
 rule report:
     input:

@@ -1,0 +1,101 @@
+"""Fetch what experiments need from elsewhere, where there is a network. ``python -m selftrans.prefetch --help``.
+
+Compute nodes often have none: run on a login node, this leaves autoencoders and encoders in the Hugging Face cache and the
+extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them there.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from selftrans.config import (
+    Experiment,
+    PretrainedAutoencoder,
+    PretrainedEncoder,
+    WorkflowSettings,
+    load_experiment,
+    read_yaml,
+    validated,
+)
+from selftrans.evaluation.references import REFERENCE_BATCHES
+from selftrans.evaluation.weights import WEIGHT_FILES, PublishedFile, fetch_weights, find_weights
+from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.logs import LOG, set_up_logging
+
+
+def needed(experiment: Experiment, settings: WorkflowSettings) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What an experiment needs from elsewhere, by name, each with what finds or fetches it."""
+    data = experiment.data
+    if isinstance(data.autoencoder, PretrainedAutoencoder):
+        yield f"autoencoder {data.autoencoder.path}", partial(_autoencoder, data.autoencoder.path)
+    used = {encoder.name for run in experiment.runs.values() for encoder in run.encoders}
+    if experiment.analysis and experiment.analysis.encoder:
+        used.add(experiment.analysis.encoder)
+    for name in sorted(used):
+        if isinstance(encoder := data.encoders[name], PretrainedEncoder):
+            yield f"encoder {encoder.model}", partial(_encoder, encoder)
+    for extractor in experiment.evaluation.extractors:
+        if extractor != "classifier":
+            place = settings.weights.get(extractor)
+            yield f"weights of {extractor}", partial(_file, WEIGHT_FILES[extractor], Path(place) if place else None)
+    if data.reference and not Path(data.reference).exists():
+        yield f"reference {data.reference}", partial(_reference, Path(data.reference))
+
+
+def _autoencoder(path: str) -> None:
+    import torch
+
+    from selftrans.models.autoencoder import load_autoencoder
+
+    load_autoencoder(path, torch.device("cpu"))
+
+
+def _encoder(settings: PretrainedEncoder) -> None:
+    from selftrans.models.encoder import load_published
+
+    load_published(settings)
+
+
+def _file(file: PublishedFile, place: Path | None) -> None:
+    if place is None:
+        fetch_weights(file)
+    else:
+        find_weights(file, place)
+
+
+def _reference(path: Path) -> None:
+    if path.name not in REFERENCE_BATCHES:
+        raise UserError(f"{path}: no such file, and none that is known where to fetch (data file: reference)")
+    fetch_weights(REFERENCE_BATCHES[path.name], path.parent)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.prefetch",
+        description="Fetch the autoencoders, encoders, weights and reference batches that experiments need.",
+    )
+    parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
+    arguments = parser.parse_args()
+    set_up_logging()
+    settings = validated(WorkflowSettings, read_yaml(arguments.config), str(arguments.config))
+    wanted: dict[str, Callable[[], object]] = {}
+    for name in arguments.experiments or settings.references():
+        wanted |= dict(needed(load_experiment(name, settings.data), settings))
+    missing = []
+    for name, fetch in wanted.items():
+        try:
+            fetch()
+            LOG.info("%s: there", name)
+        except UserError as error:
+            LOG.info("%s", error)
+            missing.append(name)
+    if missing:
+        raise UserError(f"{len(missing)} of {len(wanted)} not there: {', '.join(missing)}; the reasons stand above")
+    LOG.info("nothing is missing")
+
+
+if __name__ == "__main__":
+    run_main(main)
