@@ -1380,7 +1380,7 @@ def _read_extended(
     if isinstance(figures, dict) and _is_path(figures.get("published")):
         figures["published"] = str(path.parent / figures["published"])
     base = values.pop("extends", None)
-    values = dict(merged(values, changes.get(path.stem, {})))
+    values = dict(merged(values, changes.get(values.get("name", path.stem), {})))
     if base is None:
         return values
     base_path = path.parent / base if _is_path(base) else _find(str(base), directory)

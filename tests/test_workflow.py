@@ -493,6 +493,8 @@ def test_a_schedulers_warning_comes_as_long_before_as_saving_takes(place):
     assert json.loads(saving.read_text())["seconds"] < 30
     saving.write_text('{"seconds": 100}')
     assert "slurm_extra=--signal=USR1@360" in place.run("-n", target).stdout
+    saving.write_text('{"seconds": 9000}')
+    assert "slurm_extra=--signal=USR1@1200" in place.run("-n", target).stdout  # a third of an hour
     saving.unlink()
     assert "slurm_extra=--signal=USR1@61" in place.run("-n", target).stdout
 
@@ -519,3 +521,11 @@ def test_time_limits_follow_from_steps_and_stated_rates(place):
     assert limits[0] == pytest.approx(10 + 1.5 * 50_000 * 256 * 3 * 46.1e9 / 400e12 / 60, rel=0.03)
     assert limits[1] == pytest.approx((limits[0] + 10) / 2, abs=1.5)
     assert limits[2] == 60
+
+
+def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
+    """Another number of nodes, GPUs or threads trains nothing anew."""
+    for train in ({"nodes": 2, "processes": 2}, {"gpu": 2}, {"threads": 2, "mem_mb": 1234}):
+        config = {"experiments": ["tiny"], "resources": {"train": train}}
+        (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
+        assert place.planned() == {}, train

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import Cluster, why_not
+from tests.cluster.slurm import PREFIX, Cluster, why_not
 
 
 @pytest.fixture(scope="session")
 def cluster():
     if reason := why_not():
         pytest.skip(reason)
-    root = Path(tempfile.mkdtemp(prefix="selftrans-slurm-"))  # a short path: sockets have no room for a long one
+    root = Path(tempfile.mkdtemp(prefix=PREFIX))  # a short path: sockets have no room for a long one
     found = Cluster(root)
     try:
         found.start()

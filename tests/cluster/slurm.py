@@ -9,6 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+PREFIX = "selftrans-slurm-"
+USUAL = Path("/etc/slurm/slurm.conf")
+NAMES = "127.0.0.1 n1 n2 # selftrans-slurm\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 CONFIGURATION = """
 ClusterName=ci
@@ -61,8 +64,9 @@ def why_not() -> str | None:
         return "a SLURM of our own is started as root"
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{missing[0]} is not there (apt-get install slurm-wlm munge)"
-    if Path("/etc/slurm/slurm.conf").exists() and not Path("/etc/slurm/slurm.conf").is_symlink():
-        return "/etc/slurm/slurm.conf is there: this machine has a SLURM of its own"
+    for path in (USUAL, USUAL.with_name("gres.conf")):
+        if os.path.lexists(path) and PREFIX not in str(path.readlink() if path.is_symlink() else ""):
+            return f"{path} is there: this machine has a SLURM of its own"
     return None
 
 
@@ -96,18 +100,16 @@ class Cluster:
         lines += [f"NodeName={node} Name=gpu Count=2 File={root}/dev/fakegpu[0-1]" for node in ("n1", "n2")]
         (root / "gres.conf").write_text("\n".join(lines) + "\n")
         # The executor's job step forgets SLURM_CONF: the usual place leads here.
-        self.usual = Path("/etc/slurm/slurm.conf")
-        self.usual.parent.mkdir(exist_ok=True)
+        USUAL.parent.mkdir(exist_ok=True)
         for name in ("slurm.conf", "gres.conf"):
-            link = self.usual.with_name(name)
+            link = USUAL.with_name(name)
             link.unlink(missing_ok=True)
             link.symlink_to(root / name)
 
     def name_nodes(self):
         """n1 and n2 are this machine: the first one's name is where the processes of a job meet."""
         hosts = Path("/etc/hosts")
-        self.hosts = hosts.read_text()
-        hosts.write_text(f"{self.hosts.rstrip()}\n127.0.0.1 n1 n2\n")
+        hosts.write_text(hosts.read_text().replace(NAMES, "").rstrip("\n") + "\n" + NAMES)
 
     def start(self):
         self.name_nodes()
@@ -130,9 +132,8 @@ class Cluster:
     def stop(self):
         """End the jobs and the daemons, by their numbers."""
         with suppress(Exception):
-            self.say("scancel", "--user=root", "--signal=KILL")
             self.say("scancel", "--user=root")
-            time.sleep(1)
+            self.wait_for(lambda: not self.jobs("RUNNING", "COMPLETING"), seconds=40)
         for name in ("slurmd-n1", "slurmd-n2", "slurmctld", "munged"):
             with suppress(FileNotFoundError, ProcessLookupError, ValueError):
                 number = int((self.root / f"{name}.pid").read_text())
@@ -141,9 +142,10 @@ class Cluster:
                 while Path(f"/proc/{number}").exists() and time.monotonic() < until:
                     time.sleep(0.1)
                 os.kill(number, signal.SIGKILL)
-        Path("/etc/hosts").write_text(self.hosts)
+        hosts = Path("/etc/hosts")
+        hosts.write_text(hosts.read_text().replace(NAMES, ""))
         for name in ("slurm.conf", "gres.conf"):
-            self.usual.with_name(name).unlink(missing_ok=True)
+            USUAL.with_name(name).unlink(missing_ok=True)
 
     def say(self, *words):
         """What a command of SLURM answers."""

@@ -19,7 +19,7 @@ rule block_features:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate"),
+        mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
@@ -45,7 +45,7 @@ rule probe_blocks:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate"),
+        mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=0,
     params:
@@ -69,7 +69,7 @@ rule probe_encoder:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate"),
+        mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
@@ -105,7 +105,7 @@ rule plot_discriminability:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -137,7 +137,7 @@ rule plot_feature_maps:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -169,7 +169,7 @@ rule plot_guiding_features:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -200,7 +200,7 @@ rule plot_similarity:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("evaluate"),
+        mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=0,
     params:

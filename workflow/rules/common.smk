@@ -164,15 +164,11 @@ def asks(kind, what):
     return of_job
 
 
-def memory(kind):
-    """Memory of a short job: more at every attempt. A training asks for the same each time, since it is also tried again
-    after its time was up.
+def light_memory(wildcards, attempt):
+    """Memory of a light job: more at every attempt. The others ask for the same each time, since they are also tried again
+    after their time was up.
     """
-
-    def of_job(wildcards, attempt):
-        return asks(kind, "mem_mb")(wildcards) * attempt
-
-    return of_job
+    return asks("light", "mem_mb")(wildcards) * attempt
 
 
 ANALYSED = [name for name, experiment in EXPERIMENTS.items() if experiment.analysis]
@@ -397,7 +393,8 @@ def segment_runtime(wildcards):
     asked = RESOURCES[wildcards.experiment].train
     if not asked.gpu:
         return asked.runtime
-    return min(asked.runtime, START_MINUTES + math.ceil(1.5 * gpu_minutes(wildcards)))
+    needed = math.ceil(1.5 * gpu_minutes(wildcards) + saving_seconds(wildcards) / 60)
+    return min(asked.runtime, START_MINUTES + needed)
 
 
 def gpu_minutes(wildcards):
@@ -414,23 +411,23 @@ def gpu_minutes(wildcards):
 def attempts_by_the_clock():
     """How often the longest segment meets its time limit, by the stated rates."""
     ceilings = {
-        name: resources.train
+        name: resources.train.runtime
         for name, resources in RESOURCES.items()
         if resources.train.gpu
     }
     return max(
         (
-            int(1.5 * gpu_minutes(segment) / ceilings[name].runtime)
-            for name in ceilings
+            int(1.5 * gpu_minutes(segment) / max(1, ceiling - START_MINUTES))
+            for name, ceiling in ceilings.items()
             for segment in segments(EXPERIMENTS[name])
         ),
         default=0,
     )
 
 
-def early_signal(wildcards):
-    """Option for SLURM: warn a training before its time is up, three times as long before as its last save took, and a
-    minute; before the first one, by the size of its state and a slow disk.
+def saving_seconds(wildcards):
+    """How long before the end a training has to be warned: three times what its last save took, and a minute; before the
+    first one, by the size of its state and a slow disk.
     """
     state = Path(RUN.format(**wildcards)) / "state" / SAVING_FILE
     if state.is_file():
@@ -442,13 +439,23 @@ def early_signal(wildcards):
             model, experiment.data.latent_shape, count_classes(experiment.data)
         )
         seconds = 4 * 4 * numbers / SLOW_DISK
-    return f"--signal=USR1@{60 + math.ceil(3 * seconds)}"
+    return 60 + math.ceil(3 * seconds)
+
+
+def options_for_slurm(wildcards):
+    """The warning, at most a third of the limit before its end; and as many GPUs on each of several nodes."""
+    asked, limit = RESOURCES[wildcards.experiment].train, segment_runtime(wildcards)
+    options = f"--signal=USR1@{min(saving_seconds(wildcards), 20 * limit)}"
+    if asked.gpu and asked.nodes > 1:
+        options += f" --gpus-per-node={asked.gpu // asked.nodes}"
+    return options
 
 
 def launcher(wildcards):
     """What starts a training on several nodes: one task on each, which finds the others by itself; all end if one fails."""
-    nodes = RESOURCES[wildcards.experiment].train.nodes
-    return f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
+    asked = RESOURCES[wildcards.experiment].train
+    tasks = f"--nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={asked.threads}"
+    return f"srun {tasks} --cpu-bind=q --kill-on-bad-exit=1 "
 
 
 def attempt_at_job(wildcards, attempt):

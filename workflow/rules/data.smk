@@ -11,7 +11,7 @@ rule autoencoder:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=memory("data"),
+        mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
     params:
@@ -35,7 +35,7 @@ rule classifier:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=memory("data"),
+        mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
     params:
@@ -61,7 +61,7 @@ rule encoder:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=memory("data"),
+        mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
     params:

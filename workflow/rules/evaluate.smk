@@ -43,7 +43,7 @@ rule reference_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=memory("data"),
+        mem_mb=asks("data", "mem_mb"),
         runtime=asks("data", "runtime"),
         gpu=asks("data", "gpu"),
         processes=asks("data", "processes"),
@@ -73,7 +73,7 @@ rule sample_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate"),
+        mem_mb=asks("evaluate", "mem_mb"),
         runtime=asks("evaluate", "runtime"),
         gpu=asks("evaluate", "gpu"),
         processes=asks("evaluate", "processes"),
@@ -133,7 +133,7 @@ rule table:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:

@@ -16,7 +16,7 @@ rule generate_samples:
         "../../envs/selftrans.yaml"
     threads: asks("generate", "threads")
     resources:
-        mem_mb=memory("generate"),
+        mem_mb=asks("generate", "mem_mb"),
         runtime=asks("generate", "runtime"),
         gpu=asks("generate", "gpu"),
         processes=asks("generate", "processes"),

@@ -12,7 +12,7 @@ rule extract_latents:
         "../../envs/selftrans.yaml"
     threads: asks("extract", "threads")
     resources:
-        mem_mb=memory("extract"),
+        mem_mb=asks("extract", "mem_mb"),
         runtime=asks("extract", "runtime"),
         gpu=asks("extract", "gpu"),
         processes=asks("extract", "processes"),
@@ -42,7 +42,7 @@ rule extract_features:
         "../../envs/selftrans.yaml"
     threads: asks("extract", "threads")
     resources:
-        mem_mb=memory("extract"),
+        mem_mb=asks("extract", "mem_mb"),
         runtime=asks("extract", "runtime"),
         gpu=asks("extract", "gpu"),
         processes=asks("extract", "processes"),

@@ -17,7 +17,7 @@ rule plot_convergence:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -49,7 +49,7 @@ rule plot_grid:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -79,7 +79,7 @@ rule plot_losses:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -109,7 +109,7 @@ rule plot_samples:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -142,7 +142,7 @@ rule plot_sweep:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -180,7 +180,7 @@ rule plot_comparison:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -214,7 +214,7 @@ rule plot_dynamics:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     params:
@@ -239,8 +239,6 @@ rule figures:
 rule prefetch:
     log:
         "results/prefetch.log",
-    benchmark:
-        "results/prefetch.tsv"
     localrule: True
     conda:
         "../../envs/selftrans.yaml"
@@ -279,6 +277,5 @@ rule report:
     params:
         config=json.dumps({"experiments": REFERENCES, "data": SETTINGS.data}),
     shell:
-        "printf %s {params.config:q} > {output}.json;"
-        " snakemake figures evaluate --nolock --configfile {output}.json --report {output} > {log} 2>&1;"
-        " rm {output}.json"
+        'config=$(mktemp); trap \'rm -f "$config"\' EXIT; printf %s {params.config:q} > "$config";'
+        ' snakemake figures evaluate --nolock --configfile "$config" --report {output} > {log} 2>&1'

@@ -33,19 +33,19 @@ rule train_segment:
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
         attempt=attempt_at_job,
-        slurm_extra=early_signal,
+        slurm_extra=options_for_slurm,
         nodes=1,
         tasks_per_gpu=0,
+        launcher="",
     params:
         directory=RUN,
         signals=signal_options,
         after=step_before,
-        launcher="",
     shell:
-        "{params.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
+        "{resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
-        " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
+        " --nodes {resources.nodes} --attempt {resources.attempt} >> {log} 2>&1"
 
 
 # Several nodes: one task of srun on each, all GPUs of the node its own.
@@ -59,16 +59,16 @@ use rule train_segment as train_segment_on_nodes with:
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
         attempt=attempt_at_job,
-        slurm_extra=early_signal,
+        slurm_extra=options_for_slurm,
         nodes=asks("train", "nodes"),
         tasks=asks("train", "nodes"),
         tasks_per_gpu=0,
         mpi="srun",
+        launcher=launcher,
     params:
         directory=RUN,
         signals=signal_options,
         after=step_before,
-        launcher=launcher,
 
 
 # A checkpoint that others trained takes the place of a segment.
@@ -88,7 +88,7 @@ rule import_checkpoint:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("generate"),
+        mem_mb=asks("generate", "mem_mb"),
         runtime=asks("generate", "runtime"),
         gpu=0,
     params:
@@ -112,7 +112,7 @@ rule freeze_teacher:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("light"),
+        mem_mb=light_memory,
         runtime=asks("light", "runtime"),
         gpu=0,
     shell:
