@@ -433,7 +433,7 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
     ended = place.snakemake(experiments=("published",))
     assert ended.returncode == 1
     log = place.path("extractors/inception.log").read_text()
-    assert "the inception extractor needs pt_inception-2015-12-05-6726825d.pth" in log
+    assert "needed is pt_inception-2015-12-05-6726825d.pth" in log
     assert not list(place.directory.glob("results/published/runs/*/*/checkpoints/*/ema.safetensors"))
     planned = place.planned(experiments=("published",))
     assert planned["extractor_weights"] == 2
