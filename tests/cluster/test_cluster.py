@@ -41,7 +41,6 @@ class Workplace:
         slow = {"training.checkpoints": [STEPS], "figures.sample_checkpoints": [STEPS], "training.log_every": 500}
         for name in ("preempted", "warned", "cancelled", "interrupted", "abandoned"):
             self.write(name, runs={"sit": {}}, resources=asked, **slow)
-        self.write("lost", runs={"sit": {}}, resources=asked, **slow, **{"training.save_minutes": 0.05})
         pair = {"train": {"nodes": 2, "processes": 2, "mem_mb": 1500}}
         self.write("pair", runs={"sit": {}}, resources=pair)
 
@@ -192,8 +191,8 @@ def test_gpus_of_two_nodes_are_shared_evenly(place, cluster):
     output = place.directory / "cards.txt"
     echo = "bash -c 'echo $SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES'"
     cluster.say(*words, "-o", str(output), "--wrap", f"{starts} {echo}")
-    assert sorted(line.split(":")[0] for line in output.read_text().split()) == ["n1", "n2"]
-    assert all(len(line.split(":")[1].split(",")) == 1 and line[-1] in "01" for line in output.read_text().split())
+    cards = [line for line in output.read_text().splitlines() if re.fullmatch(r"n[12]:[01]", line)]  # one card for each
+    assert sorted(line.split(":")[0] for line in cards) == ["n1", "n2"], output.read_text()
 
 
 def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(place, cluster, undisturbed):
@@ -213,29 +212,13 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(place, cluster,
 
 def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(place, cluster, undisturbed):
     process, job = place.start_training("warned")
-    cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=2")
+    cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=1")
     assert process.wait(300) == 0, place.said()
     assert len(re.findall(r"SLURM jobid (\d+)", place.said())) == 2
     # It left by itself, on the warning: SLURM did not end it.
     assert "SIGUSR1 at step" in place.log("warned")
     assert "JobState=FAILED" in cluster.say("scontrol", "show", "job", job["id"])
     assert_bit_equal(place.weights("warned"), undisturbed)
-
-
-def test_a_lost_node_costs_no_more_than_what_came_after_the_last_save(place, cluster, undisturbed):
-    """The node is declared down: its job comes back on the other one, and starts from what was saved on the way."""
-    process, job = place.start_training("lost")
-    cluster.wait_for(lambda: list(place.state("lost").glob("step-*.safetensors")))
-    (node,) = cluster.say("squeue", "-h", "-j", job["id"], "-o", "%N").split()
-    cluster.say("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    try:
-        cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
-        cluster.say("scontrol", "update", f"JobId={job['id']}", "StartTime=now")
-        assert process.wait(200) == 0, place.said()
-    finally:
-        cluster.say("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    assert f"NodeList={'n2' if node == 'n1' else 'n1'}" in cluster.say("scontrol", "show", "job", job["id"])
-    assert_bit_equal(place.weights("lost"), undisturbed)
 
 
 def test_a_job_cancelled_from_outside_is_an_error_and_no_hang(place, cluster):
