@@ -425,6 +425,13 @@ def attempts_by_the_clock():
     )
 
 
+def retries_of_trainings():
+    """Attempts after the first. None within a job of a cluster, whose time is nearly up: the main process submits another."""
+    if workflow.remote_exec:
+        return 0
+    return SETTINGS.retries + attempts_by_the_clock()
+
+
 def saving_seconds(wildcards):
     """How long before the end a training has to be warned: three times what its last save took, and a minute; before the
     first one, by the size of its state and a slow disk.

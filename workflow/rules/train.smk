@@ -23,7 +23,7 @@ rule train_segment:
         run=one_of(TRAINED),
         experiment=one_of(ON_ONE_NODE),
     priority: urgency
-    retries: SETTINGS.retries + attempts_by_the_clock()
+    retries: retries_of_trainings()
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("train", "threads")
@@ -45,7 +45,7 @@ rule train_segment:
         "{resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
-        " --nodes {resources.nodes} --attempt {resources.attempt} >> {log} 2>&1"
+        " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
 
 
 # Several nodes: one task of srun on each, all GPUs of the node its own.
