@@ -653,6 +653,10 @@ class ImportedCheckpoint(Settings):
     """Beginnings of the names of further training-only heads in it."""
 
 
+# Where images and autoencoder lie on a machine: no part of what is made of them, whose digests are recorded.
+PLACES = {"source": {"path"}, "autoencoder": {"path"}}
+
+
 class Run(Settings):
     """One arm of the comparison."""
 

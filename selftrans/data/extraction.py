@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftrans.config import PLACES, Data
 from selftrans.data.image_files import CorruptImage
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import StoreWriter
@@ -85,6 +86,15 @@ def run_extraction(module: str, arguments: Namespace, opened: Callable[[torch.de
         extraction.write(arguments.worker or WHOLE)
     if arguments.worker is None:
         extraction.finish()
+
+
+def origin_of(data: Data, source: ImageSource, *parts: str) -> dict[str, Any]:
+    """What a store's rows are a function of, beside what encodes them: the images, and the named parts of the data file.
+
+    Not where images and autoencoder lie: what was encoded stays good when they are moved.
+    """
+    kept = data.model_dump(mode="json", include={"source", "image_size", *parts}, exclude=PLACES)
+    return {**kept, "images": source.digest}
 
 
 def batches_of(places: range) -> list[range]:

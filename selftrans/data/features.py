@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import Data, load_data
-from selftrans.data.extraction import EncodedBatch, encode_images, encode_views, run_extraction, write_shards
+from selftrans.data.extraction import EncodedBatch, encode_images, encode_views, origin_of, run_extraction, write_shards
 from selftrans.data.sources import may_skip, open_source
 from selftrans.data.store import FeatureManifest, StoreWriter
 from selftrans.models.encoder import load_encoder
@@ -44,9 +44,7 @@ class FeatureExtraction:
     def __init__(self, data: Data, encoder_path: Path, directory: Path, device: torch.device) -> None:
         self.data, self.device = data, device
         self.source, self.encoder = open_source(data), load_encoder(encoder_path, device)
-        kept = data.model_dump(mode="json", include={"source", "image_size"})
-        kept["source"].pop("path", None)
-        origin = {"data": {**kept, "images": self.source.digest}, "encoder_digest": self.encoder.digest}
+        origin = {"data": origin_of(data, self.source), "encoder_digest": self.encoder.digest}
         self.views = 2 if data.latents.flip else 1
         shard_size = data.latents.shard_size
         self.writer = StoreWriter(directory, origin, len(self.source.labels), shard_size, content="features")

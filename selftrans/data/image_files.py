@@ -116,7 +116,7 @@ class ImageFiles:
             raise self._corrupt(index, error) from None
 
     def _corrupt(self, index: int, error: BaseException) -> CorruptImage:
-        reason = " ".join(str(error).replace(str(io.BytesIO), "").split())
+        reason = " ".join(str(error).split())
         return CorruptImage(
             f"{self._settings.path}: {self.names[index]} is no image, or damaged ({reason});"
             " `source.on_error: skip` leaves it out"

@@ -17,6 +17,7 @@ from selftrans.data.extraction import (
     batches_of,
     encode_images,
     encode_views,
+    origin_of,
     run_extraction,
     write_shards,
 )
@@ -54,12 +55,8 @@ class LatentExtraction:
         self.data, self.device, self.path = data, device, autoencoder_path
         self.source: ImageSource = open_source(data)
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
-        # Not where images and autoencoder lie: what was encoded stays good when they are moved.
-        kept = data.model_dump(mode="json", include={"source", "image_size", "autoencoder", "latents"})
-        for part in ("source", "autoencoder"):
-            kept[part].pop("path", None)
         origin = {
-            "data": {**kept, "images": self.source.digest},
+            "data": origin_of(data, self.source, "autoencoder", "latents"),
             "autoencoder_digest": digest_of(self.autoencoder.state_dict()),
         }
         self.views = 2 if data.latents.flip else 1
@@ -67,6 +64,8 @@ class LatentExtraction:
 
     def write(self, share: Share = WHOLE) -> None:
         """Encode this worker's shards, but for those that are there."""
+        if isinstance(self.source, PreparedMoments):
+            self._check_prepared(self.source)
         write_shards(self.writer, self._encoded, share)
 
     def finish(self) -> Manifest:
@@ -95,7 +94,6 @@ class LatentExtraction:
     def _encoded(self, places: range) -> Iterator[EncodedBatch]:
         """Means and standard deviations, (B V, 2, C, H, W), as they are stored."""
         if isinstance(self.source, PreparedMoments):
-            self._check_prepared(self.source)
             for batch in batches_of(places):
                 yield EncodedBatch(batch, self._stored(self.source.moments(batch)), [])
         else:

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selftrans.config import NOT_DEFINING, Experiment
+from selftrans.config import NOT_DEFINING, PLACES, Experiment
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
 
 DEFINITION_FILE = "definition.json"
 SAVING_FILE = "saving.json"  # in a run's state/: how long its last save took
 DEFINING_DATA = {"source", "image_size", "autoencoder", "latents"}
-# Where images and autoencoder lie: the digest of the latents that they came to is among a run's inputs.
-PLACES = {"source": {"path"}, "autoencoder": {"path"}}
 
 
 def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:

@@ -65,10 +65,6 @@ use rule train_segment as train_segment_on_nodes with:
         tasks_per_gpu=0,
         mpi="srun",
         launcher=launcher,
-    params:
-        directory=RUN,
-        signals=signal_options,
-        after=step_before,
 
 
 # A checkpoint that others trained takes the place of a segment.
