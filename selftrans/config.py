@@ -830,6 +830,10 @@ def _expanded(samplers: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 FIRST_IMAGES = 100
 """Images of every set that stay for figures when the others are deleted."""
+ENCODE_BATCH = 64
+"""Images that an extraction encodes at a time: fixed, so that the stored bytes do not depend on how the work is cut."""
+DECODED_NUMBERS = 32 * 4 * 32 * 32
+"""Latents that are decoded at a time: those of 32 images of 256 pixels."""
 
 
 class Grid(Settings):
@@ -913,10 +917,11 @@ class JobResources(Settings):
 
     threads: PositiveInt = 1
     """CPU threads."""
-    mem_mb: PositiveInt = 3000
-    """Memory in MB."""
-    runtime: PositiveInt = 60
-    """Time limit in minutes; of a training on GPUs the ceiling, below which its steps and the stated rates decide."""
+    mem_mb: PositiveInt | None = None
+    """Memory of a node in MB; estimated from the experiment, if it is not given."""
+    runtime: PositiveInt | None = None
+    """Time limit in minutes; if it is not given, what the work takes on GPUs by the stated rates, and half as much again; 60
+    on a CPU. A profile may set a ceiling (`max_runtime`)."""
     gpu: Annotated[int, Field(ge=0)] = 0
     """GPUs; one process for each."""
     nodes: PositiveInt = 1

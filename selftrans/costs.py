@@ -1,24 +1,44 @@
-"""How many operations a network and a training take: a multiplication and an addition are two. Needs no torch."""
+"""How many operations and how much memory jobs take: a multiplication and an addition are two. Needs no torch.
+
+Plans, time limits and requests for memory rest on it.
+"""
 
 import math
+from collections.abc import Mapping
+from functools import cache
 from statistics import NormalDist
 
 from selftrans.config import (
+    DECODED_NUMBERS,
+    ENCODE_BATCH,
     Data,
     DigitsSource,
     Experiment,
     Model,
-    Rates,
     Run,
+    Sampler,
     SelfTranscendence,
     Signal,
     Sra,
     TimeRange,
+    TrainedAutoencoder,
+    TrainedEncoder,
     Training,
     VaeAlignment,
 )
+from selftrans.flow.times import velocity_passes
+from selftrans.runtime.errors import UserError
 
 FREQUENCIES = 256
+ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
+"""Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
+EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
+"""Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
+EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
+"""Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
+
+Work = dict[str, float]
+"""Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
 
 
 def tokens_of(model: Model, side: int) -> int:
@@ -103,14 +123,161 @@ def segment_flop(experiment: Experiment, run: Run, before: int, step: int) -> fl
     return flop * training.batch_size
 
 
-def segment_minutes(experiment: Experiment, run: Run, before: int, step: int, rates: Rates, gpus: int) -> float:
-    """Minutes that training from one step to another takes on so many GPUs, by stated rates."""
-    rate = rates.model_dump()[arithmetic_of(run.training)] * 1e12
-    return segment_flop(experiment, run, before, step) / rate / gpus / 60
-
-
 def arithmetic_of(training: Training) -> str:
     """Which rate a training runs at, on a GPU."""
     if training.precision != "fp32":
         return "bf16"
     return "tf32" if training.tf32 else "fp32"
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+def count_images(data: Data) -> int:
+    """How many images a data set has, by its file.
+
+    Raises:
+        UserError: the file does not say.
+    """
+    if isinstance(data.source, DigitsSource):
+        return 1797
+    if data.images is None:
+        raise UserError(f"data {data.name!r}: images: is needed to plan before the data are there")
+    return data.images
+
+
+def count_rows(data: Data) -> int:
+    """Rows of a data set's stores: its images, and their mirrored views if it has them."""
+    return count_images(data) * (2 if data.latents.flip else 1)
+
+
+def encoder_output(data: Data, name: str) -> tuple[int, float]:
+    """Numbers that an encoder makes of an image, and its operations: two for each weight and token."""
+    settings = data.encoders[name]
+    if isinstance(settings, TrainedEncoder):
+        tokens = (data.image_size // settings.patch_size) ** 2
+        return tokens * settings.width, tokens * settings.depth * 24 * settings.width**2
+    return _published_encoder(settings.model, settings.input_size)
+
+
+@cache
+def _published_encoder(model: str, input_size: int) -> tuple[int, float]:
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        network = timm.create_model(model, img_size=input_size, num_classes=0)
+    tokens = network.patch_embed.num_patches
+    weights = sum(parameter.numel() for parameter in network.blocks.parameters())
+    return tokens * network.num_features, 2 * tokens * weights
+
+
+def encoding_work(data: Data) -> Work:
+    """Extracting the latents of a data set; nothing for a small autoencoder of our own."""
+    if isinstance(data.autoencoder, TrainedAutoencoder):
+        return {}
+    return {data.latents.precision: count_rows(data) * data.image_size**2 * ENCODER_FLOP}
+
+
+def features_work(data: Data, encoder: str) -> Work:
+    """Extracting an encoder's features of a data set."""
+    return {"fp32": count_rows(data) * encoder_output(data, encoder)[1]}
+
+
+def segment_work(experiment: Experiment, run: Run, before: int, step: int) -> Work:
+    """Training a run from one step to another, with the encoders that it runs on images."""
+    work: Work = {arithmetic_of(run.training): segment_flop(experiment, run, before, step)}
+    for encoder in run.encoders:
+        if encoder.features == "images":
+            seen = (step - before) * run.training.batch_size
+            flop = seen * encoder_output(experiment.data, encoder.name)[1]
+            work["fp32"] = work.get("fp32", 0.0) + flop
+    return work
+
+
+def sampling_work(experiment: Experiment, run: Run, sampler: Sampler) -> Work:
+    """Drawing a set of samples and decoding it."""
+    data, guidance = experiment.data, sampler.guidance
+    passes = velocity_passes(sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high)
+    work: Work = {sampler.precision: sampler.num_samples * passes * forward_flop(run.model, data.latent_shape)}
+    if not isinstance(data.autoencoder, TrainedAutoencoder):
+        decoding = sampler.num_samples * data.image_size**2 * DECODER_FLOP
+        work[sampler.decoder_precision] = work.get(sampler.decoder_precision, 0.0) + decoding
+    return work
+
+
+def statistics_work(extractor: str, images: int) -> Work:
+    """Features of images; nothing for a small classifier of our own."""
+    return {"fp32": images * EXTRACTOR_FLOP.get(extractor, 0.0)}
+
+
+def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
+    """Hours of one GPU at so many TFLOP/s in each arithmetic."""
+    return (
+        sum(flop / (rates["bf16" if precision == "fp16" else precision] * 1e12) for precision, flop in work.items())
+        / 3600
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+PROCESS_MB, GPU_PROCESS_MB = 800, 4000
+"""Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and its libraries, an estimate."""
+SPARE = 1.25
+ACTIVATIONS = 24
+"""Numbers that a training step on a CPU keeps for each block, token and unit of width, measured on SiT-S/2 and SiT-B/2."""
+SAMPLED_ACTIVATIONS = 16
+CODING_BYTES = 2600
+"""Of a pixel in the published autoencoder on a CPU, either way, measured at 256."""
+FEATURE_BYTES = 15e6
+"""Of an image in Inception on a CPU, measured."""
+AUTOENCODER_BYTES, EXTRACTOR_BYTES = 335e6, {"inception": 1.0e8, "dinov2": 1.2e9}
+
+
+def megabytes(workers: int, gpu: bool, held: float, on_cpu: float = 0.0) -> int:
+    """Memory of a job's processes on one node, with a quarter to spare.
+
+    Args:
+        workers: processes.
+        gpu: whether they compute on GPUs.
+        held: bytes that each holds in the host's memory in any case.
+        on_cpu: bytes of its activations, which lie on the GPU where there is one.
+    """
+    each = (GPU_PROCESS_MB if gpu else PROCESS_MB) + (held + (0.0 if gpu else on_cpu)) / 1e6
+    return 100 * math.ceil(SPARE * workers * each / 100)
+
+
+def training_memory(experiment: Experiment, run: Run, workers: int, nodes: int, gpu: bool) -> int:
+    """Megabytes of a segment on each node: every process reads the whole state; on a CPU it also trains in that memory."""
+    shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
+    numbers = parameters(run.model, shape, classes)
+    followed = sum(parameters(experiment.runs[teacher.choice.run].model, shape, classes) for teacher in run.teachers)
+    tokens = tokens_of(run.model, shape[1])
+    kept = ACTIVATIONS * run.model.depth * tokens * run.model.width * run.training.batch_size / workers
+    # Weights, their average, two moments; on a CPU the gradient, too.
+    return megabytes(workers // nodes, gpu, 4 * (4 * numbers + followed), 4 * (numbers + kept))
+
+
+def sampling_memory(experiment: Experiment, run: Run, workers: int, gpu: bool, batch_size: int) -> int:
+    """Megabytes of drawing samples, or of reading features of a backbone: guided samples pass through it twice."""
+    data, model = experiment.data, run.model
+    passing = 2 * batch_size * SAMPLED_ACTIVATIONS * tokens_of(model, data.latent_shape[1]) * model.width
+    weights = 4 * parameters(model, data.latent_shape, count_classes(data))
+    images = max(1, DECODED_NUMBERS // math.prod(data.latent_shape))
+    decoded = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else images * data.image_size**2 * CODING_BYTES
+    return megabytes(workers, gpu, weights + AUTOENCODER_BYTES, max(4 * passing, decoded))
+
+
+def extraction_memory(data: Data, workers: int, gpu: bool) -> int:
+    """Megabytes of extracting latents or features: a batch of images, and the next two of them decoded ahead."""
+    pixels = ENCODE_BATCH * data.image_size**2
+    on_cpu = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else pixels * CODING_BYTES
+    return megabytes(workers, gpu, AUTOENCODER_BYTES + 3 * 3 * 4 * pixels, on_cpu)
+
+
+def statistics_memory(extractor: str, images: int, workers: int, gpu: bool, batch_size: int) -> int:
+    """Megabytes of features and statistics of images, and of what is computed from those of two sets."""
+    length = EXTRACTOR_NUMBERS[extractor][0]
+    numbers = 2 * images * length + 8 * length**2
+    on_cpu = FEATURE_BYTES if extractor in EXTRACTOR_FLOP else 0.0
+    return megabytes(workers, gpu, EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * numbers / workers, batch_size * on_cpu)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import FIRST_IMAGES, Sampler, validated
+from selftrans.config import DECODED_NUMBERS, FIRST_IMAGES, Sampler, validated
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
@@ -37,7 +37,6 @@ from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
 
 CPU = torch.device("cpu")
-DECODED_NUMBERS = 32 * 4 * 32 * 32  # latents of 32 images of 256 pixels at a time
 
 
 class SampleNoise:

@@ -5,40 +5,38 @@ is counted as made from nothing; what several experiments share counts once.
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from selftrans.config import (
     FIRST_IMAGES,
-    Data,
-    DigitsSource,
     Experiment,
     Rates,
-    Sampler,
     TrainedAutoencoder,
-    TrainedEncoder,
     WorkflowSettings,
     load_experiment,
     read_yaml,
     validated,
 )
-from selftrans.costs import arithmetic_of, count_classes, forward_flop, parameters, segment_flop
-from selftrans.generation import SampleNoise, sample_latents
+from selftrans.costs import (
+    EXTRACTOR_NUMBERS,
+    count_classes,
+    count_images,
+    count_rows,
+    encoder_output,
+    encoding_work,
+    features_work,
+    gpu_hours,
+    parameters,
+    sampling_work,
+    segment_work,
+    statistics_work,
+)
 from selftrans.runtime.errors import UserError, run_main
 
-ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
-"""Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
-EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
-"""Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
-EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
-"""Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents", "extract_features", "reference_statistics",
     "import_checkpoint", "train_segment", "freeze_teacher", "generate_samples", "sample_statistics", "metrics",
@@ -57,52 +55,10 @@ class Cost:
     """What stays on the disk."""
 
 
-def count_images(data: Data) -> int:
-    """How many images a data set has, by its file.
-
-    Raises:
-        UserError: the file does not say.
-    """
-    if isinstance(data.source, DigitsSource):
-        return 1797
-    if data.images is None:
-        raise UserError(f"data {data.name!r}: images: is needed to plan before the data are there")
-    return data.images
-
-
-def encoder_output(data: Data, name: str) -> tuple[int, float]:
-    """Numbers that an encoder makes of an image, and its operations: two for each weight and token."""
-    settings = data.encoders[name]
-    if isinstance(settings, TrainedEncoder):
-        tokens = (data.image_size // settings.patch_size) ** 2
-        return tokens * settings.width, tokens * settings.depth * 24 * settings.width**2
-    import timm
-
-    with torch.device("meta"):
-        network = timm.create_model(settings.model, img_size=settings.input_size, num_classes=0)
-    tokens = network.patch_embed.num_patches
-    weights = sum(parameter.numel() for parameter in network.blocks.parameters())
-    return tokens * network.num_features, 2 * tokens * weights
-
-
 def statistics_bytes(extractor: str, images: int) -> float:
     """Means and covariances of an extractor's features, and the features themselves."""
     lengths = EXTRACTOR_NUMBERS[extractor]
     return sum(8 * length**2 for length in lengths) + 4 * lengths[0] * images
-
-
-def passes_of(sampler: Sampler) -> int:
-    """Forward passes of a sampler for one sample, two where guidance acts: counted by letting it run."""
-    count = 0
-
-    def velocity(x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:  # noqa: ARG001
-        nonlocal count
-        count += len(t_B)
-        return torch.zeros_like(x_BCHW)
-
-    noise = SampleNoise(0, range(1), (1, 1, 1), torch.device("cpu"))
-    sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, null_class=1)
-    return count
 
 
 class Plan:
@@ -138,35 +94,29 @@ class Plan:
         cost = self.costs[rule]
         cost.jobs += jobs
         cost.bytes += jobs * size
-        for precision, flop in (work or {}).items():
-            cost.flop += jobs * flop
-            rate = self.rates["bf16" if precision == "fp16" else precision]
-            cost.gpu_hours += jobs * flop / (rate * 1e12) / 3600 if gpu else 0.0
+        cost.flop += jobs * sum((work or {}).values())
+        cost.gpu_hours += jobs * gpu_hours(work or {}, self.rates) if gpu else 0.0
 
     def _add_data(self, experiment: Experiment) -> None:
         """What the experiments on the same data share."""
         data, asked = experiment.data, experiment.resources
         sharing = [other for other in self.experiments if other.data == data]
-        images, embedded = count_images(data), isinstance(data.autoencoder, TrainedAutoencoder)
-        rows = images * (2 if data.latents.flip else 1)
-        if embedded:
+        images, rows = count_images(data), count_rows(data)
+        if isinstance(data.autoencoder, TrainedAutoencoder):
             self._add("autoencoder", 1)
-        encoding: dict[str, float] = {
-            data.latents.precision: 0.0 if embedded else rows * data.image_size**2 * ENCODER_FLOP
-        }
         size = rows * 2 * prod(data.latent_shape) * (2 if data.latents.dtype == "float16" else 4)
-        self._add("extract_latents", 1, encoding, size, asked.extract.gpu)
+        self._add("extract_latents", 1, encoding_work(data), size, asked.extract.gpu)
         used = {encoder for other in sharing for run in other.runs.values() for encoder in run.encoders}
         analysed = {other.analysis.encoder for other in sharing if other.analysis and other.analysis.encoder}
         self._add("encoder", len({encoder.name for encoder in used} | analysed))
         for encoder in used:
             if encoder.features == "store":
-                numbers, flop = encoder_output(data, encoder.name)
-                self._add("extract_features", 1, {"fp32": rows * flop}, rows * numbers * 2, asked.extract.gpu)
+                work, numbers = features_work(data, encoder.name), encoder_output(data, encoder.name)[0]
+                self._add("extract_features", 1, work, rows * numbers * 2, asked.extract.gpu)
         for extractor in {name for other in sharing for name in other.evaluation.extractors}:
             self._add("classifier", int(extractor == "classifier"))
             kept = statistics_bytes(extractor, 0 if data.reference else images)
-            work = {} if data.reference else {"fp32": images * EXTRACTOR_FLOP.get(extractor, 0)}
+            work = {} if data.reference else statistics_work(extractor, images)
             self._add("reference_statistics", 1, work, kept, asked.data.gpu)
 
     def _add_training(self, experiment: Experiment) -> None:
@@ -181,12 +131,7 @@ class Plan:
                 continue
             for before, step in pairwise((0, *training.checkpoints)):
                 # Averaged and raw weights; and the state, with both and two moments, which stays at every checkpoint.
-                work: defaultdict[str, float] = defaultdict(float)
-                work[arithmetic_of(training)] += segment_flop(experiment, run, before, step)
-                for encoder in run.encoders:
-                    if encoder.features == "images":
-                        seen = (step - before) * training.batch_size
-                        work["fp32"] += seen * encoder_output(data, encoder.name)[1]
+                work = segment_work(experiment, run, before, step)
                 self._add("train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu)
         for teacher in {teacher for run in experiment.runs.values() for teacher in run.teachers}:
             cut = experiment.runs[teacher.choice.run].model.model_copy(update={"depth": teacher.depth})
@@ -195,19 +140,16 @@ class Plan:
 
     def _add_evaluation(self, experiment: Experiment) -> None:
         data, evaluation, asked = experiment.data, experiment.evaluation, experiment.resources
-        decoding = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else data.image_size**2 * DECODER_FLOP
         for name, sampler in evaluation.samplers.items():
-            passes, images = passes_of(sampler), sampler.num_samples
+            images = sampler.num_samples
             kept = images if evaluation.keep_samples else min(FIRST_IMAGES, images)
             for run, settings in experiment.runs.items():
                 jobs = len(experiment.evaluated_steps(run, name)) * len(experiment.seeds)
-                work: defaultdict[str, float] = defaultdict(float)
-                work[sampler.decoder_precision] += images * decoding
-                work[sampler.precision] += images * passes * forward_flop(settings.model, data.latent_shape)
+                work = sampling_work(experiment, settings, sampler)
                 self._add("generate_samples", jobs, work, kept * 3 * data.image_size**2, asked.generate.gpu)
                 for extractor in evaluation.extractors:
-                    flop, size = images * EXTRACTOR_FLOP.get(extractor, 0), statistics_bytes(extractor, images)
-                    self._add("sample_statistics", jobs, {"fp32": flop}, size, asked.evaluate.gpu)
+                    work, size = statistics_work(extractor, images), statistics_bytes(extractor, images)
+                    self._add("sample_statistics", jobs, work, size, asked.evaluate.gpu)
                     self._add("metrics", jobs)
 
     def _add_figures(self, experiment: Experiment) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from selftrans.flow.interpolant import INTERPOLANTS, draw_time
-from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun, ode_times, sde_times
+from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun
+from selftrans.flow.times import ode_times, sde_times
 from selftrans.runtime.random import Stream, generator
 
 MEAN, STD = 1.7, 0.6

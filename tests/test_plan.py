@@ -11,19 +11,23 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from selftrans.config import Model, Rates, Sampler, TimeRange, Training, load_experiment
-from selftrans.costs import forward_flop, parameters, share_in_range
-from selftrans.evaluation.inception import inception_network
-from selftrans.flow.interpolant import INTERPOLANTS, draw_time
-from selftrans.models.sit import SiT, SiTShape
-from selftrans.plan import (
+from selftrans.costs import (
     DECODER_FLOP,
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
-    Plan,
-    parse_rates,
-    passes_of,
-    report,
+    forward_flop,
+    parameters,
+    sampling_memory,
+    share_in_range,
+    training_memory,
 )
+from selftrans.data.store import StoreWriter
+from selftrans.evaluation.inception import inception_network
+from selftrans.flow.interpolant import INTERPOLANTS, draw_time
+from selftrans.flow.times import velocity_passes
+from selftrans.generation import SampleNoise, sample_latents
+from selftrans.models.sit import SiT, SiTShape
+from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from tests.conftest import REPOSITORY
@@ -84,10 +88,23 @@ def test_operations_of_the_extractors():
         ({"sampler": "euler", "num_steps": 50, "guidance": {"scale": 2.0}}, 100),
         # t = 1, 0.98, ... 0.02: half of them are not above 0.5, and 0.5 is one of these.
         ({"sampler": "euler", "num_steps": 50, "guidance": {"scale": 2.0, "high": 0.5}}, 75),
+        # Steps from 0.5 on are guided in both evaluations, the last one has one.
+        ({"sampler": "heun", "num_steps": 4, "guidance": {"scale": 2.0, "high": 0.5}}, 2 + 2 + 4 + 2),
     ],
 )
 def test_passes_of_a_sampler(settings, passes):
-    assert passes_of(Sampler.model_validate(settings)) == passes
+    """By hand, by the formula, and by letting it run."""
+    sampler, run = Sampler.model_validate(settings), []
+
+    def velocity(x_BCHW, t_B, labels_B):
+        run.extend(labels_B)
+        return torch.zeros_like(x_BCHW)
+
+    noise = SampleNoise(0, range(1), (1, 1, 1), torch.device("cpu"))
+    sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, null_class=1)
+    guidance = sampler.guidance
+    planned = velocity_passes(sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high)
+    assert len(run) == planned == passes
 
 
 def test_jobs_are_those_that_snakemake_would_run(tmp_path):
@@ -170,3 +187,61 @@ def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
     drawn = np.mean([(t >= 0.4) & (t <= 0.7) for t in times])
     assert share_in_range(TimeRange(), training) == pytest.approx(drawn, abs=0.03)
     assert share_in_range(TimeRange(), Training(checkpoints=(100,))) == pytest.approx(0.3)
+
+
+PEAK = "import resource; print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6)"
+TRAINING = f"""
+import runpy, sys
+try:
+    runpy.run_module("selftrans.training", run_name="__main__")
+finally:
+    {PEAK}
+"""
+SAMPLING = f"""
+import torch
+from selftrans.config import Model, Sampler
+from selftrans.generation import SampleNoise, sample_latents
+from selftrans.models.sit import SiT, SiTShape
+
+network = SiT(SiTShape.of(Model(preset="SiT-S/2"), (4, 32, 32), 1000)).eval()
+noise = SampleNoise(0, range(8), (4, 32, 32), torch.device("cpu"))
+sampler = Sampler(sampler="euler", num_steps=2, guidance={{"scale": 2.0}})
+sample_latents(network, sampler, torch.zeros(8, dtype=torch.long), noise, null_class=1000)
+{PEAK}
+"""
+
+
+def peak_of(program, *words):
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return int(re.search(r"PEAK (\d+)", ended.stdout)[1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size):
+    """Megabytes of SiT-S/2 at ImageNet's size, one step on a CPU: never more than asked for, and most of it."""
+    writer = StoreWriter(tmp_path / "store", {}, 16, shard_size=16)
+    writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (16, 2, 4, 32, 32)).astype(np.float16))
+    writer.finish(
+        np.arange(16), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
+        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+    )  # fmt: skip
+    training = {"checkpoints": [1], "batch_size": batch_size, "log_every": 1}
+    path = tiny(
+        data="imagenet256", model={"preset": "SiT-S/2"}, training=training, runs={"sit": {}},
+        **{"figures.sample_checkpoints": [1]},
+    )  # fmt: skip
+    words = [path, "--run", "sit", "--seed", 0, "--until", 1, "--latents", tmp_path / "store/manifest.json"]
+    peak = peak_of(TRAINING, *words, "--directory", tmp_path / "run")
+    experiment = load_experiment(path)
+    asked = training_memory(experiment, experiment.runs["sit"], workers=1, nodes=1, gpu=False)
+    assert 0.6 * asked < peak < asked
+
+
+def test_memory_asked_for_sampling_is_what_it_takes(tiny):
+    path = tiny(data="imagenet256", model={"preset": "SiT-S/2"}, runs={"sit": {}})
+    experiment = load_experiment(path)
+    decoding = 32 * 256**2 * 2600 / 1e6
+    asked = sampling_memory(experiment, experiment.runs["sit"], 1, False, 8)
+    assert 0.5 * (asked - 1.25 * decoding) < peak_of(SAMPLING) < asked

@@ -1,5 +1,6 @@
 """The workflow, run by Snakemake: the whole lifecycle with tiny numbers once, then what reruns and what does not."""
 
+import ast
 import json
 import os
 import re
@@ -499,28 +500,61 @@ def test_a_schedulers_warning_comes_as_long_before_as_saving_takes(place):
     assert "slurm_extra=--signal=USR1@61" in place.run("-n", target).stdout
 
 
-def test_time_limits_follow_from_steps_and_stated_rates(place):
-    """B/2 for 50,000 steps on four GPUs at 100 TFLOP/s; twice as fast, half the time; never beyond the ceiling."""
-    limits = []
-    for rate, ceiling in ((100.0, 1440), (200.0, 1440), (100.0, 60)):
-        config = {
-            "experiments": ["imagenet256-b2"],
-            "rates": {"bf16": rate},
-            "resources": {"train": {"runtime": ceiling}},
-        }
-        (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
-        command = [
-            "snakemake",
-            "-n",
-            "--cores",
-            "8",
-            "results/imagenet256-b2/runs/sit/seed0/checkpoints/50000/ema.safetensors",
-        ]
-        planned = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True).stdout
-        limits.append(int(re.search(r"rule train_segment:.*?runtime=(\d+)", planned, re.DOTALL)[1]))
-    assert limits[0] == pytest.approx(10 + 1.5 * 50_000 * 256 * 3 * 46.1e9 / 400e12 / 60, rel=0.03)
-    assert limits[1] == pytest.approx((limits[0] + 10) / 2, abs=1.5)
-    assert limits[2] == 60
+def planned_resources(place, rule, target, *words, rate=100.0, **resources):
+    """What Snakemake would ask for, for a job of imagenet256-b2."""
+    config = {"experiments": ["imagenet256-b2"], "rates": {"bf16": rate, "tf32": rate}, "resources": resources}
+    (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["snakemake", "-n", "--cores", "32", f"results/{target}", *words]
+    planned = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True).stdout
+    line = re.search(rf"rule {rule}:.*?resources: (.*?)\n", planned, re.DOTALL)[1]
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", line)}
+
+
+B2_FORWARD = 46.1e9  # operations for one sample, DiT's paper (table 4)
+SEGMENT = "imagenet256-b2/runs/sit/seed0/checkpoints/50000/ema.safetensors"
+DRAWN = "imagenet256-b2/runs/sit/seed0/samples/50000/sde-n10000/samples.npz"
+
+
+def test_time_limits_follow_from_the_work_and_stated_rates(place):
+    """B/2 at 100 TFLOP/s for each GPU: half as much again and ten minutes; twice as fast, half the time; under a ceiling."""
+    limits = [
+        planned_resources(place, "train_segment", SEGMENT, rate=rate)["runtime"] for rate in (100.0, 200.0)
+    ]  # fmt: skip
+    assert limits[0] == pytest.approx(10 + 1.5 * 50_000 * 256 * 3 * B2_FORWARD / 400e12 / 60, rel=0.03)
+    assert limits[1] == pytest.approx((limits[0] + 10 + 3) / 2, abs=1.5)  # the last save takes two minutes either way
+    ceiling = ["--default-resources", "max_runtime=60"]
+    assert planned_resources(place, "train_segment", SEGMENT, *ceiling)["runtime"] == 60
+    assert planned_resources(place, "train_segment", SEGMENT, train={"runtime": 30})["runtime"] == 30
+    decoded = 10_000 * 9.5e6 * 256**2 / 12e12  # in fp32
+    drawn = planned_resources(place, "generate_temporary_samples", DRAWN)["runtime"]
+    assert drawn == pytest.approx(10 + 1.5 * (10_000 * 250 * B2_FORWARD / 100e12 + decoded) / 60, abs=1)
+    latents = planned_resources(place, "extract_latents", "data/imagenet256/latents/manifest.json")["runtime"]
+    assert latents == pytest.approx(10 + 1.5 * 1281167 * 4.2e6 * 256**2 / 12e12 / 8 / 60, abs=1)
+
+
+def test_memory_follows_from_what_each_process_holds(place):
+    """Weights, average and two moments of 131 million numbers in each process, and what CUDA takes."""
+    four, two = (planned_resources(place, "train_segment", SEGMENT, train={"gpu": gpu})["mem_mb"] for gpu in (4, 2))
+    assert four == pytest.approx(2 * two, rel=0.01)
+    assert four > 4 * 4 * 4 * 131
+    assert planned_resources(place, "train_segment", SEGMENT, train={"mem_mb": 1234})["mem_mb"] == 1234
+    spread = planned_resources(place, "train_segment_on_nodes", SEGMENT, train={"gpu": 4, "nodes": 2})
+    assert spread["mem_mb"] == two  # of each node
+
+
+def test_as_many_attempts_as_a_ceiling_needs(place):
+    """What takes 224 minutes by the stated rates, within limits of an hour, ten minutes of which are the start."""
+    (place.directory / "attempts.smk").write_text(
+        'include: "Snakefile"\nprint("ATTEMPTS", {rule.name: rule._restart_times for rule in workflow.rules})\n'
+    )
+    (place.directory / "config.yaml").write_text(yaml.safe_dump({"experiments": ["imagenet256-b2"]}))
+    found = []
+    for words in ([], ["--default-resources", "max_runtime=60"]):
+        command = ["snakemake", "latents", "-n", "-s", "attempts.smk", "--cores", "8", *words]
+        ended = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True)
+        found.append(ast.literal_eval(re.search(r"ATTEMPTS (.*)", ended.stdout + ended.stderr)[1]))
+    assert [one["train_segment"] for one in found] == [3, 3 + 4]  # the longest segment: 100,000 steps
+    assert [one["generate_samples"] for one in found] == [None, 3 + 1]  # None: what the command line says
 
 
 def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):

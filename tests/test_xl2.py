@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from selftrans.config import load_experiment
+from selftrans.costs import training_memory
 from selftrans.data.store import StoreWriter
 from tests.conftest import REPOSITORY
 
@@ -50,3 +52,7 @@ def test_xl_2_trains_within_this_machines_memory(tmp_path: Path):
     assert 0.5 < denoising < 3  # a fresh model says zero: the mean square of the velocity
     assert 0.9e-4 < moved < 1.1e-4  # Adam's first step is the learning rate
     assert 4 * 5 * count < peak < 24 * 2**30  # weights, gradient, average, two moments; and the machine's memory
+    experiment = load_experiment("imagenet256-xl2")
+    run = experiment.runs["vae-align"]
+    alone = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": 1})})
+    assert 0.6 < peak / 1e6 / training_memory(experiment, alone, workers=1, nodes=1, gpu=False) < 1

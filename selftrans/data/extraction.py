@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftrans.config import PLACES, Data
+from selftrans.config import ENCODE_BATCH, PLACES, Data
 from selftrans.data.image_files import CorruptImage
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import StoreWriter
@@ -21,7 +21,6 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.workers import WHOLE, Share, run_workers
 
-ENCODE_BATCH = 64  # fixed, so that the stored bytes do not depend on how the work is cut
 BATCHES_AHEAD = 2
 
 

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from selftrans.flow.interpolant import Interpolant
-
-LAST_SDE_TIME = 0.04
-"""Where the noise of the SDE ends; one deterministic step leads from here to 0."""
+from selftrans.flow.times import guidance_acts, ode_times, sde_times
 
 VelocityField = Callable[[Tensor, float, bool], Tensor]
 """(x (B, C, H, W) float64, t, whether guidance may act) -> velocity in float64."""
@@ -46,7 +44,7 @@ class GuidedVelocity:
 
     def is_guided(self, t: float) -> bool:
         """Whether guidance acts at ``t``."""
-        return self.scale != 1.0 and self.low <= t <= self.high
+        return guidance_acts(t, self.scale, self.low, self.high)
 
     def __call__(self, x_BCHW: Tensor, t: float, guided: bool) -> Tensor:
         """The velocity in float64; ``guided`` says what the interval said at the start of the step."""
@@ -61,17 +59,6 @@ class GuidedVelocity:
             conditional, unconditional = velocity.chunk(2)
             velocity = unconditional + self.scale * (conditional - unconditional)
         return velocity
-
-
-def ode_times(num_steps: int) -> list[float]:
-    """The grid 1 = t_0 > ... > t_n = 0 of the ODE samplers."""
-    return [1 - step / num_steps for step in range(num_steps)] + [0.0]
-
-
-def sde_times(num_steps: int) -> list[float]:
-    """``num_steps`` points from 1 to 0.04, then 0."""
-    span = 1 - LAST_SDE_TIME
-    return [1 - span * step / (num_steps - 1) for step in range(num_steps - 1)] + [LAST_SDE_TIME, 0.0]
 
 
 def euler(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:

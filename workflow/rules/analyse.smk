@@ -19,8 +19,8 @@ rule block_features:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
-        runtime=asks("evaluate", "runtime"),
+        mem_mb=memory("evaluate", memory_of_sampling),
+        runtime=time_limit("evaluate"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
     params:
@@ -45,8 +45,8 @@ rule probe_blocks:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
-        runtime=asks("evaluate", "runtime"),
+        mem_mb=memory("evaluate"),
+        runtime=time_limit("evaluate"),
         gpu=0,
     params:
         neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
@@ -69,8 +69,8 @@ rule probe_encoder:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
-        runtime=asks("evaluate", "runtime"),
+        mem_mb=memory("evaluate"),
+        runtime=time_limit("evaluate"),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
     params:
@@ -106,7 +106,7 @@ rule plot_discriminability:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,
@@ -138,7 +138,7 @@ rule plot_feature_maps:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,
@@ -170,7 +170,7 @@ rule plot_guiding_features:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,
@@ -200,8 +200,8 @@ rule plot_similarity:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
-        runtime=asks("evaluate", "runtime"),
+        mem_mb=memory("evaluate"),
+        runtime=time_limit("evaluate"),
         gpu=0,
     params:
         style=figure_style,

@@ -1,7 +1,6 @@
 """The experiments of this call, checked before any job, and the questions that rules ask about them."""
 
 import json
-import math
 import re
 import shlex
 import sys
@@ -19,20 +18,16 @@ from selftrans.config import (
     load_experiment,
     validated,
 )
-from selftrans.costs import count_classes, parameters, segment_minutes
 from selftrans.data.sources import may_skip
 from selftrans.runtime.errors import ConfigError, UserError
 from selftrans.runtime.files import read_json, write_text
 from selftrans.training.definition import (
-    SAVING_FILE,
     check_definition,
     run_definition,
 )
 
 EXPERIMENTS, DATA, RESOURCES, REFERENCES = {}, {}, {}, []
 
-START_MINUTES = 10  # reading the state, compiling, saving
-SLOW_DISK = 100e6  # bytes per second
 RUN = "results/{experiment}/runs/{run}/seed{seed}"
 CHECKPOINT = f"{RUN}/checkpoints/{{step}}"
 TEACHER = f"{RUN}/teachers/{{step}}-{{weights}}-depth{{depth}}.safetensors"
@@ -148,27 +143,6 @@ wildcard_constraints:
     step=r"\d+",
     depth=r"\d+",
     number=r"\d+",
-
-
-def asks(kind, what):
-    """What a kind of job asks for: by its experiment, or by the first experiment that uses its data set."""
-
-    def of_job(wildcards):
-        name = wildcards.get("experiment") or next(
-            name
-            for name, experiment in EXPERIMENTS.items()
-            if experiment.data.name == wildcards.dataset
-        )
-        return getattr(getattr(RESOURCES[name], kind), what)
-
-    return of_job
-
-
-def light_memory(wildcards, attempt):
-    """Memory of a light job: more at every attempt. The others ask for the same each time, since they are also tried again
-    after their time was up.
-    """
-    return asks("light", "mem_mb")(wildcards) * attempt
 
 
 ANALYSED = [name for name, experiment in EXPERIMENTS.items() if experiment.analysis]
@@ -386,90 +360,6 @@ def step_before(wildcards, input):
     return Path(input.before).parent.name if input.before else 0
 
 
-def segment_runtime(wildcards):
-    """Time limit of a segment in minutes: what its steps take by the stated rates, half as much again, and the start; not
-    beyond the ceiling, behind which another attempt goes on.
-    """
-    asked = RESOURCES[wildcards.experiment].train
-    if not asked.gpu:
-        return asked.runtime
-    needed = math.ceil(1.5 * gpu_minutes(wildcards) + saving_seconds(wildcards) / 60)
-    return min(asked.runtime, START_MINUTES + needed)
-
-
-def gpu_minutes(wildcards):
-    """What a segment takes by the stated rates, from the checkpoint below it."""
-    experiment = EXPERIMENTS[wildcards["experiment"]]
-    run, step = experiment.runs[wildcards["run"]], int(wildcards["step"])
-    before = max(
-        (below for below in run.training.checkpoints if below < step), default=0
-    )
-    gpus = RESOURCES[experiment.name].train.gpu
-    return segment_minutes(experiment, run, before, step, SETTINGS.rates, gpus)
-
-
-def attempts_by_the_clock():
-    """How often the longest segment meets its time limit, by the stated rates."""
-    ceilings = {
-        name: resources.train.runtime
-        for name, resources in RESOURCES.items()
-        if resources.train.gpu
-    }
-    return max(
-        (
-            int(1.5 * gpu_minutes(segment) / max(1, ceiling - START_MINUTES))
-            for name, ceiling in ceilings.items()
-            for segment in segments(EXPERIMENTS[name])
-        ),
-        default=0,
-    )
-
-
-def retries_of_trainings():
-    """Attempts after the first. None within a job of a cluster, whose time is nearly up: the main process submits another."""
-    if workflow.remote_exec:
-        return 0
-    return SETTINGS.retries + attempts_by_the_clock()
-
-
-def saving_seconds(wildcards):
-    """How long before the end a training has to be warned: three times what its last save took, and a minute; before the
-    first one, by the size of its state and a slow disk.
-    """
-    state = Path(RUN.format(**wildcards)) / "state" / SAVING_FILE
-    if state.is_file():
-        seconds = read_json(state)["seconds"]
-    else:
-        experiment = EXPERIMENTS[wildcards.experiment]
-        model = experiment.runs[wildcards.run].model
-        numbers = parameters(
-            model, experiment.data.latent_shape, count_classes(experiment.data)
-        )
-        seconds = 4 * 4 * numbers / SLOW_DISK
-    return 60 + math.ceil(3 * seconds)
-
-
-def options_for_slurm(wildcards):
-    """The warning, at most a third of the limit before its end; and as many GPUs on each of several nodes."""
-    asked, limit = RESOURCES[wildcards.experiment].train, segment_runtime(wildcards)
-    options = f"--signal=USR1@{min(saving_seconds(wildcards), 20 * limit)}"
-    if asked.gpu and asked.nodes > 1:
-        options += f" --gpus-per-node={asked.gpu // asked.nodes}"
-    return options
-
-
-def launcher(wildcards):
-    """What starts a training on several nodes: one task on each, which finds the others by itself; all end if one fails."""
-    asked = RESOURCES[wildcards.experiment].train
-    tasks = f"--nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={asked.threads}"
-    return f"srun {tasks} --cpu-bind=q --kill-on-bad-exit=1 "
-
-
-def attempt_at_job(wildcards, attempt):
-    """Which attempt this is: after a failure that no repetition mends, the later ones stop at once."""
-    return attempt
-
-
 def steps_waiting(experiment, run, step):
     """Steps of the longest chain of trainings that waits for ``step`` of a run: its own rest, or its students'."""
     chains = [experiment.runs[run].training.checkpoints[-1] - step]
@@ -583,16 +473,6 @@ def list_of_skipped(wildcards):
 
 def metrics_of_extractor(wildcards):
     return EXPERIMENTS[wildcards.experiment].evaluation.metrics_of(wildcards.extractor)
-
-
-def asks_for_metrics(what):
-    """Precision and recall are as heavy as features; everything else is light."""
-
-    def of_job(wildcards):
-        heavy = {"precision", "recall"} & {*metrics_of_extractor(wildcards)}
-        return asks("evaluate" if heavy else "light", what)(wildcards)
-
-    return of_job
 
 
 # -- figures

@@ -11,8 +11,8 @@ rule autoencoder:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
+        mem_mb=memory("data"),
+        runtime=time_limit("data"),
         gpu=asks("data", "gpu"),
     params:
         definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
@@ -35,8 +35,8 @@ rule classifier:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
+        mem_mb=memory("data"),
+        runtime=time_limit("data"),
         gpu=asks("data", "gpu"),
     params:
         definition=lambda wildcards: data_definition(wildcards, "classifier"),
@@ -61,8 +61,8 @@ rule encoder:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
+        mem_mb=memory("data"),
+        runtime=time_limit("data"),
         gpu=asks("data", "gpu"),
     params:
         definition=encoder_definition,

@@ -43,8 +43,8 @@ rule reference_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("data", "threads")
     resources:
-        mem_mb=asks("data", "mem_mb"),
-        runtime=asks("data", "runtime"),
+        mem_mb=memory("data", memory_of_statistics),
+        runtime=time_limit("data", statistics_minutes),
         gpu=asks("data", "gpu"),
         processes=asks("data", "processes"),
         batch_size=asks("data", "batch_size"),
@@ -73,8 +73,8 @@ rule sample_statistics:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=asks("evaluate", "mem_mb"),
-        runtime=asks("evaluate", "runtime"),
+        mem_mb=memory("evaluate", memory_of_statistics),
+        runtime=time_limit("evaluate", statistics_minutes),
         gpu=asks("evaluate", "gpu"),
         processes=asks("evaluate", "processes"),
         batch_size=asks("evaluate", "batch_size"),
@@ -100,11 +100,13 @@ rule metrics:
         f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks_for_metrics("threads")
+    threads: asks_for_metrics(asks("light", "threads"), asks("evaluate", "threads"))
     resources:
-        mem_mb=asks_for_metrics("mem_mb"),
-        runtime=asks_for_metrics("runtime"),
-        gpu=asks_for_metrics("gpu"),
+        mem_mb=asks_for_metrics(
+            memory("light"), memory("evaluate", memory_of_statistics)
+        ),
+        runtime=asks_for_metrics(time_limit("light"), time_limit("evaluate")),
+        gpu=asks_for_metrics(asks("light", "gpu"), asks("evaluate", "gpu")),
     params:
         metrics=metrics_of_extractor,
         distances=lambda wildcards: EXPERIMENTS[
@@ -134,7 +136,7 @@ rule table:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         labels=run_labels,

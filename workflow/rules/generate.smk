@@ -12,12 +12,13 @@ rule generate_samples:
         f"{RUN}/benchmarks/generate-{{step}}-{{sampler}}-n{{number}}.tsv"
     wildcard_constraints:
         experiment=one_of(KEEPING),
+    retries: attempts_at_sampling()
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("generate", "threads")
     resources:
-        mem_mb=asks("generate", "mem_mb"),
-        runtime=asks("generate", "runtime"),
+        mem_mb=memory("generate", memory_of_sampling),
+        runtime=time_limit("generate", sampling_minutes),
         gpu=asks("generate", "gpu"),
         processes=asks("generate", "processes"),
         batch_size=asks("generate", "batch_size"),

@@ -12,8 +12,8 @@ rule extract_latents:
         "../../envs/selftrans.yaml"
     threads: asks("extract", "threads")
     resources:
-        mem_mb=asks("extract", "mem_mb"),
-        runtime=asks("extract", "runtime"),
+        mem_mb=memory("extract", memory_of_extraction),
+        runtime=time_limit("extract", latents_minutes),
         gpu=asks("extract", "gpu"),
         processes=asks("extract", "processes"),
     params:
@@ -42,8 +42,8 @@ rule extract_features:
         "../../envs/selftrans.yaml"
     threads: asks("extract", "threads")
     resources:
-        mem_mb=asks("extract", "mem_mb"),
-        runtime=asks("extract", "runtime"),
+        mem_mb=memory("extract", memory_of_extraction),
+        runtime=time_limit("extract", features_minutes),
         gpu=asks("extract", "gpu"),
         processes=asks("extract", "processes"),
     params:

@@ -18,7 +18,7 @@ rule plot_convergence:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         sampler=shown_sampler,
@@ -50,7 +50,7 @@ rule plot_grid:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         sampler=shown_sampler,
@@ -80,7 +80,7 @@ rule plot_losses:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,
@@ -110,7 +110,7 @@ rule plot_samples:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,
@@ -143,7 +143,7 @@ rule plot_sweep:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         sets=sweep_sets,
@@ -181,7 +181,7 @@ rule plot_comparison:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         sampler=shown_sampler,
@@ -215,7 +215,7 @@ rule plot_dynamics:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     params:
         style=figure_style,

@@ -28,11 +28,12 @@ rule train_segment:
         "../../envs/selftrans.yaml"
     threads: asks("train", "threads")
     resources:
-        mem_mb=asks("train", "mem_mb"),
-        runtime=segment_runtime,
+        mem_mb=memory("train", memory_of_segment),
+        runtime=time_limit("train", segment_minutes),
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
         attempt=attempt_at_job,
+        warning=warning_seconds,
         slurm_extra=options_for_slurm,
         nodes=1,
         tasks_per_gpu=0,
@@ -54,11 +55,12 @@ use rule train_segment as train_segment_on_nodes with:
         run=one_of(TRAINED),
         experiment=one_of(ON_SEVERAL_NODES),
     resources:
-        mem_mb=asks("train", "mem_mb"),
-        runtime=segment_runtime,
+        mem_mb=memory("train", memory_of_segment),
+        runtime=time_limit("train", segment_minutes),
         gpu=asks("train", "gpu"),
         processes=asks("train", "processes"),
         attempt=attempt_at_job,
+        warning=warning_seconds,
         slurm_extra=options_for_slurm,
         nodes=asks("train", "nodes"),
         tasks=asks("train", "nodes"),
@@ -84,8 +86,8 @@ rule import_checkpoint:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=asks("generate", "mem_mb"),
-        runtime=asks("generate", "runtime"),
+        mem_mb=memory("generate", memory_of_sampling),
+        runtime=time_limit("generate"),
         gpu=0,
     params:
         options=import_options,
@@ -109,7 +111,7 @@ rule freeze_teacher:
     threads: 1
     resources:
         mem_mb=light_memory,
-        runtime=asks("light", "runtime"),
+        runtime=time_limit("light"),
         gpu=0,
     shell:
         "python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"

@@ -1,0 +1,34 @@
+"""The times that samplers visit, and where guidance acts. Needs no torch."""
+
+from itertools import pairwise
+
+LAST_SDE_TIME = 0.04
+"""Where the noise of the SDE ends; one deterministic step leads from here to 0."""
+
+
+def ode_times(num_steps: int) -> list[float]:
+    """The grid 1 = t_0 > ... > t_n = 0 of the ODE samplers."""
+    return [1 - step / num_steps for step in range(num_steps)] + [0.0]
+
+
+def sde_times(num_steps: int) -> list[float]:
+    """``num_steps`` points from 1 to 0.04, then 0."""
+    span = 1 - LAST_SDE_TIME
+    return [1 - span * step / (num_steps - 1) for step in range(num_steps - 1)] + [LAST_SDE_TIME, 0.0]
+
+
+def guidance_acts(t: float, scale: float, low: float, high: float) -> bool:
+    """Whether classifier-free guidance acts at ``t``: in its interval, unless its scale is 1."""
+    return scale != 1.0 and low <= t <= high
+
+
+def velocity_passes(sampler: str, num_steps: int, scale: float, low: float, high: float) -> int:
+    """Forward passes of a sampler for one sample: two where guidance acts.
+
+    Heun's method evaluates twice but for the last step, and guides both where the first one is guided.
+    """
+    times = sde_times(num_steps) if sampler == "euler-maruyama" else ode_times(num_steps)
+    return sum(
+        (2 if guidance_acts(now, scale, low, high) else 1) * (2 if sampler == "heun" and after > 0 else 1)
+        for now, after in pairwise(times)
+    )

@@ -1,0 +1,267 @@
+"""What jobs ask for: as it stands in the configuration, else by what the experiment says and the stated rates."""
+
+import math
+import shlex
+
+from selftrans.costs import (
+    count_classes,
+    encoding_work,
+    extraction_memory,
+    features_work,
+    gpu_hours,
+    parameters,
+    sampling_memory,
+    sampling_work,
+    segment_work,
+    statistics_memory,
+    statistics_work,
+    training_memory,
+)
+from selftrans.training.definition import SAVING_FILE
+
+START_MINUTES = 10  # reading the state, compiling, saving
+SPARE_TIME = 1.5  # by which a time limit exceeds what the stated rates say
+SLOW_DISK = 100e6  # bytes per second
+IMAGES_DECODED = 100  # per second and thread, on a slow core
+MANY_IMAGES = 50_000
+SMALL_MB = 3000  # what trains, or asks of, small networks
+
+
+def resources_of(kind, wildcards):
+    """What a kind of job asks for: by its experiment, or by the first experiment that uses its data set."""
+    name = wildcards.get("experiment") or next(
+        name
+        for name, experiment in EXPERIMENTS.items()
+        if experiment.data.name == wildcards["dataset"]
+    )
+    return getattr(RESOURCES[name], kind)
+
+
+def asks(kind, what):
+    """One of those numbers, as it stands in the configuration."""
+
+    def of_job(wildcards):
+        return getattr(resources_of(kind, wildcards), what)
+
+    return of_job
+
+
+def memory(kind, estimate=None):
+    """Memory of a kind of job in MB: as it stands in the configuration, else by an estimate."""
+
+    def of_job(wildcards):
+        asked = resources_of(kind, wildcards)
+        if asked.mem_mb or estimate is None:
+            return asked.mem_mb or SMALL_MB
+        return estimate(wildcards, asked)
+
+    return of_job
+
+
+def light_memory(wildcards, attempt):
+    """Memory of a light job: more at every attempt. The others ask for the same each time, since they are also tried again
+    after their time was up.
+    """
+    return memory("light")(wildcards) * attempt
+
+
+def longest_allowed():
+    """The longest time limit in minutes that the profile allows any job; None if it does not say."""
+    found = (workflow.resource_settings.default_resources or {}).get("max_runtime")
+    return int(found.raw) if found else None
+
+
+CEILING = longest_allowed()
+
+
+def time_limit(kind, minutes=None):
+    """Time limit of a kind of job in minutes: as it stands in the configuration, else by what it takes on GPUs, and half as
+    much again; never above the profile's ceiling, behind which another attempt goes on.
+    """
+
+    def of_job(wildcards):
+        asked = resources_of(kind, wildcards)
+        needed = asked.runtime or 60
+        if minutes and asked.gpu and not asked.runtime:
+            needed = START_MINUTES + math.ceil(SPARE_TIME * minutes(wildcards, asked))
+        return min(needed, CEILING) if CEILING else needed
+
+    return of_job
+
+
+def attempts_by_the_clock(kind, minutes, jobs):
+    """How often the longest of some jobs, which go on where they were, meets its time limit by the stated rates. Never within
+    a job of a cluster, whose time is nearly up: the main process submits another.
+    """
+    if workflow.remote_exec:
+        return 0
+    times = [0]
+    for job in jobs:
+        asked = resources_of(kind, job)
+        if asked.gpu and (asked.runtime or CEILING):
+            limit = time_limit(kind, minutes)(job) - START_MINUTES
+            times.append(int(SPARE_TIME * minutes(job, asked) / max(1, limit)))
+    return max(times)
+
+
+def minutes_on_gpus(work, asked):
+    """What work takes on the GPUs that a job asks for, by the stated rates."""
+    return 60 * gpu_hours(work, SETTINGS.rates.model_dump()) / asked.gpu
+
+
+# -- latents and features
+
+
+def extraction_minutes(work):
+    """What an extraction takes: its encoder on the GPUs, or its threads' decoding, whichever is slower."""
+
+    def of_job(wildcards, asked):
+        data = DATA[wildcards["dataset"]]
+        if data.images is None:
+            return 0
+        decoding = data.images / IMAGES_DECODED / asked.threads / 60
+        return max(decoding, minutes_on_gpus(work(wildcards, data), asked))
+
+    return of_job
+
+
+latents_minutes = extraction_minutes(lambda wildcards, data: encoding_work(data))
+features_minutes = extraction_minutes(
+    lambda wildcards, data: features_work(data, wildcards["encoder"])
+)
+
+
+def memory_of_extraction(wildcards, asked):
+    return extraction_memory(
+        DATA[wildcards.dataset], asked.gpu or asked.processes, asked.gpu > 0
+    )
+
+
+# -- training
+
+
+def segment_minutes(wildcards, asked):
+    """What a segment takes, from the checkpoint below it, and its last save."""
+    experiment = EXPERIMENTS[wildcards["experiment"]]
+    run, step = experiment.runs[wildcards["run"]], int(wildcards["step"])
+    before = max(
+        (below for below in run.training.checkpoints if below < step), default=0
+    )
+    work = segment_work(experiment, run, before, step)
+    return minutes_on_gpus(work, asked) + saving_seconds(wildcards) / 60
+
+
+def memory_of_segment(wildcards, asked):
+    experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
+    workers = asked.gpu or asked.processes
+    return training_memory(experiment, run, workers, asked.nodes, asked.gpu > 0)
+
+
+def retries_of_trainings():
+    """Attempts after the first: those that the clock needs, and those that the configuration grants."""
+    if workflow.remote_exec:
+        return 0
+    found = [job for one in EXPERIMENTS.values() for job in segments(one)]
+    return SETTINGS.retries + attempts_by_the_clock("train", segment_minutes, found)
+
+
+def saving_seconds(wildcards):
+    """How long before the end a training has to be warned: three times what its last save took, and a minute; before the
+    first one, by the size of its state and a slow disk.
+    """
+    state = Path(RUN.format(**wildcards)) / "state" / SAVING_FILE
+    if state.is_file():
+        seconds = read_json(state)["seconds"]
+    else:
+        experiment = EXPERIMENTS[wildcards["experiment"]]
+        model = experiment.runs[wildcards["run"]].model
+        numbers = parameters(
+            model, experiment.data.latent_shape, count_classes(experiment.data)
+        )
+        seconds = 4 * 4 * numbers / SLOW_DISK
+    return 60 + math.ceil(3 * seconds)
+
+
+def warning_seconds(wildcards):
+    """How long before the end a training is warned: as long as its save takes, at most a third of the limit."""
+    limit = time_limit("train", segment_minutes)(wildcards)
+    return min(saving_seconds(wildcards), 20 * limit)
+
+
+def options_for_slurm(wildcards):
+    """The warning; and as many GPUs on each of several nodes."""
+    asked = RESOURCES[wildcards.experiment].train
+    options = f"--signal=USR1@{warning_seconds(wildcards)}"
+    if asked.gpu and asked.nodes > 1:
+        options += f" --gpus-per-node={asked.gpu // asked.nodes}"
+    return options
+
+
+def launcher(wildcards):
+    """What starts a training on several nodes: one task on each, which finds the others by itself; all end if one fails."""
+    asked = RESOURCES[wildcards.experiment].train
+    tasks = f"--nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={asked.threads}"
+    return f"srun {tasks} --cpu-bind=q --kill-on-bad-exit=1 "
+
+
+def attempt_at_job(wildcards, attempt):
+    """Which attempt this is: after a failure that no repetition mends, the later ones stop at once."""
+    return attempt
+
+
+# -- evaluation
+
+
+def sampling_minutes(wildcards, asked):
+    """What a set of samples takes."""
+    experiment = EXPERIMENTS[wildcards["experiment"]]
+    run = experiment.runs[wildcards["run"]]
+    sampler = experiment.evaluation.samplers[wildcards["sampler"]]
+    return minutes_on_gpus(sampling_work(experiment, run, sampler), asked)
+
+
+def memory_of_sampling(wildcards, asked):
+    """Of a set of samples, or of features of a run's blocks."""
+    experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
+    workers = asked.gpu or asked.processes
+    return sampling_memory(experiment, run, workers, asked.gpu > 0, asked.batch_size)
+
+
+def attempts_at_sampling():
+    """As for trainings, where the clock needs more than one; else what the command line says."""
+    found = [job for one in EXPERIMENTS.values() for job in sample_sets(one)]
+    needed = attempts_by_the_clock("generate", sampling_minutes, found)
+    return SETTINGS.retries + needed if needed else None
+
+
+def images_in_reference(data):
+    """As many as it has, or as a large one has: it may be a file that is not there yet."""
+    return data.images if data.images and not data.reference else MANY_IMAGES
+
+
+def statistics_minutes(wildcards, asked):
+    """What a set's features take: of samples, or of a data set's own images, where these are its reference."""
+    if "number" in wildcards.keys():
+        images = int(wildcards["number"])
+    else:
+        data = DATA[wildcards["dataset"]]
+        images = 0 if data.reference else images_in_reference(data)
+    return minutes_on_gpus(statistics_work(wildcards["extractor"], images), asked)
+
+
+def memory_of_statistics(wildcards, asked):
+    """Of features and of what is computed from two sets of them."""
+    workers = asked.gpu or asked.processes
+    return statistics_memory(
+        wildcards.extractor, MANY_IMAGES, workers, asked.gpu > 0, asked.batch_size
+    )
+
+
+def asks_for_metrics(light, heavy):
+    """Precision and recall are as heavy as features; everything else is light."""
+
+    def of_job(wildcards):
+        found = {"precision", "recall"} & {*metrics_of_extractor(wildcards)}
+        return (heavy if found else light)(wildcards)
+
+    return of_job
