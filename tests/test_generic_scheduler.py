@@ -1,0 +1,122 @@
+"""The profile for any scheduler, on a Grid Engine that is pretended by processes of this machine."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROFILE = REPOSITORY / "workflow/profiles/generic"
+QSUB = """#!/usr/bin/env bash
+echo "$@" >> "$HERE/asked"
+while [[ $1 != -o ]]; do shift; done
+setsid bash "${@: -1}" > "$2" 2>&1 < /dev/null &
+echo $!
+"""
+COMMANDS = {"qsub": QSUB, "qstat": 'kill -0 "$2"\n', "qdel": 'echo "$1" >> "$HERE/deleted"; kill -KILL -- "-$1"\n'}
+SNAKEFILE = """
+rule all:
+    input: "quick", "slow"
+rule work:
+    output: "{name}"
+    threads: 2
+    resources: mem_mb=3000, runtime=90, warning=70, gpu=lambda wildcards: int(wildcards.name == "slow")
+    shell: "if [ {wildcards.name} = slow ]; then while [ ! -e go ]; do sleep 0.1; done; fi; echo $HERE > {output}"
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name, text in COMMANDS.items():
+        (tmp_path / "bin" / name).write_text(text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "workflow/profiles", "workflow/profiles")
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    return tmp_path
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def snakemake():
+    profile = ["--workflow-profile", "workflow/profiles/generic", "--seconds-between-status-checks", "1"]
+    with Path("said").open("w") as file:
+        return subprocess.Popen(["snakemake", *profile], stdout=file, stderr=file)
+
+
+def test_jobs_are_submitted_watched_and_cancelled(place):
+    process = snakemake()
+    wait_for((place / "quick").exists)
+    wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
+    asked = {line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()}
+    limits = "h_vmem=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
+    assert asked == {limits, f"{limits},gpu=1"}
+    assert "-pe smp 2" in (place / "asked").read_text()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    assert len((place / "deleted").read_text().splitlines()) == 1
+    assert not (place / "slow").exists()
+    (place / "go").touch()
+    process = snakemake()
+    assert process.wait(120) == 0
+    assert (place / "slow").read_text() == f"{place}\n"
+    assert len((place / "asked").read_text().splitlines()) == 3
+
+
+def said(script, *words):
+    return subprocess.run([PROFILE / f"{script}.sh", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def submitted(place, text):
+    script = place / "script.sh"
+    script.write_text(text)
+    return said("submit", "1", "1000", "60", "60", "0", script)
+
+
+def test_a_job_that_is_refused_is_an_error(place):
+    (place / "bin/qsub").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        submitted(place, "true\n")
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "success"), (3, "failed")])
+def test_how_a_job_ended_is_remembered(place, code, state):
+    job = submitted(place, f"while [ ! -e go ]; do sleep 0.1; done; exit {code}\n")
+    assert said("status", job) == "running"
+    (place / "go").touch()
+    wait_for(lambda: said("status", job) != "running")
+    assert said("status", job) == state
+
+
+def test_a_warning_is_for_the_training_alone(place):
+    """SIGUSR1 goes to all processes of a job: the shell stays, and what does not ask for the signal never hears it."""
+    job = submitted(place, "touch begun; while [ ! -e go ]; do sleep 0.1; done; exit 0\n")
+    wait_for((place / "begun").exists)
+    os.killpg(int(job.partition("@")[0]), signal.SIGUSR1)
+    (place / "go").touch()
+    wait_for(lambda: said("status", job) != "running")
+    assert said("status", job) == "success"
+
+
+def test_a_job_that_disappears_has_failed_but_not_at_once(place):
+    """Its word may still be on its way through a network file system: a minute is left to it."""
+    job = submitted(place, "sleep 100\n")
+    said("cancel", job)
+    wait_for(lambda: (said("status", job), list((place / "results/cluster").glob("*.gone")))[1])
+    assert said("status", job) == "running"
+    (gone,) = (place / "results/cluster").glob("*.gone")
+    os.utime(gone, (time.time() - 130,) * 2)
+    assert said("status", job) == "failed"
