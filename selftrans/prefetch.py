@@ -1,15 +1,18 @@
 """Fetch what experiments need from elsewhere, where there is a network. ``python -m selftrans.prefetch --help``.
 
 Compute nodes often have none: run on a login node, this leaves autoencoders and encoders in the Hugging Face cache and the
-extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them there.
+extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them there. Images are only looked for.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from selftrans.config import (
+    Data,
+    DigitsSource,
     Experiment,
     PretrainedAutoencoder,
     PretrainedEncoder,
@@ -24,9 +27,16 @@ from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 
 
-def needed(experiment: Experiment, settings: WorkflowSettings) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What an experiment needs from elsewhere, by name, each with what finds or fetches it."""
+def needed(experiment: Experiment, weights: Mapping[Any, str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What an experiment needs from elsewhere, by name, each with what finds or fetches it.
+
+    Args:
+        experiment: what is to be made.
+        weights: where the extractors' weights lie, if not in the cache.
+    """
     data = experiment.data
+    if not isinstance(data.source, DigitsSource):
+        yield f"images of {data.name}", partial(_images, data)
     if isinstance(data.autoencoder, PretrainedAutoencoder):
         yield f"autoencoder {data.autoencoder.path}", partial(_autoencoder, data.autoencoder.path)
     used = {encoder.name for run in experiment.runs.values() for encoder in run.encoders}
@@ -37,10 +47,17 @@ def needed(experiment: Experiment, settings: WorkflowSettings) -> Iterator[tuple
             yield f"encoder {encoder.model}", partial(_encoder, encoder)
     for extractor in experiment.evaluation.extractors:
         if extractor != "classifier":
-            place = settings.weights.get(extractor)
+            place = weights.get(extractor)
             yield f"weights of {extractor}", partial(_file, WEIGHT_FILES[extractor], Path(place) if place else None)
     if data.reference and not Path(data.reference).exists():
         yield f"reference {data.reference}", partial(_reference, Path(data.reference))
+
+
+def _images(data: Data) -> None:
+    source = data.source
+    assert not isinstance(source, DigitsSource)
+    if not Path(source.path).exists():
+        raise UserError(f"{source.path}: the images of {data.name!r} are not there (config.yaml: data)")
 
 
 def _autoencoder(path: str) -> None:
@@ -74,16 +91,24 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m selftrans.prefetch",
-        description="Fetch the autoencoders, encoders, weights and reference batches that experiments need.",
+        description="Fetch what experiments need: autoencoders, encoders, weights, reference batches; look for their images.",
     )
     parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
     parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="EXTRACTOR=FILE",
+        help="where the weights of an extractor lie (default: as in config.yaml, else in the cache)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     set_up_logging()
     settings = validated(WorkflowSettings, read_yaml(arguments.config), str(arguments.config))
+    given = dict(word.partition("=")[::2] for word in arguments.weights)
+    weights = validated(
+        WorkflowSettings, {"experiments": ["-"], "weights": settings.weights | given}, "--weights"
+    ).weights
     wanted: dict[str, Callable[[], object]] = {}
     for name in arguments.experiments or settings.references():
-        wanted |= dict(needed(load_experiment(name, settings.data), settings))
+        wanted |= dict(needed(load_experiment(name, settings.data), weights))
     missing = []
     for name, fetch in wanted.items():
         try:

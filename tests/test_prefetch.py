@@ -38,7 +38,9 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
     ended = prefetch(tmp_path, experiment(tmp_path, reference="data/own.npz"))
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: 3 of 3 not there: autoencoder somebody/some-vae, weights of inception, reference ")
+    assert last.startswith(
+        "error: 4 of 4 not there: images of data, autoencoder somebody/some-vae, weights of inception, reference "
+    )
     assert "fetch it once: hf download somebody/some-vae" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -51,9 +53,18 @@ def test_what_is_in_the_caches_is_found_without_a_network(tmp_path):
         (snapshot / path.name).write_bytes(path.read_bytes())
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs/main").write_text("0" * 40)
-    ended = prefetch(tmp_path, experiment(tmp_path))
+    ended = prefetch(tmp_path, experiment(tmp_path, source={"kind": "folder", "path": str(tmp_path)}))
     assert "autoencoder somebody/some-vae: there" in ended.stderr
-    assert ended.stderr.strip().splitlines()[-1].startswith("error: 1 of 2 not there: weights of inception;")
+    assert "images of data: there" in ended.stderr
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: 1 of 3 not there: weights of inception;")
+
+
+def test_weights_are_where_the_command_line_says(tmp_path):
+    path = experiment(tmp_path, source={"kind": "folder", "path": str(tmp_path)})
+    ended = prefetch(tmp_path, path, "--weights", f"inception={tmp_path / 'none.pth'}")
+    assert f"{tmp_path / 'none.pth'}: no such file" in ended.stderr
+    ended = prefetch(tmp_path, path, "--weights", "resnet=here.pth")
+    assert ended.stderr.startswith("error: --weights: weights.resnet")
 
 
 def test_the_embedded_experiment_needs_nothing_from_elsewhere(tmp_path):

@@ -91,6 +91,7 @@ def loaded_by(module):
     ("module", "allowed"),
     [
         ("selftrans.config", set()),
+        ("selftrans.costs", set()),
         ("selftrans.training.definition", set()),
         ("selftrans.evaluation.metrics", {"scipy"}),
         ("selftrans.evaluation.tables", {"pandas"}),

@@ -251,8 +251,12 @@ rule prefetch:
         experiments=shlex.join(
             f"results/{name}/experiment.yaml" for name in EXPERIMENTS
         ),
+        weights=shlex.join(
+            f"--weights={extractor}={path}"
+            for extractor, path in SETTINGS.weights.items()
+        ),
     shell:
-        "python -m selftrans.prefetch {params.experiments} 2>&1 | tee {log}"
+        "python -m selftrans.prefetch {params.experiments} {params.weights} 2>&1 | tee {log}"
 
 
 # The report shows what is there; it is made by a second Snakemake, which reads and changes nothing.
