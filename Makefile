@@ -1,5 +1,5 @@
 # make demo   set everything up and run the embedded experiment: figures in results/digits/figures/
-# make test   set everything up and run every test but those on a SLURM of their own: make test-cluster
+# make test   set everything up and run every test; those on a SLURM of their own (make test-cluster) where one can be started
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
@@ -13,7 +13,7 @@ demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
 
 test: $(VENV)/ready
-	$(run) python -m pytest --ignore=tests/cluster
+	$(run) python -m pytest -rs
 
 # The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
 test-cluster: $(VENV)/ready

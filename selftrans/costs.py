@@ -1,6 +1,6 @@
-"""How many operations and how much memory jobs take: a multiplication and an addition are two. Needs no torch.
+"""How many operations and how much memory jobs take: a multiplication and an addition are two.
 
-Plans, time limits and requests for memory rest on it.
+Needs torch only to count a published encoder. Plans, time limits and requests for memory rest on it.
 """
 
 import math
@@ -11,6 +11,7 @@ from statistics import NormalDist
 from selftrans.config import (
     DECODED_NUMBERS,
     ENCODE_BATCH,
+    Analysis,
     Data,
     DigitsSource,
     Experiment,
@@ -34,6 +35,8 @@ ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
 """Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
 EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 """Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
+MANY_IMAGES = 50_000
+"""Of a reference or a set of samples, where the number is not known or does not matter."""
 EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
 
@@ -146,6 +149,15 @@ def count_images(data: Data) -> int:
     return data.images
 
 
+def count_reference(data: Data) -> int:
+    """Images that samples are measured against: a data set's own, or as many as a large reference has.
+
+    Raises:
+        UserError: the file does not say how many images there are.
+    """
+    return MANY_IMAGES if data.reference else count_images(data)
+
+
 def count_rows(data: Data) -> int:
     """Rows of a data set's stores: its images, and their mirrored views if it has them."""
     return count_images(data) * (2 if data.latents.flip else 1)
@@ -253,7 +265,8 @@ def training_memory(experiment: Experiment, run: Run, workers: int, nodes: int, 
     numbers = parameters(run.model, shape, classes)
     followed = sum(parameters(experiment.runs[teacher.choice.run].model, shape, classes) for teacher in run.teachers)
     tokens = tokens_of(run.model, shape[1])
-    kept = ACTIVATIONS * run.model.depth * tokens * run.model.width * run.training.batch_size / workers
+    samples = run.training.batch_size / run.training.accumulate / workers
+    kept = ACTIVATIONS * run.model.depth * tokens * run.model.width * samples
     # Weights, their average, two moments; on a CPU the gradient, too.
     return megabytes(workers // nodes, gpu, 4 * (4 * numbers + followed), 4 * (numbers + kept))
 
@@ -275,9 +288,20 @@ def extraction_memory(data: Data, workers: int, gpu: bool) -> int:
     return megabytes(workers, gpu, AUTOENCODER_BYTES + 3 * 3 * 4 * pixels, on_cpu)
 
 
-def statistics_memory(extractor: str, images: int, workers: int, gpu: bool, batch_size: int) -> int:
-    """Megabytes of features and statistics of images, and of what is computed from those of two sets."""
+def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) -> int:
+    """Megabytes of features and statistics of images, and of what is computed from those of two large sets."""
     length = EXTRACTOR_NUMBERS[extractor][0]
-    numbers = 2 * images * length + 8 * length**2
+    numbers = 2 * MANY_IMAGES * length + 8 * length**2
     on_cpu = FEATURE_BYTES if extractor in EXTRACTOR_FLOP else 0.0
     return megabytes(workers, gpu, EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * numbers / workers, batch_size * on_cpu)
+
+
+def probing_memory(model: Model, analysis: Analysis) -> int:
+    """Megabytes of probing the features of every block and time, which are read at once and copied where they are probed."""
+    features = len(analysis.times) * model.depth * analysis.num_images * model.width
+    return megabytes(1, False, 4 * 1.5 * features)
+
+
+def small_memory(gpu: bool) -> int:
+    """Megabytes of what trains, or asks of, small networks."""
+    return megabytes(1, gpu, 1.6e9)

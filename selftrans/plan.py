@@ -24,7 +24,7 @@ from selftrans.config import (
 from selftrans.costs import (
     EXTRACTOR_NUMBERS,
     count_classes,
-    count_images,
+    count_reference,
     count_rows,
     encoder_output,
     encoding_work,
@@ -101,7 +101,7 @@ class Plan:
         """What the experiments on the same data share."""
         data, asked = experiment.data, experiment.resources
         sharing = [other for other in self.experiments if other.data == data]
-        images, rows = count_images(data), count_rows(data)
+        rows = count_rows(data)
         if isinstance(data.autoencoder, TrainedAutoencoder):
             self._add("autoencoder", 1)
         size = rows * 2 * prod(data.latent_shape) * (2 if data.latents.dtype == "float16" else 4)
@@ -115,8 +115,8 @@ class Plan:
                 self._add("extract_features", 1, work, rows * numbers * 2, asked.extract.gpu)
         for extractor in {name for other in sharing for name in other.evaluation.extractors}:
             self._add("classifier", int(extractor == "classifier"))
-            kept = statistics_bytes(extractor, 0 if data.reference else images)
-            work = {} if data.reference else statistics_work(extractor, images)
+            reference = count_reference(data)
+            work, kept = statistics_work(extractor, reference), statistics_bytes(extractor, reference)
             self._add("reference_statistics", 1, work, kept, asked.data.gpu)
 
     def _add_training(self, experiment: Experiment) -> None:

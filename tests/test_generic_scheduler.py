@@ -16,9 +16,18 @@ QSUB = """#!/usr/bin/env bash
 echo "$@" >> "$HERE/asked"
 while [[ $1 != -o ]]; do shift; done
 setsid bash "${@: -1}" > "$2" 2>&1 < /dev/null &
-echo $!
+echo $! | tee -a "$HERE/numbers"
 """
-COMMANDS = {"qsub": QSUB, "qstat": 'kill -0 "$2"\n', "qdel": 'echo "$1" >> "$HERE/deleted"; kill -KILL -- "-$1"\n'}
+QSTAT = """#!/usr/bin/env bash
+while read -r job; do
+  if kill -0 "$job" 2> /dev/null; then echo "$job 0.5 job.sh me r today"; fi
+done < "$HERE/numbers"
+"""
+COMMANDS = {
+    "qsub": QSUB,
+    "qstat": QSTAT,
+    "qdel": 'echo "$1" >> "$HERE/deleted"; kill -KILL -- "-$1"\n',
+}
 SNAKEFILE = """
 rule all:
     input: "quick", "slow"
@@ -41,7 +50,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(REPOSITORY / "workflow/profiles", "workflow/profiles")
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
-    return tmp_path
+    yield tmp_path
+    (tmp_path / "go").touch()  # what a failed test left waiting ends
 
 
 def wait_for(condition, seconds=60):
@@ -62,7 +72,7 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     wait_for((place / "quick").exists)
     wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
     asked = {line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()}
-    limits = "h_vmem=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
+    limits = "mem_free=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
     assert asked == {limits, f"{limits},gpu=1"}
     assert "-pe smp 2" in (place / "asked").read_text()
     process.send_signal(signal.SIGINT)
@@ -120,3 +130,17 @@ def test_a_job_that_disappears_has_failed_but_not_at_once(place):
     (gone,) = (place / "results/cluster").glob("*.gone")
     os.utime(gone, (time.time() - 130,) * 2)
     assert said("status", job) == "failed"
+
+
+@pytest.mark.parametrize(("answer", "state"), [("exit 1", "running"), ("echo {} 0.5 job.sh me Eqw today", "gone")])
+def test_no_answer_is_no_end_but_an_error_is(place, answer, state):
+    job = submitted(place, "while [ ! -e go ]; do sleep 0.1; done\n")
+    (gone,) = (place / "results/cluster").glob("job-????????")
+    gone = gone.with_name(f"{gone.name}.gone")
+    usual = (place / "bin/qstat").read_text()
+    (place / "bin/qstat").write_text(f"#!/bin/sh\n{answer.format(job.partition('@')[0])}\n")
+    assert said("status", job) == "running"
+    assert gone.exists() == (state == "gone")
+    (place / "bin/qstat").write_text(usual)
+    assert said("status", job) == "running"
+    assert not gone.exists()

@@ -532,6 +532,32 @@ def test_time_limits_follow_from_the_work_and_stated_rates(place):
     assert latents == pytest.approx(10 + 1.5 * 1281167 * 4.2e6 * 256**2 / 12e12 / 8 / 60, abs=1)
 
 
+def test_a_group_of_jobs_stays_below_the_ceiling(place):
+    """Its jobs' limits add up."""
+    made = DRAWN.replace("samples.npz", "inception{}")
+    ceiling = ["--default-resources", "max_runtime=30"]
+    limits = [
+        planned_resources(place, "sample_statistics", made.format(".npz"), *ceiling)["runtime"],
+        planned_resources(place, "metrics", made.format(".json"), *ceiling)["runtime"],
+    ]  # fmt: skip
+    assert sum(limits) <= 30
+
+
+def test_a_profile_need_not_name_a_ceiling(place):
+    assert planned_resources(place, "train_segment", SEGMENT, "--default-resources", "slurm_account=me")["runtime"] > 60
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        planned_resources(place, "train_segment", SEGMENT, "--default-resources", "max_runtime='a day'")
+    assert "error: default-resources: max_runtime: " in refused.value.stdout + refused.value.stderr
+
+
+def test_light_jobs_ask_for_more_memory_at_every_attempt(place):
+    """The others do not: they are also tried again after their time was up."""
+    teacher = "imagenet256-b2/runs/vae-align/seed0/teachers/200000-ema-depth8.safetensors"
+    for rule, target, times in (("freeze_teacher", teacher, 3), ("train_segment", SEGMENT, 1)):
+        once = planned_resources(place, rule, target)["mem_mb"]
+        assert planned_resources(place, rule, target, "--attempt", "3")["mem_mb"] == times * once
+
+
 def test_memory_follows_from_what_each_process_holds(place):
     """Weights, average and two moments of 131 million numbers in each process, and what CUDA takes."""
     four, two = (planned_resources(place, "train_segment", SEGMENT, train={"gpu": gpu})["mem_mb"] for gpu in (4, 2))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # read CUDA_VISIBLE_DEVICES before the lease has set it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID")
 _leases = ExitStack()  # held until the process ends
 
 

@@ -1,17 +1,21 @@
 """A SLURM on one machine: two pretended nodes with two pretended GPUs each, all below one directory, stopped by number."""
 
 import os
+import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "selftrans-slurm-"
-USUAL = Path("/etc/slurm/slurm.conf")
-NAMES = "127.0.0.1 n1 n2 # selftrans-slurm\n"
+LINKS = [Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf")]  # the executor's job step forgets SLURM_CONF
+NODES = ("n1", "n2")
+NAMES = f"127.0.0.1 {' '.join(NODES)} # selftrans-slurm\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 CONFIGURATION = """
 ClusterName=ci
@@ -40,6 +44,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
+SlurmdTimeout=20
 GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
@@ -64,9 +69,19 @@ def why_not() -> str | None:
         return "a SLURM of our own is started as root"
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{missing[0]} is not there (apt-get install slurm-wlm munge)"
-    for path in (USUAL, USUAL.with_name("gres.conf")):
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            os.mknod(f"{directory}/null", stat.S_IFCHR, os.makedev(1, 3))
+        except OSError as error:
+            return f"no devices can be made here ({error.strerror})"
+    for path in LINKS:
         if os.path.lexists(path) and PREFIX not in str(path.readlink() if path.is_symlink() else ""):
             return f"{path} is there: this machine has a SLURM of its own"
+    if LINKS[0].is_symlink():
+        with suppress(OSError, ValueError):
+            owner = int((LINKS[0].readlink().parent / "owner.pid").read_text())
+            if b"pytest" in Path(f"/proc/{owner}/cmdline").read_bytes():
+                return f"the cluster of other tests is running (process {owner})"
     return None
 
 
@@ -80,31 +95,55 @@ def free_ports(count):
     return ports
 
 
+def stop(root):
+    """End the jobs, then the daemons."""
+    with suppress(Exception):
+        subprocess.run(["scancel", "--user=root"], check=True, timeout=30)
+        until = time.monotonic() + 40
+        while time.monotonic() < until and subprocess.check_output(["squeue", "-h", "-t", "R,CG"], timeout=30):
+            time.sleep(0.3)
+    stop_daemons(root)
+
+
+def stop_daemons(root):
+    """End what runs below a directory, by the numbers that stand there, and take its names back."""
+    for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
+        with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            number = int((root / f"{name}.pid").read_text())
+            until = time.monotonic() + 10
+            # Its number may be another process's by now; one that has ended and is not yet reaped has no command line.
+            while str(root) in Path(f"/proc/{number}/cmdline").read_text():
+                os.kill(number, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+                time.sleep(0.2)
+    hosts = Path("/etc/hosts")
+    hosts.write_text(hosts.read_text().replace(NAMES, ""))
+    for path in LINKS:
+        path.unlink(missing_ok=True)
+
+
 class Cluster:
     """The daemons, from start to stop."""
 
     def __init__(self, root: Path):
         self.root = root
+        (root / "owner.pid").write_text(str(os.getpid()))
         for name in ("state", "spool-n1", "spool-n2", "dev"):
             (root / name).mkdir(parents=True)
         self.host = socket.gethostname().split(".")[0]
         text = CONFIGURATION.format(root=root, host=self.host, ports=free_ports(3))
         self.configuration = root / "slurm.conf"
         self.configuration.write_text(text)
-        devices = []
         for number in range(2):
-            device = root / f"dev/fakegpu{number}"
-            subprocess.run(["mknod", device, "c", "1", "3"], check=True)
-            devices.append(device)
+            os.mknod(root / f"dev/fakegpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         lines = ["AutoDetect=off"]
-        lines += [f"NodeName={node} Name=gpu Count=2 File={root}/dev/fakegpu[0-1]" for node in ("n1", "n2")]
+        lines += [f"NodeName={node} Name=gpu Count=2 File={root}/dev/fakegpu[0-1]" for node in NODES]
         (root / "gres.conf").write_text("\n".join(lines) + "\n")
-        # The executor's job step forgets SLURM_CONF: the usual place leads here.
-        USUAL.parent.mkdir(exist_ok=True)
-        for name in ("slurm.conf", "gres.conf"):
-            link = USUAL.with_name(name)
+        LINKS[0].parent.mkdir(exist_ok=True)
+        if LINKS[0].is_symlink():  # of a cluster whose tests were killed
+            stop_daemons(LINKS[0].readlink().parent)
+        for link in LINKS:
             link.unlink(missing_ok=True)
-            link.symlink_to(root / name)
+            link.symlink_to(root / link.name)
 
     def name_nodes(self):
         """n1 and n2 are this machine: the first one's name is where the processes of a job meet."""
@@ -121,40 +160,36 @@ class Cluster:
         words = ["munged", "--force", *(f"--{name}={path}" for name, path in options.items())]
         subprocess.run(words, check=True, capture_output=True, timeout=30)
         subprocess.run(["slurmctld", "-f", self.configuration, "-c"], check=True, capture_output=True, timeout=30)
-        for node in ("n1", "n2"):
-            words = ["slurmd", "-f", self.configuration, "-c", "-N", node]
-            subprocess.run(words, check=True, capture_output=True, timeout=30)
-        until = time.monotonic() + 30
-        while self.say("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split() != ["idle", "idle"]:
-            assert time.monotonic() < until, self.say("sinfo") + self.logs()
-            time.sleep(0.3)
+        for node in NODES:
+            self.start_node(node)
+        self.wait_for(lambda: self.states() == ["idle", "idle"], seconds=30)
 
-    def stop(self):
-        """End the jobs and the daemons, by their numbers."""
-        with suppress(Exception):
-            self.say("scancel", "--user=root")
-            self.wait_for(lambda: not self.jobs("RUNNING", "COMPLETING"), seconds=40)
-        for name in ("slurmd-n1", "slurmd-n2", "slurmctld", "munged"):
-            with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-                number = int((self.root / f"{name}.pid").read_text())
-                os.kill(number, signal.SIGTERM)
-                until = time.monotonic() + 10
-                while Path(f"/proc/{number}").exists() and time.monotonic() < until:
-                    time.sleep(0.1)
-                os.kill(number, signal.SIGKILL)
-        hosts = Path("/etc/hosts")
-        hosts.write_text(hosts.read_text().replace(NAMES, ""))
-        for name in ("slurm.conf", "gres.conf"):
-            USUAL.with_name(name).unlink(missing_ok=True)
+    def start_node(self, node):
+        words = ["slurmd", "-f", self.configuration, "-c", "-N", node]
+        subprocess.run(words, check=True, capture_output=True, timeout=30)
+
+    def lose_node(self, node, job):
+        """A power failure: its daemon and all processes of a job that runs there are killed without a word."""
+        os.kill(int((self.root / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                inside = f"SLURM_JOB_ID={job}".encode() in (process / "environ").read_bytes().split(b"\0")
+                if inside or (process / "cmdline").read_bytes().startswith(f"slurmstepd: [{job}.".encode()):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    def states(self):
+        """States of the nodes."""
+        return self.say("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
 
     def say(self, *words):
         """What a command of SLURM answers."""
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
 
     def jobs(self, *states):
-        """Numbers, states and names of rules of the jobs in the queue."""
-        lines = self.say("squeue", "-h", "-o", "%i|%T|%k|%P").splitlines()
-        found = [dict(zip(("id", "state", "comment", "partition"), line.split("|"), strict=True)) for line in lines]
+        """The jobs in the queue, or those in some states."""
+        lines = self.say("squeue", "-h", "-o", "%i|%T|%k|%P|%N").splitlines()
+        names = ("id", "state", "comment", "partition", "nodes")
+        found = [dict(zip(names, line.split("|"), strict=True)) for line in lines]
         return [job for job in found if not states or job["state"] in states]
 
     def wait_for(self, condition, seconds=120):
@@ -164,6 +199,10 @@ class Cluster:
             assert time.monotonic() < until, self.say("squeue") + self.logs()
             time.sleep(0.3)
         return found
+
+    def job(self, number):
+        """What the controller knows of a job, also of one that has ended."""
+        return dict(re.findall(r"(\S+?)=(\S*)", self.say("scontrol", "show", "job", str(number))))
 
     def logs(self):
         return "\n".join(path.read_text()[-1500:] for path in self.root.glob("*.log"))

@@ -1,12 +1,13 @@
 """The workflow on a real SLURM: what it asks for, and what clusters do to jobs."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from itertools import combinations
 
 import pandas as pd
 import pytest
@@ -17,12 +18,57 @@ from selftrans.runtime.tensors import load_tensors
 from tests.conftest import REPOSITORY, tiny_values
 from tests.test_workflow import DATA
 
-PROFILE = "workflow/profiles/slurm"
-FAST = [
+SLURM = ("--workflow-profile", "workflow/profiles/slurm")
+FAST = (
     "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",
-]  # fmt: skip
-STEPS = 6000
-SAMPLER = {"ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20}}
+)  # fmt: skip
+TRAINED_SECONDS = 40  # of the trainings that something happens to
+TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
+ASKED = {
+    "data": {"gpu": 1, "mem_mb": 1100, "runtime": 6},
+    "extract": {"gpu": 1, "mem_mb": 1200, "runtime": 7},
+    "train": {"gpu": 1, "mem_mb": 1500, "runtime": 8},
+    "generate": {"gpu": 2, "mem_mb": 1400, "runtime": 9},
+    "evaluate": {"gpu": 1, "mem_mb": 1300, "runtime": 10},
+    "light": {"mem_mb": 1000, "runtime": 5},
+}
+# By rule: GPUs, memory, time limit, partition.
+DECLARED = {
+    "autoencoder": (1, "1100M", "00:06:00", "gpu"),
+    "classifier": (1, "1100M", "00:06:00", "gpu"),
+    "reference_statistics": (1, "1100M", "00:06:00", "gpu"),
+    "extract_latents": (1, "1200M", "00:07:00", "gpu"),
+    "train_segment": (1, "1500M", "00:08:00", "gpu"),
+    "freeze_teacher": (0, "1000M", "00:05:00", "cpu"),
+    "generate_samples": (2, "1400M", "00:09:00", "gpu"),
+    "evaluation": (1, "1300M", "00:15:00", "gpu"),  # features, then metrics: a group asks for both times
+}
+# There is no GPU: what is told to use some writes down which cards it got, and computes on the processor.
+PYTHON = """#!/usr/bin/env bash
+words=("$@")
+for ((k = 0; k < $#; k++)); do
+  case ${words[k]} in
+    --gpus) at=$((k + 1)) ;;
+    --processes) processes=$((k + 1)) ;;
+  esac
+done
+gpus=${words[at]:-0}
+if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then exec PYTHON "$@"; fi
+words[at]=0
+if [[ -n ${processes:-} ]]; then words[processes]=$gpus; fi
+given=$(scontrol -d show job $SLURM_JOB_ID | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
+begun=$(date +%s.%N)
+PYTHON "${words[@]}"
+code=$?
+printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$given" "$begun" >> CARDS
+date +%s.%N >> CARDS
+exit $code
+"""
+
+
+def numbers_of_jobs(said):
+    """The jobs that Snakemake has submitted, in order."""
+    return re.findall(r"SLURM jobid (\d+)", said)
 
 
 class Workplace:
@@ -30,38 +76,45 @@ class Workplace:
 
     def __init__(self, directory, cluster):
         self.directory, self.cluster = directory, cluster
-        self.started = []
+        self.started, self.steps = [], 0
         for name in ("Snakefile", "workflow", "profiles", "experiments", "envs"):
             source = REPOSITORY / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
         (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
-        runs = {name: tiny_values()["runs"][name] for name in ("sit", "vae-align")}
-        asked = {"train": {"mem_mb": 1500, "runtime": 7}, "generate": {"mem_mb": 1400}, "evaluate": {"mem_mb": 1300}}
-        self.write("tiny", runs=runs, resources=asked, **{"evaluation.samplers": SAMPLER})
-        slow = {"training.checkpoints": [STEPS], "figures.sample_checkpoints": [STEPS], "training.log_every": 500}
-        for name in ("preempted", "warned", "cancelled", "interrupted", "abandoned"):
-            self.write(name, runs={"sit": {}}, resources=asked, **slow)
-        pair = {"train": {"nodes": 2, "processes": 2, "mem_mb": 1500}}
-        self.write("pair", runs={"sit": {}}, resources=pair)
+        runs = {name: tiny_values()["runs"][name] for name in ("vae-align", "self-transcendence")}
+        once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4], "resources": ASKED}
+        self.write("tiny", runs=runs, **once)
+        pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
+        self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
+        self.write_disturbed("pace", 1000)
+        shim = directory / "bin/python"
+        shim.parent.mkdir()
+        shim.write_text(PYTHON.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards")))
+        shim.chmod(0o755)
 
     def write(self, name, **changes):
         values = tiny_values(**{"data": "tiny", **changes})
         values["name"] = name
         (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
+    def write_disturbed(self, name, steps):
+        """A training without GPUs that saves every three seconds."""
+        slow = {"training.checkpoints": [steps], "figures.sample_checkpoints": [steps], "training.log_every": 500}
+        slow |= {"training.save_minutes": 0.05, "resources": {"train": {"mem_mb": 1500, "runtime": 7}}}
+        self.write(name, runs={"sit": {}}, **slow)
+
     def config(self, experiment, **settings):
         content = {"experiments": [experiment], **settings}
         (self.directory / "config.yaml").write_text(yaml.safe_dump(content))
 
-    def start(self, *words):
-        command = ["snakemake", *words, "--workflow-profile", PROFILE, *FAST]
+    def start(self, *words, profile=(*SLURM, *FAST)):
+        command = ["snakemake", *words, *profile]
         environment = {**os.environ, "SLURM_CONF": str(self.cluster.configuration)}
+        environment["PATH"] = f"{self.directory / 'bin'}:{environment['PATH']}"
         environment.pop("OMP_NUM_THREADS", None)
         log = self.directory / "snakemake.log"
         with log.open("w") as file:
-            process = subprocess.Popen(
-                command, cwd=self.directory, env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(command, cwd=self.directory, env=environment, stdout=file, stderr=file)
         self.started.append(process)
         return process
 
@@ -75,56 +128,78 @@ class Workplace:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
-    def run(self, *words, seconds=400):
-        return self.start(*words).wait(seconds)
+    def run(self, *words, seconds=600, **options):
+        return self.start(*words, **options).wait(seconds)
 
     def said(self):
         return (self.directory / "snakemake.log").read_text()
 
+    def cards(self):
+        """Who got which cards: module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own numbers, begin and end."""
+        names = ("module", "job", "node", "visible", "given", "begun", "ended")
+        lines = (self.directory / "cards").read_text().splitlines()
+        return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
+
     def state(self, experiment):
         return self.directory / f"results/{experiment}/runs/sit/seed0/state"
 
-    def log(self, experiment, step=STEPS):
-        return (self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{step}.log").read_text()
+    def saved_steps(self, experiment):
+        return sorted(int(path.stem.split("-")[1]) for path in self.state(experiment).glob("step-*.safetensors"))
 
-    def weights(self, experiment, step=STEPS):
-        path = self.directory / f"results/{experiment}/runs/sit/seed0/checkpoints/{step}/raw.safetensors"
-        return load_tensors(path, "weights")[0]
+    def log(self, experiment):
+        return (self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{self.steps}.log").read_text()
+
+    def weights(self, experiment, run="sit", step=None):
+        checkpoint = f"results/{experiment}/runs/{run}/seed0/checkpoints/{step or self.steps}"
+        return load_tensors(self.directory / checkpoint / "raw.safetensors", "weights")[0]
+
+    def train_here(self, experiment, steps):
+        """Train without a cluster; the weights, and the seconds that the steps took."""
+        directory = self.directory / f"undisturbed-{steps}"
+        words = [sys.executable, "-m", "selftrans.training", f"experiments/{experiment}.yaml", "--run", "sit"]
+        words += ["--seed", 0, "--until", steps, "--latents", "results/data/tiny/latents/manifest.json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        words = [*map(str, words), "--directory", str(directory)]
+        subprocess.run(words, cwd=self.directory, env=environment, check=True, capture_output=True)
+        checkpoint = directory / f"checkpoints/{steps}"
+        record = json.loads((checkpoint / "checkpoint.json").read_text())
+        return load_tensors(checkpoint / "raw.safetensors", "weights")[0], record["seconds"]
 
     def start_training(self, experiment, **settings):
-        """Submit one training and wait until it is at work; Snakemake's process and the job."""
+        """Submit one training and wait until it has saved once; Snakemake's process and the job."""
+        self.write_disturbed(experiment, self.steps)
         self.config(experiment, **settings)
-        shutil.rmtree(self.directory / f"results/{experiment}", ignore_errors=True)
-        process = self.start(f"results/{experiment}/runs/sit/seed0/checkpoints/{STEPS}/ema.safetensors")
-        self.cluster.wait_for(lambda: (self.state(experiment) / "owner.json").is_file() or process.poll() is not None)
+        process = self.start(TARGET.format(experiment, self.steps))
+        self.cluster.wait_for(lambda: self.saved_steps(experiment) or process.poll() is not None)
         assert process.poll() is None, self.said()
         (job,) = self.cluster.jobs("RUNNING")
-        time.sleep(4)  # some steps
         return process, job
 
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """A workplace where the whole lifecycle was run once."""
     made = Workplace(tmp_path_factory.mktemp("place"), cluster)
-    made.config("tiny")
-    try:
-        ended = made.run()
-        assert ended == 0, made.said()[-6000:]
-        yield made
-    finally:
-        made.end()
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def lifecycle(place):
+    """What Snakemake said when it ran the whole lifecycle, and who got which cards."""
+    place.config("tiny")
+    assert place.run("--jobs", "3") == 0, place.said()[-6000:]
+    return place.said(), place.cards()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place):
-    """The weights of the slow run, trained without a cluster."""
-    directory = place.directory / "undisturbed"
-    words = [sys.executable, "-m", "selftrans.training", "experiments/preempted.yaml", "--run", "sit", "--seed", "0"]
-    words += ["--until", STEPS, "--latents", "results/data/tiny/latents/manifest.json", "--directory", directory]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*map(str, words)], cwd=place.directory, env=environment, check=True, capture_output=True)
-    return load_tensors(directory / f"checkpoints/{STEPS}/raw.safetensors", "weights")[0]
+    """The weights of a training that takes a while on this machine, trained without a cluster."""
+    place.config("pace")
+    assert place.run("latents", profile=("--cores", "2")) == 0, place.said()
+    _, seconds = place.train_here("pace", 1000)
+    place.steps = int(1000 / seconds * TRAINED_SECONDS)
+    place.write_disturbed("undisturbed", place.steps)
+    return place.train_here("undisturbed", place.steps)[0]
 
 
 def assert_bit_equal(found, expected):
@@ -132,134 +207,125 @@ def assert_bit_equal(found, expected):
         assert torch.equal(found[name], tensor), name
 
 
-def test_the_lifecycle_asks_for_what_the_rules_declare(place, cluster):
-    assert len(pd.read_csv(place.directory / "results/tiny/metrics.csv")) == 4
-    assert (place.directory / "results/tiny/figures/convergence.png").is_file()
-    submitted = re.findall(r"SLURM jobid (\d+)", place.said())
-    assert len(submitted) == len(set(submitted))
-    asked = {}
-    for line in cluster.say("squeue", "-h", "-t", "all", "-o", "%i|%k|%m|%l|%C|%P|%T").splitlines():
-        number, comment, memory, limit, cpus, partition, state = line.split("|")
-        if number in submitted:
-            asked.setdefault(re.sub(r"^rule_|_wildcards.*$", "", comment), set()).add(
-                (memory, limit, cpus, partition, state)
-            )
-    trained = next(found for rule, found in asked.items() if rule.startswith("train_segment"))
-    assert trained == {("1500M", "7:00", "1", "cpu", "COMPLETED")}
-    sampled = next(found for rule, found in asked.items() if rule.startswith("generate_samples"))
-    assert sampled == {("1400M", "1:00:00", "1", "cpu", "COMPLETED")}
+def test_jobs_ask_slurm_for_what_their_rules_declare(lifecycle, place, cluster):
+    directory = place.directory / "results/tiny"
+    assert len(pd.read_csv(directory / "metrics.csv")) == 2
+    assert (directory / "figures/convergence.png").is_file()
+    jobs = {}
+    for number in numbers_of_jobs(lifecycle[0]):
+        found = cluster.job(number)
+        rule = re.sub(r"^rule_|_(wildcards|metrics_sample).*$", "", found["Comment"])
+        gpus = re.search(r"gpu:(\d+)", found.get("TresPerJob", ""))
+        memory = re.search(r"mem=(\w+)", found["TRES"])[1]
+        asked = (int(gpus[1]) if gpus else 0, memory, found["TimeLimit"], found["Partition"])
+        assert asked == DECLARED[rule], rule
+        assert (found["NumNodes"], found["NumCPUs"], found["JobState"]) == ("1", "1", "COMPLETED")
+        jobs[rule] = jobs.get(rule, 0) + 1
     # What draws and tabulates does not wait in a queue.
-    assert not [rule for rule in asked if rule.startswith(("plot_", "table"))]
-    # Autoencoder, classifier, latents, reference; four segments and sets of samples; features and metrics of a set are one.
-    assert len(submitted) == 4 + 4 + 4 + 4
+    several = {"train_segment": 2, "generate_samples": 2, "evaluation": 2}
+    assert jobs == {rule: several.get(rule, 1) for rule in DECLARED}
 
 
-GPU_SNAKEFILE = """
-rule all:
-    input: expand("cards/{number}-{gpus}", zip, number=range(4), gpus=[1, 1, 2, 2])
-rule card:
-    output: "cards/{number}-{gpus}"
-    resources: gpu=lambda wildcards: int(wildcards.gpus), mem_mb=500, runtime=5
-    shell: "python -c 'from selftrans.runtime.devices import lease_gpus; lease_gpus({wildcards.gpus})'; "
-           "echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $SLURM_JOB_PARTITION $(date +%s.%N) > {output}.tmp; sleep 6; "
-           "(cat {output}.tmp; date +%s.%N) > {output}; rm {output}.tmp"
-"""
+def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
+    """As many as declared, those of SLURM's own books, and never a card in two jobs at a time."""
+    used = lifecycle[1]
+    modules = {one["module"].removeprefix("selftrans.") for one in used}
+    assert modules >= {"training", "generation", "evaluation.collect", "data.latents", "training.autoencoder"}
+    for one in used:
+        assert one["given"].startswith("IDX:"), one
+        first, _, last = one["given"].removeprefix("IDX:").partition("-")
+        assert one["visible"] == ",".join(map(str, range(int(first), int(last or first) + 1)))
+        assert len(one["visible"].split(",")) == (2 if one["module"] == "selftrans.generation" else 1)
+    for one, other in combinations(used, 2):
+        if one["node"] == other["node"] and {*one["visible"].split(",")} & {*other["visible"].split(",")}:
+            assert one["ended"] <= other["begun"] or other["ended"] <= one["begun"]
 
 
-def test_gpus_are_those_that_slurm_leases(place, cluster):
-    """Four concurrent jobs of one and two pretended cards, on two nodes with two each: never one card twice."""
-    (place.directory / "cards.smk").write_text(GPU_SNAKEFILE)
-    assert place.run("--snakefile", "cards.smk") == 0, place.said()
-    used = []
-    for path in sorted((place.directory / "cards").iterdir()):
-        node, cards, partition, begun, ended = path.read_text().split()
-        assert partition == "gpu"
-        assert len(cards.split(",")) == int(path.name.split("-")[1])
-        used += [((node, card), float(begun), float(ended)) for card in cards.split(",")]
-    for place_1, (card, begun, ended) in enumerate(used):
-        for other, begun_2, ended_2 in used[:place_1]:
-            assert card != other or ended < begun_2 or ended_2 < begun
-
-
-def test_two_nodes_train_as_one_job(place, cluster):
+def test_two_nodes_train_as_one_job(lifecycle, place, cluster):
+    """Two GPUs on two nodes: a task with one card on each, and the training of one process on one node."""
     place.config("pair")
-    target = "results/pair/runs/sit/seed0/checkpoints/8/ema.safetensors"
-    assert place.run(target) == 0, place.said() + place.log("pair", 4)
-    numbers = re.findall(r"SLURM jobid (\d+)", place.said())
-    assert "NumNodes=2" in cluster.say("scontrol", "show", "job", numbers[-1])
-    alone = place.weights("tiny", 8)
-    for name, tensor in place.weights("pair", 8).items():
+    target = "results/pair/runs/vae-align/seed0/checkpoints/4/ema.safetensors"
+    assert place.run(target) == 0, place.said()
+    (number,) = numbers_of_jobs(place.said())
+    found = cluster.job(number)
+    assert (found["NumNodes"], found["Partition"]) == ("2", "gpu")
+    assert found["TresPerJob"] == "gres:gpu:2"
+    cards = [one for one in place.cards() if one["job"] == number]
+    assert {one["node"] for one in cards} == {"n1", "n2"}
+    assert all(len(one["visible"].split(",")) == 1 for one in cards)
+    alone = place.weights("tiny", "vae-align", 4)
+    for name, tensor in place.weights("pair", "vae-align", 4).items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
 
 
-def test_gpus_of_two_nodes_are_shared_evenly(place, cluster):
-    """What a training on two nodes with two GPUs would run: a task on each node, one card for each."""
-    place.config("pair", resources={"train": {"gpu": 2, "nodes": 2}})
-    ended = subprocess.run(
-        ["snakemake", "-n", "--force", "--cores", "2", "results/pair/runs/sit/seed0/checkpoints/4/ema.safetensors"],
-        cwd=place.directory, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    asked = re.search(r"slurm_extra=(.*?), (?:tasks_per_gpu|nodes)=", ended.stdout)[1]
-    starts = re.search(r"launcher=(srun .*?)(?:, \w+=|$)", ended.stdout, re.MULTILINE)[1]
-    words = ["sbatch", "--parsable", "--wait", "-p", "gpu", "--nodes=2", "--ntasks=2", "--gpus=2", *asked.split()]
-    output = place.directory / "cards.txt"
-    echo = "bash -c 'echo $SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES'"
-    cluster.say(*words, "-o", str(output), "--wrap", f"{starts} {echo}")
-    cards = [line for line in output.read_text().splitlines() if re.fullmatch(r"n[12]:[01]", line)]  # one card for each
-    assert sorted(line.split(":")[0] for line in cards) == ["n1", "n2"], output.read_text()
-
-
-def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(place, cluster, undisturbed):
-    process, job = place.start_training("preempted")
-    urgent = cluster.say(
-        "sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
-    )
+def start_again(cluster, job):
+    """A job that comes back is held for two minutes."""
     cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
-    assert urgent.strip() != job["id"]
+    cluster.say("scontrol", "update", f"JobId={job['id']}", "StartTime=now")
+
+
+def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(undisturbed, place, cluster):
+    process, job = place.start_training("preempted")
+    cluster.say("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
+    assert "SIGTERM at step" in place.log("preempted")
     cluster.wait_for(lambda: not [one for one in cluster.jobs() if one["partition"] == "urgent"])
-    assert "SIGTERM" in place.log("preempted")
-    cluster.say("scontrol", "update", f"JobId={job['id']}", "StartTime=now")  # it is held for two minutes
+    start_again(cluster, job)
     assert process.wait(200) == 0, place.said()
-    assert "Restarts=1" in cluster.say("scontrol", "show", "job", job["id"])
+    assert cluster.job(job["id"])["Restarts"] == "1"
     assert_bit_equal(place.weights("preempted"), undisturbed)
 
 
-def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(place, cluster, undisturbed):
+def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, cluster):
+    process, job = place.start_training("lost")
+    cluster.lose_node(job["nodes"], job["id"])
+    saved = place.saved_steps("lost")[-1]
+    try:
+        start_again(cluster, job)
+        assert process.wait(200) == 0, place.said()
+    finally:
+        cluster.start_node(job["nodes"])
+    assert cluster.job(job["id"])["Restarts"] == "1"
+    assert f"going on from step {saved}" in place.log("lost")
+    assert_bit_equal(place.weights("lost"), undisturbed)
+    cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
+
+
+def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(undisturbed, place, cluster):
     process, job = place.start_training("warned")
     cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=1")
-    cluster.wait_for(lambda: "SIGUSR1 at step" in place.log("warned"))  # before Snakemake begins the log anew
+    cluster.wait_for(lambda: "SIGUSR1 at step" in place.log("warned"))  # before the next attempt begins the log anew
     assert process.wait(300) == 0, place.said()
-    assert len(re.findall(r"SLURM jobid (\d+)", place.said())) == 2
+    assert len(numbers_of_jobs(place.said())) == 2
     assert_bit_equal(place.weights("warned"), undisturbed)
 
 
-def test_a_job_cancelled_from_outside_is_an_error_and_no_hang(place, cluster):
+def test_a_job_cancelled_from_outside_is_an_error_and_no_hang(undisturbed, place, cluster):
     process, job = place.start_training("cancelled", retries=0)
     cluster.say("scancel", job["id"])
     assert process.wait(60) != 0
     assert "Error in rule train_segment" in place.said()
 
 
-def test_ctrl_c_cancels_the_jobs_and_the_next_call_finishes(place, cluster, undisturbed):
+def test_ctrl_c_cancels_the_jobs_and_the_next_call_finishes(undisturbed, place, cluster):
     process, _ = place.start_training("interrupted")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
-    cluster.wait_for(lambda: not cluster.jobs("RUNNING", "PENDING"))
-    assert place.run(f"results/interrupted/runs/sit/seed0/checkpoints/{STEPS}/ema.safetensors") == 0, place.said()
+    cluster.wait_for(lambda: not cluster.jobs("RUNNING", "PENDING", "COMPLETING"))
+    assert place.run(TARGET.format("interrupted", place.steps)) == 0, place.said()
     assert_bit_equal(place.weights("interrupted"), undisturbed)
 
 
-def test_a_second_writer_is_locked_out(place, cluster, undisturbed):
+def test_a_second_writer_is_locked_out(undisturbed, place, cluster):
     """Snakemake is killed, its job is not; a second one is told who writes there."""
     process, job = place.start_training("abandoned", retries=0)
     process.kill()
     process.wait()
     assert cluster.jobs("RUNNING") == [job]
-    target = f"results/abandoned/runs/sit/seed0/checkpoints/{STEPS}/ema.safetensors"
     subprocess.run(["snakemake", "--unlock"], cwd=place.directory, check=True, capture_output=True)
-    assert place.run(target) != 0
+    assert place.run(TARGET.format("abandoned", place.steps)) != 0
     assert "another training writes there (process" in place.log("abandoned")
     assert f"job {job['id']}" in place.log("abandoned")
     cluster.wait_for(lambda: not cluster.jobs("RUNNING"))
-    assert place.run(target) == 0, place.said()
+    assert place.run(TARGET.format("abandoned", place.steps)) == 0, place.said()
     assert_bit_equal(place.weights("abandoned"), undisturbed)

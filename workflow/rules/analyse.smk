@@ -19,8 +19,8 @@ rule block_features:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate", memory_of_sampling),
-        runtime=time_limit("evaluate"),
+        mem_mb=memory("evaluate", memory_of_block_features),
+        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
     params:
@@ -45,8 +45,8 @@ rule probe_blocks:
         "../../envs/selftrans.yaml"
     threads: asks("evaluate", "threads")
     resources:
-        mem_mb=memory("evaluate"),
-        runtime=time_limit("evaluate"),
+        mem_mb=memory("evaluate", memory_of_probes),
+        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
         gpu=0,
     params:
         neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
@@ -70,7 +70,7 @@ rule probe_encoder:
     threads: asks("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate"),
-        runtime=time_limit("evaluate"),
+        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
         gpu=asks("evaluate", "gpu"),
         batch_size=asks("evaluate", "batch_size"),
     params:

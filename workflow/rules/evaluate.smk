@@ -44,7 +44,7 @@ rule reference_statistics:
     threads: asks("data", "threads")
     resources:
         mem_mb=memory("data", memory_of_statistics),
-        runtime=time_limit("data", statistics_minutes),
+        runtime=time_limit("data", reference_minutes, otherwise=LONG_MINUTES),
         gpu=asks("data", "gpu"),
         processes=asks("data", "processes"),
         batch_size=asks("data", "batch_size"),
@@ -74,7 +74,7 @@ rule sample_statistics:
     threads: asks("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate", memory_of_statistics),
-        runtime=time_limit("evaluate", statistics_minutes),
+        runtime=time_limit("evaluate", statistics_minutes, share=2),
         gpu=asks("evaluate", "gpu"),
         processes=asks("evaluate", "processes"),
         batch_size=asks("evaluate", "batch_size"),
@@ -102,10 +102,10 @@ rule metrics:
         "../../envs/selftrans.yaml"
     threads: asks_for_metrics(asks("light", "threads"), asks("evaluate", "threads"))
     resources:
-        mem_mb=asks_for_metrics(
-            memory("light"), memory("evaluate", memory_of_statistics)
+        mem_mb=metrics_memory,
+        runtime=asks_for_metrics(
+            time_limit("light", share=2), time_limit("evaluate", share=2)
         ),
-        runtime=asks_for_metrics(time_limit("light"), time_limit("evaluate")),
         gpu=asks_for_metrics(asks("light", "gpu"), asks("evaluate", "gpu")),
     params:
         metrics=metrics_of_extractor,

@@ -12,7 +12,7 @@ rule generate_samples:
         f"{RUN}/benchmarks/generate-{{step}}-{{sampler}}-n{{number}}.tsv"
     wildcard_constraints:
         experiment=one_of(KEEPING),
-    retries: attempts_at_sampling()
+    retries: retries_of_sampling()
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("generate", "threads")

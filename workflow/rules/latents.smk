@@ -8,6 +8,7 @@ rule extract_latents:
         "results/data/{dataset}/logs/latents.log",
     benchmark:
         "results/data/{dataset}/benchmarks/latents.tsv"
+    retries: retries_of_latents()
     conda:
         "../../envs/selftrans.yaml"
     threads: asks("extract", "threads")

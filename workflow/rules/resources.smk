@@ -1,7 +1,6 @@
 """What jobs ask for: as it stands in the configuration, else by what the experiment says and the stated rates."""
 
 import math
-import shlex
 
 from selftrans.costs import (
     count_classes,
@@ -10,9 +9,12 @@ from selftrans.costs import (
     features_work,
     gpu_hours,
     parameters,
+    probing_memory,
+    count_reference,
     sampling_memory,
     sampling_work,
     segment_work,
+    small_memory,
     statistics_memory,
     statistics_work,
     training_memory,
@@ -23,8 +25,7 @@ START_MINUTES = 10  # reading the state, compiling, saving
 SPARE_TIME = 1.5  # by which a time limit exceeds what the stated rates say
 SLOW_DISK = 100e6  # bytes per second
 IMAGES_DECODED = 100  # per second and thread, on a slow core
-MANY_IMAGES = 50_000
-SMALL_MB = 3000  # what trains, or asks of, small networks
+LONG_MINUTES = 240  # of what is not estimated and does not go on where it was
 
 
 def resources_of(kind, wildcards):
@@ -47,13 +48,13 @@ def asks(kind, what):
 
 
 def memory(kind, estimate=None):
-    """Memory of a kind of job in MB: as it stands in the configuration, else by an estimate."""
+    """Memory of a kind of job in MB: as it stands in the configuration, else by an estimate, else that of small networks."""
 
     def of_job(wildcards):
         asked = resources_of(kind, wildcards)
-        if asked.mem_mb or estimate is None:
-            return asked.mem_mb or SMALL_MB
-        return estimate(wildcards, asked)
+        if asked.mem_mb:
+            return asked.mem_mb
+        return estimate(wildcards, asked) if estimate else small_memory(asked.gpu > 0)
 
     return of_job
 
@@ -67,24 +68,34 @@ def light_memory(wildcards, attempt):
 
 def longest_allowed():
     """The longest time limit in minutes that the profile allows any job; None if it does not say."""
-    found = (workflow.resource_settings.default_resources or {}).get("max_runtime")
-    return int(found.raw) if found else None
+    defaults = workflow.resource_settings.default_resources or {}
+    if "max_runtime" not in defaults:
+        return None
+    raw = defaults["max_runtime"].raw
+    try:
+        return int(raw)
+    except ValueError:
+        sys.exit(
+            f"error: default-resources: max_runtime: {raw!r} is no number (allowed: minutes)"
+        )
 
 
 CEILING = longest_allowed()
 
 
-def time_limit(kind, minutes=None):
+def time_limit(kind, minutes=None, otherwise=60, share=1):
     """Time limit of a kind of job in minutes: as it stands in the configuration, else by what it takes on GPUs, and half as
-    much again; never above the profile's ceiling, behind which another attempt goes on.
+    much again, where that is known; never above the profile's ceiling, or its share of a group of jobs.
     """
 
     def of_job(wildcards):
         asked = resources_of(kind, wildcards)
-        needed = asked.runtime or 60
-        if minutes and asked.gpu and not asked.runtime:
-            needed = START_MINUTES + math.ceil(SPARE_TIME * minutes(wildcards, asked))
-        return min(needed, CEILING) if CEILING else needed
+        known = minutes and asked.gpu and not asked.runtime
+        takes = minutes(wildcards, asked) if known else None
+        needed = asked.runtime or otherwise
+        if takes is not None:
+            needed = START_MINUTES + math.ceil(SPARE_TIME * takes)
+        return min(needed, CEILING // share) if CEILING else needed
 
     return of_job
 
@@ -99,9 +110,18 @@ def attempts_by_the_clock(kind, minutes, jobs):
     for job in jobs:
         asked = resources_of(kind, job)
         if asked.gpu and (asked.runtime or CEILING):
-            limit = time_limit(kind, minutes)(job) - START_MINUTES
-            times.append(int(SPARE_TIME * minutes(job, asked) / max(1, limit)))
+            limit = time_limit(kind, minutes)(job)
+            at_work = max(limit - START_MINUTES, limit / 2)
+            times.append(int(SPARE_TIME * (minutes(job, asked) or 0) / at_work))
     return max(times)
+
+
+def retries_by_the_clock(kind, minutes, jobs):
+    """Attempts after the first, where the clock needs any: those, and what the configuration grants. Else what the command
+    line says.
+    """
+    needed = attempts_by_the_clock(kind, minutes, jobs)
+    return SETTINGS.retries + needed if needed else None
 
 
 def minutes_on_gpus(work, asked):
@@ -113,12 +133,14 @@ def minutes_on_gpus(work, asked):
 
 
 def extraction_minutes(work):
-    """What an extraction takes: its encoder on the GPUs, or its threads' decoding, whichever is slower."""
+    """What an extraction takes: its encoder on the GPUs, or its threads' decoding, whichever is slower; None if nobody knows
+    how many images there are.
+    """
 
     def of_job(wildcards, asked):
         data = DATA[wildcards["dataset"]]
         if data.images is None:
-            return 0
+            return None
         decoding = data.images / IMAGES_DECODED / asked.threads / 60
         return max(decoding, minutes_on_gpus(work(wildcards, data), asked))
 
@@ -129,6 +151,12 @@ latents_minutes = extraction_minutes(lambda wildcards, data: encoding_work(data)
 features_minutes = extraction_minutes(
     lambda wildcards, data: features_work(data, wildcards["encoder"])
 )
+
+
+def retries_of_latents():
+    return retries_by_the_clock(
+        "extract", latents_minutes, [{"dataset": name} for name in DATA]
+    )
 
 
 def memory_of_extraction(wildcards, asked):
@@ -220,48 +248,76 @@ def sampling_minutes(wildcards, asked):
     return minutes_on_gpus(sampling_work(experiment, run, sampler), asked)
 
 
+def retries_of_sampling():
+    found = [job for one in EXPERIMENTS.values() for job in sample_sets(one)]
+    return retries_by_the_clock("generate", sampling_minutes, found)
+
+
 def memory_of_sampling(wildcards, asked):
-    """Of a set of samples, or of features of a run's blocks."""
     experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
     workers = asked.gpu or asked.processes
     return sampling_memory(experiment, run, workers, asked.gpu > 0, asked.batch_size)
 
 
-def attempts_at_sampling():
-    """As for trainings, where the clock needs more than one; else what the command line says."""
-    found = [job for one in EXPERIMENTS.values() for job in sample_sets(one)]
-    needed = attempts_by_the_clock("generate", sampling_minutes, found)
-    return SETTINGS.retries + needed if needed else None
+def memory_of_import(wildcards, asked):
+    """One process that computes nothing: its weights, in their file and in ours."""
+    experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
+    return sampling_memory(experiment, run, 1, False, 1)
 
 
-def images_in_reference(data):
-    """As many as it has, or as a large one has: it may be a file that is not there yet."""
-    return data.images if data.images and not data.reference else MANY_IMAGES
+def memory_of_block_features(wildcards, asked):
+    """One process, which also holds the features that it makes."""
+    experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
+    passing = sampling_memory(experiment, run, 1, asked.gpu > 0, asked.batch_size)
+    return passing + memory_of_probes(wildcards, asked)
+
+
+def memory_of_probes(wildcards, asked):
+    return probing_memory(settings_of_run(wildcards).model, analysis_of(wildcards))
 
 
 def statistics_minutes(wildcards, asked):
-    """What a set's features take: of samples, or of a data set's own images, where these are its reference."""
-    if "number" in wildcards.keys():
-        images = int(wildcards["number"])
-    else:
-        data = DATA[wildcards["dataset"]]
-        images = 0 if data.reference else images_in_reference(data)
-    return minutes_on_gpus(statistics_work(wildcards["extractor"], images), asked)
+    """What the features of a set of samples take."""
+    work = statistics_work(wildcards["extractor"], int(wildcards["number"]))
+    return minutes_on_gpus(work, asked)
+
+
+def reference_minutes(wildcards, asked):
+    """What the features of a reference take, with decoding, each process in one thread; None if nobody knows how many there are."""
+    data = DATA[wildcards["dataset"]]
+    if data.images is None and not data.reference:
+        return None
+    images = count_reference(data)
+    decoding = images / IMAGES_DECODED / asked.gpu / 60
+    work = statistics_work(wildcards["extractor"], images)
+    return decoding + minutes_on_gpus(work, asked)
 
 
 def memory_of_statistics(wildcards, asked):
-    """Of features and of what is computed from two sets of them."""
     workers = asked.gpu or asked.processes
     return statistics_memory(
-        wildcards.extractor, MANY_IMAGES, workers, asked.gpu > 0, asked.batch_size
+        wildcards.extractor, workers, asked.gpu > 0, asked.batch_size
     )
 
 
-def asks_for_metrics(light, heavy):
-    """Precision and recall are as heavy as features; everything else is light."""
+def memory_of_metrics(wildcards, asked):
+    """One process."""
+    return statistics_memory(wildcards.extractor, 1, asked.gpu > 0, 1)
 
+
+def is_heavy(wildcards):
+    """Precision and recall are as heavy as features; everything else is light."""
+    return bool({"precision", "recall"} & {*metrics_of_extractor(wildcards)})
+
+
+def asks_for_metrics(light, heavy):
     def of_job(wildcards):
-        found = {"precision", "recall"} & {*metrics_of_extractor(wildcards)}
-        return (heavy if found else light)(wildcards)
+        return (heavy if is_heavy(wildcards) else light)(wildcards)
 
     return of_job
+
+
+def metrics_memory(wildcards, attempt):
+    if is_heavy(wildcards):
+        return memory("evaluate", memory_of_metrics)(wildcards)
+    return light_memory(wildcards, attempt)

@@ -86,7 +86,7 @@ rule import_checkpoint:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("generate", memory_of_sampling),
+        mem_mb=memory("generate", memory_of_import),
         runtime=time_limit("generate"),
         gpu=0,
     params:
