@@ -4,13 +4,13 @@ import math
 
 from selftrans.costs import (
     count_classes,
+    count_reference,
     encoding_work,
     extraction_memory,
     features_work,
     gpu_hours,
     parameters,
     probing_memory,
-    count_reference,
     sampling_memory,
     sampling_work,
     segment_work,
@@ -283,7 +283,7 @@ def statistics_minutes(wildcards, asked):
 
 
 def reference_minutes(wildcards, asked):
-    """What the features of a reference take, with decoding, each process in one thread; None if nobody knows how many there are."""
+    """What the features of a reference take, with decoding in one thread of each process; None if its size is not known."""
     data = DATA[wildcards["dataset"]]
     if data.images is None and not data.reference:
         return None
