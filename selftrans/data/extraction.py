@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -101,10 +102,24 @@ def batches_of(places: range) -> list[range]:
     return [places[first : first + ENCODE_BATCH] for first in range(0, len(places), ENCODE_BATCH)]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def encode_images(
     source: ImageSource, places: range, encode: Callable[[Tensor], NDArray[np.floating[Any]]], *, skip: bool
 ) -> Iterator[EncodedBatch]:
     """Decode images in this process's threads and encode them; while a batch is encoded, the next ones are decoded.
+
+    Where the encoder computes on a CPU, it does so in one thread: sums are cut by threads, and the stored bytes are to be the
+    same for any number of them.
 
     Args:
         source: the images.
@@ -115,7 +130,7 @@ def encode_images(
     Raises:
         CorruptImage: an image cannot be decoded, and is not to be left out.
     """
-    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool, one_thread():
         for batch, images in _decoded(source, batches_of(places), pool):
             skipped = []
             for place, image in zip(batch, images, strict=True):
