@@ -236,8 +236,9 @@ def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
 PROCESS_MB, GPU_PROCESS_MB = 800, 4000
 """Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and its libraries, an estimate."""
 SPARE = 1.25
-ACTIVATIONS = 24
-"""Numbers that a training step on a CPU keeps for each block, token and unit of width, measured on SiT-S/2 and SiT-B/2."""
+ACTIVATIONS = 20
+"""Numbers that a training step on a CPU keeps for each block, token and unit of width: 15 to 18 on SiT-S/2 and SiT-B/2,
+measured over three steps, since the first one has no moments yet while it computes the gradient."""
 SAMPLED_ACTIVATIONS = 16
 CODING_BYTES = 2600
 """Of a pixel in the published autoencoder on a CPU, either way, measured at 256."""

@@ -13,6 +13,11 @@ from selftrans.training.trainer import Segment, train
 from tests.conftest import REPOSITORY
 
 ARMS = ("sit", "vae-align", "self-transcendence")
+PEAK = """
+with open("/proc/self/status") as status:
+    print("PEAK", *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+"""
+"""Ends a program by printing the most memory that it held. ``ru_maxrss`` would count that of the tests which start it, too."""
 
 
 class StopAt:
@@ -58,6 +63,14 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
     if arm == "self-transcendence":
         words += ["--teacher", teacher]
     return list(map(str, words))
+
+
+def peak_of(program, *words):
+    """Bytes that a program, which ends with ``PEAK``, held at the most, and what else it printed."""
+    words = [sys.executable, "-c", program, *map(str, words)]
+    said = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    rest, _, peak = said.rpartition("PEAK ")
+    return int(peak), rest
 
 
 def command(*given):
