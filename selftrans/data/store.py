@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selftrans.data.images import read_npy_header, write_npy_header
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import atomic_path, read_json, remove_remains, sha256_of, write_json
 
 
@@ -132,16 +132,18 @@ class Rows:
         views: rows of each image.
 
     Raises:
-        UserError: a shard is absent or of another size than recorded, or rows are missing.
+        Unavailable: a shard is absent.
+        UserError: one is of another size than recorded, or rows are missing.
     """
 
     def __init__(self, directory: Path, shards: tuple[Shard, ...], count: int, views: int) -> None:
         self.directory, self.shards, self.views = directory, shards, views
         for shard in shards:
             path = directory / shard.file
-            found = path.stat().st_size if path.is_file() else None
-            if found != shard.bytes:
-                raise UserError(f"{path}: {found or 'no'} bytes, the manifest says {shard.bytes}")
+            if not path.is_file():
+                raise Unavailable(f"{path}: no such file")
+            if (found := path.stat().st_size) != shard.bytes:
+                raise UserError(f"{path}: {found} bytes, the manifest says {shard.bytes}")
         self._files, self._offsets = [], []
         for shard in shards:
             file = (directory / shard.file).open("rb", buffering=0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import Unavailable
 from selftrans.runtime.logs import LOG
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def claim_device(gpus: int) -> torch.device:
         return torch.device("cpu")
     lease_gpus(1)
     if not torch.cuda.is_available():
-        raise UserError("--gpus: torch sees no GPU on this machine (allowed: 0)")
+        raise Unavailable("--gpus: torch sees no GPU on this machine (allowed: 0)")
     allow_tf32(False)  # fp32 means fp32: features in TF32 are off by more than published digits
     return torch.device("cuda", 0)
 
@@ -63,7 +63,7 @@ def lease_gpus(count: int) -> None:
     Where a scheduler has given the job exactly as many, or a launcher of ours has leased already, nothing is taken.
 
     Raises:
-        UserError: the machine, or the user's ``CUDA_VISIBLE_DEVICES``, has fewer than ``count``.
+        Unavailable: the machine, or the user's ``CUDA_VISIBLE_DEVICES``, has fewer than ``count``.
     """
     if "SELFTRANS_LEASED" in os.environ:
         return
@@ -71,7 +71,7 @@ def lease_gpus(count: int) -> None:
     if len(devices) == count and any(name in os.environ for name in SCHEDULERS):
         return
     if len(devices) < count:
-        raise UserError(f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})")
+        raise Unavailable(f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})")
     leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["SELFTRANS_LEASED"] = ",".join(leased)
     LOG.info("leased GPU %s", ", ".join(leased))

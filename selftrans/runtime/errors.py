@@ -16,8 +16,12 @@ class ConfigError(UserError):
     """An experiment or data file says something that cannot be done."""
 
 
-class InUse(UserError):
-    """Another process uses what this one needs; a later attempt may find it free."""
+class Unavailable(UserError):
+    """What is needed is not there on this machine, or not yet; a later attempt, or another machine, may find it."""
+
+
+class InUse(Unavailable):
+    """Another process uses what this one needs."""
 
 
 class Interrupted(Exception):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import Unavailable, UserError
 
 
 @contextmanager
@@ -60,12 +60,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is absent or is not JSON.
+        Unavailable: the file is absent.
+        UserError: it is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise Unavailable(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
 

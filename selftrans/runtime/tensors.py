@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import atomic_path
 
 FORMAT = 1
@@ -87,7 +87,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise Unavailable(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
 

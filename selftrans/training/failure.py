@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from selftrans.runtime.errors import InUse, UserError
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import read_json, write_json
 
 
 class FailureMarker:
     """Within a ``with`` block, the message of a ``UserError`` is written down: a wrong input, a loss that is not finite.
 
-    A signal, a crash, a killed process or a directory in use leaves none: those pass.
+    A signal, a crash, a killed process leave none; nor does what is only unavailable, as a directory in use or the cards and
+    the disks of a node that is broken: those pass.
 
     Args:
         path: the marker.
@@ -32,5 +33,5 @@ class FailureMarker:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, UserError) and not isinstance(error, InUse):
+        if isinstance(error, UserError) and not isinstance(error, Unavailable):
             write_json(self.path, {"message": str(error)})
