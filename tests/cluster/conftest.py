@@ -1,34 +1,31 @@
 """One cluster for all tests here; its daemons end with them, also after a failure."""
 
-import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import PREFIX, Cluster, stop, why_not
-
-
-def end_once(*_):
-    """Whoever ends the tests by SIGTERM leaves no daemon behind either; nor does who asks twice."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
+from tests.cluster.slurm import PREFIX, Cluster, why_not
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def cluster():
     if reason := why_not():
         pytest.skip(reason)
-    before = signal.signal(signal.SIGTERM, end_once)
     root = Path(tempfile.mkdtemp(prefix=PREFIX))  # a short path: sockets have no room for a long one
-    try:
-        found = Cluster(root)
-        found.start()
-        yield found
-    finally:
-        stop(root)
-        shutil.rmtree(root, ignore_errors=True)
-        signal.signal(signal.SIGTERM, before)
-        assert not subprocess.run(["pgrep", "-f", str(root)], capture_output=True).stdout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(root / "slurm.conf"))  # no other cluster that this machine may know of is asked
+        # Whoever ends the tests in whatever way closes this pipe, and what waits at its other end stops the cluster.
+        words = [sys.executable, "-m", "tests.cluster.slurm", root]
+        guard = subprocess.Popen(words, cwd=REPOSITORY, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            found = Cluster(root)
+            found.start()
+            yield found
+        finally:
+            guard.stdin.close()
+            assert guard.wait() == 0
+            assert not subprocess.run(["pgrep", "-f", str(root)], capture_output=True).stdout

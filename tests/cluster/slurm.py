@@ -1,4 +1,7 @@
-"""A SLURM on one machine: two pretended nodes with two pretended GPUs each, all below one directory, stopped by number."""
+"""A SLURM on one machine: two pretended nodes with two pretended GPUs each, all below one directory, stopped by number.
+
+As a program, it waits for the end of its input, then stops the cluster below a directory.
+"""
 
 import os
 import re
@@ -7,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -33,7 +37,7 @@ SlurmctldPidFile={root}/slurmctld.pid
 SlurmdPidFile={root}/slurmd-%n.pid
 SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
 SwitchType=switch/none
@@ -55,8 +59,8 @@ OverTimeLimit=0
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=12000 Gres=gpu:2 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=12000 Gres=gpu:2 State=UNKNOWN
+NodeName=n1 NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=12000 Gres=gpu:2 State=UNKNOWN
+NodeName=n2 NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=12000 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=gpu Nodes=n[1-2] MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
@@ -70,10 +74,10 @@ def why_not() -> str | None:
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{missing[0]} is not there (apt-get install slurm-wlm munge)"
     with tempfile.TemporaryDirectory() as directory:
-        try:
-            os.mknod(f"{directory}/null", stat.S_IFCHR, os.makedev(1, 3))
-        except OSError as error:
-            return f"no devices can be made here ({error.strerror})"
+        for words in (["mknod", f"{directory}/card", "c", "1", "3"], ["unshare", "--uts", "hostname", "n1"]):
+            ended = subprocess.run(words, capture_output=True, text=True)
+            if ended.returncode:
+                return f"devices and host names cannot be made here ({ended.stderr.strip()})"
     for path in LINKS:
         if os.path.lexists(path) and PREFIX not in str(path.readlink() if path.is_symlink() else ""):
             return f"{path} is there: this machine has a SLURM of its own"
@@ -165,8 +169,9 @@ class Cluster:
         self.wait_for(lambda: self.states() == ["idle", "idle"], seconds=30)
 
     def start_node(self, node):
-        words = ["slurmd", "-f", self.configuration, "-c", "-N", node]
-        subprocess.run(words, check=True, capture_output=True, timeout=30)
+        """A daemon that takes this machine for one of that name; so do its jobs."""
+        words = ["unshare", "--uts", "sh", "-c", 'hostname "$1" && exec slurmd -f "$2" -c -N "$1"', "sh"]
+        subprocess.run([*words, node, self.configuration], check=True, capture_output=True, timeout=30)
 
     def lose_node(self, node, job):
         """A power failure: its daemon and all processes of a job that runs there are killed without a word."""
@@ -206,3 +211,9 @@ class Cluster:
 
     def logs(self):
         return "\n".join(path.read_text()[-1500:] for path in self.root.glob("*.log"))
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    stop(Path(sys.argv[1]))
+    shutil.rmtree(sys.argv[1], ignore_errors=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from selftrans.runtime.signals import die_with_parent
 from selftrans.runtime.tensors import load_tensors
 from tests.conftest import REPOSITORY, tiny_values
 from tests.test_workflow import DATA
@@ -21,8 +22,9 @@ from tests.test_workflow import DATA
 SLURM = ("--workflow-profile", "workflow/profiles/slurm")
 FAST = (
     "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",
+    "--max-status-checks-per-second", "1",
 )  # fmt: skip
-TRAINED_SECONDS = 40  # of the trainings that something happens to
+TRAINED_SECONDS = 30  # of the trainings that something happens to
 TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
 ASKED = {
     "data": {"gpu": 1, "mem_mb": 1100, "runtime": 6},
@@ -43,13 +45,15 @@ DECLARED = {
     "generate_samples": (2, "1400M", "00:09:00", "gpu"),
     "evaluation": (1, "1300M", "00:15:00", "gpu"),  # features, then metrics: a group asks for both times
 }
-# There is no GPU: what is told to use some writes down which cards it got, and computes on the processor.
+# There is no GPU: what is told to use some writes down which cards it would compute on, and computes on the processor.
 PYTHON = """#!/usr/bin/env bash
 words=("$@")
+nodes=1
 for ((k = 0; k < $#; k++)); do
   case ${words[k]} in
     --gpus) at=$((k + 1)) ;;
     --processes) processes=$((k + 1)) ;;
+    --nodes) nodes=${words[k + 1]} ;;
   esac
 done
 gpus=${words[at]:-0}
@@ -57,12 +61,23 @@ if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-
 words[at]=0
 if [[ -n ${processes:-} ]]; then words[processes]=$gpus; fi
 given=$(scontrol -d show job $SLURM_JOB_ID | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
+lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); print(*devices.visible_gpus(), sep=',')"
+used=$(PYTHON -c "$lease")
 begun=$(date +%s.%N)
 PYTHON "${words[@]}"
 code=$?
-printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$given" "$begun" >> CARDS
+printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$given" "$used" "$begun" >> CARDS
 date +%s.%N >> CARDS
 exit $code
+"""
+# What is long elsewhere is long here, and the other way round: a large state takes a while to save, a test has little time.
+HABITS = """
+import os, time
+import selftrans.runtime.lock
+selftrans.runtime.lock.STALE_SECONDS = 40
+if seconds := float(os.environ.get("SLOW_DISK", 0)):
+    fsync = os.fsync
+    os.fsync = lambda descriptor: (time.sleep(seconds), fsync(descriptor))
 """
 
 
@@ -87,6 +102,7 @@ class Workplace:
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
         self.write_disturbed("pace", 1000)
+        (directory / "sitecustomize.py").write_text(HABITS)
         shim = directory / "bin/python"
         shim.parent.mkdir()
         shim.write_text(PYTHON.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards")))
@@ -97,24 +113,26 @@ class Workplace:
         values["name"] = name
         (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
-    def write_disturbed(self, name, steps):
-        """A training without GPUs that saves every three seconds."""
+    def write_disturbed(self, name, steps, nodes=1, save_seconds=3):
+        """A training without GPUs that saves every few seconds, by a process on each node."""
         slow = {"training.checkpoints": [steps], "figures.sample_checkpoints": [steps], "training.log_every": 500}
-        slow |= {"training.save_minutes": 0.05, "resources": {"train": {"mem_mb": 1500, "runtime": 7}}}
+        slow |= {"training.save_minutes": save_seconds / 60}
+        slow["resources"] = {"train": {"nodes": nodes, "processes": nodes, "mem_mb": 1500, "runtime": 7}}
         self.write(name, runs={"sit": {}}, **slow)
 
     def config(self, experiment, **settings):
         content = {"experiments": [experiment], **settings}
         (self.directory / "config.yaml").write_text(yaml.safe_dump(content))
 
-    def start(self, *words, profile=(*SLURM, *FAST)):
+    def start(self, *words, profile=(*SLURM, *FAST), slow_disk=0):
         command = ["snakemake", *words, *profile]
-        environment = {**os.environ, "SLURM_CONF": str(self.cluster.configuration)}
-        environment["PATH"] = f"{self.directory / 'bin'}:{environment['PATH']}"
+        environment = {**os.environ, "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}"}
+        environment |= {"PYTHONPATH": str(self.directory), "SLOW_DISK": str(slow_disk)}
         environment.pop("OMP_NUM_THREADS", None)
         log = self.directory / "snakemake.log"
         with log.open("w") as file:
-            process = subprocess.Popen(command, cwd=self.directory, env=environment, stdout=file, stderr=file)
+            places = {"cwd": self.directory, "stdout": file, "stderr": file}
+            process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, **places)  # noqa: PLW1509
         self.started.append(process)
         return process
 
@@ -135,8 +153,8 @@ class Workplace:
         return (self.directory / "snakemake.log").read_text()
 
     def cards(self):
-        """Who got which cards: module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own numbers, begin and end."""
-        names = ("module", "job", "node", "visible", "given", "begun", "ended")
+        """Who got which cards: module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own numbers, those used, begin and end."""
+        names = ("module", "job", "node", "visible", "given", "used", "begun", "ended")
         lines = (self.directory / "cards").read_text().splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
@@ -153,11 +171,12 @@ class Workplace:
         checkpoint = f"results/{experiment}/runs/{run}/seed0/checkpoints/{step or self.steps}"
         return load_tensors(self.directory / checkpoint / "raw.safetensors", "weights")[0]
 
-    def train_here(self, experiment, steps):
+    def train_here(self, experiment, steps, processes=1):
         """Train without a cluster; the weights, and the seconds that the steps took."""
-        directory = self.directory / f"undisturbed-{steps}"
+        directory = self.directory / f"undisturbed-{steps}-{processes}"
         words = [sys.executable, "-m", "selftrans.training", f"experiments/{experiment}.yaml", "--run", "sit"]
         words += ["--seed", 0, "--until", steps, "--latents", "results/data/tiny/latents/manifest.json"]
+        words += ["--processes", processes]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         words = [*map(str, words), "--directory", str(directory)]
         subprocess.run(words, cwd=self.directory, env=environment, check=True, capture_output=True)
@@ -165,11 +184,11 @@ class Workplace:
         record = json.loads((checkpoint / "checkpoint.json").read_text())
         return load_tensors(checkpoint / "raw.safetensors", "weights")[0], record["seconds"]
 
-    def start_training(self, experiment, **settings):
+    def start_training(self, experiment, *, slow_disk=0, retries=3, **disturbed):
         """Submit one training and wait until it has saved once; Snakemake's process and the job."""
-        self.write_disturbed(experiment, self.steps)
-        self.config(experiment, **settings)
-        process = self.start(TARGET.format(experiment, self.steps))
+        self.write_disturbed(experiment, self.steps, **disturbed)
+        self.config(experiment, retries=retries)
+        process = self.start(TARGET.format(experiment, self.steps), slow_disk=slow_disk)
         self.cluster.wait_for(lambda: self.saved_steps(experiment) or process.poll() is not None)
         assert process.poll() is None, self.said()
         (job,) = self.cluster.jobs("RUNNING")
@@ -235,6 +254,7 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
         assert one["given"].startswith("IDX:"), one
         first, _, last = one["given"].removeprefix("IDX:").partition("-")
         assert one["visible"] == ",".join(map(str, range(int(first), int(last or first) + 1)))
+        assert one["used"] == one["visible"]
         assert len(one["visible"].split(",")) == (2 if one["module"] == "selftrans.generation" else 1)
     for one, other in combinations(used, 2):
         if one["node"] == other["node"] and {*one["visible"].split(",")} & {*other["visible"].split(",")}:
@@ -252,7 +272,7 @@ def test_two_nodes_train_as_one_job(lifecycle, place, cluster):
     assert found["TresPerJob"] == "gres:gpu:2"
     cards = [one for one in place.cards() if one["job"] == number]
     assert {one["node"] for one in cards} == {"n1", "n2"}
-    assert all(len(one["visible"].split(",")) == 1 for one in cards)
+    assert all(len(one["used"].split(",")) == 1 for one in cards)
     alone = place.weights("tiny", "vae-align", 4)
     for name, tensor in place.weights("pair", "vae-align", 4).items():
         torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-5)
@@ -264,28 +284,37 @@ def start_again(cluster, job):
     cluster.say("scontrol", "update", f"JobId={job['id']}", "StartTime=now")
 
 
-def test_a_preempted_job_is_requeued_and_ends_with_the_same_bits(undisturbed, place, cluster):
-    process, job = place.start_training("preempted")
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(undisturbed, place, cluster, nodes):
+    """Its save takes seconds, as a large one does, and is waited for; on two nodes by a process on each."""
+    expected = undisturbed if nodes == 1 else place.train_here("undisturbed", place.steps, processes=nodes)[0]
+    name = f"preempted-{nodes}"
+    process, job = place.start_training(name, nodes=nodes, save_seconds=15, slow_disk=1.5)
+    before = place.saved_steps(name)[-1]
     cluster.say("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
-    assert "SIGTERM at step" in place.log("preempted")
+    left_at = place.saved_steps(name)[-1]
+    assert left_at > before  # long before the next save was due
     cluster.wait_for(lambda: not [one for one in cluster.jobs() if one["partition"] == "urgent"])
     start_again(cluster, job)
-    assert process.wait(200) == 0, place.said()
+    assert process.wait(300) == 0, place.said()
     assert cluster.job(job["id"])["Restarts"] == "1"
-    assert_bit_equal(place.weights("preempted"), undisturbed)
+    assert f"going on from step {left_at}" in place.log(name)
+    assert_bit_equal(place.weights(name), expected)
 
 
 def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, cluster):
+    """Another node takes over as soon as it is sure that the first is gone."""
     process, job = place.start_training("lost")
     cluster.lose_node(job["nodes"], job["id"])
     saved = place.saved_steps("lost")[-1]
     try:
         start_again(cluster, job)
-        assert process.wait(200) == 0, place.said()
+        assert process.wait(300) == 0, place.said()
     finally:
         cluster.start_node(job["nodes"])
     assert cluster.job(job["id"])["Restarts"] == "1"
+    assert f"waiting to see whether {job['nodes']} still writes there" in place.log("lost")
     assert f"going on from step {saved}" in place.log("lost")
     assert_bit_equal(place.weights("lost"), undisturbed)
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
@@ -324,8 +353,8 @@ def test_a_second_writer_is_locked_out(undisturbed, place, cluster):
     assert cluster.jobs("RUNNING") == [job]
     subprocess.run(["snakemake", "--unlock"], cwd=place.directory, check=True, capture_output=True)
     assert place.run(TARGET.format("abandoned", place.steps)) != 0
-    assert "another training writes there (process" in place.log("abandoned")
-    assert f"job {job['id']}" in place.log("abandoned")
+    assert "another training writes there (process" in place.said()
+    assert f"job {job['id']}" in place.said()
     cluster.wait_for(lambda: not cluster.jobs("RUNNING"))
     assert place.run(TARGET.format("abandoned", place.steps)) == 0, place.said()
     assert_bit_equal(place.weights("abandoned"), undisturbed)

@@ -27,7 +27,7 @@ rule block_features:
         definition=analysis_definition,
         signals=signal_options,
     shell:
-        "python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
+        "exec python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
         " --checkpoints {input.checkpoints} --latents {input.latents} {params.signals} --output {output}"
         " --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
 

@@ -22,7 +22,7 @@ rule extractor_weights:
         ),
         fetch="--fetch" if SETTINGS.fetch_weights else "",
     shell:
-        "python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place} {resources.fetch}"
+        "exec python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place} {resources.fetch}"
         " --record {output} > {log} 2>&1"
 
 
@@ -53,7 +53,7 @@ rule reference_statistics:
         definition=lambda wildcards: data_definition(wildcards, "reference"),
         images=reference_images,
     shell:
-        "python -m selftrans.evaluation.collect {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
+        "exec python -m selftrans.evaluation.collect {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
         " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 
@@ -80,7 +80,7 @@ rule sample_statistics:
         batch_size=asks("evaluate", "batch_size"),
         weights=weights_option,
     shell:
-        "python -m selftrans.evaluation.collect {input.images} --extractor {wildcards.extractor} {resources.weights}"
+        "exec python -m selftrans.evaluation.collect {input.images} --extractor {wildcards.extractor} {resources.weights}"
         " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 

@@ -26,7 +26,7 @@ rule generate_samples:
         settings=sampler_definition,
         autoencoder=autoencoder_path_of_experiment,
     shell:
-        "python -m selftrans.generation {input.weights} --autoencoder {params.autoencoder:q}"
+        "exec python -m selftrans.generation {input.weights} --autoencoder {params.autoencoder:q}"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --output {output.samples}"
         " --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 

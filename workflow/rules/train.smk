@@ -1,4 +1,5 @@
 # The state in progress lies in the run's own state/ directory, which no rule declares: Snakemake would delete it.
+# exec, as in every rule: a shell in between dies of the signal that all processes of a job get, and ends the job while it saves.
 rule train_segment:
     input:
         before=segment_before,
@@ -43,9 +44,9 @@ rule train_segment:
         signals=signal_options,
         after=step_before,
     shell:
-        "{resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
-        " --until {wildcards.step} --after {params.after} --latents {input.latents} {params.signals}"
-        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        "exec {resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run}"
+        " --seed {wildcards.seed} --until {wildcards.step} --after {params.after} --latents {input.latents}"
+        " {params.signals} --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
 
 
@@ -92,7 +93,7 @@ rule import_checkpoint:
     params:
         options=import_options,
     shell:
-        "python -m selftrans.checkpoint import {input:q} {params.options} --weights {wildcards.weights}"
+        "exec python -m selftrans.checkpoint import {input:q} {params.options} --weights {wildcards.weights}"
         " --output {output} > {log} 2>&1"
 
 
@@ -114,7 +115,7 @@ rule freeze_teacher:
         runtime=time_limit("light"),
         gpu=0,
     shell:
-        "python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"
+        "exec python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"
 
 
 rule train:
