@@ -1,8 +1,10 @@
 # make demo   set everything up and run the embedded experiment: figures in results/digits/figures/
-# make test   set everything up and run every test; those on a SLURM of their own (make test-cluster) where one can be started
+# make test   set everything up and run every test, in two processes (WORKERS=2); those on a SLURM of their own
+#             (make test-cluster) where one can be started
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
+WORKERS ?= 2
 
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
@@ -13,7 +15,7 @@ demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
 
 test: $(VENV)/ready
-	$(run) python -m pytest -rs
+	$(run) python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
 test-cluster: $(VENV)/ready
