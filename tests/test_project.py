@@ -59,6 +59,7 @@ def test_the_environments_have_the_same_pins():
         assert given.items() <= pins().items()
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
         assert {name.lower() for name in project["dependencies"]} == {name.lower() for name in given}
+        assert "pip install -c pins.txt -e ." in path.with_suffix(".post-deploy.sh").read_text()
 
 
 def test_what_is_installed_is_what_is_pinned():
