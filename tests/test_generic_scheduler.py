@@ -111,11 +111,12 @@ def test_how_a_job_ended_is_remembered(place, code, state):
     assert said("status", job) == state
 
 
-def test_a_warning_is_for_the_training_alone(place):
-    """SIGUSR1 goes to all processes of a job: the shell stays, and what does not ask for the signal never hears it."""
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_warning_is_for_the_training_alone(place, number):
+    """It goes to all processes of a job: the shell stays, and what does not ask for the signal never hears it."""
     job = submitted(place, "touch begun; while [ ! -e go ]; do sleep 0.1; done; exit 0\n")
     wait_for((place / "begun").exists)
-    os.killpg(int(job.partition("@")[0]), signal.SIGUSR1)
+    os.killpg(int(job.partition("@")[0]), number)
     (place / "go").touch()
     wait_for(lambda: said("status", job) != "running")
     assert said("status", job) == "success"
