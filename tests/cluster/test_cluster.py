@@ -1,6 +1,5 @@
 """The workflow on a real SLURM: what it asks for, and what clusters do to jobs."""
 
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ FAST = (
     "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",
     "--max-status-checks-per-second", "1",
 )  # fmt: skip
-TRAINED_SECONDS = 40  # of the trainings that something happens to
+STEPS = 500  # of the trainings that something happens to
 TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
 ASKED = {
     "data": {"gpu": 1, "mem_mb": 1100, "runtime": 6},
@@ -70,11 +69,14 @@ printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$g
 date +%s.%N >> CARDS
 exit $code
 """
-# What is long elsewhere is long here, and the other way round: a large state takes a while to save, a test has little time.
+# What is long elsewhere is long here, on any machine: a training takes a minute, as it asks at every step whether to stop, a
+# large state a while to save. A test has less patience with an owner elsewhere.
 HABITS = """
 import os, time
-import selftrans.runtime.lock
-selftrans.runtime.lock.STALE_SECONDS = 40
+from selftrans.runtime import lock, signals
+lock.STALE_SECONDS = 40
+asked = signals.StopRequest.reason.fget
+signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or asked(stop))
 if seconds := float(os.environ.get("SLOW_DISK", 0)):
     fsync = os.fsync
     def slowly(descriptor):
@@ -94,7 +96,7 @@ class Workplace:
 
     def __init__(self, directory, cluster):
         self.directory, self.cluster = directory, cluster
-        self.started, self.steps = [], 0
+        self.started = []
         for name in ("Snakefile", "workflow", "profiles", "experiments", "envs"):
             source = REPOSITORY / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
@@ -104,7 +106,6 @@ class Workplace:
         self.write("tiny", runs=runs, **once)
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
-        self.write_disturbed("pace", 1000)
         (directory / "sitecustomize.py").write_text(HABITS)
         shim = directory / "bin/python"
         shim.parent.mkdir()
@@ -116,9 +117,9 @@ class Workplace:
         values["name"] = name
         (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
-    def write_disturbed(self, name, steps, nodes=1, save_seconds=3):
+    def write_disturbed(self, name, nodes=1, save_seconds=3):
         """A training without GPUs that saves every few seconds, by a process on each node."""
-        slow = {"training.checkpoints": [steps], "figures.sample_checkpoints": [steps], "training.log_every": 500}
+        slow = {"training.checkpoints": [STEPS], "figures.sample_checkpoints": [STEPS], "training.log_every": STEPS}
         slow |= {"training.save_minutes": save_seconds / 60}
         slow["resources"] = {"train": {"nodes": nodes, "processes": nodes, "mem_mb": 1500, "runtime": 7}}
         self.write(name, runs={"sit": {}}, **slow)
@@ -168,30 +169,27 @@ class Workplace:
         return sorted(int(path.stem.split("-")[1]) for path in self.state(experiment).glob("step-*.safetensors"))
 
     def log(self, experiment):
-        return (self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{self.steps}.log").read_text()
+        return (self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{STEPS}.log").read_text()
 
-    def weights(self, experiment, run="sit", step=None):
-        checkpoint = f"results/{experiment}/runs/{run}/seed0/checkpoints/{step or self.steps}"
+    def weights(self, experiment, run="sit", step=STEPS):
+        checkpoint = f"results/{experiment}/runs/{run}/seed0/checkpoints/{step}"
         return load_tensors(self.directory / checkpoint / "raw.safetensors", "weights")[0]
 
-    def train_here(self, experiment, steps, processes=1):
-        """Train without a cluster; the weights, and the seconds that the steps took."""
-        directory = self.directory / f"undisturbed-{steps}-{processes}"
+    def train_here(self, experiment, processes=1):
+        """The weights of one of these trainings, without a cluster and as fast as it goes."""
+        directory = self.directory / f"here-{processes}"
         words = [sys.executable, "-m", "selftrans.training", f"experiments/{experiment}.yaml", "--run", "sit"]
-        words += ["--seed", 0, "--until", steps, "--latents", "results/data/tiny/latents/manifest.json"]
-        words += ["--processes", processes]
+        words += ["--seed", 0, "--until", STEPS, "--latents", "results/data/tiny/latents/manifest.json"]
+        words = [*map(str, words), "--processes", str(processes), "--directory", str(directory)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        words = [*map(str, words), "--directory", str(directory)]
         subprocess.run(words, cwd=self.directory, env=environment, check=True, capture_output=True)
-        checkpoint = directory / f"checkpoints/{steps}"
-        record = json.loads((checkpoint / "checkpoint.json").read_text())
-        return load_tensors(checkpoint / "raw.safetensors", "weights")[0], record["seconds"]
+        return load_tensors(directory / f"checkpoints/{STEPS}/raw.safetensors", "weights")[0]
 
     def start_training(self, experiment, *, slow_disk=0, retries=3, **disturbed):
         """Submit one training and wait until it has saved once; Snakemake's process and the job."""
-        self.write_disturbed(experiment, self.steps, **disturbed)
+        self.write_disturbed(experiment, **disturbed)
         self.config(experiment, retries=retries)
-        process = self.start(TARGET.format(experiment, self.steps), slow_disk=slow_disk)
+        process = self.start(TARGET.format(experiment, STEPS), slow_disk=slow_disk)
         self.cluster.wait_for(lambda: self.saved_steps(experiment) or process.poll() is not None)
         assert process.poll() is None, self.said()
         (job,) = self.cluster.jobs("RUNNING")
@@ -215,13 +213,11 @@ def lifecycle(place):
 
 @pytest.fixture(scope="module")
 def undisturbed(place):
-    """The weights of a training that takes a while on this machine, trained without a cluster."""
-    place.config("pace")
+    """The weights of the trainings that something happens to, if nothing does."""
+    place.write_disturbed("undisturbed")
+    place.config("undisturbed")
     assert place.run("latents", profile=("--cores", "2")) == 0, place.said()
-    _, seconds = place.train_here("pace", 1000)
-    place.steps = int(1000 / seconds * TRAINED_SECONDS)
-    place.write_disturbed("undisturbed", place.steps)
-    return place.train_here("undisturbed", place.steps)[0]
+    return place.train_here("undisturbed")
 
 
 def assert_bit_equal(found, expected):
@@ -290,9 +286,9 @@ def start_again(cluster, job):
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(undisturbed, place, cluster, nodes):
     """Its save takes seconds, as a large one does, and is waited for; on two nodes there is a process on each."""
-    expected = undisturbed if nodes == 1 else place.train_here("undisturbed", place.steps, processes=nodes)[0]
+    expected = undisturbed if nodes == 1 else place.train_here("undisturbed", processes=nodes)
     name = f"preempted-{nodes}"
-    process, job = place.start_training(name, nodes=nodes, save_seconds=9, slow_disk=4)
+    process, job = place.start_training(name, nodes=nodes, save_seconds=15, slow_disk=4)
     before = place.saved_steps(name)[-1]
     cluster.say("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
@@ -344,7 +340,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_call_finishes(undisturbed, place, 
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
     cluster.wait_for(lambda: not cluster.jobs("RUNNING", "PENDING", "COMPLETING"))
-    assert place.run(TARGET.format("interrupted", place.steps)) == 0, place.said()
+    assert place.run(TARGET.format("interrupted", STEPS)) == 0, place.said()
     assert_bit_equal(place.weights("interrupted"), undisturbed)
 
 
@@ -355,9 +351,9 @@ def test_a_second_writer_is_locked_out(undisturbed, place, cluster):
     process.wait()
     assert cluster.jobs("RUNNING") == [job]
     subprocess.run(["snakemake", "--unlock"], cwd=place.directory, check=True, capture_output=True)
-    assert place.run(TARGET.format("abandoned", place.steps)) != 0
+    assert place.run(TARGET.format("abandoned", STEPS)) != 0
     assert "another training writes there (process" in place.said()
     assert f"job {job['id']}" in place.said()
     cluster.wait_for(lambda: not cluster.jobs("RUNNING"))
-    assert place.run(TARGET.format("abandoned", place.steps)) == 0, place.said()
+    assert place.run(TARGET.format("abandoned", STEPS)) == 0, place.said()
     assert_bit_equal(place.weights("abandoned"), undisturbed)
