@@ -21,6 +21,7 @@ def cluster():
         # Whoever ends the tests in whatever way closes this pipe, and what waits at its other end stops the cluster.
         words = [sys.executable, "-m", "tests.cluster.slurm", root]
         guard = subprocess.Popen(words, cwd=REPOSITORY, stdin=subprocess.PIPE, start_new_session=True)
+        (root / "guard.pid").write_text(str(guard.pid))
         try:
             found = Cluster(root)
             found.start()

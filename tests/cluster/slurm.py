@@ -83,9 +83,10 @@ def why_not() -> str | None:
             return f"{path} is there: this machine has a SLURM of its own"
     if LINKS[0].is_symlink():
         with suppress(OSError, ValueError):
-            owner = int((LINKS[0].readlink().parent / "owner.pid").read_text())
-            if b"pytest" in Path(f"/proc/{owner}/cmdline").read_bytes():
-                return f"the cluster of other tests is running (process {owner})"
+            root = LINKS[0].readlink().parent
+            guard = int((root / "guard.pid").read_text())
+            if str(root) in Path(f"/proc/{guard}/cmdline").read_text():
+                return f"the cluster of other tests is running (process {guard})"
     return None
 
 
@@ -130,7 +131,6 @@ class Cluster:
 
     def __init__(self, root: Path):
         self.root = root
-        (root / "owner.pid").write_text(str(os.getpid()))
         for name in ("state", "spool-n1", "spool-n2", "dev"):
             (root / name).mkdir(parents=True)
         self.host = socket.gethostname().split(".")[0]
