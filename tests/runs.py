@@ -17,7 +17,7 @@ PEAK = """
 with open("/proc/self/status") as status:
     print("PEAK", *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")))
 """
-"""Ends a program by printing the most memory that it held. ``ru_maxrss`` would count that of the tests which start it, too."""
+"""Prints the most memory that a program held. ``ru_maxrss`` would count that of the tests which start it, too."""
 
 
 class StopAt:
@@ -66,8 +66,8 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
 
 
 def peak_of(program, *words):
-    """Bytes that a program, which ends with ``PEAK``, held at the most, and what else it printed."""
-    words = [sys.executable, "-c", program, *map(str, words)]
+    """Bytes that a program held at the most, and what it printed."""
+    words = [sys.executable, "-c", program + PEAK, *map(str, words)]
     said = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     rest, _, peak = said.rpartition("PEAK ")
     return int(peak), rest

@@ -210,16 +210,15 @@ def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, ma
     assert not marker.exists()
 
 
-def test_what_only_this_machine_lacks_does_not_stop_the_retries(tiny, tmp_path, manifest):
+def test_what_only_this_machine_lacks_does_not_stop_the_retries(tiny, tmp_path, manifest, monkeypatch):
     """A fallen card, or a disk that is not mounted: the next attempt may run on another node."""
     lacks = {
         "--gpus: 1 asked for, 0 visible (none)": ("--gpus", 1),
         f"{tmp_path}/elsewhere/manifest.json: no such file": ("--latents", tmp_path / "elsewhere/manifest.json"),
     }
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for message, options in lacks.items():
-        words = words_of(tiny(), "sit", tmp_path / "run", manifest, 8, None, *map(str, options))
-        without_cards = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        ended = subprocess.run(words, cwd=REPOSITORY, env=without_cards, capture_output=True, text=True)
+        ended = command(tiny(), "sit", tmp_path / "run", manifest, 8, None, *options)
         assert ended.returncode == 1
         assert ended.stderr.strip().splitlines()[-1] == f"error: {message}"
     ended = command(tiny(), "sit", tmp_path / "run", manifest, 8, None, "--attempt", 2)

@@ -31,7 +31,7 @@ from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from tests.conftest import REPOSITORY
-from tests.runs import PEAK, peak_of
+from tests.runs import peak_of
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
 
@@ -190,12 +190,11 @@ def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
     assert share_in_range(TimeRange(), Training(checkpoints=(100,))) == pytest.approx(0.3)
 
 
-TRAINING = f"""
+TRAINING = """
 from selftrans.training.__main__ import main
 main()
-{PEAK}
 """
-SAMPLING = f"""
+SAMPLING = """
 import torch
 from selftrans.config import Model, Sampler
 from selftrans.generation import SampleNoise, sample_latents
@@ -203,9 +202,8 @@ from selftrans.models.sit import SiT, SiTShape
 
 network = SiT(SiTShape.of(Model(preset="SiT-S/2"), (4, 32, 32), 1000)).eval()
 noise = SampleNoise(0, range(24), (4, 32, 32), torch.device("cpu"))
-sampler = Sampler(sampler="euler", num_steps=2, guidance={{"scale": 2.0}})
+sampler = Sampler(sampler="euler", num_steps=2, guidance={"scale": 2.0})
 sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_class=1000)
-{PEAK}
 """
 
 

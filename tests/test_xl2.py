@@ -7,9 +7,9 @@ import numpy as np
 from selftrans.config import load_experiment
 from selftrans.costs import training_memory
 from selftrans.data.store import StoreWriter
-from tests.runs import PEAK, peak_of
+from tests.runs import peak_of
 
-STEP = f"""
+STEP = """
 import sys, torch
 from accelerate import Accelerator
 from selftrans.config import load_experiment
@@ -31,7 +31,6 @@ losses, _ = accumulate(model, [batch], Arithmetic("fp32", cpu), Accelerator(cpu=
 optimizer.step()
 average.update()
 print(count, *losses.tolist(), (model.backbone.final_layer.linear.weight - before).abs().max().item())
-{PEAK}
 """
 
 

@@ -44,10 +44,21 @@ def claim_device(gpus: int) -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
     lease_gpus(1)
-    if not torch.cuda.is_available():
-        raise Unavailable("--gpus: torch sees no GPU on this machine (allowed: 0)")
+    require_gpu()
     allow_tf32(False)  # fp32 means fp32: features in TF32 are off by more than published digits
     return torch.device("cuda", 0)
+
+
+def require_gpu() -> None:
+    """Look for the GPU that was granted.
+
+    Raises:
+        Unavailable: torch sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Unavailable("--gpus: torch sees no GPU on this machine (allowed: 0)")
 
 
 def allow_tf32(allowed: bool) -> None:

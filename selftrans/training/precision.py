@@ -6,8 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from selftrans.config import Precision, Training
-from selftrans.runtime.devices import allow_tf32
-from selftrans.runtime.errors import Unavailable
+from selftrans.runtime.devices import allow_tf32, require_gpu
 from selftrans.runtime.tensors import DTYPES
 
 # On a CPU autocast pays where matrix products outweigh the conversions: at this width it doubles the speed of a step, at
@@ -21,8 +20,8 @@ def make_accelerator(*, on_gpu: bool, tf32: bool = False, deterministic: bool = 
     Raises:
         Unavailable: a GPU was granted and torch sees none.
     """
-    if on_gpu and not torch.cuda.is_available():
-        raise Unavailable("--gpus: torch sees no GPU on this machine (allowed: 0)")
+    if on_gpu:
+        require_gpu()
     allow_tf32(tf32)
     if on_gpu and deterministic:  # the backward pass of attention, for one, sums in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
