@@ -9,7 +9,7 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-cluster bench check-adm schema format clean
+.PHONY: demo test test-cluster golden bench check-adm schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
@@ -20,6 +20,10 @@ test: $(VENV)/ready
 # The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
 test-cluster: $(VENV)/ready
 	$(run) python -m pytest tests/cluster -rs
+
+# The golden numbers, computed anew and written in place: says which have changed. See tests/golden/README.md.
+golden: $(VENV)/ready
+	$(run) OMP_NUM_THREADS=1 python -m tests.golden
 
 # Ratios against stated baselines: a table, and results/benchmarks.json. Some of them: make bench ONLY="stage_2 batches"
 bench: $(VENV)/ready
