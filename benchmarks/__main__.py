@@ -15,7 +15,13 @@ from benchmarks.evaluation import frechet, inception_features, manifold, statist
 from benchmarks.lifecycle import digits_lifecycle, presets_dag
 from benchmarks.methods import methods
 from benchmarks.timing import Result, matmul_rate
-from benchmarks.training import bf16_gain, matmul_share, optimizer_and_ema, stage_2, teacher_precision
+from benchmarks.training import (
+    bf16_gain,
+    matmul_share,
+    optimizer_and_ema,
+    stage_2,
+    teacher_precision,
+)
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
@@ -35,8 +41,13 @@ def chosen(names: list[str]) -> list[Callable[[], Iterator[Result]]]:
 def main() -> None:
     """Run and print one after the other."""
     torch.set_num_threads(1)
-    rates = [matmul_rate(2560, 384, 1536, dtype, seconds=2.0) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
-    print(f"{platform.machine()}, one thread: {rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n")
+    rates = [
+        matmul_rate(2560, 384, 1536, dtype, seconds=2.0) / 1e9
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    print(
+        f"{platform.machine()}, one thread: {rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n"
+    )
     print(f"{'name':34} {'ours':>12} {'baseline':>12} {'ratio':>8}  unit")
     results = []
     for benchmark in chosen(sys.argv[1:]):

@@ -35,8 +35,15 @@ def main() -> None:
         prog="python -m benchmarks.check_adm", description="Check against published numbers."
     )
     parser.add_argument("samples", type=Path, help="admnet_guided_upsampled_imagenet256.npz")
-    parser.add_argument("--weights", type=Path, help="ported Inception weights (default: where they are fetched to)")
-    parser.add_argument("--reference", type=Path, default=reference, help=f"the reference batch (default: {reference})")
+    parser.add_argument(
+        "--weights", type=Path, help="ported Inception weights (default: where they are fetched to)"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        default=reference,
+        help=f"the reference batch (default: {reference})",
+    )
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
@@ -50,7 +57,9 @@ def main() -> None:
     for metric, (expected, tolerance) in PUBLISHED.items():
         difference = found[metric] - expected
         off += [metric] if abs(difference) > tolerance else []
-        print(f"{METRIC_NAMES[metric]:10} {expected:10.4f} {found[metric]:10.4f} {difference:+11.4f}  {tolerance}")
+        print(
+            f"{METRIC_NAMES[metric]:10} {expected:10.4f} {found[metric]:10.4f} {difference:+11.4f}  {tolerance}"
+        )
     if off:
         sys.exit(f"error: {', '.join(off)} differ from the published row")
 

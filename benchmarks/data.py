@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.timing import Result, interleaved
-from selftrans.config import FolderSource, Training
+from selftrans.config import FolderSource, TrainingConfig
 from selftrans.data.image_files import adm_crop, open_folder
 from selftrans.data.images import write_npy_header
-from selftrans.data.store import LatentStore, Manifest, Shard, StoreWriter
+from selftrans.data.store import LatentStore, Manifest, ShardRecord, StoreWriter
 from selftrans.runtime.files import write_json
 from selftrans.training.batches import BatchSource
 
@@ -33,7 +33,9 @@ def photograph_like(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def latent_store(directory: Path, rng: np.random.Generator) -> tuple[LatentStore, NDArray[np.float16]]:
+def latent_store(
+    directory: Path, rng: np.random.Generator
+) -> tuple[LatentStore, NDArray[np.float16]]:
     """A store of ImageNet's shape, (2, 4, 32, 32) in half precision, and what is in it."""
     writer = StoreWriter(directory, {"benchmark": 1}, COUNT, shard_size=COUNT // 5)
     moments = rng.standard_normal((COUNT, *SHAPE), dtype=np.float32).astype(np.float16)
@@ -57,7 +59,9 @@ def sparse_store(directory: Path) -> Path:
         with path.open("wb") as file:
             write_npy_header(file, np.dtype(np.float16), (count, *SHAPE))
             file.truncate(file.tell() + count * total)
-        shards.append(Shard(file=path.name, count=count, bytes=path.stat().st_size, sha256="0" * 64))
+        shards.append(
+            ShardRecord(file=path.name, count=count, bytes=path.stat().st_size, sha256="0" * 64)
+        )
     np.save(directory / "labels.npy", rng.integers(0, 1000, IMAGENET))
     manifest = Manifest(
         count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
@@ -79,15 +83,15 @@ def imagenet_store() -> Iterator[Result]:
             name="imagenet_store_opening", ours=opened, baseline=1.0, ratio=1.0 / opened, unit="s",
             note="1,281,167 rows in 79 shards (sparse files); baseline: one second",
         )  # fmt: skip
-        source = BatchSource(store, Training(checkpoints=(100,), batch_size=BATCH), seed=0)
+        source = BatchSource(store, TrainingConfig(checkpoints=(100,), batch_size=BATCH), seed=0)
         stream = source.stream(range(steps), [range(BATCH // 8)], torch.device("cpu"))
         next(stream)
         started = time.perf_counter()
         for _ in range(1, steps):
             next(stream)
-        rate, asked = (steps - 1) * BATCH // 8 / (time.perf_counter() - started), 10_000 / 8
+        rate, requested = (steps - 1) * BATCH // 8 / (time.perf_counter() - started), 10_000 / 8
         yield Result(
-            name="imagenet_store_training", ours=rate, baseline=asked, ratio=rate / asked, unit="images/s",
+            name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested, unit="images/s",
             note="drawn by one of 8 processes, one thread, shuffled over 21 GB; baseline: an eighth of 10,000 images/s",
         )  # fmt: skip
 
@@ -98,9 +102,19 @@ def decoding() -> Iterator[Result]:
     with TemporaryDirectory() as name:
         folder = Path(name) / "n0"
         folder.mkdir()
-        sizes = [(500, 375), (375, 500), (500, 333), (640, 480), (400, 300), (1200, 900), (2000, 1500)]
+        sizes = [
+            (500, 375),
+            (375, 500),
+            (500, 333),
+            (640, 480),
+            (400, 300),
+            (1200, 900),
+            (2000, 1500),
+        ]
         for number, size in enumerate(sizes * 6):
-            photograph_like(rng).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
+            photograph_like(rng).resize(size, Image.Resampling.BICUBIC).save(
+                folder / f"{number}.jpg", quality=90
+            )
         paths = sorted(folder.iterdir())
         settings = FolderSource(kind="folder", path=name)
         source = open_folder(settings, 256, ())
@@ -116,7 +130,9 @@ def decoding() -> Iterator[Result]:
             return images
 
         places = range(len(paths))
-        own, plain, drafted = interleaved(lambda: source.read(places), plainly, lambda: plainly(draft=True))
+        own, plain, drafted = interleaved(
+            lambda: source.read(places), plainly, lambda: plainly(draft=True)
+        )
         rates = [len(paths) / seconds for seconds in (own, plain, drafted)]
         yield Result(
             name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1], unit="images/s",
@@ -144,8 +160,8 @@ def batches() -> Iterator[Result]:
     steps = 40
     with TemporaryDirectory() as name:
         store, _ = latent_store(Path(name), np.random.default_rng(0))
-        source = BatchSource(store, Training(checkpoints=(100,), batch_size=BATCH), seed=0)
-        for title, asked, size, threads in (
+        source = BatchSource(store, TrainingConfig(checkpoints=(100,), batch_size=BATCH), seed=0)
+        for title, requested, size, threads in (
             ("training_data", 10_000 // 8, BATCH // 8, 1),
             ("training_data_2_threads", 10_000, BATCH, 2),
         ):
@@ -155,12 +171,14 @@ def batches() -> Iterator[Result]:
             started = time.perf_counter()
             for step in range(1, steps):
                 next(stream)
-                time.sleep(max(0.0, started + step * size / asked - time.perf_counter()))  # the training's own work
+                time.sleep(
+                    max(0.0, started + step * size / requested - time.perf_counter())
+                )  # the training's own work
             rate = (steps - 1) * size / (time.perf_counter() - started)
             torch.set_num_threads(1)
             whose = "one of 8 processes" if threads == 1 else "the only process"
             yield Result(
-                name=title, ours=rate, baseline=asked, ratio=rate / asked, unit="images/s",
+                name=title, ours=rate, baseline=requested, ratio=rate / requested, unit="images/s",
                 note=f"what {whose} of a training at 10,000 images/s gets; baseline: what it takes",
             )  # fmt: skip
 
@@ -203,7 +221,9 @@ def latent_loading() -> Iterator[Result]:
             note="baseline: a bare memory map",
         )  # fmt: skip
         noise = rng.standard_normal((BATCH, *SHAPE[1:]), dtype=np.float32)
-        drawn, read = interleaved(lambda: store.latents(order[0], noise), lambda: store.moments(order[0]))
+        drawn, read = interleaved(
+            lambda: store.latents(order[0], noise), lambda: store.moments(order[0])
+        )
         yield Result(
             name="posterior_sample", ours=BATCH / drawn, baseline=BATCH / read, ratio=read / drawn, unit="samples/s",
             note="read, sampled and scaled against read; noise given",

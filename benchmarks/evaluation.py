@@ -1,4 +1,4 @@
-"""Evaluation: Frechet distance, precision and recall, memory of streaming statistics, the Inception network."""
+"""Evaluation: Fréchet distance, precision and recall, memory of streaming statistics, the Inception network."""
 
 import subprocess
 import sys
@@ -37,11 +37,19 @@ def frechet() -> Iterator[Result]:
 
     def by_sqrtm() -> float:
         difference = mean1 - mean2
-        return float(difference @ difference + np.trace(cov1 + cov2 - 2 * scipy.linalg.sqrtm(cov1 @ cov2).real))
+        return float(
+            difference @ difference
+            + np.trace(cov1 + cov2 - 2 * scipy.linalg.sqrtm(cov1 @ cov2).real)
+        )
 
     ours, expected = frechet_distance(*given), by_sqrtm()
     note = f"d = {WIDTH}; relative difference {abs(ours - expected) / expected:.1e}"
-    yield faster("frechet_distance", lambda: frechet_distance(*given), by_sqrtm, f"against scipy.linalg.sqrtm, {note}")
+    yield faster(
+        "frechet_distance",
+        lambda: frechet_distance(*given),
+        by_sqrtm,
+        f"against scipy.linalg.sqrtm, {note}",
+    )
     yield faster(
         "frechet_distance_pytorch_fid", lambda: frechet_distance(*given), lambda: calculate_frechet_distance(*given),
         "against pytorch-fid, median of 3", 3,
@@ -100,7 +108,14 @@ def manifold() -> Iterator[Result]:
     assert np.allclose(found["ours"][2:], found["full"][2:], atol=1e-3)
     for place, what, unit in ((0, "time", "s"), (1, "memory", "MB")):
         own, other = found["ours"][place], found["full"][place]
-        yield Result(name=f"precision_recall_{what}", ours=own, baseline=other, ratio=other / own, unit=unit, note=note)
+        yield Result(
+            name=f"precision_recall_{what}",
+            ours=own,
+            baseline=other,
+            ratio=other / own,
+            unit=unit,
+            note=note,
+        )
 
 
 STREAM = """
@@ -108,7 +123,7 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from selftrans.evaluation.activations import Activations
-from selftrans.evaluation.collect import collect, finish
+from selftrans.evaluation.compute_statistics import compute_statistics, finish
 
 class Numbers:
     name, digest = "inception", "random"
@@ -126,7 +141,7 @@ class Images:
 
 torch.set_num_threads(1)
 place = Path(sys.argv[2])
-finish(collect(Images(), Numbers(), place / "features.npy", 64), Path("images")).save(place / "statistics.npz")
+finish(compute_statistics(Images(), Numbers(), place / "features.npy", 64), Path("images")).save(place / "statistics.npz")
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(float(peak.split()[1]) / 1024)
 """
@@ -164,7 +179,9 @@ def inception_features() -> Iterator[Result]:
     channels_first = images.permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
         own, their = interleaved(lambda: ours(images), lambda: other(channels_first))
-        difference = (ours(images).features - other(channels_first)[0]).norm() / ours(images).features.norm()
+        difference = (ours(images).features - other(channels_first)[0]).norm() / ours(
+            images
+        ).features.norm()
     count = len(images)
     yield Result(
         name="inception_features", ours=count / own, baseline=count / their, ratio=their / own, unit="images/s",

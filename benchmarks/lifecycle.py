@@ -1,4 +1,4 @@
-"""The embedded experiment from nothing to its figures, and where the time goes."""
+"""The embedded experiment from scratch to its figures, and where the time goes."""
 
 import os
 import shutil
@@ -20,7 +20,10 @@ PARTS = {
     "statistics": ("statistics-", "reference-", "metrics-"),
     "autoencoder_and_classifier": ("autoencoder", "classifier", "latents"),
 }
-STARTS = {"training": "selftrans.training.trainer", "sampling": "selftrans.generation, diffusers.models"}
+STARTS = {
+    "training": "selftrans.training.trainer",
+    "sampling": "selftrans.sampling.generate, diffusers.models",
+}
 
 
 def digits_lifecycle() -> Iterator[Result]:

@@ -8,15 +8,24 @@ from torch import Tensor
 
 from benchmarks.timing import Result, faster, interleaved
 from benchmarks.training import BATCH, LATENT, randomised, stage_2_batch, stage_2_models, step_of
-from selftrans.config import LayerSync, Model, Repa, Signal, Sra, VaeAlignment
-from selftrans.guidance.base import Batch
-from selftrans.guidance.registry import build_guidance
+from selftrans.alignment.base import Batch
+from selftrans.alignment.registry import build_alignment_losses
+from selftrans.config import (
+    AlignmentConfig,
+    BackboneConfig,
+    LayerSyncConfig,
+    RepaConfig,
+    SraConfig,
+    VaeAlignmentConfig,
+)
 from selftrans.models.encoder import PatchEncoder, build_network
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.training.trainer import TrainingModel
 
 REPETITIONS = 3
-SHAPE = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)  # the depth of B/2 at half its width
+SHAPE = SiTShape.of(
+    BackboneConfig(preset="SiT-S/2"), LATENT, 1000
+)  # the depth of B/2 at half its width
 ENCODER = {"model_name": "vit_base_patch14_dinov2", "img_size": 224}
 MEAN = (0.5, 0.5, 0.5)
 
@@ -24,16 +33,16 @@ MEAN = (0.5, 0.5, 0.5)
 class StoredTokens:
     """Stands for a store of DINOv2 ViT-B's features."""
 
-    grid_size, width, name, stand_in = 16, 768, "dinov2", False
+    grid_size, hidden_size, name, stand_in = 16, 768, "dinov2", False
 
 
-def model_of(*signals: Signal, **inputs: object) -> TrainingModel:
+def model_of(*signals: AlignmentConfig, **inputs: object) -> TrainingModel:
     """A model of random weights with these signals, which follow its own copy as the moving average."""
-    model = randomised(TrainingModel(SiT(SHAPE), build_guidance(signals, SHAPE, **inputs)))  # type: ignore[arg-type]
+    model = randomised(TrainingModel(SiT(SHAPE), build_alignment_losses(signals, SHAPE, **inputs)))  # type: ignore[arg-type]
     assert isinstance(model, TrainingModel)
     average = randomised(SiT(SHAPE)).requires_grad_(False).eval()
     assert isinstance(average, SiT)
-    model.guidance.follow(average)
+    model.alignment.set_ema_model(average)
     return model
 
 
@@ -59,17 +68,19 @@ def run_behind(average: SiT, batch: Batch, depth: int) -> Tensor:
 def methods() -> Iterator[Result]:
     """Forward and backward pass of every method over plain SiT's; SRA and REPA also against the arithmetic without saving."""
     tokens = torch.randn(BATCH, 256, 768).half()
-    batch = replace(stage_2_batch(), encoded={"dinov2": tokens})
+    batch = replace(stage_2_batch(), encoder_features={"dinov2": tokens})
     stage_2, _ = stage_2_models()
-    repa = Repa(method="repa", encoder="dinov2", depth=4)
-    sra = Sra(method="sra", student_depth=4, teacher_depth=8)
+    repa = RepaConfig(method="repa", encoder="dinov2", depth=4)
+    sra = SraConfig(method="sra", student_depth=4, teacher_depth=8)
     models = {
         "sit": model_of(),
-        "vae-alignment": model_of(VaeAlignment(method="vae-alignment", depth=2)),
+        "vae-alignment": model_of(VaeAlignmentConfig(method="vae-alignment", depth=2)),
         "self-transcendence": stage_2,
         "repa": model_of(repa, encoders={"dinov2": StoredTokens()}),
         "sra": model_of(sra),
-        "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
+        "layersync": model_of(
+            LayerSyncConfig(method="layersync", student_depth=4, teacher_depth=8)
+        ),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]
     plain, *others = interleaved(*sides, repetitions=REPETITIONS)
@@ -82,7 +93,9 @@ def methods() -> Iterator[Result]:
     yield from _savings(models, batch, sra, repa)
 
 
-def _savings(models: dict[str, TrainingModel], batch: Batch, sra: Sra, repa: Repa) -> Iterator[Result]:
+def _savings(
+    models: dict[str, TrainingModel], batch: Batch, sra: SraConfig, repa: RepaConfig
+) -> Iterator[Result]:
     """Ours against the published arithmetic: the whole average for SRA, the encoder at every step for REPA."""
     ours = loss_of(models["sra"], batch)
     average = randomised(SiT(SHAPE)).requires_grad_(False)
@@ -96,10 +109,12 @@ def _savings(models: dict[str, TrainingModel], batch: Batch, sra: Sra, repa: Rep
         "sra_step", step_of(models["sra"], ours), step_of(models["sra"], published),
         "the average runs to block 8 of 12, against all of it", repetitions=REPETITIONS,
     )  # fmt: skip
-    facts = {"name": "dinov2", "stand_in": False, "input_size": 224, "mean": MEAN, "std": MEAN}
-    encoder = PatchEncoder(build_network(ENCODER).eval(), facts, "")
+    metadata = {"name": "dinov2", "stand_in": False, "input_size": 224, "mean": MEAN, "std": MEAN}
+    encoder = PatchEncoder(build_network(ENCODER).eval(), metadata, "")
     live = model_of(repa.model_copy(update={"features": "images"}), encoders={"dinov2": encoder})
-    seen = replace(batch, images_BHWC=torch.randint(0, 256, (BATCH, 256, 256, 3), dtype=torch.uint8))
+    seen = replace(
+        batch, images_BHWC=torch.randint(0, 256, (BATCH, 256, 256, 3), dtype=torch.uint8)
+    )
     yield faster(
         "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)), step_of(live, loss_of(live, seen)),
         "stored features, against DINOv2 ViT-B on the images at every step", repetitions=REPETITIONS,

@@ -40,14 +40,20 @@ def interleaved(*sides: Callable[[], object], repetitions: int = REPETITIONS) ->
 
 
 def faster(
-    name: str, ours: Callable[[], object], baseline: Callable[[], object], note: str, repetitions: int = REPETITIONS
+    name: str,
+    ours: Callable[[], object],
+    baseline: Callable[[], object],
+    note: str,
+    repetitions: int = REPETITIONS,
 ) -> Result:
     """How many times as fast ours is."""
     own, other = interleaved(ours, baseline, repetitions=repetitions)
     return Result(name=name, ours=own, baseline=other, ratio=other / own, unit="s", note=note)
 
 
-def matmul_rate(rows: int, inner: int, columns: int, dtype: torch.dtype, seconds: float = 0.5) -> float:
+def matmul_rate(
+    rows: int, inner: int, columns: int, dtype: torch.dtype, seconds: float = 0.5
+) -> float:
     """FLOP per second of bare matrix products of one shape."""
     a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
     rates = []

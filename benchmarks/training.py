@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from benchmarks.timing import Result, faster, interleaved, matmul_rate
-from selftrans.config import Model, SelfTranscendence, TeacherChoice
+from selftrans.alignment.base import Batch
+from selftrans.alignment.registry import build_alignment_losses
+from selftrans.config import BackboneConfig, SelfTranscendenceConfig, TeacherConfig
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.guidance.base import Batch
-from selftrans.guidance.registry import build_guidance
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
 from selftrans.training.precision import cpu_has_bf16
 from selftrans.training.trainer import TrainingModel
@@ -33,12 +33,14 @@ def randomised(module: nn.Module) -> nn.Module:
 def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
     """Noisy latents of ImageNet's shape, 30 % of them in 0.4..0.7."""
     rng = np.random.default_rng(0)
-    times = np.concatenate([rng.uniform(0.41, 0.69, IN_RANGE), rng.uniform(0.71, 1, BATCH - IN_RANGE)])
+    times = np.concatenate(
+        [rng.uniform(0.41, 0.69, IN_RANGE), rng.uniform(0.71, 1, BATCH - IN_RANGE)]
+    )
     z, eps = torch.randn(BATCH, *LATENT, dtype=dtype), torch.randn(BATCH, *LATENT, dtype=dtype)
     t, path = torch.from_numpy(times).to(dtype), INTERPOLANTS["linear"]
     labels = torch.arange(BATCH)
     return Batch(
-        step=0, path=path, z_BCHW=z, eps_BCHW=eps, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
+        step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
         velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t, times=times.astype(np.float32),
         labels_B=labels, dropped_labels_B=labels, uniform_B=torch.rand(BATCH, dtype=dtype),
     )  # fmt: skip
@@ -46,14 +48,18 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
 
 def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
     """Student and teacher at B/2's depths and S/2's width."""
-    shape = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)
-    teacher = randomised(SiTTrunk(SiTShape.of(Model(preset="SiT-S/2", depth=8), LATENT, 1000)))
+    shape = SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)
+    teacher = randomised(
+        SiTTrunk(SiTShape.of(BackboneConfig(preset="SiT-S/2", depth=8), LATENT, 1000))
+    )
     teacher.requires_grad_(False).eval()
-    settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherChoice(run="t", step=1), student_depth=6, teacher_depth=8,
+    settings = SelfTranscendenceConfig(
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6, teacher_depth=8,
         guidance_scale=30.0,
     )  # fmt: skip
-    student = randomised(TrainingModel(SiT(shape), build_guidance([settings], shape, [teacher])))
+    student = randomised(
+        TrainingModel(SiT(shape), build_alignment_losses([settings], shape, [teacher]))
+    )
     return student, teacher
 
 
@@ -65,16 +71,22 @@ def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
 
 def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
     """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
-    (signal,) = student.guidance.terms
+    (signal,) = student.alignment.terms
     settings = signal.settings
     depth, w = settings.student_depth, settings.guidance_scale
-    velocity, features = student.backbone.with_features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,))
+    velocity, features = student.backbone.with_features(
+        batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,)
+    )
     with torch.no_grad():
         f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.labels_B)
-        f_u = teacher.tokens(batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class))
+        f_u = teacher.tokens(
+            batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class)
+        )
     errors = (signal.projector(features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
     mask = (batch.t_B >= settings.t_range.low) & (batch.t_B <= settings.t_range.high)
-    return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (errors * mask).mean()
+    return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (
+        errors * mask
+    ).mean()
 
 
 def step_of(student: TrainingModel, loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -105,16 +117,24 @@ def stage_2() -> Iterator[Result]:
     plain = step_of(student, lambda: plain_loss(student, teacher, batch))
     yield faster("stage2_step_fp32", ours, plain, f"S/2 width, batch {BATCH}, {IN_RANGE} in range")
     if cpu_has_bf16():
-        fast, setting = step_of(student, under_bf16(lambda: our_loss(student, batch))), "bf16 autocast"
+        fast, setting = (
+            step_of(student, under_bf16(lambda: our_loss(student, batch))),
+            "bf16 autocast",
+        )
     else:
         fast, setting = ours, "fp32, since this CPU has no bf16 instructions"
-    yield faster("stage2_step", fast, plain, f"our fastest setting ({setting}) against the plain arithmetic in fp32")
+    yield faster(
+        "stage2_step",
+        fast,
+        plain,
+        f"our fastest setting ({setting}) against the plain arithmetic in fp32",
+    )
 
 
 def teacher_precision() -> Iterator[Result]:
     """How far the teacher's features are from exact ones in bf16, and in fp32."""
     student, teacher = stage_2_models()
-    batch, (guidance,) = stage_2_batch(), student.guidance.terms
+    batch, (guidance,) = stage_2_batch(), student.alignment.terms
     x, t, y = batch.x_BCHW, batch.t_B, batch.labels_B
     with torch.no_grad():
         exact = copy.deepcopy(teacher).double().tokens(x.double(), t.double(), y)
@@ -136,33 +156,49 @@ def teacher_precision() -> Iterator[Result]:
 def bf16_gain() -> Iterator[Result]:
     """Forward and backward in fp32 over the same in bf16 autocast, by width: what `precision: auto` decides by."""
     for width, heads in ((96, 4), (192, 6), (384, 6)):
-        shape = SiTShape(latent_shape=LATENT, num_classes=1000, depth=4, width=width, heads=heads, patch_size=2)
+        shape = SiTShape(
+            latent_shape=LATENT, num_classes=1000, depth=4, width=width, heads=heads, patch_size=2
+        )
         model, batch = randomised(SiT(shape)), stage_2_batch()
 
         def loss(model: nn.Module = model, batch: Batch = batch) -> Tensor:
-            return (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
+            return (
+                (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW)
+                .square()
+                .mean()
+            )
 
         def step(forward: Callable[[], Tensor], model: nn.Module = model) -> None:
             model.zero_grad(set_to_none=True)
             forward().backward()
 
         yield faster(
-            f"bf16_gain_width_{width}", partial(step, under_bf16(loss)), partial(step, loss), "against fp32, 4 blocks"
+            f"bf16_gain_width_{width}",
+            partial(step, under_bf16(loss)),
+            partial(step, loss),
+            "against fp32, 4 blocks",
         )
 
 
 def matmul_share() -> Iterator[Result]:
     """FLOP per second of forward and backward over that of bare matrix products of the same shapes."""
-    shape = SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)
+    shape = SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)
     model = randomised(SiT(shape))
     batch = stage_2_batch()
     tokens, width = BATCH * shape.grid_size**2, shape.width
-    shapes = {(width, 3 * width): 1, (width, width): 1, (width, 4 * width): 1, (4 * width, width): 1}
+    shapes = {
+        (width, 3 * width): 1,
+        (width, width): 1,
+        (width, 4 * width): 1,
+        (4 * width, width): 1,
+    }
     flops = 6 * shape.depth * sum(2 * tokens * i * o * n for (i, o), n in shapes.items()) / 2
     attention = 6 * shape.depth * 2 * 2 * tokens * shape.grid_size**2 * width / 2
 
     def loss() -> Tensor:
-        return (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
+        return (
+            (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
+        )
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
@@ -185,7 +221,7 @@ def matmul_share() -> Iterator[Result]:
 
 def optimizer_and_ema() -> Iterator[Result]:
     """AdamW and EMA against a loop over the parameters."""
-    model = randomised(SiT(SiTShape.of(Model(preset="SiT-S/2"), LATENT, 1000)))
+    model = randomised(SiT(SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter)
@@ -203,4 +239,6 @@ def optimizer_and_ema() -> Iterator[Result]:
     yield faster("ema_step", ema_ours, ema_loop, "S/2, against mul_ and add_ per parameter")
     fused = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     loop = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, foreach=False, fused=False)
-    yield faster("optimizer_step", fused.step, loop.step, "S/2, fused AdamW against the loop per parameter")
+    yield faster(
+        "optimizer_step", fused.step, loop.step, "S/2, fused AdamW against the loop per parameter"
+    )

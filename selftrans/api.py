@@ -1,18 +1,18 @@
 """What a notebook needs, in one import: experiments, latents, models with their training loss, samples."""
 
-from selftrans.config import Sampler, SamplerGuidance, load_experiment
+from selftrans.config import GuidanceConfig, SamplerConfig, load_experiment
 from selftrans.data.store import LatentStore
-from selftrans.generation import ImageSampler
 from selftrans.models.weights import load_backbone, load_exported
+from selftrans.sampling.generate import ImageSampler
 from selftrans.training.batches import BatchSource
 from selftrans.training.trainer import build_model
 
 __all__ = [
     "BatchSource",
+    "GuidanceConfig",
     "ImageSampler",
     "LatentStore",
-    "Sampler",
-    "SamplerGuidance",
+    "SamplerConfig",
     "build_model",
     "load_backbone",
     "load_experiment",

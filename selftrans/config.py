@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from selftrans.grids import expand_grids
 from selftrans.runtime.errors import ConfigError
@@ -22,7 +30,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weights = Literal["ema", "raw"]
-Interpolation = Literal["linear", "cosine"]
+InterpolantName = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Convention = Literal["noise-at-1", "data-at-1"]
 """Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's. ``data-at-1``: SiT's."""
@@ -42,26 +50,26 @@ METRIC_EXTRACTORS: dict[Metric, tuple[ExtractorName, ...]] = {
 }
 
 
-class Settings(BaseModel):
+class ConfigModel(BaseModel):
     """Base of every part of a file: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ConfigModel)
 EXPERIMENTS = Path("experiments")
 DATA_FILES = EXPERIMENTS / "data"
 
 # --------------------------------------------------------------------------------------------------------------- data
 
 
-class DigitsSource(Settings):
+class DigitsSource(ConfigModel):
     """The 1,797 handwritten digits that come with scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
 
     kind: Literal["digits"]
 
 
-class FileSource(Settings):
+class FileSource(ConfigModel):
     """What sources of image files have in common. Images get the ADM crop: box halving, bicubic resize, centre crop."""
 
     path: str
@@ -103,11 +111,12 @@ class RepaSource(FileSource):
 
 
 AnySource = Annotated[
-    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource, Field(discriminator="kind")
+    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource,
+    Field(discriminator="kind"),
 ]
 
 
-class TrainedAutoencoder(Settings):
+class TrainedAutoencoderConfig(ConfigModel):
     """A small `AutoencoderKL`, trained on the data itself by a rule of its own."""
 
     kind: Literal["trained"]
@@ -131,7 +140,9 @@ class TrainedAutoencoder(Settings):
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> Self:
         if wrong := [channels for channels in self.block_channels if channels % self.norm_groups]:
-            raise ValueError(f"norm_groups: {self.norm_groups} does not divide block_channels {wrong[0]}")
+            raise ValueError(
+                f"norm_groups: {self.norm_groups} does not divide block_channels {wrong[0]}"
+            )
         return self
 
     @property
@@ -140,7 +151,7 @@ class TrainedAutoencoder(Settings):
         return 2 ** (len(self.block_channels) - 1)
 
 
-class PretrainedAutoencoder(Settings):
+class PretrainedAutoencoderConfig(ConfigModel):
     """An autoencoder of diffusers that exists: a directory written by `save_pretrained`, or a name on the Hugging Face hub."""
 
     kind: Literal["pretrained"]
@@ -152,7 +163,7 @@ class PretrainedAutoencoder(Settings):
     """Pixels per latent, along a side."""
 
 
-class Latents(Settings):
+class LatentsConfig(ConfigModel):
     """How the posterior's moments are stored."""
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -165,7 +176,7 @@ class Latents(Settings):
     """Arithmetic of the encoder."""
 
 
-class Classifier(Settings):
+class ClassifierConfig(ConfigModel):
     """A small convolutional classifier trained on the data: the feature extractor where no Inception can be had."""
 
     width: PositiveInt = 32
@@ -182,7 +193,7 @@ class Classifier(Settings):
     """Seed of weights, order and augmentation."""
 
 
-class TrainedEncoder(Settings):
+class TrainedEncoderConfig(ConfigModel):
     """A small timm vision transformer, trained to classify the data by a rule of its own.
 
     It stands in for DINOv2 where no weights can be had, and is called a stand-in wherever it is shown: unlike DINOv2 it has
@@ -194,10 +205,10 @@ class TrainedEncoder(Settings):
     """Side of a patch in pixels."""
     depth: PositiveInt = 4
     """Transformer blocks."""
-    width: PositiveInt = 96
+    hidden_size: PositiveInt = 96
     """Length of a token."""
-    heads: PositiveInt = 4
-    """Attention heads; divides `width`."""
+    num_heads: PositiveInt = 4
+    """Attention heads; divides `hidden_size`."""
     steps: PositiveInt = 600
     """Optimizer steps."""
     batch_size: PositiveInt = 64
@@ -208,13 +219,15 @@ class TrainedEncoder(Settings):
     """Seed of weights, order and augmentation."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+    def _heads_divide_hidden_size(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
         return self
 
 
-class PretrainedEncoder(Settings):
+class PretrainedEncoderConfig(ConfigModel):
     """A vision transformer that exists: any of timm's by name, with its published weights or a file of them."""
 
     kind: Literal["pretrained"]
@@ -226,10 +239,10 @@ class PretrainedEncoder(Settings):
     """File of weights (`.safetensors`, `.pth`); timm's own from the Hugging Face hub, if it is not given."""
 
 
-Encoder = Annotated[TrainedEncoder | PretrainedEncoder, Field(discriminator="kind")]
+Encoder = Annotated[TrainedEncoderConfig | PretrainedEncoderConfig, Field(discriminator="kind")]
 
 
-class Data(Settings):
+class DatasetConfig(ConfigModel):
     """A data set as it is learnt from: images, size, autoencoder. Experiments that name it share its latents."""
 
     name: Name
@@ -240,11 +253,13 @@ class Data(Settings):
     """How many images the source has: another number is refused, and a plan can be made before the data are there."""
     image_size: PositiveInt
     """Height and width of the square images, in pixels."""
-    autoencoder: Annotated[TrainedAutoencoder | PretrainedAutoencoder, Field(discriminator="kind")]
+    autoencoder: Annotated[
+        TrainedAutoencoderConfig | PretrainedAutoencoderConfig, Field(discriminator="kind")
+    ]
     """The map between images and latents."""
-    latents: Latents = Latents()
+    latents: LatentsConfig = LatentsConfig()
     """Storage of the latents."""
-    classifier: Classifier = Classifier()
+    classifier: ClassifierConfig = ClassifierConfig()
     """The embedded feature extractor."""
     encoders: dict[Name, Encoder] = {}
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by name."""
@@ -264,9 +279,13 @@ class Data(Settings):
     def _prepared_moments_are_as_they_are(self) -> Self:
         if isinstance(self.source, RepaSource):
             if self.latents.flip:
-                raise ValueError("latents.flip: true, but source.kind 'repa' has no moments of mirrored images")
+                raise ValueError(
+                    "latents.flip: true, but source.kind 'repa' has no moments of mirrored images"
+                )
             if self.source.on_error == "skip":
-                raise ValueError("source.on_error: 'skip', but the images of source.kind 'repa' are not decoded again")
+                raise ValueError(
+                    "source.on_error: 'skip', but the images of source.kind 'repa' are not decoded again"
+                )
         return self
 
     @property
@@ -278,26 +297,31 @@ class Data(Settings):
 
 # -------------------------------------------------------------------------------------------------------------- model
 
-# Depth, width, heads of the DiT family (Peebles and Xie 2023, table 1), which SiT keeps.
+# Depth, hidden size, number of heads of the DiT family (Peebles and Xie 2023, table 1), which SiT keeps.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 PRESETS = {
-    f"SiT-{size}/{patch}": {"depth": depth, "width": width, "heads": heads, "patch_size": patch}
-    for size, (depth, width, heads) in SIZES.items()
+    f"SiT-{size}/{patch}": {
+        "depth": depth,
+        "hidden_size": hidden_size,
+        "num_heads": num_heads,
+        "patch_size": patch,
+    }
+    for size, (depth, hidden_size, num_heads) in SIZES.items()
     for patch in (2, 4, 8)
 }
 
 
-class Model(Settings):
+class BackboneConfig(ConfigModel):
     """The backbone: a named size, or free numbers; numbers beside a name override it."""
 
     preset: str | None = None
     """`SiT-S/2`, `SiT-B/2`, `SiT-L/2`, `SiT-XL/2`, or the same with patch 4 or 8."""
     depth: PositiveInt
     """Number of transformer blocks."""
-    width: PositiveInt
+    hidden_size: PositiveInt
     """Length D of a token."""
-    heads: PositiveInt
-    """Attention heads; divides `width`."""
+    num_heads: PositiveInt
+    """Attention heads; divides `hidden_size`."""
     patch_size: PositiveInt
     """Side p of the square of latents that becomes one token."""
     mlp_ratio: PositiveFloat = 4.0
@@ -311,26 +335,32 @@ class Model(Settings):
         if not isinstance(values, Mapping) or values.get("preset") is None:
             return values
         if values["preset"] not in PRESETS:
-            raise ValueError(f"preset: {values['preset']!r} is unknown (allowed: {', '.join(PRESETS)})")
+            raise ValueError(
+                f"preset: {values['preset']!r} is unknown (allowed: {', '.join(PRESETS)})"
+            )
         return {**PRESETS[values["preset"]], **values}
 
     @model_validator(mode="after")
     def _fits_sincos_table(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        if self.width % 4:
-            raise ValueError(f"width: {self.width} is not a multiple of 4, as the 2-D sin-cos table needs")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} is not a multiple of 4, as the 2-D sin-cos table needs"
+            )
         return self
 
 
 # ----------------------------------------------------------------------------------------------------------- guidance
 
 
-class TimeRange(Settings):
-    """Where in time a training signal acts."""
+class TimeRangeConfig(ConfigModel):
+    """Where in time a training alignment acts."""
 
     low: UnitFloat = 0.4
-    """First t at which the signal counts."""
+    """First t at which the alignment counts."""
     high: UnitFloat = 0.7
     """Last t at which it counts."""
 
@@ -341,7 +371,7 @@ class TimeRange(Settings):
         return self
 
 
-class TeacherChoice(Settings):
+class TeacherConfig(ConfigModel):
     """Which weights become the frozen teacher."""
 
     run: Name
@@ -353,27 +383,27 @@ class TeacherChoice(Settings):
 
 
 class FrozenTeacher(NamedTuple):
-    """A checkpoint of another run, cut at a block: what a signal may ask the workflow for."""
+    """A checkpoint of another run, cut at a block: what a alignment may ask the workflow for."""
 
-    choice: TeacherChoice
+    choice: TeacherConfig
     depth: int
 
 
-class UsedEncoder(NamedTuple):
+class EncoderUse(NamedTuple):
     """An encoder of the data set, and how its features come: from the store, or from images as they are trained on."""
 
     name: str
     features: Literal["store", "images"]
 
 
-class NoGuidance(Settings):
-    """SiT as it is: no training signal but denoising."""
+class NoAlignmentConfig(ConfigModel):
+    """SiT as it is: no training alignment but denoising."""
 
     method: Literal["none"] = "none"
 
 
-class Signal(Settings):
-    """What every training signal says; CONTRIBUTING.md tells how to add one."""
+class AlignmentConfig(ConfigModel):
+    """What every training alignment says; CONTRIBUTING.md tells how to add one."""
 
     implementation: ClassVar[str]
     """Its class, `module:name`; imported only where it is trained, since reading an experiment never imports torch."""
@@ -385,47 +415,47 @@ class Signal(Settings):
     """Optimizer step after which the term is switched off; never, if it is not given."""
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """Keys that name blocks of the run's own model."""
         return {}
 
     @property
     def frozen_teacher(self) -> FrozenTeacher | None:
-        """The frozen teacher that the signal follows."""
+        """The frozen teacher that the alignment follows."""
         return None
 
     @property
-    def used_encoder(self) -> UsedEncoder | None:
-        """The encoder of the data set that the signal follows."""
+    def encoder_use(self) -> EncoderUse | None:
+        """The encoder of the data set that the alignment follows."""
         return None
 
 
-class VaeAlignment(Signal):
+class VaeAlignmentConfig(AlignmentConfig):
     """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
 
-    implementation = "selftrans.guidance.vae_alignment:VaeAlignmentGuidance"
+    implementation = "selftrans.alignment.vae_alignment:VaeAlignmentLoss"
     method: Literal["vae-alignment"]
     depth: PositiveInt
     """Student block, counted from 1."""
     target: Literal["velocity", "latent"] = "velocity"
     """What is predicted: the velocity (the authors' code) or the clean latent (the letter of the text)."""
-    t_range: TimeRange = TimeRange()
+    t_range: TimeRangeConfig = TimeRangeConfig()
     """Times at which the term counts."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """The block that is aligned."""
         return {"depth": self.depth}
 
 
-class SelfTranscendence(Signal):
+class SelfTranscendenceConfig(AlignmentConfig):
     """Stage 2: a shallow block follows the frozen teacher's deeper features, guided in feature space."""
 
-    implementation = "selftrans.guidance.self_transcendence:SelfTranscendenceGuidance"
+    implementation = "selftrans.alignment.self_transcendence:SelfTranscendenceLoss"
     method: Literal["self-transcendence"]
-    teacher: TeacherChoice
+    teacher: TeacherConfig
     """The model whose features are followed."""
     student_depth: PositiveInt
     """Student block, counted from 1."""
@@ -433,13 +463,13 @@ class SelfTranscendence(Signal):
     """Teacher block, counted from 1."""
     guidance_scale: float = 5.0
     """Scale w of f_u + w (f_c - f_u)."""
-    t_range: TimeRange = TimeRange()
+    t_range: TimeRangeConfig = TimeRangeConfig()
     """Times at which the term counts."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """The block that learns."""
         return {"student_depth": self.student_depth}
 
@@ -449,10 +479,10 @@ class SelfTranscendence(Signal):
         return FrozenTeacher(self.teacher, self.teacher_depth)
 
 
-class Repa(Signal):
+class RepaConfig(AlignmentConfig):
     """REPA (Yu et al. 2025): a block follows an external encoder's patch tokens of the clean image."""
 
-    implementation = "selftrans.guidance.repa:RepaGuidance"
+    implementation = "selftrans.alignment.repa:RepaLoss"
     method: Literal["repa"]
     encoder: Name
     """One of the data file's `encoders`."""
@@ -465,17 +495,17 @@ class Repa(Signal):
     """Hidden width of the three-layer projector."""
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """The block that is aligned."""
         return {"depth": self.depth}
 
     @property
-    def used_encoder(self) -> UsedEncoder:
+    def encoder_use(self) -> EncoderUse:
         """The encoder whose tokens are followed."""
-        return UsedEncoder(self.encoder, self.features)
+        return EncoderUse(self.encoder, self.features)
 
 
-class Decay(Settings):
+class DecayConfig(ConfigModel):
     """A weight that falls late in training."""
 
     after: Annotated[int, Field(ge=0)] = 750_000
@@ -484,10 +514,10 @@ class Decay(Settings):
     """Steps in which it falls to a tenth (SRA's code: 1,000 epochs)."""
 
 
-class Sra(Signal):
+class SraConfig(AlignmentConfig):
     """SRA (Jiang et al. 2025): a block follows a deeper block of the model's own moving average at less noise."""
 
-    implementation = "selftrans.guidance.sra:SraGuidance"
+    implementation = "selftrans.alignment.sra:SraLoss"
     method: Literal["sra"]
     student_depth: PositiveInt
     """Student block, counted from 1 (8 for XL/2, 4 for B/2)."""
@@ -497,7 +527,7 @@ class Sra(Signal):
     """Smooth L1 with beta 0.05 (the paper's runs), or the negative cosine (what its authors advise now)."""
     weight: PositiveFloat
     """Factor of the term in the loss; 2 for `smooth-l1` and 0.5 for `cosine`, if it is not given."""
-    decay: Decay | None
+    decay: DecayConfig | None
     """A further factor 0.1^(1 + (step - after)/steps), 0.1 before; given for `smooth-l1`, none for `cosine`, as in its code."""
     less_noise: UnitFloat = 0.2
     """The teacher sees t' = t - u less_noise, u ~ U(0, 1), not below 0."""
@@ -513,15 +543,15 @@ class Sra(Signal):
         return {"weight": 0.5 if cosine else 2.0, "decay": None if cosine else {}, **values}
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """Both blocks are the model's."""
         return {"student_depth": self.student_depth, "teacher_depth": self.teacher_depth}
 
 
-class LayerSync(Signal):
+class LayerSyncConfig(AlignmentConfig):
     """LayerSync (Haghighi et al. 2025): a block follows a deeper block of the same forward pass, without a projector."""
 
-    implementation = "selftrans.guidance.layersync:LayerSyncGuidance"
+    implementation = "selftrans.alignment.layersync:LayerSyncLoss"
     method: Literal["layersync"]
     student_depth: PositiveInt
     """Block that learns, counted from 1 (8 for XL/2)."""
@@ -539,30 +569,36 @@ class LayerSync(Signal):
         return self
 
     @property
-    def own_blocks(self) -> dict[str, int]:
+    def student_blocks(self) -> dict[str, int]:
         """Both blocks are the model's."""
         return {"student_depth": self.student_depth, "teacher_depth": self.teacher_depth}
 
 
-AnySignal = VaeAlignment | SelfTranscendence | Repa | Sra | LayerSync  # a further method is registered by its name here
-METHODS = tuple(get_args(member.model_fields["method"].annotation)[0] for member in (NoGuidance, *get_args(AnySignal)))
+BuiltInAlignment = VaeAlignmentConfig | SelfTranscendenceConfig | RepaConfig | SraConfig | LayerSyncConfig  # fmt: skip
+METHODS = tuple(
+    get_args(member.model_fields["method"].annotation)[0]
+    for member in (NoAlignmentConfig, *get_args(BuiltInAlignment))
+)
 
 
 def _one_or_several(value: Any) -> str:
     return "several" if isinstance(value, list | tuple) else "one"
 
 
-OneGuidance = Annotated[NoGuidance | AnySignal, Field(discriminator="method")]
-SeveralSignals = Annotated[tuple[Annotated[AnySignal, Field(discriminator="method")], ...], Field(min_length=1)]
-Guidance = Annotated[
-    Annotated[OneGuidance, Tag("one")] | Annotated[SeveralSignals, Tag("several")], Discriminator(_one_or_several)
+OneAlignment = Annotated[NoAlignmentConfig | BuiltInAlignment, Field(discriminator="method")]
+SeveralAlignments = Annotated[
+    tuple[Annotated[BuiltInAlignment, Field(discriminator="method")], ...], Field(min_length=1)
+]
+Alignments = Annotated[
+    Annotated[OneAlignment, Tag("one")] | Annotated[SeveralAlignments, Tag("several")],
+    Discriminator(_one_or_several),
 ]
 
 
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-class Training(Settings):
+class TrainingConfig(ConfigModel):
     """One recipe for every run of an experiment; a run may override parts of it."""
 
     checkpoints: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -583,9 +619,9 @@ class Training(Settings):
     """Decay per step of the moving average of the weights."""
     label_dropout: UnitFloat = 0.1
     """Probability that a label is replaced by the null class."""
-    path: Interpolation = "linear"
+    interpolant: InterpolantName = "linear"
     """Interpolant between data (t=0) and noise (t=1)."""
-    time: Literal["uniform", "log-normal"] = "uniform"
+    time_sampling: Literal["uniform", "log-normal"] = "uniform"
     """Distribution of t."""
     precision: Literal["auto"] | Precision = "auto"
     """Arithmetic of forward and backward; `auto` is bf16 where the device has it and the width gains by it, else fp32."""
@@ -609,9 +645,13 @@ class Training(Settings):
         if list(self.checkpoints) != sorted(set(self.checkpoints)):
             raise ValueError(f"checkpoints: {list(self.checkpoints)} must ascend without repeats")
         if self.log_every > self.checkpoints[0]:
-            raise ValueError(f"log_every: {self.log_every} is beyond the first checkpoint, {self.checkpoints[0]}")
+            raise ValueError(
+                f"log_every: {self.log_every} is beyond the first checkpoint, {self.checkpoints[0]}"
+            )
         if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}")
+            raise ValueError(
+                f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
         return self
 
     def check_processes(self, processes: int, where: str) -> None:
@@ -629,13 +669,13 @@ class Training(Settings):
 
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work is done. The precision
 # does change them: a run's definition holds what `auto` came to where it was trained.
-NOT_DEFINING = {
+EXECUTION_FIELDS = {
     "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile", "deterministic", "log_every",
     "save_minutes",
 }  # fmt: skip
 
 
-class ImportedCheckpoint(Settings):
+class ImportedConfig(ConfigModel):
     """A checkpoint that others trained, to be sampled, evaluated or followed as a teacher."""
 
     file: str
@@ -654,23 +694,23 @@ class ImportedCheckpoint(Settings):
 
 
 # Where images and autoencoder lie on a machine: no part of what is made of them, whose digests are recorded.
-PLACES = {"source": {"path"}, "autoencoder": {"path"}}
+LOCATION_FIELDS = {"source": {"path"}, "autoencoder": {"path"}}
 
 
-class Run(Settings):
+class RunConfig(ConfigModel):
     """One arm of the comparison."""
 
     label: str | None = None
     """Name in figures and tables; the run's key if it is not given."""
-    imported: ImportedCheckpoint | None = None
+    imported: ImportedConfig | None = None
     """A checkpoint that is there already: nothing is trained."""
     grid: Name | None = None
     """The grid that made this run; filled in."""
-    guidance: Guidance = NoGuidance()
-    """The training signal, or a list of several whose weighted terms are added."""
-    model: Model
+    alignment: Alignments = NoAlignmentConfig()
+    """The training alignment, or a list of several whose weighted terms are added."""
+    model: BackboneConfig
     """Backbone; what is not given here is the experiment's."""
-    training: Training
+    training: TrainingConfig
     """Recipe; what is not given here is the experiment's."""
 
     @model_validator(mode="before")
@@ -685,33 +725,39 @@ class Run(Settings):
         return {**values, "training": training}
 
     @model_validator(mode="after")
-    def _imported_is_not_guided(self) -> Self:
-        if self.imported and self.signals:
-            raise ValueError("guidance: an imported checkpoint is not trained (allowed: none)")
+    def _imported_is_not_aligned(self) -> Self:
+        if self.imported and self.alignments:
+            raise ValueError("alignment: an imported checkpoint is not trained (allowed: none)")
         return self
 
     @property
-    def signals(self) -> tuple[Signal, ...]:
+    def alignments(self) -> tuple[AlignmentConfig, ...]:
         """The terms of the loss beside denoising."""
-        if isinstance(self.guidance, NoGuidance):
+        if isinstance(self.alignment, NoAlignmentConfig):
             return ()
-        return self.guidance if isinstance(self.guidance, tuple) else (self.guidance,)
+        return self.alignment if isinstance(self.alignment, tuple) else (self.alignment,)
 
     @property
     def teachers(self) -> tuple[FrozenTeacher, ...]:
         """The frozen teachers, one for each signal that follows one, in order."""
-        return tuple(teacher for signal in self.signals if (teacher := signal.frozen_teacher))
+        return tuple(
+            teacher for alignment in self.alignments if (teacher := alignment.frozen_teacher)
+        )
 
     @property
-    def encoders(self) -> tuple[UsedEncoder, ...]:
+    def encoders(self) -> tuple[EncoderUse, ...]:
         """The encoders that signals follow, each once."""
-        return tuple(dict.fromkeys(encoder for signal in self.signals if (encoder := signal.used_encoder)))
+        return tuple(
+            dict.fromkeys(
+                encoder for alignment in self.alignments if (encoder := alignment.encoder_use)
+            )
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
-class SamplerGuidance(Settings):
+class GuidanceConfig(ConfigModel):
     """Classifier-free guidance in an interval of time; outside it only the conditional pass is run."""
 
     scale: float = 1.0
@@ -728,7 +774,7 @@ class SamplerGuidance(Settings):
         return self
 
 
-class Sampler(Settings):
+class SamplerConfig(ConfigModel):
     """How one set of samples is drawn from a checkpoint."""
 
     sampler: Literal["euler", "heun", "euler-maruyama"]
@@ -737,7 +783,7 @@ class Sampler(Settings):
     """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0)."""
     num_samples: Annotated[int, Field(ge=2)] = 10000
     """Images."""
-    guidance: SamplerGuidance = SamplerGuidance()
+    guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
     weights: Weights = "ema"
     """Which weights are sampled."""
@@ -755,7 +801,7 @@ class Sampler(Settings):
     """The sweep that this set belongs to; filled in where `guidance.scale` is a list."""
 
 
-class Evaluation(Settings):
+class EvaluationConfig(ConfigModel):
     """What is measured, on which samples."""
 
     extractor: Literal["classifier", "inception"] = "classifier"
@@ -766,7 +812,7 @@ class Evaluation(Settings):
     """Arithmetic of the distances of precision and recall; `adm` is half precision, as in the ADM evaluator."""
     keep_samples: bool = True
     """Keep all images; else they are deleted once their statistics are there, but for the first ones."""
-    samplers: Annotated[dict[Name, Sampler], Field(min_length=1)]
+    samplers: Annotated[dict[Name, SamplerConfig], Field(min_length=1)]
     """Sets of samples, by name."""
 
     @model_validator(mode="before")
@@ -824,7 +870,9 @@ def _expanded(samplers: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
             raise ValueError(f"{key}: {list(scales)} has repeats")
         for scale in scales:
             if (expanded := f"{name}-scale{scale}") in samplers:
-                raise ValueError(f"{key}: {scale} makes a sampler {expanded!r}, which is there already")
+                raise ValueError(
+                    f"{key}: {scale} makes a sampler {expanded!r}, which is there already"
+                )
             yield expanded, {**sampler, "guidance": {**guidance, "scale": scale}, "sweep": name}
 
 
@@ -832,24 +880,24 @@ FIRST_IMAGES = 100
 """Images of every set that stay for figures when the others are deleted."""
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time: fixed, so that the stored bytes do not depend on how the work is cut."""
-DECODED_NUMBERS = 32 * 4 * 32 * 32
+DECODED_ELEMENTS = 32 * 4 * 32 * 32
 """Latents that are decoded at a time: those of 32 images of 256 pixels."""
 
 
-class Grid(Settings):
+class GridConfig(ConfigModel):
     """A run, varied in some of its keys: a run for each combination of values, and a figure of them all."""
 
     run: Name
     """The run that is varied; a combination that it has itself is that run."""
     vary: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)]
-    """Values of keys of the run, for instance `guidance.guidance_scale: [5, 15, 30]`."""
+    """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`."""
     label: str | None = None
     """Name in figures, with the values in place of `{0}`, `{1}`; `{0[low]}` is a key of a value."""
     runs: tuple[Name, ...] = ()
     """The grid's runs; filled in."""
 
 
-class Published(Settings):
+class PublishedCurves(ConfigModel):
     """Curves that others published, to be drawn dashed behind ours (`experiments/published/NAME.yaml`)."""
 
     source: str
@@ -860,7 +908,7 @@ class Published(Settings):
     """For runs of the experiment, optimizer steps and values."""
 
 
-class Figures(Settings):
+class FiguresConfig(ConfigModel):
     """What is drawn."""
 
     sampler: Name
@@ -869,7 +917,7 @@ class Figures(Settings):
     """Steps in the sample figure."""
     sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
-    published: Published | None = None
+    published: PublishedCurves | None = None
     """Name of a file in `experiments/published/`, or the path of one."""
     baseline: Name | None = None
     """The run that the others are compared with, seed by seed; the first one, if it is not given."""
@@ -879,7 +927,7 @@ class Figures(Settings):
     """Resolution of the PNGs."""
 
 
-class Analysis(Settings):
+class AnalysisConfig(ConfigModel):
     """What is asked about the features of trained models; nothing of it touches a training."""
 
     encoder: Name | None = None
@@ -903,16 +951,18 @@ class Analysis(Settings):
     def _shown_time_is_analysed(self) -> Self:
         if self.shown_time not in self.times:
             allowed = ", ".join(map(str, self.times))
-            raise ValueError(f"shown_time: {self.shown_time} is none of `times` (allowed: {allowed})")
+            raise ValueError(
+                f"shown_time: {self.shown_time} is none of `times` (allowed: {allowed})"
+            )
         return self
 
-    def blocks_shown(self, model: Model) -> tuple[int, ...]:
+    def blocks_shown(self, model: BackboneConfig) -> tuple[int, ...]:
         """The blocks of a model whose colours are shown."""
         thirds = (max(1, round(model.depth / 3)), max(1, round(2 * model.depth / 3)))
         return self.shown_blocks or tuple(dict.fromkeys(thirds))
 
 
-class JobResources(Settings):
+class JobResources(ConfigModel):
     """What a rule asks the scheduler for."""
 
     threads: PositiveInt = 1
@@ -932,7 +982,7 @@ class JobResources(Settings):
     """Images at a time where images are sampled or seen by an extractor; numbers depend on it by rounding at most."""
 
 
-class JobKinds(Settings):
+class ResourcesConfig(ConfigModel):
     """What each kind of job asks for."""
 
     data: JobResources = JobResources()
@@ -949,32 +999,32 @@ class JobKinds(Settings):
     """Numbers, tables and figures from saved statistics."""
 
 
-class Experiment(Settings):
+class ExperimentConfig(ConfigModel):
     """One comparison: runs that differ in what they say, and in nothing else."""
 
     name: Name
     """Name under which the results lie; the file's name if it is not given."""
     description: str = ""
     """One or two sentences for the reader."""
-    data: Data
+    data: DatasetConfig
     """Name of a data file in `experiments/data/`, or the path of one."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every run is trained once for each seed."""
-    model: Model
+    model: BackboneConfig
     """Backbone of every run."""
-    training: Training
+    training: TrainingConfig
     """Recipe of every run."""
-    runs: Annotated[dict[Name, Run], Field(min_length=1)]
+    runs: Annotated[dict[Name, RunConfig], Field(min_length=1)]
     """The arms, by name."""
-    grids: dict[Name, Grid] = {}
+    grids: dict[Name, GridConfig] = {}
     """Runs that are varied, by name."""
-    evaluation: Evaluation
+    evaluation: EvaluationConfig
     """What is measured."""
-    figures: Figures
+    figures: FiguresConfig
     """Settings of the figures."""
-    analysis: Analysis | None = None
+    analysis: AnalysisConfig | None = None
     """What is asked about the features; nothing, if it is not given."""
-    resources: JobKinds = JobKinds()
+    resources: ResourcesConfig = ResourcesConfig()
     """What the jobs ask for; `config.yaml` may override it."""
 
     @model_validator(mode="before")
@@ -986,7 +1036,10 @@ class Experiment(Settings):
         for name, run in values["runs"].items():
             runs[name] = run
             if isinstance(run, Mapping):
-                inherited = {key: merged(values.get(key, {}), run.get(key, {})) for key in ("model", "training")}
+                inherited = {
+                    key: merged(values.get(key, {}), run.get(key, {}))
+                    for key in ("model", "training")
+                }
                 runs[name] = {**run, **inherited}
         return expand_grids({**values, "runs": runs}, _is_same_run)
 
@@ -999,70 +1052,86 @@ class Experiment(Settings):
         names: dict[str, str] = {}
         for name, run in self.runs.items():
             if (other := names.setdefault(run.label or name, name)) != name:
-                raise ValueError(f"runs.{name}.label: {run.label or name!r} is the name of run {other!r}, too")
+                raise ValueError(
+                    f"runs.{name}.label: {run.label or name!r} is the name of run {other!r}, too"
+                )
             self._check_patches(f"runs.{name}.model", run.model)
-            self._check_guidance(name, run)
+            self._check_alignment(name, run)
         for name in self.runs:
-            self._check_no_circle((name,))
+            self._check_acyclic((name,))
         return self
 
-    def _check_patches(self, key: str, model: Model) -> None:
+    def _check_patches(self, key: str, model: BackboneConfig) -> None:
         side = self.data.latent_shape[1]
         if side % model.patch_size:
-            raise ValueError(f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents")
+            raise ValueError(
+                f"{key}.patch_size: {model.patch_size} does not divide the {side}x{side} latents"
+            )
 
-    def _check_guidance(self, name: str, run: Run) -> None:
-        for number, signal in enumerate(run.signals):
-            key = f"runs.{name}.guidance" + (f".{number}" if isinstance(run.guidance, tuple) else "")
-            for block, depth in signal.own_blocks.items():
+    def _check_alignment(self, name: str, run: RunConfig) -> None:
+        for number, alignment in enumerate(run.alignments):
+            key = f"runs.{name}.alignment" + (
+                f".{number}" if isinstance(run.alignment, tuple) else ""
+            )
+            for block, depth in alignment.student_blocks.items():
                 _check_depth(f"{key}.{block}", depth, run.model)
-            if signal.frozen_teacher:
-                self._check_teacher(key, run, signal.frozen_teacher)
-            if signal.used_encoder:
-                self._check_encoder(f"{key}.encoder", signal.used_encoder.name)
+            if alignment.frozen_teacher:
+                self._check_teacher(key, run, alignment.frozen_teacher)
+            if alignment.encoder_use:
+                self._check_encoder(f"{key}.encoder", alignment.encoder_use.name)
         ways: dict[str, str] = {}
         for encoder in run.encoders:
             if ways.setdefault(encoder.name, encoder.features) != encoder.features:
-                raise ValueError(f"runs.{name}.guidance: features of {encoder.name!r} are 'store' and 'images' at once")
+                raise ValueError(
+                    f"runs.{name}.alignment: features of {encoder.name!r} are 'store' and 'images' at once"
+                )
 
     def _check_encoder(self, key: str, name: str) -> None:
         if name not in self.data.encoders:
             allowed = ", ".join(self.data.encoders) or "none"
-            raise ValueError(f"{key}: {name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})")
+            raise ValueError(
+                f"{key}: {name!r} is no encoder of data {self.data.name!r} (allowed: {allowed})"
+            )
 
-    def _check_teacher(self, key: str, run: Run, teacher: FrozenTeacher) -> None:
+    def _check_teacher(self, key: str, run: RunConfig, teacher: FrozenTeacher) -> None:
         choice = teacher.choice
         if choice.run not in self.runs:
-            raise ValueError(f"{key}.teacher.run: {choice.run!r} is no run (allowed: {', '.join(self.runs)})")
+            raise ValueError(
+                f"{key}.teacher.run: {choice.run!r} is no run (allowed: {', '.join(self.runs)})"
+            )
         source = self.runs[choice.run]
         if choice.step not in source.training.checkpoints:
             allowed = ", ".join(map(str, source.training.checkpoints))
             raise ValueError(
-                f"{key}.teacher.step: {choice.step} is no checkpoint of {choice.run!r} (allowed: {allowed})"
+                f"{key}.teacher.step: {choice.step} is not a checkpoint of {choice.run!r} (allowed: {allowed})"
             )
         for what, own, other in (
             ("model.patch_size", run.model.patch_size, source.model.patch_size),
-            ("training.path", run.training.path, source.training.path),
+            ("training.interpolant", run.training.interpolant, source.training.interpolant),
         ):
             if own != other:
-                raise ValueError(f"{key}.teacher.run: {choice.run!r} has {what} {other}, its student has {own}")
+                raise ValueError(
+                    f"{key}.teacher.run: {choice.run!r} has {what} {other}, its student has {own}"
+                )
         _check_depth(f"{key}.teacher_depth", teacher.depth, source.model)
 
-    def _check_no_circle(self, chain: tuple[str, ...]) -> None:
+    def _check_acyclic(self, chain: tuple[str, ...]) -> None:
         """Refuse a run that is taught by itself, or by a student of its own."""
         for teacher in self.runs[chain[-1]].teachers:
             taught_by = teacher.choice.run
             if taught_by == chain[0]:
                 raise ValueError(
-                    f"runs.{chain[0]}.guidance.teacher.run: {' -> '.join((*chain, taught_by))} is a circle"
+                    f"runs.{chain[0]}.alignment.teacher.run: {' -> '.join((*chain, taught_by))} is a circle"
                 )
             if taught_by not in chain:
-                self._check_no_circle((*chain, taught_by))
+                self._check_acyclic((*chain, taught_by))
 
     @model_validator(mode="after")
     def _evaluation_is_possible(self) -> Self:
         if not {"fid", "is"} & {*self.evaluation.metrics}:
-            raise ValueError("evaluation.metrics: the convergence figure needs fid or is among them")
+            raise ValueError(
+                "evaluation.metrics: the convergence figure needs fid or is among them"
+            )
         steps = {step for run in self.runs.values() for step in run.training.checkpoints}
         chosen = {
             f"evaluation.samplers.{name}.checkpoints": sampler.checkpoints
@@ -1070,22 +1139,32 @@ class Experiment(Settings):
             if isinstance(sampler.checkpoints, tuple)
         }
         for key, wanted in chosen.items():
-            _check_steps(key, wanted, steps, "no checkpoint of any run")
+            _check_steps(key, wanted, steps, "not a checkpoint of any run")
         for run in self.figures.published.curves if self.figures.published else ():
             if run not in self.runs:
-                raise ValueError(f"figures.published.curves: {run!r} is no run (allowed: {', '.join(self.runs)})")
+                raise ValueError(
+                    f"figures.published.curves: {run!r} is no run (allowed: {', '.join(self.runs)})"
+                )
         if self.figures.sampler not in self.evaluation.samplers:
             allowed = ", ".join(self.evaluation.samplers)
-            raise ValueError(f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})")
+            raise ValueError(
+                f"figures.sampler: {self.figures.sampler!r} is no sampler (allowed: {allowed})"
+            )
         if self.baseline not in self.runs:
-            raise ValueError(f"figures.baseline: {self.baseline!r} is no run (allowed: {', '.join(self.runs)})")
+            raise ValueError(
+                f"figures.baseline: {self.baseline!r} is no run (allowed: {', '.join(self.runs)})"
+            )
         if self.trained_runs and self.baseline not in self.trained_runs:
-            raise ValueError(f"figures.baseline: {self.baseline!r} was not trained here (allowed: a run that was)")
+            raise ValueError(
+                f"figures.baseline: {self.baseline!r} was not trained here (allowed: a run that was)"
+            )
         if not self.evaluated_steps(self.baseline, self.figures.sampler):
             raise ValueError(
                 f"figures.sampler: {self.figures.sampler!r} samples no checkpoint of the baseline {self.baseline!r}"
             )
-        sampled = {step for run in self.runs for step in self.evaluated_steps(run, self.figures.sampler)}
+        sampled = {
+            step for run in self.runs for step in self.evaluated_steps(run, self.figures.sampler)
+        }
         absent = f"not sampled by {self.figures.sampler!r}"
         _check_steps("figures.sample_checkpoints", self.figures.sample_checkpoints, sampled, absent)
         shown = self.evaluation.samplers[self.figures.sampler]
@@ -1113,7 +1192,7 @@ class Experiment(Settings):
         return self.figures.baseline or next(iter(self.trained_runs or self.runs))
 
     @property
-    def main_runs(self) -> dict[str, Run]:
+    def main_runs(self) -> dict[str, RunConfig]:
         """The runs in figures of the whole experiment: those that no grid made."""
         return {name: run for name, run in self.runs.items() if run.grid is None}
 
@@ -1123,9 +1202,9 @@ class Experiment(Settings):
         return tuple(name for name, run in self.runs.items() if not run.imported)
 
     @property
-    def guided_runs(self) -> tuple[str, ...]:
-        """Names of the main runs that have a training signal."""
-        return tuple(name for name, run in self.main_runs.items() if run.signals)
+    def aligned_runs(self) -> tuple[str, ...]:
+        """Names of the main runs that have a training alignment."""
+        return tuple(name for name, run in self.main_runs.items() if run.alignments)
 
     @property
     def figure_names(self) -> tuple[str, ...]:
@@ -1134,10 +1213,10 @@ class Experiment(Settings):
         names += ["losses", "comparison"] if self.trained_runs else []
         names += [f"grid-{grid}" for grid in self.grids]
         names += [f"sweep-{sweep}" for sweep in self.evaluation.sweeps]
-        names += [f"dynamics-{run}" for run in self.guided_runs]
+        names += [f"dynamics-{run}" for run in self.aligned_runs]
         if self.analysis:
             names += ["discriminability", "feature-maps", "similarity"]
-            names += ["guiding-features"] if self.guided_runs else []
+            names += ["guiding-features"] if self.aligned_runs else []
         return tuple(names)
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
@@ -1158,7 +1237,7 @@ def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two runs of a file train alike, defaults filled in."""
     named = {"label": None, "grid": None}
     try:
-        pair = [Run.model_validate(_with_tuples({**run, **named})) for run in (first, second)]
+        pair = [RunConfig.model_validate(_with_tuples({**run, **named})) for run in (first, second)]
     except ValidationError:  # said when the whole file is validated
         return False
     return pair[0] == pair[1]
@@ -1167,15 +1246,19 @@ def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 def _check_steps(key: str, wanted: tuple[int, ...], there: set[int], problem: str) -> None:
     for step in wanted:
         if step not in there:
-            raise ValueError(f"{key}: {step} is {problem} (allowed: {', '.join(map(str, sorted(there)))})")
+            raise ValueError(
+                f"{key}: {step} is {problem} (allowed: {', '.join(map(str, sorted(there)))})"
+            )
 
 
-def _check_depth(key: str, depth: int, model: Model) -> None:
+def _check_depth(key: str, depth: int, model: BackboneConfig) -> None:
     if depth > model.depth:
-        raise ValueError(f"{key}: {depth} is beyond the model's {model.depth} blocks (allowed: 1 to {model.depth})")
+        raise ValueError(
+            f"{key}: {depth} is beyond the model's {model.depth} blocks (allowed: 1 to {model.depth})"
+        )
 
 
-class Rates(Settings):
+class RatesConfig(ConfigModel):
     """TFLOP/s that a GPU comes to in such networks; what plans and time limits rest on."""
 
     bf16: PositiveFloat = 100.0
@@ -1186,7 +1269,7 @@ class Rates(Settings):
     """In fp32; 60 % of an A100's peak."""
 
 
-class WorkflowSettings(Settings):
+class WorkflowConfig(ConfigModel):
     """What ``config.yaml`` may say: which experiments, and what their jobs ask for."""
 
     experiments: Annotated[tuple[str, ...], Field(min_length=1)] | str
@@ -1195,7 +1278,7 @@ class WorkflowSettings(Settings):
     """Changes to data files, by name: where images lie on this machine."""
     resources: dict[str, Any] = {}
     """Changes to each experiment's `resources`."""
-    rates: Rates = Rates()
+    rates: RatesConfig = RatesConfig()
     """What one of this machine's GPUs comes to."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing. Those that
@@ -1209,33 +1292,43 @@ class WorkflowSettings(Settings):
         """The experiments, as a list also where one was given."""
         return (self.experiments,) if isinstance(self.experiments, str) else self.experiments
 
-    def job_kinds(self, experiment: Experiment) -> JobKinds:
+    def job_kinds(self, experiment: ExperimentConfig) -> ResourcesConfig:
         """What an experiment's jobs ask for.
 
         Raises:
             ConfigError: in one line, the key that is wrong.
         """
-        return validated(JobKinds, merged(experiment.resources.model_dump(), self.resources), "config.yaml: resources")
+        return validated(
+            ResourcesConfig,
+            merged(experiment.resources.model_dump(), self.resources),
+            "config.yaml: resources",
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number and a key that stands twice is an error."""
+    """YAML in which 1e-4 is a number and a key that is a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [
+            self.construct_object(key, deep=True)
+            for key, _ in node.value
+            if key.tag != "tag:yaml.org,2002:merge"
+        ]
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} stands twice", problem_mark=node.start_mark
+                    problem=f"key {key!r} is a duplicate key", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep=deep)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
 )
 
 
@@ -1245,7 +1338,13 @@ def merged(base: Any, changes: Any) -> Any:
         return changes
     if "preset" in changes:  # a named size stands for its numbers: the base's do not override it
         base = {key: value for key, value in base.items() if key not in PRESETS["SiT-B/2"]}
-    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in changes.items()}}
+    return {
+        **base,
+        **{
+            key: merged(base[key], value) if key in base else value
+            for key, value in changes.items()
+        },
+    }
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -1273,7 +1372,9 @@ def validated(model: type[S], values: Mapping[str, Any], where: str) -> S:
         ConfigError: in one line, the first key that is wrong, what was found and what is allowed.
     """
     try:
-        return model.model_validate(_with_tuples(values), strict=True)  # strict: no "5" for 5, no true for 1
+        return model.model_validate(
+            _with_tuples(values), strict=True
+        )  # strict: no "5" for 5, no true for 1
     except ValidationError as error:
         first, *others = [_explain(problem) for problem in error.errors()]
         more = f" (and {len(others)} more)" if others else ""
@@ -1308,7 +1409,18 @@ def _explain(problem: Any) -> str:
 
 
 # What pydantic puts into a location for the chosen member of a union: the file has no such level.
-_TAGS = {*METHODS, "one", "several", "trained", "pretrained", "digits", "folder", "zip", "huggingface", "repa"}
+_TAGS = {
+    *METHODS,
+    "one",
+    "several",
+    "trained",
+    "pretrained",
+    "digits",
+    "folder",
+    "zip",
+    "huggingface",
+    "repa",
+}
 _NAMED_BY_USERS = ("runs", "encoders", "samplers")
 
 
@@ -1320,7 +1432,9 @@ def _without_tags(location: tuple[str | int, ...]) -> Iterator[str]:
             yield str(part)
 
 
-def load_experiment(reference: str | Path, data_changes: Mapping[str, Mapping[str, Any]] | None = None) -> Experiment:
+def load_experiment(
+    reference: str | Path, data_changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> ExperimentConfig:
     """Read an experiment file and the data file that it names.
 
     Args:
@@ -1338,15 +1452,17 @@ def load_experiment(reference: str | Path, data_changes: Mapping[str, Mapping[st
     figures = values.get("figures")
     if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
         values["figures"] = {**figures, "published": _load_published(published).model_dump()}
-    return validated(Experiment, values, str(path))
+    return validated(ExperimentConfig, values, str(path))
 
 
-def _load_published(reference: str) -> Published:
+def _load_published(reference: str) -> PublishedCurves:
     path = _find(reference, EXPERIMENTS / "published")
-    return validated(Published, read_yaml(path), str(path))
+    return validated(PublishedCurves, read_yaml(path), str(path))
 
 
-def load_data(reference: str | Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Data:
+def load_data(
+    reference: str | Path, changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> DatasetConfig:
     """Read a data file: the path of one, or the name of one in ``experiments/data/``; it, too, may say ``extends``.
 
     Args:
@@ -1358,7 +1474,7 @@ def load_data(reference: str | Path, changes: Mapping[str, Mapping[str, Any]] | 
     """
     path = _find(str(reference), DATA_FILES)
     values = {"name": path.stem, **_read_extended(path, DATA_FILES, changes or {})}
-    return validated(Data, values, str(path))
+    return validated(DatasetConfig, values, str(path))
 
 
 def experiment_path(reference: str | Path) -> Path:
@@ -1372,16 +1488,21 @@ def _find(reference: str, directory: Path) -> Path:
     path = directory / f"{reference}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml"))) or "none"
-        raise ConfigError(f"{reference!r} is neither a .yaml file nor a name in {directory}/ (there: {known})")
+        raise ConfigError(
+            f"{reference!r} is neither a .yaml file nor a name in {directory}/ (there: {known})"
+        )
     return path
 
 
 def _read_extended(
-    path: Path, directory: Path, changes: Mapping[str, Mapping[str, Any]], through: tuple[Path, ...] = ()
+    path: Path,
+    directory: Path,
+    changes: Mapping[str, Mapping[str, Any]],
+    through: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """A file with its changes over what it extends, a path or a name in ``directory``; paths are relative to the file."""
     if path.resolve() in through:
-        raise ConfigError(f"{path}: extends: comes back to itself")
+        raise ConfigError(f"{path}: extends: is circular")
     values = read_yaml(path)
     if _is_path(values.get("data")):
         values["data"] = str(path.parent / values["data"])
@@ -1404,16 +1525,22 @@ def _is_path(reference: Any) -> bool:
 
 def experiment_schema() -> dict[str, Any]:
     """JSON schema of an experiment file, for editors (``experiments/schema.json``)."""
-    schema = Experiment.model_json_schema()
+    schema = ExperimentConfig.model_json_schema()
     parts = schema["$defs"]
-    for inherited in ("Model", "Training"):  # a run gives only what differs, a preset stands for its numbers
+    # A run gives only what differs, a preset stands for its numbers.
+    for inherited in ("BackboneConfig", "TrainingConfig"):
         parts[inherited].pop("required")
-    parts["Sra"]["required"] = [key for key in parts["Sra"]["required"] if key not in ("weight", "decay")]
-    parts["Run"]["required"] = []
-    for part, key in ((schema, "data"), (parts["Figures"], "published")):  # files, by name
-        part["properties"][key] = {"type": "string", "description": part["properties"][key]["description"]}
-    parts["Figures"]["properties"]["published"]["type"] = ["string", "null"]
-    scale = parts["SamplerGuidance"]["properties"]["scale"]
+    parts["SraConfig"]["required"] = [
+        key for key in parts["SraConfig"]["required"] if key not in ("weight", "decay")
+    ]
+    parts["RunConfig"]["required"] = []
+    for part, key in ((schema, "data"), (parts["FiguresConfig"], "published")):  # files, by name
+        part["properties"][key] = {
+            "type": "string",
+            "description": part["properties"][key]["description"],
+        }
+    parts["FiguresConfig"]["properties"]["published"]["type"] = ["string", "null"]
+    scale = parts["GuidanceConfig"]["properties"]["scale"]
     number = scale.pop("type")
     scale["anyOf"] = [{"type": number}, {"type": "array", "items": {"type": number}, "minItems": 1}]
     return _or_changes(schema, "Experiment file", EXPERIMENTS)
@@ -1421,7 +1548,7 @@ def experiment_schema() -> dict[str, Any]:
 
 def data_schema() -> dict[str, Any]:
     """JSON schema of a data file, for editors (``experiments/data/schema.json``)."""
-    return _or_changes(Data.model_json_schema(), "Data file", DATA_FILES)
+    return _or_changes(DatasetConfig.model_json_schema(), "Data file", DATA_FILES)
 
 
 def _or_changes(schema: dict[str, Any], kind: str, directory: Path) -> dict[str, Any]:
@@ -1431,9 +1558,19 @@ def _or_changes(schema: dict[str, Any], kind: str, directory: Path) -> dict[str,
     whole = {key: schema.pop(key) for key in ("properties", "required")}
     whole["required"] = [key for key in whole["required"] if key != "name"]
     changes = {"properties": _without_required(whole["properties"])}
-    schema["$defs"] |= {f"{name}Changes": _without_required(part) for name, part in schema["$defs"].items()}
-    named = {key: {"description": value["description"]} for key, value in whole["properties"].items()}
-    return {**schema, "properties": named, "if": {"required": ["extends"]}, "then": changes, "else": whole}
+    schema["$defs"] |= {
+        f"{name}Changes": _without_required(part) for name, part in schema["$defs"].items()
+    }
+    named = {
+        key: {"description": value["description"]} for key, value in whole["properties"].items()
+    }
+    return {
+        **schema,
+        "properties": named,
+        "if": {"required": ["extends"]},
+        "then": changes,
+        "else": whole,
+    }
 
 
 def _without_required(node: Any) -> Any:
@@ -1442,7 +1579,11 @@ def _without_required(node: Any) -> Any:
         return [_without_required(item) for item in node]
     if not isinstance(node, dict):
         return node
-    kept = {key: _without_required(value) for key, value in node.items() if key not in ("required", "discriminator")}
+    kept = {
+        key: _without_required(value)
+        for key, value in node.items()
+        if key not in ("required", "discriminator")
+    }
     if "oneOf" in kept:  # without what is required, several may fit
         kept["anyOf"] = kept.pop("oneOf")
     return {**kept, "$ref": f"{node['$ref']}Changes"} if "$ref" in node else kept

@@ -46,7 +46,11 @@ def expand_grids(values: Mapping[str, Any], same: SameRun) -> dict[str, Any]:
 
 
 def _cells(
-    name: str, grid: Mapping[str, Any], base: Mapping[str, Any], vary: Mapping[str, Any], same: SameRun
+    name: str,
+    grid: Mapping[str, Any],
+    base: Mapping[str, Any],
+    vary: Mapping[str, Any],
+    same: SameRun,
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Name and content of every cell's run; no name for the base itself."""
     for key, choices in vary.items():
@@ -59,7 +63,10 @@ def _cells(
         if same(run, base):
             yield None, dict(run)
         else:
-            yield "-".join([name, *map(_slug, cell)]), {**run, "label": _label(name, grid, cell), "grid": name}
+            yield (
+                "-".join([name, *map(_slug, cell)]),
+                {**run, "label": _label(name, grid, cell), "grid": name},
+            )
 
 
 def _label(name: str, grid: Mapping[str, Any], cell: tuple[Any, ...]) -> str:
@@ -69,7 +76,9 @@ def _label(name: str, grid: Mapping[str, Any], cell: tuple[Any, ...]) -> str:
     try:
         return str(pattern).format(*("all" if value is None else value for value in cell))
     except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"grids.{name}.label: {pattern!r} does not fit its values ({error!r})") from None
+        raise ValueError(
+            f"grids.{name}.label: {pattern!r} does not fit its values ({error!r})"
+        ) from None
 
 
 def _with(part: Any, keys: list[str], value: Any, where: str) -> Any:

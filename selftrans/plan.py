@@ -1,7 +1,7 @@
 """What an experiment will cost, before anyone spends a week on it. ``python -m selftrans.plan --help``.
 
 Operations are counted, a multiplication and an addition as two; hours follow from a rate that is stated beside them. Everything
-is counted as made from nothing; what several experiments share counts once.
+is counted as made from scratch; what several experiments share counts once.
 """
 
 import argparse
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from selftrans.config import (
     FIRST_IMAGES,
-    Experiment,
-    Rates,
-    TrainedAutoencoder,
-    WorkflowSettings,
+    ExperimentConfig,
+    RatesConfig,
+    TrainedAutoencoderConfig,
+    WorkflowConfig,
     load_experiment,
     read_yaml,
     validated,
 )
-from selftrans.costs import (
-    EXTRACTOR_NUMBERS,
+from selftrans.flops import (
+    EXTRACTOR_LENGTHS,
     count_classes,
     count_reference,
     count_rows,
@@ -57,7 +57,7 @@ class Cost:
 
 def statistics_bytes(extractor: str, images: int) -> float:
     """Means and covariances of an extractor's features, and the features themselves."""
-    lengths = EXTRACTOR_NUMBERS[extractor]
+    lengths = EXTRACTOR_LENGTHS[extractor]
     return sum(8 * length**2 for length in lengths) + 4 * lengths[0] * images
 
 
@@ -69,12 +69,16 @@ class Plan:
         rates: TFLOP/s of one GPU by arithmetic.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], rates: Mapping[str, float] | None = None) -> None:
-        self.experiments, self.rates = experiments, rates or Rates().model_dump()
+    def __init__(
+        self, experiments: Sequence[ExperimentConfig], rates: Mapping[str, float] | None = None
+    ) -> None:
+        self.experiments, self.rates = experiments, rates or RatesConfig().model_dump()
         self.costs = {rule: Cost() for rule in RULES}
         for experiment in {experiment.data.name: experiment for experiment in experiments}.values():
             self._add_data(experiment)
-        for _ in {name for experiment in experiments for name in experiment.evaluation.extractors} - {"classifier"}:
+        for _ in {
+            name for experiment in experiments for name in experiment.evaluation.extractors
+        } - {"classifier"}:
             self._add("extractor_weights", 1)
         for experiment in experiments:
             self._add_training(experiment)
@@ -88,7 +92,12 @@ class Plan:
         return Cost(*(sum(getattr(cost, part.name) for cost in costs) for part in fields(Cost)))
 
     def _add(
-        self, rule: str, jobs: int, work: Mapping[str, float] | None = None, size: float = 0.0, gpu: int = 0
+        self,
+        rule: str,
+        jobs: int,
+        work: Mapping[str, float] | None = None,
+        size: float = 0.0,
+        gpu: int = 0,
     ) -> None:
         """Count jobs of a rule: operations of each by arithmetic, bytes that each leaves, GPUs if it asks for any."""
         cost = self.costs[rule]
@@ -97,62 +106,92 @@ class Plan:
         cost.flop += jobs * sum((work or {}).values())
         cost.gpu_hours += jobs * gpu_hours(work or {}, self.rates) if gpu else 0.0
 
-    def _add_data(self, experiment: Experiment) -> None:
+    def _add_data(self, experiment: ExperimentConfig) -> None:
         """What the experiments on the same data share."""
-        data, asked = experiment.data, experiment.resources
+        data, requested = experiment.data, experiment.resources
         sharing = [other for other in self.experiments if other.data == data]
         rows = count_rows(data)
-        if isinstance(data.autoencoder, TrainedAutoencoder):
+        if isinstance(data.autoencoder, TrainedAutoencoderConfig):
             self._add("autoencoder", 1)
         size = rows * 2 * prod(data.latent_shape) * (2 if data.latents.dtype == "float16" else 4)
-        self._add("extract_latents", 1, encoding_work(data), size, asked.extract.gpu)
-        used = {encoder for other in sharing for run in other.runs.values() for encoder in run.encoders}
-        analysed = {other.analysis.encoder for other in sharing if other.analysis and other.analysis.encoder}
+        self._add("extract_latents", 1, encoding_work(data), size, requested.extract.gpu)
+        used = {
+            encoder for other in sharing for run in other.runs.values() for encoder in run.encoders
+        }
+        analysed = {
+            other.analysis.encoder for other in sharing if other.analysis and other.analysis.encoder
+        }
         self._add("encoder", len({encoder.name for encoder in used} | analysed))
         for encoder in used:
             if encoder.features == "store":
-                work, numbers = features_work(data, encoder.name), encoder_output(data, encoder.name)[0]
-                self._add("extract_features", 1, work, rows * numbers * 2, asked.extract.gpu)
+                work, numbers = (
+                    features_work(data, encoder.name),
+                    encoder_output(data, encoder.name)[0],
+                )
+                self._add("extract_features", 1, work, rows * numbers * 2, requested.extract.gpu)
         for extractor in {name for other in sharing for name in other.evaluation.extractors}:
             self._add("classifier", int(extractor == "classifier"))
             reference = count_reference(data)
-            work, kept = statistics_work(extractor, reference), statistics_bytes(extractor, reference)
-            self._add("reference_statistics", 1, work, kept, asked.data.gpu)
+            work, kept = (
+                statistics_work(extractor, reference),
+                statistics_bytes(extractor, reference),
+            )
+            self._add("reference_statistics", 1, work, kept, requested.data.gpu)
 
-    def _add_training(self, experiment: Experiment) -> None:
+    def _add_training(self, experiment: ExperimentConfig) -> None:
         data, seeds = experiment.data, len(experiment.seeds)
         for run in experiment.runs.values():
-            size, training = 4 * parameters(run.model, data.latent_shape, count_classes(data)), run.training
+            size, training = (
+                4 * parameters(run.model, data.latent_shape, count_classes(data)),
+                run.training,
+            )
             if run.imported:
                 weights = {sampler.weights for sampler in experiment.evaluation.samplers.values()}
-                taught = (teacher for other in experiment.runs.values() for teacher in other.teachers)
-                weights |= {one.choice.weights for one in taught if experiment.runs[one.choice.run] is run}
+                taught = (
+                    teacher for other in experiment.runs.values() for teacher in other.teachers
+                )
+                weights |= {
+                    one.choice.weights for one in taught if experiment.runs[one.choice.run] is run
+                }
                 self._add("import_checkpoint", len(weights), size=size)
                 continue
             for before, step in pairwise((0, *training.checkpoints)):
                 # Averaged and raw weights; and the state, with both and two moments, which stays at every checkpoint.
                 work = segment_work(experiment, run, before, step)
-                self._add("train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu)
+                self._add(
+                    "train_segment", seeds, work, size * (2 + 4), experiment.resources.train.gpu
+                )
         for teacher in {teacher for run in experiment.runs.values() for teacher in run.teachers}:
-            cut = experiment.runs[teacher.choice.run].model.model_copy(update={"depth": teacher.depth})
+            cut = experiment.runs[teacher.choice.run].model.model_copy(
+                update={"depth": teacher.depth}
+            )
             size = 4 * parameters(cut, data.latent_shape, count_classes(data))
             self._add("freeze_teacher", seeds, size=size)
 
-    def _add_evaluation(self, experiment: Experiment) -> None:
-        data, evaluation, asked = experiment.data, experiment.evaluation, experiment.resources
+    def _add_evaluation(self, experiment: ExperimentConfig) -> None:
+        data, evaluation, requested = experiment.data, experiment.evaluation, experiment.resources
         for name, sampler in evaluation.samplers.items():
             images = sampler.num_samples
             kept = images if evaluation.keep_samples else min(FIRST_IMAGES, images)
             for run, settings in experiment.runs.items():
                 jobs = len(experiment.evaluated_steps(run, name)) * len(experiment.seeds)
                 work = sampling_work(experiment, settings, sampler)
-                self._add("generate_samples", jobs, work, kept * 3 * data.image_size**2, asked.generate.gpu)
+                self._add(
+                    "generate_samples",
+                    jobs,
+                    work,
+                    kept * 3 * data.image_size**2,
+                    requested.generate.gpu,
+                )
                 for extractor in evaluation.extractors:
-                    work, size = statistics_work(extractor, images), statistics_bytes(extractor, images)
-                    self._add("sample_statistics", jobs, work, size, asked.evaluate.gpu)
+                    work, size = (
+                        statistics_work(extractor, images),
+                        statistics_bytes(extractor, images),
+                    )
+                    self._add("sample_statistics", jobs, work, size, requested.evaluate.gpu)
                     self._add("metrics", jobs)
 
-    def _add_figures(self, experiment: Experiment) -> None:
+    def _add_figures(self, experiment: ExperimentConfig) -> None:
         if experiment.analysis:
             probed = len(experiment.main_runs) * len(experiment.seeds)
             self._add("block_features", probed)
@@ -178,7 +217,7 @@ def report(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def parse_rates(text: str, stated: Rates) -> dict[str, float]:
+def parse_rates(text: str, stated: RatesConfig) -> dict[str, float]:
     """``bf16=400,fp32=40`` over the rates that config.yaml states.
 
     Raises:
@@ -192,7 +231,9 @@ def parse_rates(text: str, stated: Rates) -> dict[str, float]:
         except ValueError:
             value = 0.0
         if precision not in rates or value <= 0:
-            raise UserError(f"--rates: {part!r} is no rate (allowed: {', '.join(f'{name}=TFLOP/s' for name in rates)})")
+            raise UserError(
+                f"--rates: {part!r} is no rate (allowed: {', '.join(f'{name}=TFLOP/s' for name in rates)})"
+            )
         rates[precision] = value
     return rates
 
@@ -203,17 +244,25 @@ def main() -> None:
         prog="python -m selftrans.plan",
         description="How many jobs, GPU hours and gigabytes experiments will take, by rule.",
     )
-    parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
     parser.add_argument(
-        "--rates", default="", help="TFLOP/s of a GPU, for instance bf16=400,tf32=200 (default: config.yaml's)"
+        "experiments", nargs="*", help="names or files (default: those of config.yaml)"
     )
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
+    parser.add_argument(
+        "--rates",
+        default="",
+        help="TFLOP/s of a GPU, for instance bf16=400,tf32=200 (default: config.yaml's)",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)"
+    )
     arguments = parser.parse_args()
-    settings = validated(WorkflowSettings, read_yaml(arguments.config), str(arguments.config))
+    settings = validated(WorkflowConfig, read_yaml(arguments.config), str(arguments.config))
     names = arguments.experiments or settings.references()
     experiments = [load_experiment(name, settings.data) for name in names]
-    asked = [{"resources": settings.job_kinds(experiment)} for experiment in experiments]
-    changed = [one.model_copy(update=update) for one, update in zip(experiments, asked, strict=True)]
+    requested = [{"resources": settings.job_kinds(experiment)} for experiment in experiments]
+    changed = [
+        one.model_copy(update=update) for one, update in zip(experiments, requested, strict=True)
+    ]
     print(report(Plan(changed, parse_rates(arguments.rates, settings.rates))))
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import (
-    Data,
+    DatasetConfig,
     DigitsSource,
-    Experiment,
-    PretrainedAutoencoder,
-    PretrainedEncoder,
-    WorkflowSettings,
+    ExperimentConfig,
+    PretrainedAutoencoderConfig,
+    PretrainedEncoderConfig,
+    WorkflowConfig,
     load_experiment,
     read_yaml,
     validated,
@@ -27,7 +27,9 @@ from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 
 
-def needed(experiment: Experiment, weights: Mapping[Any, str]) -> Iterator[tuple[str, Callable[[], object]]]:
+def needed(
+    experiment: ExperimentConfig, weights: Mapping[Any, str]
+) -> Iterator[tuple[str, Callable[[], object]]]:
     """What an experiment needs from elsewhere, by name, each with what finds or fetches it.
 
     Args:
@@ -37,27 +39,32 @@ def needed(experiment: Experiment, weights: Mapping[Any, str]) -> Iterator[tuple
     data = experiment.data
     if not isinstance(data.source, DigitsSource):
         yield f"images of {data.name}", partial(_images, data)
-    if isinstance(data.autoencoder, PretrainedAutoencoder):
+    if isinstance(data.autoencoder, PretrainedAutoencoderConfig):
         yield f"autoencoder {data.autoencoder.path}", partial(_autoencoder, data.autoencoder.path)
     used = {encoder.name for run in experiment.runs.values() for encoder in run.encoders}
     if experiment.analysis and experiment.analysis.encoder:
         used.add(experiment.analysis.encoder)
     for name in sorted(used):
-        if isinstance(encoder := data.encoders[name], PretrainedEncoder):
+        if isinstance(encoder := data.encoders[name], PretrainedEncoderConfig):
             yield f"encoder {encoder.model}", partial(_encoder, encoder)
     for extractor in experiment.evaluation.extractors:
         if extractor != "classifier":
-            place = weights.get(extractor)
-            yield f"weights of {extractor}", partial(_file, WEIGHT_FILES[extractor], Path(place) if place else None)
+            path = weights.get(extractor)
+            yield (
+                f"weights of {extractor}",
+                partial(_file, WEIGHT_FILES[extractor], Path(path) if path else None),
+            )
     if data.reference and not Path(data.reference).exists():
         yield f"reference {data.reference}", partial(_reference, Path(data.reference))
 
 
-def _images(data: Data) -> None:
+def _images(data: DatasetConfig) -> None:
     source = data.source
     assert not isinstance(source, DigitsSource)
     if not Path(source.path).exists():
-        raise UserError(f"{source.path}: the images of {data.name!r} are not there (config.yaml: data)")
+        raise UserError(
+            f"{source.path}: the images of {data.name!r} are not there (config.yaml: data)"
+        )
 
 
 def _autoencoder(path: str) -> None:
@@ -68,22 +75,24 @@ def _autoencoder(path: str) -> None:
     load_autoencoder(path, torch.device("cpu"))
 
 
-def _encoder(settings: PretrainedEncoder) -> None:
+def _encoder(settings: PretrainedEncoderConfig) -> None:
     from selftrans.models.encoder import load_published
 
     load_published(settings)
 
 
-def _file(file: PublishedFile, place: Path | None) -> None:
-    if place is None:
+def _file(file: PublishedFile, path: Path | None) -> None:
+    if path is None:
         fetch_weights(file)
     else:
-        find_weights(file, place)
+        find_weights(file, path)
 
 
 def _reference(path: Path) -> None:
     if path.name not in REFERENCE_BATCHES:
-        raise UserError(f"{path}: no such file, and none that is known where to fetch (data file: reference)")
+        raise UserError(
+            f"{path}: no such file, and none that is known where to fetch (data file: reference)"
+        )
     fetch_weights(REFERENCE_BATCHES[path.name], path.parent)
 
 
@@ -93,18 +102,22 @@ def main() -> None:
         prog="python -m selftrans.prefetch",
         description="Fetch what experiments need: autoencoders, encoders, weights, reference batches; look for their images.",
     )
-    parser.add_argument("experiments", nargs="*", help="names or files (default: those of config.yaml)")
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)")
+    parser.add_argument(
+        "experiments", nargs="*", help="names or files (default: those of config.yaml)"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)"
+    )
     parser.add_argument(
         "--weights", action="append", default=[], metavar="EXTRACTOR=FILE",
         help="where the weights of an extractor lie (default: as in config.yaml, else in the cache)",
     )  # fmt: skip
     arguments = parser.parse_args()
     set_up_logging()
-    settings = validated(WorkflowSettings, read_yaml(arguments.config), str(arguments.config))
-    given = dict(word.partition("=")[::2] for word in arguments.weights)
+    settings = validated(WorkflowConfig, read_yaml(arguments.config), str(arguments.config))
+    overrides = dict(word.partition("=")[::2] for word in arguments.weights)
     weights = validated(
-        WorkflowSettings, {"experiments": ["-"], "weights": settings.weights | given}, "--weights"
+        WorkflowConfig, {"experiments": ["-"], "weights": settings.weights | overrides}, "--weights"
     ).weights
     wanted: dict[str, Callable[[], object]] = {}
     for name in arguments.experiments or settings.references():
@@ -118,7 +131,9 @@ def main() -> None:
             LOG.info("%s", error)
             missing.append(name)
     if missing:
-        raise UserError(f"{len(missing)} of {len(wanted)} not there: {', '.join(missing)}; the reasons stand above")
+        raise UserError(
+            f"{len(missing)} of {len(wanted)} not there: {', '.join(missing)}; the reasons stand above"
+        )
     LOG.info("nothing is missing")
 
 

@@ -31,7 +31,9 @@ def randomise(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std)
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std
+                )
     return module
 
 
@@ -39,7 +41,9 @@ def randomise(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch
 def shape():
     from selftrans.models.sit import SiTShape
 
-    return SiTShape(latent_shape=(4, 8, 8), num_classes=10, depth=4, width=32, heads=2, patch_size=2)
+    return SiTShape(
+        latent_shape=(4, 8, 8), num_classes=10, depth=4, hidden_size=32, num_heads=2, patch_size=2
+    )
 
 
 def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
@@ -47,7 +51,9 @@ def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
     from selftrans.data.store import StoreWriter
 
     rng = np.random.default_rng(seed)
-    writer = StoreWriter(directory, {"seed": seed, "count": count}, count, shard_size=count // 3 + 1)
+    writer = StoreWriter(
+        directory, {"seed": seed, "count": count}, count, shard_size=count // 3 + 1
+    )
     for number, start, stop in writer.ranges():
         moments = rng.standard_normal((stop - start, 2, 4, 8, 8))
         moments[:, 1] = np.abs(moments[:, 1]) * 0.1
@@ -73,13 +79,19 @@ def manifest(tmp_path_factory) -> Path:
 TINY: dict[str, Any] = {
     "name": "tiny",
     "data": "digits",
-    "model": {"depth": 4, "width": 32, "heads": 2, "patch_size": 2},
-    "training": {"checkpoints": [4, 8], "batch_size": 8, "learning_rate": 1e-3, "log_every": 3, "ema_decay": 0.9},
+    "model": {"depth": 4, "hidden_size": 32, "num_heads": 2, "patch_size": 2},
+    "training": {
+        "checkpoints": [4, 8],
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "log_every": 3,
+        "ema_decay": 0.9,
+    },
     "runs": {
         "sit": {},
-        "vae-align": {"guidance": {"method": "vae-alignment", "depth": 1, "projector_width": 16}},
+        "vae-align": {"alignment": {"method": "vae-alignment", "depth": 1, "projector_width": 16}},
         "self-transcendence": {
-            "guidance": {
+            "alignment": {
                 "method": "self-transcendence",
                 "teacher": {"run": "vae-align", "step": 4},
                 "student_depth": 2,
@@ -95,14 +107,22 @@ TINY: dict[str, Any] = {
 
 
 OTHER_METHODS: dict[str, Any] = {
-    "repa": {"guidance": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16}},
-    "repa-on-images": {
-        "guidance": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16, "features": "images"}
+    "repa": {
+        "alignment": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16}
     },
-    "sra": {"guidance": {"method": "sra", "student_depth": 2, "teacher_depth": 3}},
-    "layersync": {"guidance": {"method": "layersync", "student_depth": 1, "teacher_depth": 3}},
+    "repa-on-images": {
+        "alignment": {
+            "method": "repa",
+            "encoder": "stand-in",
+            "depth": 2,
+            "projector_width": 16,
+            "features": "images",
+        }
+    },
+    "sra": {"alignment": {"method": "sra", "student_depth": 2, "teacher_depth": 3}},
+    "layersync": {"alignment": {"method": "layersync", "student_depth": 1, "teacher_depth": 3}},
     "both": {
-        "guidance": [
+        "alignment": [
             {"method": "layersync", "student_depth": 1, "teacher_depth": 3, "stop_after": 5},
             {"method": "vae-alignment", "depth": 1, "projector_width": 16},
         ]
@@ -152,13 +172,21 @@ def autoencoder(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory) -> Path:
     """A random encoder's file."""
-    from selftrans.config import TrainedEncoder
+    from selftrans.config import TrainedEncoderConfig
     from selftrans.models.encoder import build_network, save_encoder, stand_in_architecture
 
     path = tmp_path_factory.mktemp("encoder") / "stand-in.safetensors"
-    architecture = stand_in_architecture(TrainedEncoder(kind="trained", width=24, depth=2, heads=2), 32)
-    facts = {"name": "stand-in", "stand_in": True, "input_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    save_encoder(path, randomise(build_network(architecture)), architecture, facts)
+    architecture = stand_in_architecture(
+        TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2), 32
+    )
+    metadata = {
+        "name": "stand-in",
+        "stand_in": True,
+        "input_size": 32,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    }
+    save_encoder(path, randomise(build_network(architecture)), architecture, metadata)
     return path
 
 
@@ -173,11 +201,18 @@ def features(tmp_path_factory, manifest, encoder) -> Path:
     os.chdir(REPOSITORY)
     loaded, count = load_encoder(encoder, torch.device("cpu")), len(LatentStore(manifest))
     images = torch.from_numpy(open_source(load_data("digits")).read(range(count)))
-    writer = StoreWriter(tmp_path_factory.mktemp("features"), {}, count, shard_size=64, content="features")
+    writer = StoreWriter(
+        tmp_path_factory.mktemp("features"), {}, count, shard_size=64, content="features"
+    )
     for number, start, stop in writer.ranges():
         writer.write(number, loaded(images[start:stop]).half().numpy())
     writer.write_manifest(
-        FeatureManifest, encoder="stand-in", encoder_digest=loaded.digest, stand_in=True, grid_size=4, width=24
+        FeatureManifest,
+        encoder="stand-in",
+        encoder_digest=loaded.digest,
+        stand_in=True,
+        grid_size=4,
+        hidden_size=24,
     )
     return writer.directory / "manifest.json"
 
@@ -193,5 +228,7 @@ def teacher(tmp_path_factory, manifest):
     os.chdir(REPOSITORY)
     path.write_text(yaml.safe_dump(tiny_values(), sort_keys=False))
     run(path, "vae-align", directory / "run", manifest, until=4)
-    freeze_teacher(directory / "run/checkpoints/4/raw.safetensors", 3, directory / "teacher.safetensors")
+    freeze_teacher(
+        directory / "run/checkpoints/4/raw.safetensors", 3, directory / "teacher.safetensors"
+    )
     return directory / "teacher.safetensors"

@@ -20,7 +20,10 @@ def picture(label: int, rng: np.random.Generator) -> Image.Image:
     draw, radius = ImageDraw.Draw(image), min(width, height) / 3
     x, y = width / 2 + rng.normal(0, 3), height / 2 + rng.normal(0, 3)
     colour = tuple(
-        int(part) for part in np.array([(37 * label) % 256, (91 * label + 80) % 256, (151 * label + 160) % 256])
+        int(part)
+        for part in np.array(
+            [(37 * label) % 256, (91 * label + 80) % 256, (151 * label + 160) % 256]
+        )
     )
     box = (x - radius, y - radius, x + radius, y + radius)
     (draw.ellipse, draw.rectangle)[label % 2](box, fill=colour)
@@ -42,7 +45,9 @@ def write_nasty(image: Image.Image, kind: str, path: Path) -> None:
             image.transpose(Image.Transpose.ROTATE_90).save(path, "jpeg", exif=exif, quality=95)
 
 
-def make_imagenet(root: Path, per_class: int = 20, classes: int = CLASSES, corrupt: int = 0) -> Path:
+def make_imagenet(
+    root: Path, per_class: int = 20, classes: int = CLASSES, corrupt: int = 0
+) -> Path:
     """Write ``root/train/n00000012/n00000012_3.JPEG`` and so on; returns ``root/train``."""
     for label in range(classes):
         folder = root / "train" / f"n{label:08}"
@@ -70,7 +75,9 @@ def make_repa(root: Path, source, moments) -> Path:
             path = root / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             if suffix == "png":
-                Image.fromarray(source.read(range(place, place + 1))[0]).save(path, compress_level=0)
+                Image.fromarray(source.read(range(place, place + 1))[0]).save(
+                    path, compress_level=0
+                )
             else:
                 np.save(path, moments[place].reshape(-1, *moments.shape[3:]))
             labels.append([name, label])

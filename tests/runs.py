@@ -34,7 +34,9 @@ class StopAt:
         return "SIGTERM" if self.polls < 0 else None
 
 
-def run(path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None):
+def run(
+    path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None
+):
     """Train a segment in this process; of what signals may follow, the arm is given what it does follow."""
     segment = Segment(
         experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
@@ -53,12 +55,25 @@ def everything(directory, step):
 def assert_equal(first, second):
     assert first[0].keys() == second[0].keys()
     for name, tensor in first[0].items():
-        torch.testing.assert_close(tensor, second[0][name], rtol=0, atol=0, equal_nan=True, msg=name)
+        torch.testing.assert_close(
+            tensor, second[0][name], rtol=0, atol=0, equal_nan=True, msg=name
+        )
     assert first[1] == second[1]
 
 
 def words_of(path, arm, directory, manifest, until, teacher, *options):
-    words = [sys.executable, "-m", "selftrans.training", path, "--run", arm, "--seed", 0, "--until", until]
+    words = [
+        sys.executable,
+        "-m",
+        "selftrans.training",
+        path,
+        "--run",
+        arm,
+        "--seed",
+        0,
+        "--until",
+        until,
+    ]
     words += ["--latents", manifest, "--directory", directory, *options]
     if arm == "self-transcendence":
         words += ["--teacher", teacher]
@@ -75,4 +90,6 @@ def peak_of(program, *words):
 
 def command(*given):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words_of(*given), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        words_of(*given), cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )

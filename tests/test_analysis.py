@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from selftrans.config import Analysis, load_experiment
+from selftrans.config import AnalysisConfig, load_experiment
 from selftrans.data.store import LatentStore
 from selftrans.evaluation.comparison import (
     comparison_markdown,
@@ -17,7 +17,13 @@ from selftrans.evaluation.comparison import (
     total_seconds,
 )
 from selftrans.evaluation.features import chosen_images, features_of_run, shown_images
-from selftrans.evaluation.probes import cka_matrix, discriminability_markdown, knn_probe, linear_probe, probe_rows
+from selftrans.evaluation.probes import (
+    cka_matrix,
+    discriminability_markdown,
+    knn_probe,
+    linear_probe,
+    probe_rows,
+)
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
 from selftrans.training.inputs import Inputs
@@ -30,7 +36,11 @@ RNG = np.random.default_rng(0)
 def clusters(count=400, classes=4, width=8, spread=0.1):
     labels = np.arange(count) % classes
     centres = np.eye(classes, width)
-    return centres[labels] + spread * RNG.standard_normal((count, width)), labels, np.arange(count) // classes % 5 == 0
+    return (
+        centres[labels] + spread * RNG.standard_normal((count, width)),
+        labels,
+        np.arange(count) // classes % 5 == 0,
+    )
 
 
 def test_probes_read_off_what_is_there_and_nothing_else():
@@ -70,10 +80,17 @@ def test_cka_is_one_up_to_rotation_and_scale_and_falls_to_nothing():
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1, abs=1e-12)
     assert linear_cka(x, RNG.standard_normal((5000, 6))) < 0.01
     few = [RNG.standard_normal((300, 100)) for _ in range(2)]
-    assert linear_cka(*few) == pytest.approx(1 / (1 + 300 / 100), abs=0.02)  # the bias that the caption states
-    half = np.concatenate([x[:, :3], RNG.standard_normal((5000, 3))], axis=1)  # shares half of its variance
+    assert linear_cka(*few) == pytest.approx(
+        1 / (1 + 300 / 100), abs=0.02
+    )  # the bias that the caption states
+    half = np.concatenate(
+        [x[:, :3], RNG.standard_normal((5000, 3))], axis=1
+    )  # shares half of its variance
     assert linear_cka(x, half) == pytest.approx(0.5, abs=0.03)
-    gram_x, gram_y = (a @ a.T - (a @ a.T).mean(0) for a in (x[:200] - x[:200].mean(0), half[:200] - half[:200].mean(0)))
+    gram_x, gram_y = (
+        a @ a.T - (a @ a.T).mean(0)
+        for a in (x[:200] - x[:200].mean(0), half[:200] - half[:200].mean(0))
+    )
     by_grams = (gram_x * gram_y).sum() / np.sqrt((gram_x**2).sum() * (gram_y**2).sum())
     assert linear_cka(x[:200], half[:200]) == pytest.approx(by_grams, rel=1e-9)
 
@@ -122,7 +139,10 @@ FIDS = {
 
 
 def test_the_paired_difference_is_scipys_t_test():
-    found = {(one.run, one.step): one for one in paired_differences(curves_of(metrics(FIDS), "fid"), "fid", "sit")}
+    found = {
+        (one.run, one.step): one
+        for one in paired_differences(curves_of(metrics(FIDS), "fid"), "fid", "sit")
+    }
     ours, sit = (np.array(FIDS[run][200]) for run in ("ours", "sit"))
     expected = stats.ttest_rel(ours, sit).confidence_interval(0.95)
     one = found["ours", 200]
@@ -140,7 +160,10 @@ def test_seeds_that_only_one_side_has_make_no_pair_and_one_seed_gives_no_interva
     assert (one.difference, one.seeds) == (-4.0, 1)
     assert np.isnan(one.low)
     table = metrics({"sit": {100: [20.0]}, "ours": {100: [16.0], 200: [9.0]}})
-    assert [one.step for one in paired_differences(curves_of(table, "fid"), "fid", "sit")] == [100, 100]
+    assert [one.step for one in paired_differences(curves_of(table, "fid"), "fid", "sit")] == [
+        100,
+        100,
+    ]
 
 
 def test_steps_to_reach_a_level_are_read_along_the_logarithm():
@@ -175,7 +198,9 @@ def test_a_teacher_and_its_own_teacher_count_once():
 def test_the_comparison_says_what_a_paper_would():
     seconds = {"sit": {100: dict.fromkeys(range(3), 10.0), 200: dict.fromkeys(range(3), 20.0)},
                "ours": {100: dict.fromkeys(range(3), 12.0), 200: dict.fromkeys(range(3), 24.0)}}  # fmt: skip
-    table = comparison_table(metrics(FIDS), seconds, {"ours": [("sit", 100)]}, "sit").set_index("run")
+    table = comparison_table(metrics(FIDS), seconds, {"ours": [("sit", 100)]}, "sit").set_index(
+        "run"
+    )
     assert table.loc["ours", "cost_per_step"] == pytest.approx(1.2)
     assert table.loc["ours", "hours"] == pytest.approx((24 + 10) / 3600)
     level, before, after = 34.5 / 3, 53.5 / 3, 28.5 / 3
@@ -192,19 +217,32 @@ def test_the_comparison_says_what_a_paper_would():
 # -- features of trained runs
 
 
-def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_path, manifest, teacher, features):
-    analysis = {"num_images": 50, "times": [0.3, 0.5], "shown_classes": 2, "guidance_scales": [1.5, 4.0]}
+def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
+    tiny, tmp_path, manifest, teacher, features
+):
+    analysis = {
+        "num_images": 50,
+        "times": [0.3, 0.5],
+        "shown_classes": 2,
+        "guidance_scales": [1.5, 4.0],
+    }
     path = tiny(analysis=analysis, runs={**TINY["runs"], **OTHER_METHODS})
     experiment, store = load_experiment(path), LatentStore(manifest)
     run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
     checkpoint = tmp_path / "run/checkpoints/4/ema.safetensors"
     device = torch.device("cpu")
     inputs = Inputs.open(experiment, "self-transcendence", store, [teacher], [], [], device)
-    found = features_of_run(experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device)
+    found = features_of_run(
+        experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device
+    )
     assert found["pooled"].shape == (2, 4, 50, 32)
     assert found["maps"].shape == (1, 2, 4, 16, 32)
     assert found["steps"].tolist() == [4]
-    assert found["guiding_names"].tolist() == found["shown_names"].tolist() == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+    assert (
+        found["guiding_names"].tolist()
+        == found["shown_names"].tolist()
+        == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+    )
     assert found["blind_names"].tolist() == ["f_u"]
 
     backbone, _ = load_backbone(checkpoint, device)
@@ -213,18 +251,28 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(tiny, tmp_p
     z = torch.from_numpy((moments[:, 0] - store.manifest.shift) * store.manifest.scale)
     from selftrans.runtime.random import Stream, generator
 
-    eps = torch.from_numpy(generator(0, Stream.ANALYSIS, 1, int(image)).standard_normal((1, 4, 8, 8), dtype=np.float32))
+    eps = torch.from_numpy(
+        generator(0, Stream.ANALYSIS, 1, int(image)).standard_normal((1, 4, 8, 8), dtype=np.float32)
+    )
     x, t = 0.7 * z + 0.3 * eps, torch.full((1,), 0.3)
     own = backbone.features(x, t, torch.tensor([10]), (3,))[3].mean(dim=1)[0]
-    torch.testing.assert_close(torch.from_numpy(found["pooled"][0, 2, place]).float(), own, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(
+        torch.from_numpy(found["pooled"][0, 2, place]).float(), own, rtol=2e-3, atol=2e-3
+    )
 
     trunk = inputs.teachers[0]
     f_u = trunk.tokens(x, t, torch.tensor([10])).mean(dim=1)[0]
     f_c = trunk.tokens(x, t, torch.from_numpy(store.labels[[image]])).mean(dim=1)[0]
     assert not torch.allclose(f_u, f_c)
-    expected = {"guiding_pooled_0": f_c, "guiding_pooled_2": f_u + 4 * (f_c - f_u), "blind_pooled_0": f_u}
+    expected = {
+        "guiding_pooled_0": f_c,
+        "guiding_pooled_2": f_u + 4 * (f_c - f_u),
+        "blind_pooled_0": f_u,
+    }
     for name, value in expected.items():
-        torch.testing.assert_close(torch.from_numpy(found[name][0, place]).float(), value, rtol=5e-3, atol=5e-3)
+        torch.testing.assert_close(
+            torch.from_numpy(found[name][0, place]).float(), value, rtol=5e-3, atol=5e-3
+        )
 
 
 @pytest.mark.parametrize(
@@ -240,24 +288,35 @@ def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
     path = tiny(analysis={"num_images": 20, "times": [0.5]}, runs={**TINY["runs"], **OTHER_METHODS})
     experiment, store, device = load_experiment(path), LatentStore(manifest), torch.device("cpu")
     run(path, arm, tmp_path / "run", manifest, until=4, features=features)
-    inputs = Inputs.open(experiment, arm, store, [], [features] if arm == "repa" else [], [], device)
+    inputs = Inputs.open(
+        experiment, arm, store, [], [features] if arm == "repa" else [], [], device
+    )
     checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
     found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
     assert found["shown_names"].tolist() == found["blind_names"].tolist() == names
     for number in range(len(names)):
         assert found[f"shown_{number}"].shape[:2] == (6, 16)
         assert np.isfinite(found[f"blind_pooled_{number}"]).all()
-    assert found["guiding_names"].tolist() == [name for name in names if "SRA" in name or "LayerSync" in name]
+    assert found["guiding_names"].tolist() == [
+        name for name in names if "SRA" in name or "LayerSync" in name
+    ]
 
 
 def test_images_are_chosen_once_for_all_runs():
-    analysis = Analysis(num_images=30, shown_classes=3)
+    analysis = AnalysisConfig(num_images=30, shown_classes=3)
     chosen = chosen_images(analysis, 100)
     assert len(set(chosen.tolist())) == 30
     np.testing.assert_array_equal(chosen, chosen_images(analysis, 100))
     np.testing.assert_array_equal(chosen_images(analysis, 20), np.arange(20))
     labels = np.array([3, 3, 0, 1, 2, 0, 4, 2, 2])
-    assert shown_images(analysis, labels).tolist() == [2, 5, 4, 7, 6, 6]  # of class 4 there is only one
+    assert shown_images(analysis, labels).tolist() == [
+        2,
+        5,
+        4,
+        7,
+        6,
+        6,
+    ]  # of class 4 there is only one
 
 
 def test_the_table_names_the_best_block_and_what_was_told():
@@ -271,7 +330,9 @@ def test_the_table_names_the_best_block_and_what_was_told():
         labels, test, 20,
     )  # fmt: skip
     encoder = probe_rows([("encoder", "stand-in", 0, 0.0, "nothing", features)], labels, test, 20)
-    table = pd.concat([rows.assign(run="ours", seed=0), encoder.assign(run="stand-in encoder", seed=0)])
+    table = pd.concat(
+        [rows.assign(run="ours", seed=0), encoder.assign(run="stand-in encoder", seed=0)]
+    )
     text = discriminability_markdown(table)
     assert "100.0 (2)" in text
     assert "ours: f_c, told the label" in text

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from selftrans.config import TrainedAutoencoder, load_data
+from selftrans.config import TrainedAutoencoderConfig, load_data
 from selftrans.data.latents import extract
 from selftrans.data.sources import open_source
 from selftrans.data.store import LatentStore
-from selftrans.models.autoencoder import decode, encode_moments, load_autoencoder, to_signed, to_uint8
+from selftrans.models.autoencoder import (
+    decode,
+    encode_moments,
+    load_autoencoder,
+    to_signed,
+    to_uint8,
+)
 from selftrans.training.autoencoder import train_autoencoder
 
 CPU = torch.device("cpu")
@@ -17,7 +23,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def data():
     digits = load_data("experiments/data/digits.yaml")
-    small = TrainedAutoencoder(kind="trained", block_channels=(8, 8, 8), norm_groups=4, steps=2, batch_size=8)
+    small = TrainedAutoencoderConfig(
+        kind="trained", block_channels=(8, 8, 8), norm_groups=4, steps=2, batch_size=8
+    )
     return digits.model_copy(update={"autoencoder": small})
 
 
@@ -32,7 +40,9 @@ def test_uint8_survives_the_way_to_floats_and_back():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(1, 1, 1, 3)
     assert torch.equal(to_uint8(to_signed(images)), images)
     assert (to_signed(images).min().item(), to_signed(images).max().item()) == (-1, 1)
-    assert torch.equal(to_uint8(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten(), torch.tensor([0, 255]))
+    assert torch.equal(
+        to_uint8(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)).flatten(), torch.tensor([0, 255])
+    )
 
 
 def test_digits_are_digits():
@@ -71,7 +81,9 @@ def test_extraction_measures_the_scale_and_goes_on_at_the_shard(data, saved, tmp
     (tmp_path / "manifest.json").unlink()
     again = extract(sharded, saved, tmp_path, CPU)
     assert again == manifest
-    rewritten = {name for name, written in shards.items() if (tmp_path / name).stat().st_mtime_ns != written}
+    rewritten = {
+        name for name, written in shards.items() if (tmp_path / name).stat().st_mtime_ns != written
+    }
     assert rewritten == {"moments-00001.npy"}
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from selftrans.config import Training
+from selftrans.config import TrainingConfig
 from selftrans.data.store import LatentStore
 from selftrans.runtime.random import Stream, generator
-from selftrans.training.batches import BatchSource, process_parts
+from selftrans.training.batches import BatchSource, local_batch_slices
 
 
 def training(**changes):
-    return Training(checkpoints=(100,), batch_size=16, **changes)
+    return TrainingConfig(checkpoints=(100,), batch_size=16, **changes)
 
 
 @pytest.fixture
@@ -24,11 +24,15 @@ def test_a_share_is_the_same_part_of_the_whole(store):
     whole = source.draw(5, range(16))
     for processes, accumulate in ((1, 1), (2, 1), (2, 2), (4, 2)):
         shares = [
-            source.draw(5, part) for rank in range(processes) for part in process_parts(16, processes, accumulate, rank)
+            source.draw(5, part)
+            for rank in range(processes)
+            for part in local_batch_slices(16, processes, accumulate, rank)
         ]
         for name, value in vars(whole).items():
             if isinstance(value, torch.Tensor):
-                assert torch.equal(torch.cat([getattr(share, name) for share in shares]), value), name
+                assert torch.equal(torch.cat([getattr(share, name) for share in shares]), value), (
+                    name
+                )
 
 
 def test_steps_and_seeds_differ(store):
@@ -41,7 +45,9 @@ def test_steps_and_seeds_differ(store):
 
 def test_an_epoch_visits_every_image_once_and_epochs_differ(store):
     source = BatchSource(store, training(), seed=0)
-    visited = np.concatenate([source.indices(step, range(16)) for step in range(25)])  # 400 = 2 epochs of 200
+    visited = np.concatenate(
+        [source.indices(step, range(16)) for step in range(25)]
+    )  # 400 = 2 epochs of 200
     assert sorted(visited[:200]) == list(range(200))
     assert sorted(visited[200:]) == list(range(200))
     assert not np.array_equal(visited[:200], visited[200:])
@@ -89,6 +95,8 @@ def test_random_streams_never_meet():
 
 
 def test_normal_numbers_of_neighbouring_positions_are_uncorrelated():
-    drawn = np.stack([generator(0, Stream.BATCH, 3, position).standard_normal(4096) for position in range(20)])
+    drawn = np.stack(
+        [generator(0, Stream.BATCH, 3, position).standard_normal(4096) for position in range(20)]
+    )
     correlations = np.corrcoef(drawn)[~np.eye(20, dtype=bool)]
     assert np.abs(correlations).max() < 5 / np.sqrt(4096)

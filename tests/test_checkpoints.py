@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from selftrans.api import load_backbone, load_exported
-from selftrans.checkpoint import export_checkpoint, import_checkpoint, main
-from selftrans.config import Model, Sampler, load_experiment
+from selftrans.config import BackboneConfig, SamplerConfig, load_experiment
+from selftrans.convert import export_checkpoint, import_checkpoint, main
 from selftrans.data.store import LatentStore
-from selftrans.generation import ImageSampler, SampleNoise
-from selftrans.models import public
-from selftrans.models.public import read_checkpoint, reverse_time, to_diffusers
+from selftrans.models import conversion
+from selftrans.models.conversion import read_checkpoint, reverse_time, to_diffusers
 from selftrans.models.sit import SiT, SiTShape, sincos_table
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors
+from selftrans.sampling.generate import ImageSampler, SampleNoise
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.inputs import Inputs
 from tests.conftest import randomise
@@ -37,39 +37,72 @@ class PublicModel(nn.Module):
     """SiT, REPA's SiT and DiT's network, written down from their description, with their parameter names."""
 
     def __init__(
-        self, *, width=32, heads=2, depth=2, patch=2, size=8, sigma=False, qk_norm=False, heads_of_training=False
+        self,
+        *,
+        hidden_size=32,
+        num_heads=2,
+        depth=2,
+        patch=2,
+        size=8,
+        sigma=False,
+        qk_norm=False,
+        heads_of_training=False,
     ):
         super().__init__()
-        self.heads, self.patch, self.side, self.channels, self.sigma = heads, patch, size // patch, 4, sigma
-        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(4, width, patch, patch)})
-        self.t_embedder = nn.ModuleDict(
-            {"mlp": nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))}
+        self.num_heads, self.patch, self.side, self.channels, self.sigma = (
+            num_heads,
+            patch,
+            size // patch,
+            4,
+            sigma,
         )
-        self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(11, width)})
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2, width))
-        self.blocks = nn.ModuleList(self.block(width, heads, qk_norm) for _ in range(depth))
+        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(4, hidden_size, patch, patch)})
+        self.t_embedder = nn.ModuleDict(
+            {
+                "mlp": nn.Sequential(
+                    nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+                )
+            }
+        )
+        self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(11, hidden_size)})
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2, hidden_size))
+        self.blocks = nn.ModuleList(
+            self.block(hidden_size, num_heads, qk_norm) for _ in range(depth)
+        )
         out = patch * patch * 4 * (2 if sigma else 1)
-        self.final_layer = nn.ModuleDict({"linear": nn.Linear(width, out), "adaLN_modulation": modulation(width, 2)})
+        self.final_layer = nn.ModuleDict(
+            {"linear": nn.Linear(hidden_size, out), "adaLN_modulation": modulation(hidden_size, 2)}
+        )
         if heads_of_training:
-            self.projectors = nn.ModuleList([nn.Sequential(nn.Linear(width, 24), nn.SiLU(), nn.Linear(24, 16))])
+            self.projectors = nn.ModuleList(
+                [nn.Sequential(nn.Linear(hidden_size, 24), nn.SiLU(), nn.Linear(24, 16))]
+            )
 
     @staticmethod
-    def block(width, heads, qk_norm):
-        attention = {"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}
+    def block(hidden_size, num_heads, qk_norm):
+        attention = {
+            "qkv": nn.Linear(hidden_size, 3 * hidden_size),
+            "proj": nn.Linear(hidden_size, hidden_size),
+        }
         if qk_norm:
-            attention |= {name: nn.LayerNorm(width // heads, eps=1e-5) for name in ("q_norm", "k_norm")}
+            attention |= {
+                name: nn.LayerNorm(hidden_size // num_heads, eps=1e-5)
+                for name in ("q_norm", "k_norm")
+            }
         return nn.ModuleDict({
             "attn": nn.ModuleDict(attention),
-            "mlp": nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}),
-            "adaLN_modulation": modulation(width, 6),
+            "mlp": nn.ModuleDict(
+                {"fc1": nn.Linear(hidden_size, 4 * hidden_size), "fc2": nn.Linear(4 * hidden_size, hidden_size)}
+            ),
+            "adaLN_modulation": modulation(hidden_size, 6),
         })  # fmt: skip
 
     def attend(self, attention, x):
-        width = x.shape[2]
-        length = width // self.heads
-        queries, keys, values = attention["qkv"](x).split(width, dim=2)
+        hidden_size = x.shape[2]
+        length = hidden_size // self.num_heads
+        queries, keys, values = attention["qkv"](x).split(hidden_size, dim=2)
         result = torch.zeros_like(x)
-        for head in range(self.heads):
+        for head in range(self.num_heads):
             part = slice(head * length, (head + 1) * length)
             q, k, v = queries[..., part], keys[..., part], values[..., part]
             if "q_norm" in attention:
@@ -82,7 +115,9 @@ class PublicModel(nn.Module):
     def tokens(self, x, t, labels, depth=None):
         """After block ``depth``, and the condition."""
         frequencies = torch.tensor([10_000 ** (-k / 128) for k in range(128)], dtype=t.dtype)
-        waves = torch.cat([torch.cos(t[:, None] * frequencies), torch.sin(t[:, None] * frequencies)], dim=1)
+        waves = torch.cat(
+            [torch.cos(t[:, None] * frequencies), torch.sin(t[:, None] * frequencies)], dim=1
+        )
         condition = self.t_embedder["mlp"](waves) + self.y_embedder["embedding_table"](labels)
         tokens = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks[:depth]:
@@ -99,7 +134,9 @@ class PublicModel(nn.Module):
         tokens, condition = self.tokens(x, t, labels)
         shift, scale = self.final_layer["adaLN_modulation"](condition)[:, None].chunk(2, dim=2)
         patches = self.final_layer["linear"](normalised(tokens) * (1 + scale) + shift)
-        return self.put_together(patches)[:, : self.channels]  # what is learnt of the variance is dropped
+        return self.put_together(patches)[
+            :, : self.channels
+        ]  # what is learnt of the variance is dropped
 
     def put_together(self, patches):
         channels, p = self.channels * (2 if self.sigma else 1), self.patch
@@ -110,12 +147,14 @@ class PublicModel(nn.Module):
                 for i in range(p):
                     for j in range(p):
                         start = (i * p + j) * channels
-                        image[:, :, row * p + i, column * p + j] = token[:, start : start + channels]
+                        image[:, :, row * p + i, column * p + j] = token[
+                            :, start : start + channels
+                        ]
         return image
 
 
-def modulation(width, parts):
-    return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
+def modulation(hidden_size, parts):
+    return nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, parts * hidden_size))
 
 
 def normalised(x):
@@ -124,7 +163,7 @@ def normalised(x):
 
 
 SIT = {"sigma": True}
-DIT_NAMED = {"patch": 4, "heads": 4}
+DIT_NAMED = {"patch": 4, "num_heads": 4}
 REPA = {"qk_norm": True, "heads_of_training": True, "depth": 4}
 
 
@@ -154,7 +193,13 @@ def training_file(model, ema, **more):
     """What REPA and the authors write."""
     args = argparse.Namespace(model="SiT-XL/2", learning_rate=1e-4, betas=(0.9, 0.95), resume=None)
     optimizer = torch.optim.AdamW(model.parameters())
-    return {"model": model.state_dict(), "ema": ema.state_dict(), "opt": optimizer.state_dict(), "args": args, **more}
+    return {
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "opt": optimizer.state_dict(),
+        "args": args,
+        **more,
+    }
 
 
 def expected_velocity(model, convention, x, t, labels):
@@ -166,14 +211,16 @@ def expected_velocity(model, convention, x, t, labels):
 @pytest.mark.parametrize("kind", [SIT, DIT_NAMED, REPA], ids=["sit", "dit-named", "repa"])
 def test_an_imported_model_computes_the_public_models_velocity(tmp_path, kind, convention):
     theirs = trained(**kind)
-    ours = imported(tmp_path, theirs.state_dict(), convention, heads=theirs.heads)
+    ours = imported(tmp_path, theirs.state_dict(), convention, num_heads=theirs.num_heads)
     expected = expected_velocity(theirs, convention, *inputs())
     assert expected.std() > 0.5
     torch.testing.assert_close(ours(*inputs()), expected, rtol=1e-5, atol=1e-5)
     # But for the rounding of turned weights to float32, they are one function.
     exact = expected_velocity(theirs.double(), convention, *inputs(torch.float64))
     tolerance = 1e-12 if convention == "noise-at-1" else 1e-6
-    torch.testing.assert_close(ours.double()(*inputs(torch.float64)), exact, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        ours.double()(*inputs(torch.float64)), exact, rtol=tolerance, atol=tolerance
+    )
 
 
 @torch.no_grad()
@@ -181,7 +228,9 @@ def test_reversed_time_is_an_identity(shape):
     model, reverse = randomise(SiT(shape).double()), SiT(shape).double()
     reverse.load_state_dict(reverse_time(model.state_dict()))
     x, t, labels = inputs(torch.float64)
-    torch.testing.assert_close(reverse(x, t, labels), -model(x, 1 - t, labels), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        reverse(x, t, labels), -model(x, 1 - t, labels), rtol=1e-12, atol=1e-12
+    )
     for name, tensor in reverse_time(reverse.state_dict()).items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=1e-15)
 
@@ -194,12 +243,17 @@ def test_averaged_or_raw_weights_of_a_training(tmp_path, weights):
     ours = imported(tmp_path, content, weights=weights, scale=0.5, shift=0.1)
     torch.testing.assert_close(ours(*inputs()), both[weights](*inputs()), rtol=1e-5, atol=1e-5)
     assert ours.shape.qk_norm
-    assert ours.shape.heads == 2
-    facts = load_tensors(tmp_path / "ours.safetensors", "weights")[1]
-    assert (facts["run"], facts["seed"], facts["step"], facts["weights"]) == ("public", 0, 400_000, weights)
-    assert facts["fingerprint"] == sha256_of(tmp_path / "public.pt")
-    assert facts["latents"] == {"digest": None, "scale": 0.5, "shift": 0.1}
-    assert facts["imported"] == {"file": "public.pt", "convention": "noise-at-1"}
+    assert ours.shape.num_heads == 2
+    metadata = load_tensors(tmp_path / "ours.safetensors", "weights")[1]
+    assert (metadata["run"], metadata["seed"], metadata["step"], metadata["weights"]) == (
+        "public",
+        0,
+        400_000,
+        weights,
+    )
+    assert metadata["fingerprint"] == sha256_of(tmp_path / "public.pt")
+    assert metadata["latents"] == {"digest": None, "scale": 0.5, "shift": 0.1}
+    assert metadata["imported"] == {"file": "public.pt", "convention": "noise-at-1"}
 
 
 def test_the_four_kinds_of_files_give_the_same_tensors(tmp_path):
@@ -208,7 +262,11 @@ def test_the_four_kinds_of_files_give_the_same_tensors(tmp_path):
     digests = set()
     for name in ("a.pt", "b.pth", "c.bin"):
         digests.add(
-            import_checkpoint(saved(tmp_path / name, theirs.state_dict()), tmp_path / "ours.safetensors", **options)
+            import_checkpoint(
+                saved(tmp_path / name, theirs.state_dict()),
+                tmp_path / "ours.safetensors",
+                **options,
+            )
         )
     torch.save(theirs.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     save_file(theirs.state_dict(), tmp_path / "d.safetensors")
@@ -225,7 +283,9 @@ def test_parts_that_wrappers_put_into_names_are_none(tmp_path):
         lambda name: f"_orig_mod.module.{name}",
         lambda name: name.replace("blocks.1.", "blocks.1._orig_mod."),
     ):
-        wrapped = imported(tmp_path, {change(name): tensor for name, tensor in theirs.items()}).state_dict()
+        wrapped = imported(
+            tmp_path, {change(name): tensor for name, tensor in theirs.items()}
+        ).state_dict()
         assert all(torch.equal(wrapped[name], tensor) for name, tensor in ours.items())
     twice = {**theirs, "module.pos_embed": theirs["pos_embed"]}
     with pytest.raises(UserError, match="several of its tensors have the same name"):
@@ -248,7 +308,9 @@ def test_a_file_that_wants_to_act_is_refused_and_does_nothing(tmp_path):
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(content["args"], protocol=2))
     for name in ("new.pt", "old.pt", "plain.pt"):
-        with pytest.raises(UserError, match=r"wants to use posix\.mkdir, which is refused") as caught:
+        with pytest.raises(
+            UserError, match=r"wants to use posix\.mkdir, which is refused"
+        ) as caught:
             read_checkpoint(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert "weights_only" not in str(caught.value)
@@ -265,8 +327,16 @@ def test_files_that_are_no_checkpoints_are_one_line(tmp_path):
         ("half.pt", whole[: len(whole) // 2], damaged),
         ("empty.pt", b"", damaged),
         ("text.bin", b"version https://git-lfs.github.com/spec/v1", damaged),
-        ("text.safetensors", b"version https://git-lfs.github.com/spec/v1", "not a safetensors file"),
-        ("model.ckpt", whole, "'.ckpt' is no kind of checkpoint (allowed: .pt, .pth, .bin, .safetensors)"),
+        (
+            "text.safetensors",
+            b"version https://git-lfs.github.com/spec/v1",
+            "not a safetensors file",
+        ),
+        (
+            "model.ckpt",
+            whole,
+            "'.ckpt' is no kind of checkpoint (allowed: .pt, .pth, .bin, .safetensors)",
+        ),
         ("absent.pt", None, "no such file"),
     ):
         if content is not None:
@@ -276,8 +346,15 @@ def test_files_that_are_no_checkpoints_are_one_line(tmp_path):
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
-    for content in ({"state": {"a": torch.zeros(1)}, "epoch": 3}, {"ema": {"decay": 0.9}}, [1, 2], {}):
-        with pytest.raises(UserError, match="allowed: a state dict, or a dict with one under 'ema' or 'model'"):
+    for content in (
+        {"state": {"a": torch.zeros(1)}, "epoch": 3},
+        {"ema": {"decay": 0.9}},
+        [1, 2],
+        {},
+    ):
+        with pytest.raises(
+            UserError, match="allowed: a state dict, or a dict with one under 'ema' or 'model'"
+        ):
             read_checkpoint(saved(tmp_path / "other.pt", content))
 
 
@@ -287,22 +364,40 @@ def test_raw_weights_of_a_published_file_are_not_there(tmp_path):
 
 
 WRONG = {
-    "a wrong shape": ({"blocks.1.mlp.fc2.bias": torch.zeros(31)}, "blocks.1.mlp.fc2.bias is 31, expected 32"),
+    "a wrong shape": (
+        {"blocks.1.mlp.fc2.bias": torch.zeros(31)},
+        "blocks.1.mlp.fc2.bias is 31, expected 32",
+    ),
     "a wrong type": (
         {"blocks.1.mlp.fc2.bias": torch.zeros(32, dtype=torch.int8)},
         "blocks.1.mlp.fc2.bias holds torch.int8",
     ),
     "a missing tensor": ({"blocks.1.attn.proj.bias": None}, "lacks blocks.1.attn.proj.bias"),
     "a tensor that tells": ({"x_embedder.proj.weight": None}, "lacks x_embedder.proj.weight"),
-    "another kind of embedder": ({"x_embedder.proj.weight": torch.zeros(32, 16)}, "is 32x16, expected 4 dimensions"),
-    "a third output": ({"final_layer.linear.bias": torch.zeros(48)}, "final_layer.linear.bias is 48, expected 16"),
+    "another kind of embedder": (
+        {"x_embedder.proj.weight": torch.zeros(32, 16)},
+        "is 32x16, expected 4 dimensions",
+    ),
+    "a third output": (
+        {"final_layer.linear.bias": torch.zeros(48)},
+        "final_layer.linear.bias is 48, expected 16",
+    ),
     "an unknown head": (
         {"extra.0.weight": torch.zeros(1)},
         "extra.0.weight is no part of the backbone; if it may be left out: --ignore extra.",
     ),
-    "an unknown part": ({"blocks.1.gate": torch.zeros(1)}, "blocks.1.gate is no part of the backbone"),
-    "a block's qk-norm": ({"blocks.0.attn.q_norm.weight": None}, "blocks.0.attn.q_norm.bias is no part"),
-    "another table": ({"pos_embed": torch.zeros(1, 15, 32)}, "pos_embed is 1x15x32, expected 1x9x32"),
+    "an unknown part": (
+        {"blocks.1.gate": torch.zeros(1)},
+        "blocks.1.gate is no part of the backbone",
+    ),
+    "a block's qk-norm": (
+        {"blocks.0.attn.q_norm.weight": None},
+        "blocks.0.attn.q_norm.bias is no part",
+    ),
+    "another table": (
+        {"pos_embed": torch.zeros(1, 15, 32)},
+        "pos_embed is 1x15x32, expected 1x9x32",
+    ),
 }
 
 
@@ -312,7 +407,7 @@ def test_what_does_not_fit_is_named(tmp_path, wrong):
     changed = {**trained(**REPA).state_dict(), **changes}
     content = {name: tensor for name, tensor in changed.items() if tensor is not None}
     with pytest.raises(UserError) as caught:
-        imported(tmp_path, content, heads=2)
+        imported(tmp_path, content, num_heads=2)
     assert str(caught.value).startswith(f"{tmp_path / 'public.pt'}: ")
     assert message in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["public.pt"]
@@ -320,22 +415,35 @@ def test_what_does_not_fit_is_named(tmp_path, wrong):
 
 def test_unknown_heads_are_left_out_if_asked_for(tmp_path):
     theirs = trained(**REPA).state_dict()
-    more = {"extra.0.weight": torch.zeros(1), "decoder_mask": torch.zeros(1), "ap_head.a": torch.ones(1)}
+    more = {
+        "extra.0.weight": torch.zeros(1),
+        "decoder_mask": torch.zeros(1),
+        "ap_head.a": torch.ones(1),
+    }
     ours = imported(tmp_path, {**theirs, **more}, ignore=("extra.", "decoder_mask", "blocks."))
     assert len(ours.blocks) == 4, "what the backbone needs is never left out"
-    assert not any(name.startswith(("extra", "projectors", "ap_head")) for name in ours.state_dict())
+    assert not any(
+        name.startswith(("extra", "projectors", "ap_head")) for name in ours.state_dict()
+    )
 
 
 def test_heads_are_read_or_known_or_asked_for(tmp_path):
-    with pytest.raises(UserError, match="tells the number of heads of width 32, so --heads is needed"):
+    with pytest.raises(
+        UserError, match="tells the number of heads of width 32, so --num-heads is needed"
+    ):
         imported(tmp_path, trained().state_dict())
     with pytest.raises(UserError, match="width 32 is not divided by 5 heads"):
-        imported(tmp_path, trained().state_dict(), heads=5)
+        imported(tmp_path, trained().state_dict(), num_heads=5)
     with pytest.raises(UserError, match="heads is 2 by its qk-norm, expected 4"):
-        imported(tmp_path, trained(**REPA).state_dict(), heads=4)
-    assert imported(tmp_path, trained().state_dict(), heads=4).shape.heads == 4
-    assert imported(tmp_path, trained(**REPA).state_dict()).shape.heads == 2
-    assert imported(tmp_path, trained(width=384, heads=6, depth=1).state_dict()).shape.heads == 6
+        imported(tmp_path, trained(**REPA).state_dict(), num_heads=4)
+    assert imported(tmp_path, trained().state_dict(), num_heads=4).shape.num_heads == 4
+    assert imported(tmp_path, trained(**REPA).state_dict()).shape.num_heads == 2
+    assert (
+        imported(
+            tmp_path, trained(hidden_size=384, num_heads=6, depth=1).state_dict()
+        ).shape.num_heads
+        == 6
+    )
 
 
 @torch.no_grad()
@@ -368,12 +476,12 @@ def test_any_width_of_the_mlp_is_read_off(tmp_path, hidden):
         ({"depth": 5}, "depth is 4, expected 5"),
         ({"patch_size": 4}, "patch_size is 2, expected 4"),
         ({"qk_norm": False}, "qk_norm is True, expected False"),
-        ({"heads": 4}, "heads is 2 by its qk-norm, expected 4"),
+        ({"num_heads": 4}, "heads is 2 by its qk-norm, expected 4"),
     ],
 )
 def test_another_backbone_than_expected_is_named(tmp_path, change, message):
     content = trained(**REPA).state_dict()
-    expected = Model(depth=4, width=32, heads=2, patch_size=2)
+    expected = BackboneConfig(depth=4, hidden_size=32, num_heads=2, patch_size=2)
     imported(tmp_path, content, expected=expected)
     with pytest.raises(UserError, match=message):
         imported(tmp_path, content, expected=expected.model_copy(update=change))
@@ -381,12 +489,12 @@ def test_another_backbone_than_expected_is_named(tmp_path, change, message):
 
 def test_the_expected_backbone_tells_the_heads(tmp_path):
     content = trained(depth=4).state_dict()
-    expected = Model(depth=4, width=32, heads=4, patch_size=2, qk_norm=False)
-    assert imported(tmp_path, content, expected=expected).shape.heads == 4
+    expected = BackboneConfig(depth=4, hidden_size=32, num_heads=4, patch_size=2, qk_norm=False)
+    assert imported(tmp_path, content, expected=expected).shape.num_heads == 4
 
 
 def checkpoint_command(*options):
-    command = [sys.executable, "-m", "selftrans.checkpoint", *map(str, options)]
+    command = [sys.executable, "-m", "selftrans.convert", *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -394,18 +502,29 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     theirs = trained(**SIT)
     file = saved(tmp_path / "SiT.pt", theirs.state_dict())
     ended = checkpoint_command(
-        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors", "--heads", 2,
+        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors", "--num-heads", 2,
         "--step", 7_000_000, "--scale", 0.5, "--name", "published",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    facts = load_tensors(tmp_path / "ours.safetensors", "weights")[1]
-    assert (facts["run"], facts["step"], facts["latents"]["scale"]) == ("published", 7_000_000, 0.5)
-    assert facts["digest"] in ended.stdout
-    options = ["--checkpoint", tmp_path / "ours.safetensors", "--autoencoder", autoencoder, "--classes", "3,7"]
+    metadata = load_tensors(tmp_path / "ours.safetensors", "weights")[1]
+    assert (metadata["run"], metadata["step"], metadata["latents"]["scale"]) == (
+        "published",
+        7_000_000,
+        0.5,
+    )
+    assert metadata["digest"] in ended.stdout
+    options = [
+        "--checkpoint",
+        tmp_path / "ours.safetensors",
+        "--autoencoder",
+        autoencoder,
+        "--classes",
+        "3,7",
+    ]
     command = [
         sys.executable,
         "-m",
-        "selftrans.sample",
+        "selftrans.sampling.sample_grid",
         *options,
         "--steps",
         2,
@@ -424,15 +543,19 @@ def test_sampling_follows_the_public_model_from_its_noise_to_its_data(tmp_path, 
     """Euler steps of public SiT, from t = 0, noise, to t = 1, data."""
     theirs = trained(**SIT).double()
     content = {name: tensor.float() for name, tensor in theirs.state_dict().items()}
-    ours = imported(tmp_path, content, "data-at-1", heads=2)
+    ours = imported(tmp_path, content, "data-at-1", num_heads=2)
     sampler = ImageSampler(tmp_path / "ours.safetensors", autoencoder, CPU)
     decoded = []
     sampler.decode = lambda z, precision: decoded.append(z) or np.zeros(0)
-    settings = Sampler(sampler="euler", num_steps=8, num_samples=3, seed=1)
+    settings = SamplerConfig(sampler="euler", num_steps=8, num_samples=3, seed=1)
     sampler.images(settings, range(3), np.array([1, 4, 9]))
     x = SampleNoise(1, range(3), ours.shape.latent_shape, CPU)()
     for step in range(8):
-        x = x + theirs(x, torch.full((3,), step / 8, dtype=torch.float64), torch.tensor([1, 4, 9])) / 8
+        x = (
+            x
+            + theirs(x, torch.full((3,), step / 8, dtype=torch.float64), torch.tensor([1, 4, 9]))
+            / 8
+        )
     torch.testing.assert_close(decoded[0], x / 0.18215, rtol=1e-4, atol=1e-4)
 
 
@@ -444,7 +567,9 @@ def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     freeze_teacher(tmp_path / "ours.safetensors", 3, teacher)
     assert load_tensors(teacher, "teacher")[1]["source"]["run"] == "public"
     path, store = tiny(), LatentStore(manifest)
-    opened = Inputs.open(load_experiment(path), "self-transcendence", store, (teacher,), (), (), CPU)
+    opened = Inputs.open(
+        load_experiment(path), "self-transcendence", store, (teacher,), (), (), CPU
+    )
     expected, _ = theirs.tokens(*inputs(), depth=3)
     torch.testing.assert_close(opened.teachers[0].tokens(*inputs()), expected, rtol=1e-5, atol=1e-5)
     with torch.enable_grad():
@@ -460,11 +585,21 @@ def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     ],
 )
 def test_a_teacher_of_other_latents_is_refused(tmp_path, tiny, manifest, options, kind, message):
-    imported(tmp_path, trained(**REPA, **kind).state_dict(), **{"scale": 0.5, "shift": 0.1, **options})
+    imported(
+        tmp_path, trained(**REPA, **kind).state_dict(), **{"scale": 0.5, "shift": 0.1, **options}
+    )
     freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "teacher.safetensors")
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
     with pytest.raises(UserError, match=message):
-        Inputs.open(experiment, "self-transcendence", store, (tmp_path / "teacher.safetensors",), (), (), CPU)
+        Inputs.open(
+            experiment,
+            "self-transcendence",
+            store,
+            (tmp_path / "teacher.safetensors",),
+            (),
+            (),
+            CPU,
+        )
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, tiny, manifest):
@@ -474,7 +609,15 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tiny, manifest):
     freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "teacher.safetensors")
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
     with pytest.raises(UserError, match=r"num_classes is 11, .* has 10"):
-        Inputs.open(experiment, "self-transcendence", store, (tmp_path / "teacher.safetensors",), (), (), CPU)
+        Inputs.open(
+            experiment,
+            "self-transcendence",
+            store,
+            (tmp_path / "teacher.safetensors",),
+            (),
+            (),
+            CPU,
+        )
 
 
 def test_exported_weights_come_back_in_one_line(tmp_path):
@@ -484,13 +627,22 @@ def test_exported_weights_come_back_in_one_line(tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     model, config = load_exported(tmp_path / "out")
-    assert model.state_dict().keys() == ours.state_dict().keys() == load_file(tmp_path / "out/model.safetensors").keys()
-    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert (
+        model.state_dict().keys()
+        == ours.state_dict().keys()
+        == load_file(tmp_path / "out/model.safetensors").keys()
+    )
+    assert all(
+        torch.equal(tensor, ours.state_dict()[name]) for name, tensor in model.state_dict().items()
+    )
     assert torch.equal(model(*inputs()), ours(*inputs()))
     assert config["path"] == "linear"
     assert config["latents"]["scale"] == 0.18215
     assert config["imported"]["file"] == "public.pt"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_a_damaged_export_is_refused_in_one_line(tmp_path):
@@ -498,7 +650,9 @@ def test_a_damaged_export_is_refused_in_one_line(tmp_path):
     export_checkpoint(tmp_path / "ours.safetensors", "safetensors", tmp_path / "out")
     config = json.loads((tmp_path / "out/config.json").read_text())
     (tmp_path / "out/config.json").write_text(json.dumps({**config, "digest": "0" * 64}))
-    with pytest.raises(UserError, match=r"model\.safetensors: has digest \w{12}, config\.json says 000000000000"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: has digest \w{12}, config\.json says 000000000000"
+    ):
         load_exported(tmp_path / "out")
     (tmp_path / "out/config.json").write_text('{"model_type": "other"}')
     with pytest.raises(UserError, match=r"config\.json: was not written by selftrans"):
@@ -511,14 +665,16 @@ def test_a_damaged_export_is_refused_in_one_line(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("kind", "convention"), [(SIT, "data-at-1"), (DIT_NAMED, "noise-at-1")], ids=["sit", "dit-named"]
+    ("kind", "convention"),
+    [(SIT, "data-at-1"), (DIT_NAMED, "noise-at-1")],
+    ids=["sit", "dit-named"],
 )
 def test_diffusers_computes_the_same_velocity(tmp_path, kind, convention):
     from diffusers import DiTTransformer2DModel
 
     theirs = trained(**kind)
     theirs.pos_embed.copy_(sincos_table(32, theirs.side)[None])
-    imported(tmp_path, theirs.state_dict(), convention, heads=theirs.heads)
+    imported(tmp_path, theirs.state_dict(), convention, num_heads=theirs.num_heads)
     export_checkpoint(tmp_path / "ours.safetensors", "diffusers", tmp_path / "out")
     names = ["config.json", "diffusion_pytorch_model.safetensors"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
@@ -526,7 +682,9 @@ def test_diffusers_computes_the_same_velocity(tmp_path, kind, convention):
     x, _, labels = inputs()
     for times in torch.linspace(0, 1, 25).split(5):
         expected = expected_velocity(theirs, convention, x, times, labels)
-        torch.testing.assert_close(transformer(x, times, labels).sample, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            transformer(x, times, labels).sample, expected, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_what_diffusers_cannot_express_is_one_line(tmp_path, shape, monkeypatch):
@@ -542,7 +700,7 @@ def test_what_diffusers_cannot_express_is_one_line(tmp_path, shape, monkeypatch)
     with pytest.raises(UserError, match=r"mlp_ratio: 2.0, .* can only have 4.0"):
         to_diffusers(SiT(SiTShape(**{**plain, "mlp_ratio": 2.0})))
     model = SiT(SiTShape(**plain))
-    monkeypatch.setattr(public, "LARGEST_REFIT_ERROR", 1e-12)
+    monkeypatch.setattr(conversion, "LARGEST_REFIT_ERROR", 1e-12)
     with pytest.raises(UserError, match="t_embedder: diffusers' frequencies miss it by"):
         to_diffusers(model)
     with torch.no_grad():
@@ -565,13 +723,20 @@ def test_an_export_leaves_the_model_as_it_was(shape):
     [
         (("--scale", "0"), "--scale: 0.0 is no scale (allowed: a positive number)"),
         (("--shift", "nan"), "--shift: nan is no shift"),
-        (("--heads", "0"), "--heads: 0 is too small (allowed: 1 or more)"),
+        (("--num-heads", "0"), "--num-heads: 0 is too small (allowed: 1 or more)"),
         (("--latent-size", "0"), "--latent-size: 0 is too small"),
         (("--ignore", "a", "--ignore", "b", "c"), "absent.pt: no such file"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, monkeypatch, options, message):
-    words = ("import", tmp_path / "absent.pt", "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors")
+    words = (
+        "import",
+        tmp_path / "absent.pt",
+        "--convention",
+        "data-at-1",
+        "--output",
+        tmp_path / "ours.safetensors",
+    )
     monkeypatch.setattr(sys, "argv", list(map(str, ["checkpoint", *words, *options])))
     with pytest.raises(UserError) as caught:
         main()

@@ -19,64 +19,103 @@ MISTAKES = {
     "text for a number": ({"model.depth": "6"}, "model.depth: .*found '6'"),
     "truth for a number": ({"model.depth": True}, "model.depth: .*found True"),
     "depth beyond the model": (
-        {"runs.vae-align.guidance.depth": 9},
-        r"runs\.vae-align\.guidance\.depth: 9 is beyond the model's 4 blocks \(allowed: 1 to 4\)",
+        {"runs.vae-align.alignment.depth": 9},
+        r"runs\.vae-align\.alignment\.depth: 9 is beyond the model's 4 blocks \(allowed: 1 to 4\)",
     ),
-    "student depth": ({"runs.self-transcendence.guidance.student_depth": 5}, r"guidance\.student_depth: 5 is beyond"),
-    "teacher depth": ({"runs.self-transcendence.guidance.teacher_depth": 5}, r"guidance\.teacher_depth: 5 is beyond"),
+    "student depth": (
+        {"runs.self-transcendence.alignment.student_depth": 5},
+        r"alignment\.student_depth: 5 is beyond",
+    ),
+    "teacher depth": (
+        {"runs.self-transcendence.alignment.teacher_depth": 5},
+        r"alignment\.teacher_depth: 5 is beyond",
+    ),
     "depth zero": (
-        {"runs.vae-align.guidance.depth": 0},
-        r"runs\.vae-align\.guidance\.depth: .*greater than 0, found 0",
+        {"runs.vae-align.alignment.depth": 0},
+        r"runs\.vae-align\.alignment\.depth: .*greater than 0, found 0",
     ),
     "no checkpoint": (
-        {"runs.self-transcendence.guidance.teacher.step": 5},
-        r"runs\.self-transcendence\.guidance\.teacher\.step: 5 is no checkpoint of 'vae-align' \(allowed: 4, 8\)",
+        {"runs.self-transcendence.alignment.teacher.step": 5},
+        r"runs\.self-transcendence\.alignment\.teacher\.step: 5 is not a checkpoint of 'vae-align' \(allowed: 4, 8\)",
     ),
     "no such teacher": (
-        {"runs.self-transcendence.guidance.teacher.run": "x"},
-        r"guidance\.teacher\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
+        {"runs.self-transcendence.alignment.teacher.run": "x"},
+        r"alignment\.teacher\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
     ),
-    "own teacher": ({"runs.self-transcendence.guidance.teacher.run": "self-transcendence"}, "is a circle"),
+    "own teacher": (
+        {"runs.self-transcendence.alignment.teacher.run": "self-transcendence"},
+        "is a circle",
+    ),
     "unknown method": (
-        {"runs.sit": {"guidance": {"method": "magic"}}},
-        r"runs\.sit\.guidance\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', .*, 'sra', 'layersync'\)$",
+        {"runs.sit": {"alignment": {"method": "magic"}}},
+        r"runs\.sit\.alignment\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', .*, 'sra', 'layersync'\)$",
     ),
-    "method missing": ({"runs.sit": {"guidance": {"depth": 1}}}, r"runs\.sit\.guidance\.method: is missing"),
+    "method missing": (
+        {"runs.sit": {"alignment": {"depth": 1}}},
+        r"runs\.sit\.alignment\.method: is missing",
+    ),
     "key of another method": (
-        {"runs.vae-align.guidance.teacher_depth": 2},
-        r"runs\.vae-align\.guidance\.teacher_depth: unknown key",
+        {"runs.vae-align.alignment.teacher_depth": 2},
+        r"runs\.vae-align\.alignment\.teacher_depth: unknown key",
     ),
-    "preset": ({"model": {"preset": "SiT-Q/2"}}, r"model\.preset: 'SiT-Q/2' is unknown \(allowed: SiT-S/2, "),
-    "heads": ({"model.heads": 3}, r"model\.heads: 3 does not divide width 32"),
-    "falling checkpoints": ({"training.checkpoints": [8, 4]}, r"training\.checkpoints: \[8, 4\] must ascend"),
+    "preset": (
+        {"model": {"preset": "SiT-Q/2"}},
+        r"model\.preset: 'SiT-Q/2' is unknown \(allowed: SiT-S/2, ",
+    ),
+    "heads": ({"model.num_heads": 3}, r"model\.num_heads: 3 does not divide hidden_size 32"),
+    "falling checkpoints": (
+        {"training.checkpoints": [8, 4]},
+        r"training\.checkpoints: \[8, 4\] must ascend",
+    ),
     "time range": (
-        {"runs.vae-align.guidance.t_range": {"low": 0.9, "high": 0.1}},
-        r"runs\.vae-align\.guidance\.t_range\.low: 0\.9 is above high 0\.1",
+        {"runs.vae-align.alignment.t_range": {"low": 0.9, "high": 0.1}},
+        r"runs\.vae-align\.alignment\.t_range\.low: 0\.9 is above high 0\.1",
     ),
-    "sampler": ({"evaluation.samplers.ode.sampler": "rk45"}, r"evaluation\.samplers\.ode\.sampler: .*found 'rk45'"),
+    "sampler": (
+        {"evaluation.samplers.ode.sampler": "rk45"},
+        r"evaluation\.samplers\.ode\.sampler: .*found 'rk45'",
+    ),
     "sampled step": (
         {"evaluation.samplers.ode.checkpoints": [5]},
-        r"evaluation\.samplers\.ode\.checkpoints: 5 is no checkpoint of any run \(allowed: 4, 8\)",
+        r"evaluation\.samplers\.ode\.checkpoints: 5 is not a checkpoint of any run \(allowed: 4, 8\)",
     ),
-    "figure's sampler": ({"figures.sampler": "sde"}, r"figures\.sampler: 'sde' is no sampler \(allowed: ode\)"),
-    "figure's step": ({"figures.sample_checkpoints": [5]}, r"figures\.sample_checkpoints: 5 is not sampled by 'ode'"),
-    "figure's columns": ({"figures.sample_columns": 21}, r"figures\.sample_columns: 21 is beyond the 20 samples"),
+    "figure's sampler": (
+        {"figures.sampler": "sde"},
+        r"figures\.sampler: 'sde' is no sampler \(allowed: ode\)",
+    ),
+    "figure's step": (
+        {"figures.sample_checkpoints": [5]},
+        r"figures\.sample_checkpoints: 5 is not sampled by 'ode'",
+    ),
+    "figure's columns": (
+        {"figures.sample_columns": 21},
+        r"figures\.sample_columns: 21 is beyond the 20 samples",
+    ),
     "name with a slash": ({"runs": {"a/b": {}}}, r"runs\.a/b"),
-    "no such data": ({"data": "digitz"}, "'digitz' is neither a .yaml file nor a name in experiments/data/"),
+    "no such data": (
+        {"data": "digitz"},
+        "'digitz' is neither a .yaml file nor a name in experiments/data/",
+    ),
     "teacher's patches": (
         {"runs.self-transcendence.model": {"patch_size": 4}},
-        r"guidance\.teacher\.run: 'vae-align' has model\.patch_size 2, its student has 4",
+        r"alignment\.teacher\.run: 'vae-align' has model\.patch_size 2, its student has 4",
     ),
     "teacher's path": (
-        {"runs.self-transcendence.training": {"path": "cosine"}},
-        r"guidance\.teacher\.run: 'vae-align' has training\.path linear, its student has cosine",
+        {"runs.self-transcendence.training": {"interpolant": "cosine"}},
+        r"alignment\.teacher\.run: 'vae-align' has training\.interpolant linear, its student has cosine",
     ),
     "patches that do not tile": (
         {"model.patch_size": 3},
         r"runs\.sit\.model\.patch_size: 3 does not divide the 8x8 latents",
     ),
-    "micro-batches": ({"training.accumulate": 3}, r"training\.accumulate: 3 does not divide batch_size 8"),
-    "rare logs": ({"training.log_every": 5}, r"training\.log_every: 5 is beyond the first checkpoint, 4"),
+    "micro-batches": (
+        {"training.accumulate": 3},
+        r"training\.accumulate: 3 does not divide batch_size 8",
+    ),
+    "rare logs": (
+        {"training.log_every": 5},
+        r"training\.log_every: 5 is beyond the first checkpoint, 4",
+    ),
     "run of nothing": ({"runs.sit": None}, r"runs\.sit: .*found None"),
     "word for a list": (
         {"evaluation.samplers.ode.checkpoints": "first"},
@@ -85,47 +124,58 @@ MISTAKES = {
     "reserved name": ({"name": "data"}, r"name: 'data' is where data sets lie"),
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
     "REPA's encoder": (
-        {"runs.sit": {"guidance": {"method": "repa", "encoder": "dino", "depth": 1}}},
-        r"runs\.sit\.guidance\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
+        {"runs.sit": {"alignment": {"method": "repa", "encoder": "dino", "depth": 1}}},
+        r"runs\.sit\.alignment\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
     ),
     "REPA's depth": (
-        {"runs.sit": {"guidance": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
-        r"runs\.sit\.guidance\.depth: 5 is beyond the model's 4 blocks",
+        {"runs.sit": {"alignment": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
+        r"runs\.sit\.alignment\.depth: 5 is beyond the model's 4 blocks",
     ),
     "SRA's teacher": (
-        {"runs.sit": {"guidance": {"method": "sra", "student_depth": 1, "teacher_depth": 5}}},
-        r"runs\.sit\.guidance\.teacher_depth: 5 is beyond the model's 4 blocks",
+        {"runs.sit": {"alignment": {"method": "sra", "student_depth": 1, "teacher_depth": 5}}},
+        r"runs\.sit\.alignment\.teacher_depth: 5 is beyond the model's 4 blocks",
     ),
     "SRA's loss": (
-        {"runs.sit": {"guidance": {"method": "sra", "student_depth": 1, "teacher_depth": 2, "loss": "l2"}}},
-        r"runs\.sit\.guidance\.loss: input should be 'smooth-l1' or 'cosine', found 'l2'",
+        {
+            "runs.sit": {
+                "alignment": {"method": "sra", "student_depth": 1, "teacher_depth": 2, "loss": "l2"}
+            }
+        },
+        r"runs\.sit\.alignment\.loss: input should be 'smooth-l1' or 'cosine', found 'l2'",
     ),
     "LayerSync upside down": (
-        {"runs.sit": {"guidance": {"method": "layersync", "student_depth": 3, "teacher_depth": 3}}},
-        r"runs\.sit\.guidance\.teacher_depth: 3 is not deeper than student_depth 3",
+        {
+            "runs.sit": {
+                "alignment": {"method": "layersync", "student_depth": 3, "teacher_depth": 3}
+            }
+        },
+        r"runs\.sit\.alignment\.teacher_depth: 3 is not deeper than student_depth 3",
     ),
     "unknown method in a list": (
-        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 1}, {"method": "magic"}]}},
-        r"runs\.sit\.guidance\.1\.method: 'magic' is unknown",
+        {"runs.sit": {"alignment": [{"method": "vae-alignment", "depth": 1}, {"method": "magic"}]}},
+        r"runs\.sit\.alignment\.1\.method: 'magic' is unknown",
     ),
     "nothing among several": (
-        {"runs.sit": {"guidance": [{"method": "none"}]}},
-        r"runs\.sit\.guidance\.0\.method: 'none' is unknown \(allowed: 'vae-alignment'",
+        {"runs.sit": {"alignment": [{"method": "none"}]}},
+        r"runs\.sit\.alignment\.0\.method: 'none' is unknown \(allowed: 'vae-alignment'",
     ),
     "key in a list": (
-        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 1, "lambda": 1}]}},
-        r"runs\.sit\.guidance\.0\.lambda: unknown key",
+        {"runs.sit": {"alignment": [{"method": "vae-alignment", "depth": 1, "lambda": 1}]}},
+        r"runs\.sit\.alignment\.0\.lambda: unknown key",
     ),
     "depth in a list": (
-        {"runs.sit": {"guidance": [{"method": "vae-alignment", "depth": 9}]}},
-        r"runs\.sit\.guidance\.0\.depth: 9 is beyond the model's 4 blocks",
+        {"runs.sit": {"alignment": [{"method": "vae-alignment", "depth": 9}]}},
+        r"runs\.sit\.alignment\.0\.depth: 9 is beyond the model's 4 blocks",
     ),
-    "empty list": ({"runs.sit": {"guidance": []}}, r"runs\.sit\.guidance: .*at least 1 item"),
+    "empty list": ({"runs.sit": {"alignment": []}}, r"runs\.sit\.alignment: .*at least 1 item"),
     "analysis' encoder": (
         {"analysis": {"encoder": "dino"}},
         r"analysis\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
     ),
-    "analysis' time": ({"analysis": {"shown_time": 0.45}}, r"analysis\.shown_time: 0\.45 is none of `times`"),
+    "analysis' time": (
+        {"analysis": {"shown_time": 0.45}},
+        r"analysis\.shown_time: 0\.45 is none of `times`",
+    ),
     "analysis' block": (
         {"analysis": {"shown_blocks": [5]}},
         r"analysis\.shown_blocks: 5 is beyond the model's 4 blocks",
@@ -137,13 +187,13 @@ MISTAKES = {
     "stored and not": (
         {
             "runs.sit": {
-                "guidance": [
+                "alignment": [
                     {"method": "repa", "encoder": "stand-in", "depth": depth, "features": features}
                     for depth, features in ((1, "store"), (2, "images"))
                 ]
             }
         },
-        r"runs\.sit\.guidance: features of 'stand-in' are 'store' and 'images' at once",
+        r"runs\.sit\.alignment: features of 'stand-in' are 'store' and 'images' at once",
     ),
     "baseline that is not sampled": (
         {
@@ -153,7 +203,10 @@ MISTAKES = {
         },
         r"figures\.sampler: 'ode' samples no checkpoint of the baseline 'sit'",
     ),
-    "baseline": ({"figures.baseline": "x"}, r"figures\.baseline: 'x' is no run \(allowed: sit, vae-align, "),
+    "baseline": (
+        {"figures.baseline": "x"},
+        r"figures\.baseline: 'x' is no run \(allowed: sit, vae-align, ",
+    ),
 }
 
 
@@ -170,9 +223,11 @@ def test_a_mistake_is_one_line_with_file_and_key(tiny, mistake):
 def test_a_circle_of_two_teachers_is_named(tiny):
     changes = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
     path = tiny(**{
-        "runs.vae-align.guidance": {**changes, "teacher": {"run": "self-transcendence", "step": 4}},
+        "runs.vae-align.alignment": {**changes, "teacher": {"run": "self-transcendence", "step": 4}},
     })  # fmt: skip
-    with pytest.raises(ConfigError, match=r"vae-align -> self-transcendence -> vae-align is a circle"):
+    with pytest.raises(
+        ConfigError, match=r"vae-align -> self-transcendence -> vae-align is a circle"
+    ):
         load_experiment(path)
 
 
@@ -181,8 +236,8 @@ def test_a_circle_of_two_teachers_is_named(tiny):
     [
         ("a: [1", "not YAML"),
         ("- 1", "holds a list"),
-        ("seeds: [0]\nseeds: [1]", "key 'seeds' stands twice"),
-        ("extends: tiny.yaml", "comes back to itself"),
+        ("seeds: [0]\nseeds: [1]", "key 'seeds' is a duplicate key"),
+        ("extends: tiny.yaml", "is circular"),
     ],
 )
 def test_files_that_are_no_experiments(tmp_path, text, message):
@@ -199,9 +254,16 @@ def test_an_absent_file_is_named():
 
 
 def test_a_run_inherits_and_overrides(tiny):
-    path = tiny(**{"runs.sit": {"model": {"depth": 6}, "training": {"learning_rate": 2e-3, "clip_norm": None}}})
+    path = tiny(
+        **{
+            "runs.sit": {
+                "model": {"depth": 6},
+                "training": {"learning_rate": 2e-3, "clip_norm": None},
+            }
+        }
+    )
     experiment = load_experiment(path)
-    assert (experiment.runs["sit"].model.depth, experiment.runs["sit"].model.width) == (6, 32)
+    assert (experiment.runs["sit"].model.depth, experiment.runs["sit"].model.hidden_size) == (6, 32)
     assert experiment.runs["sit"].training.learning_rate == 2e-3
     assert experiment.runs["sit"].training.clip_norm is None
     assert experiment.runs["sit"].training.batch_size == 8
@@ -210,7 +272,9 @@ def test_a_run_inherits_and_overrides(tiny):
 
 def test_an_experiment_extends_another(tiny, tmp_path):
     tiny()
-    (tmp_path / "more.yaml").write_text("extends: tiny.yaml\ntraining: {checkpoints: [4, 6, 8]}\nruns: {extra: {}}\n")
+    (tmp_path / "more.yaml").write_text(
+        "extends: tiny.yaml\ntraining: {checkpoints: [4, 6, 8]}\nruns: {extra: {}}\n"
+    )
     base, more = load_experiment(tmp_path / "tiny.yaml"), load_experiment(tmp_path / "more.yaml")
     assert list(more.runs) == [*base.runs, "extra"]
     assert more.runs["sit"].training.checkpoints == (4, 6, 8)
@@ -221,7 +285,7 @@ def test_an_experiment_extends_another(tiny, tmp_path):
 def test_a_preset_replaces_inherited_numbers(tiny, tmp_path):
     tiny(**{"runs.small": {"model": {"preset": "SiT-S/2", "patch_size": 4}}})
     small = load_experiment(tmp_path / "tiny.yaml").runs["small"].model
-    assert (small.depth, small.width, small.heads, small.patch_size) == (12, 384, 6, 4)
+    assert (small.depth, small.hidden_size, small.num_heads, small.patch_size) == (12, 384, 6, 4)
 
 
 def test_exponents_are_numbers(tmp_path):
@@ -232,22 +296,29 @@ def test_exponents_are_numbers(tmp_path):
 def test_presets_fill_the_model(tiny):
     values = {"preset": "SiT-XL/2", "depth": 20}
     model = load_experiment(tiny(model=values, runs={"sit": {}})).model
-    assert (model.depth, model.width, model.heads, model.patch_size) == (20, 1152, 16, 2)
+    assert (model.depth, model.hidden_size, model.num_heads, model.patch_size) == (20, 1152, 16, 2)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_experiments_are_valid(path):
     assert load_experiment(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments/data").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "experiments/data").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_data_files_are_valid(path):
     assert load_data(path).name == path.stem
 
 
 @pytest.mark.parametrize(
     ("file", "schema"),
-    [("experiments/schema.json", config.experiment_schema), ("experiments/data/schema.json", config.data_schema)],
+    [
+        ("experiments/schema.json", config.experiment_schema),
+        ("experiments/data/schema.json", config.data_schema),
+    ],
 )
 def test_schemas_are_those_of_the_models(file, schema):
     assert json.loads(Path(file).read_text()) == schema(), "run `make schema`"
@@ -257,7 +328,7 @@ def test_a_resolved_experiment_reads_back_as_itself(tiny):
     """What stands beside the results is the experiment with every default filled in."""
     experiment = load_experiment(tiny())
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
 
 
 def test_every_key_of_the_schema_has_a_description():
@@ -282,7 +353,10 @@ def test_tiny_values_do_not_leak():
         ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, "a"]}}}, "is no list of numbers"),
         ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, 1.5]}}}, "has repeats"),
         (
-            {"cfg-scale1.5": {"sampler": "heun"}, "cfg": {"sampler": "euler", "guidance": {"scale": [1.0, 1.5]}}},
+            {
+                "cfg-scale1.5": {"sampler": "heun"},
+                "cfg": {"sampler": "euler", "guidance": {"scale": [1.0, 1.5]}},
+            },
             "makes a sampler 'cfg-scale1.5', which is there already",
         ),
     ],
@@ -302,13 +376,16 @@ def test_a_sweep_is_a_set_for_each_scale_and_comes_back_from_its_resolved_file(t
     assert experiment.evaluation.sweeps == {"cfg": ("cfg-scale1", "cfg-scale1.5")}
     assert experiment.evaluation.samplers["cfg-scale1.5"].guidance.high == 0.65
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluation.metrics": ["fid", "sfid"]}, "metrics: 'sfid' needs extractor inception, found 'classifier'"),
+        (
+            {"evaluation.metrics": ["fid", "sfid"]},
+            "metrics: 'sfid' needs extractor inception, found 'classifier'",
+        ),
         ({"evaluation.metrics": ["kid"]}, "the convergence figure needs fid or is among them"),
         ({"evaluation.metrics": ["nonsense"]}, "evaluation.metrics"),
     ],
@@ -321,81 +398,115 @@ def test_metrics_that_cannot_be_computed_are_one_line(tiny, changes, message):
 def test_a_list_of_signals_comes_back_from_its_resolved_file(tiny):
     experiment = load_experiment(tiny(runs={**TINY["runs"], **OTHER_METHODS}))
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
-    assert [signal.method for signal in experiment.runs["both"].signals] == ["layersync", "vae-alignment"]
-    assert experiment.runs["sit"].signals == ()
-    assert experiment.runs["repa-on-images"].encoders == (config.UsedEncoder("stand-in", "images"),)
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
+    assert [signal.method for signal in experiment.runs["both"].alignments] == [
+        "layersync",
+        "vae-alignment",
+    ]
+    assert experiment.runs["sit"].alignments == ()
+    assert experiment.runs["repa-on-images"].encoders == (config.EncoderUse("stand-in", "images"),)
 
 
 def test_sras_weight_and_decay_follow_its_loss():
     distance, cosine, own = (
-        config.Sra.model_validate({"method": "sra", "student_depth": 1, "teacher_depth": 2, **changes})
+        config.SraConfig.model_validate(
+            {"method": "sra", "student_depth": 1, "teacher_depth": 2, **changes}
+        )
         for changes in ({}, {"loss": "cosine"}, {"weight": 0.3, "decay": {"after": 10, "steps": 5}})
     )
-    assert (distance.weight, distance.decay) == (2.0, config.Decay(after=750_000, steps=5_000_000))
+    assert (distance.weight, distance.decay) == (
+        2.0,
+        config.DecayConfig(after=750_000, steps=5_000_000),
+    )
     assert (cosine.weight, cosine.decay) == (0.5, None)
-    assert (own.weight, own.decay) == (0.3, config.Decay(after=10, steps=5))
+    assert (own.weight, own.decay) == (0.3, config.DecayConfig(after=10, steps=5))
 
 
 def test_two_teachers_of_one_run_are_given_in_order(tiny):
     teach = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
     signals = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
-    experiment = load_experiment(tiny(**{"runs.two": {"guidance": signals}}))
-    assert [teacher.choice.run for teacher in experiment.runs["two"].teachers] == ["vae-align", "sit"]
+    experiment = load_experiment(tiny(**{"runs.two": {"alignment": signals}}))
+    assert [teacher.choice.run for teacher in experiment.runs["two"].teachers] == [
+        "vae-align",
+        "sit",
+    ]
 
 
 def test_the_arms_of_the_comparison_differ_in_one_object():
     runs = load_experiment("digits-methods").runs
-    methods = {signal.method for run in runs.values() for signal in run.signals}
+    methods = {signal.method for run in runs.values() for signal in run.alignments}
     assert methods == {"vae-alignment", "self-transcendence", "repa", "sra", "layersync"}
     assert len(runs) == 6
-    assert len({run.model for run in runs.values()}) == len({run.training for run in runs.values()}) == 1
+    assert (
+        len({run.model for run in runs.values()})
+        == len({run.training for run in runs.values()})
+        == 1
+    )
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_editors_find_nothing_wrong_with_shipped_experiments(path):
     """Checked by the schema that editors read, which knows nothing of defaults that depend on other keys."""
     jsonschema.validate(config.read_yaml(path), config.experiment_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(
-            {"runs": {"sit": {"guidance": {"method": "magic"}}}, "extends": "x"}, config.experiment_schema()
+            {"runs": {"sit": {"alignment": {"method": "magic"}}}, "extends": "x"},
+            config.experiment_schema(),
         )
 
 
 GRID = {
     "run": "self-transcendence",
-    "vary": {"guidance.guidance_scale": [1, 2, 5], "training.learning_rate": [1e-3, 2e-3]},
+    "vary": {"alignment.guidance_scale": [1, 2, 5], "training.learning_rate": [1e-3, 2e-3]},
 }
 
 
 def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_file(tiny):
     experiment = load_experiment(tiny(grids={"w": {**GRID, "label": "w = {0}, {1:g}"}}))
     names = experiment.grids["w"].runs
-    assert names == ("w-1-0.001", "w-1-0.002", "self-transcendence", "w-2-0.002", "w-5-0.001", "w-5-0.002")
+    assert names == (
+        "w-1-0.001",
+        "w-1-0.002",
+        "self-transcendence",
+        "w-2-0.002",
+        "w-5-0.001",
+        "w-5-0.002",
+    )
     assert len(experiment.runs) == 3 + 5
     base = experiment.runs["self-transcendence"]
     varied = experiment.runs["w-5-0.002"]
     assert (varied.label, varied.grid) == ("w = 5, 0.002", "w")
-    assert (varied.signals[0].guidance_scale, varied.training.learning_rate) == (5, 2e-3)
-    assert varied.signals[0].model_copy(update={"guidance_scale": 2}) == base.signals[0]
+    assert (varied.alignments[0].guidance_scale, varied.training.learning_rate) == (5, 2e-3)
+    assert varied.alignments[0].model_copy(update={"guidance_scale": 2}) == base.alignments[0]
     assert varied.training.model_copy(update={"learning_rate": 1e-3}) == base.training
     assert list(experiment.main_runs) == ["sit", "vae-align", "self-transcendence"]
     assert "grid-w" in experiment.figure_names
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
 
 
 def test_a_grid_may_vary_what_another_one_made(tiny):
     """Stage 2 behind a teacher that a grid over stage 1 makes; values that are mappings, and null."""
     grids = {
-        "target": {"run": "vae-align", "vary": {"guidance.target": ["velocity", "latent"]}},
-        "teacher": {"run": "self-transcendence", "vary": {"guidance.teacher.run": ["vae-align", "target-latent"]}},
-        "t": {"run": "vae-align", "vary": {"guidance.t_range": [{"low": 0.0, "high": 1.0}, {"low": 0.4, "high": 0.7}]}},
-        "stop": {"run": "vae-align", "vary": {"guidance.stop_after": [4, None]}},
+        "target": {"run": "vae-align", "vary": {"alignment.target": ["velocity", "latent"]}},
+        "teacher": {
+            "run": "self-transcendence",
+            "vary": {"alignment.teacher.run": ["vae-align", "target-latent"]},
+        },
+        "t": {
+            "run": "vae-align",
+            "vary": {"alignment.t_range": [{"low": 0.0, "high": 1.0}, {"low": 0.4, "high": 0.7}]},
+        },
+        "stop": {"run": "vae-align", "vary": {"alignment.stop_after": [4, None]}},
     }
     experiment = load_experiment(tiny(grids=grids))
     assert experiment.runs["teacher-target-latent"].teachers[0].choice.run == "target-latent"
-    assert experiment.grids["t"].runs == ("t-0.0-to-1.0", "vae-align")  # the base leaves it to its default
+    assert experiment.grids["t"].runs == (
+        "t-0.0-to-1.0",
+        "vae-align",
+    )  # the base leaves it to its default
     assert experiment.grids["stop"].runs == ("stop-4", "vae-align")
     assert experiment.runs["stop-4"].label == "stop = 4"
 
@@ -403,13 +514,19 @@ def test_a_grid_may_vary_what_another_one_made(tiny):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({**GRID, "run": "x"}, r"grids\.w\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)"),
-        ({**GRID, "vary": {"guidance.w": [1, 2]}}, r"runs\.w-1\.guidance\.w: unknown key"),
-        ({**GRID, "vary": {"guidance.guidance_scale": 5}}, r"grids\.w\.vary\.guidance\.guidance_scale: 5 is no list"),
+        (
+            {**GRID, "run": "x"},
+            r"grids\.w\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
+        ),
+        ({**GRID, "vary": {"alignment.w": [1, 2]}}, r"runs\.w-1\.alignment\.w: unknown key"),
+        (
+            {**GRID, "vary": {"alignment.guidance_scale": 5}},
+            r"grids\.w\.vary\.alignment\.guidance_scale: 5 is no list",
+        ),
         ({**GRID, "label": "{7}"}, r"grids\.w\.label: '\{7\}' does not fit its values"),
         (
-            {**GRID, "vary": {"guidance.method.x": [5]}},
-            r"grids\.w\.vary\.guidance\.method\.x: 'x' is no key of what the run",
+            {**GRID, "vary": {"alignment.method.x": [5]}},
+            r"grids\.w\.vary\.alignment\.method\.x: 'x' is no key of what the run",
         ),
         ({"run": "sit"}, r"grids\.w\.vary: is missing"),
     ],
@@ -421,34 +538,44 @@ def test_a_grid_that_is_none_is_one_line(tiny, grid, message):
 
 
 def test_signs_make_other_runs_and_repeats_are_refused(tiny):
-    grid = {"run": "self-transcendence", "vary": {"guidance.guidance_scale": [-1, 1, 2]}}
-    assert load_experiment(tiny(grids={"w": grid})).grids["w"].runs == ("w--1", "w-1", "self-transcendence")
+    grid = {"run": "self-transcendence", "vary": {"alignment.guidance_scale": [-1, 1, 2]}}
+    assert load_experiment(tiny(grids={"w": grid})).grids["w"].runs == (
+        "w--1",
+        "w-1",
+        "self-transcendence",
+    )
     with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-5', which is there already"):
-        load_experiment(tiny(grids={"w": {**grid, "vary": {"guidance.guidance_scale": [5, 5]}}}))
+        load_experiment(tiny(grids={"w": {**grid, "vary": {"alignment.guidance_scale": [5, 5]}}}))
 
 
 def test_a_grid_reaches_into_a_list_of_signals(tiny):
     runs = {**TINY["runs"], "both": OTHER_METHODS["both"]}
-    grid = {"run": "both", "vary": {"guidance.1.weight": [0.5, 2.0]}}
+    grid = {"run": "both", "vary": {"alignment.1.weight": [0.5, 2.0]}}
     experiment = load_experiment(tiny(runs=runs, grids={"weight": grid}))
     assert experiment.grids["weight"].runs == ("both", "weight-2.0")  # 0.5 is the default
-    assert [signal.weight for signal in experiment.runs["weight-2.0"].signals] == [0.2, 2.0]
+    assert [signal.weight for signal in experiment.runs["weight-2.0"].alignments] == [0.2, 2.0]
 
 
 def test_a_grid_never_replaces_a_run(tiny):
     grids = {"w": {"run": "sit", "vary": {"training.learning_rate": [0.5]}}}
-    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-0\.5', which is there already"):
+    with pytest.raises(
+        ConfigError, match=r"grids\.w: makes a run 'w-0\.5', which is there already"
+    ):
         load_experiment(tiny(grids=grids, runs={**TINY["runs"], "w-0.5": {}}))
 
 
 def test_published_curves_are_of_runs(tiny, tmp_path):
-    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {sit: [[4, 9.5], [8, 7]]}\n")
+    (tmp_path / "paper.yaml").write_text(
+        "source: a paper\nmetric: fid\ncurves: {sit: [[4, 9.5], [8, 7]]}\n"
+    )
     experiment = load_experiment(tiny(**{"figures.published": "paper.yaml"}))
     published = experiment.figures.published
     assert published.curves == {"sit": ((4, 9.5), (8, 7.0))}
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
-    (tmp_path / "paper.yaml").write_text("source: a paper\nmetric: fid\ncurves: {dit: [[4, 9.5]]}\n")
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
+    (tmp_path / "paper.yaml").write_text(
+        "source: a paper\nmetric: fid\ncurves: {dit: [[4, 9.5]]}\n"
+    )
     with pytest.raises(ConfigError, match=r"figures\.published\.curves: 'dit' is no run"):
         load_experiment(tiny(**{"figures.published": "paper.yaml"}))
 
@@ -468,18 +595,31 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
             }
         )
     )
-    assert chosen.evaluated_steps("public", "ode") == (7_000_000,)  # what there is of it, whatever is sampled of others
+    assert chosen.evaluated_steps("public", "ode") == (
+        7_000_000,
+    )  # what there is of it, whatever is sampled of others
     assert experiment.trained_runs == ("sit", "vae-align", "self-transcendence")
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
-    assert config.validated(config.Experiment, values, "resolved") == experiment
+    assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
     for changes, message in (
         (
-            {"runs.public": {"imported": imported, "guidance": {"method": "vae-alignment", "depth": 1}}},
+            {
+                "runs.public": {
+                    "imported": imported,
+                    "alignment": {"method": "vae-alignment", "depth": 1},
+                }
+            },
             "is not trained",
         ),
-        ({"runs.public": {"imported": {**imported, "convention": "dit"}}}, r"imported\.convention: "),
+        (
+            {"runs.public": {"imported": {**imported, "convention": "dit"}}},
+            r"imported\.convention: ",
+        ),
         ({"runs.public": {"imported": imported, "training": 3}}, r"runs\.public\.training: "),
-        ({"runs.public": {"imported": imported}, "figures.baseline": "public"}, "'public' was not trained here"),
+        (
+            {"runs.public": {"imported": imported}, "figures.baseline": "public"},
+            "'public' was not trained here",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             load_experiment(tiny(**changes))
@@ -489,7 +629,9 @@ def test_data_files_extend_and_are_changed(tmp_path):
     assert load_data("imagenet512").source == load_data("imagenet256").source
     changes = {"imagenet256": {"source": {"kind": "zip", "path": "/data/train.zip"}}}
     assert load_experiment("imagenet256-b2", changes).data.source.path == "/data/train.zip"
-    assert load_experiment("imagenet512-xl2", changes).data.source.path == "/data/train.zip"  # it extends imagenet256
+    assert (
+        load_experiment("imagenet512-xl2", changes).data.source.path == "/data/train.zip"
+    )  # it extends imagenet256
     with pytest.raises(ConfigError, match=r"imagenet256\.yaml: source\.color: unknown key"):
         load_data("imagenet256", {"imagenet256": {"source": {"color": 1}}})
 
@@ -514,19 +656,44 @@ def test_the_preset_of_b2_is_the_methods():
     experiment = load_experiment("imagenet256-b2")
     training = experiment.training
     assert training.checkpoints == (50_000, 100_000, 200_000, 300_000, 400_000)
-    assert (training.batch_size, training.learning_rate, training.ema_decay, training.clip_norm) == (
+    assert (
+        training.batch_size,
+        training.learning_rate,
+        training.ema_decay,
+        training.clip_norm,
+    ) == (
         256,
         1e-4,
         0.9999,
         1.0,
     )
-    assert (experiment.model.depth, experiment.model.width, experiment.model.qk_norm) == (12, 768, True)
-    stage_1, stage_2 = experiment.runs["vae-align"].signals[0], experiment.runs["self-transcendence"].signals[0]
+    assert (experiment.model.depth, experiment.model.hidden_size, experiment.model.qk_norm) == (
+        12,
+        768,
+        True,
+    )
+    stage_1, stage_2 = (
+        experiment.runs["vae-align"].alignments[0],
+        experiment.runs["self-transcendence"].alignments[0],
+    )
     assert (stage_1.depth, stage_1.weight, stage_1.target) == (2, 0.5, "velocity")
-    assert (stage_2.student_depth, stage_2.teacher_depth, stage_2.guidance_scale, stage_2.weight) == (6, 8, 30, 0.5)
-    assert stage_1.t_range == stage_2.t_range == config.TimeRange(low=0.4, high=0.7)
+    assert (
+        stage_2.student_depth,
+        stage_2.teacher_depth,
+        stage_2.guidance_scale,
+        stage_2.weight,
+    ) == (6, 8, 30, 0.5)
+    assert stage_1.t_range == stage_2.t_range == config.TimeRangeConfig(low=0.4, high=0.7)
     assert stage_2.teacher.model_dump() == {"run": "vae-align", "step": 200_000, "weights": "raw"}
     sampler = experiment.evaluation.samplers["sde"]
-    assert (sampler.sampler, sampler.num_steps, sampler.num_samples) == ("euler-maruyama", 250, 10_000)
+    assert (sampler.sampler, sampler.num_steps, sampler.num_samples) == (
+        "euler-maruyama",
+        250,
+        10_000,
+    )
     headline = load_experiment("imagenet256-xl2").evaluation.samplers["sde-cfg"]
-    assert (headline.guidance.scale, headline.guidance.high, headline.num_samples) == (1.9, 0.65, 50_000)
+    assert (headline.guidance.scale, headline.guidance.high, headline.num_samples) == (
+        1.9,
+        0.65,
+        50_000,
+    )

@@ -13,7 +13,7 @@ from selftrans.training.progress import HISTORY_COLUMNS
 from tests.conftest import REPOSITORY, TINY
 
 ARM = {
-    "guidance": [
+    "alignment": [
         {"method": "mean-teacher", "depth": 2},
         {"method": "layersync", "student_depth": 1, "teacher_depth": 3},
     ]
@@ -30,19 +30,36 @@ def test_the_example_method_trains(tmp_path, manifest):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     settings = tmp_path / "selftrans/config.py"
     text = settings.read_text()
-    (line,) = re.findall(r"^AnySignal = .*\n", text, re.MULTILINE)
-    assert registration.startswith(line.split("  #")[0].strip())  # the line that is there, and one name more
+    (line,) = re.findall(r"^BuiltInAlignment = .*\n", text, re.MULTILINE)
+    assert registration.startswith(
+        line.split("  #")[0].strip()
+    )  # the line that is there, and one name more
     settings.write_text(text.replace(line, f"{keys}\n\n{registration}"))
-    (tmp_path / "selftrans/guidance/mean_teacher.py").write_text(formula)
+    (tmp_path / "selftrans/alignment/mean_teacher.py").write_text(formula)
     experiment = tmp_path / "mine.yaml"
-    experiment.write_text(yaml.safe_dump({**TINY, "name": "mine", "runs": {"mine": ARM}}, sort_keys=False))
+    experiment.write_text(
+        yaml.safe_dump({**TINY, "name": "mine", "runs": {"mine": ARM}}, sort_keys=False)
+    )
 
     def trained(depth):
         experiment.write_text(experiment.read_text().replace("depth: 2\n", f"depth: {depth}\n", 1))
-        words = ["--run", "mine", "--seed", 0, "--until", 8, "--latents", manifest, "--directory", tmp_path / "run"]
+        words = [
+            "--run",
+            "mine",
+            "--seed",
+            0,
+            "--until",
+            8,
+            "--latents",
+            manifest,
+            "--directory",
+            tmp_path / "run",
+        ]
         command = [sys.executable, "-m", "selftrans.training", experiment, *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
 
     ended = trained(2)
     assert ended.returncode == 0, ended.stderr
@@ -51,7 +68,9 @@ def test_the_example_method_trains(tmp_path, manifest):
     cosine = tensors["history"][:, HISTORY_COLUMNS.index("cosine")]
     assert alignment.isfinite().all()
     assert alignment.any()
-    assert (cosine > 0.5).all()  # the average is near the model, and LayerSync's blocks are near each other
+    assert (
+        cosine > 0.5
+    ).all()  # the average is near the model, and LayerSync's blocks are near each other
     fresh = trained(5)
     assert fresh.returncode == 1
-    assert "runs.mine.guidance.0.depth: 5 is beyond the model's 4 blocks" in fresh.stderr
+    assert "runs.mine.alignment.0.depth: 5 is beyond the model's 4 blocks" in fresh.stderr

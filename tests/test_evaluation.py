@@ -11,20 +11,31 @@ from selftrans.config import METRIC_EXTRACTORS
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.manifold import precision_recall, squared_distances
-from selftrans.evaluation.metrics import compute_metrics, frechet_distance, inception_score, kernel_distance
-from selftrans.evaluation.parts import load_part, save_part
+from selftrans.evaluation.metrics import (
+    compute_metrics,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+)
+from selftrans.evaluation.partial_statistics import load_partial_statistics, save_partial_statistics
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.workers import Share
+from selftrans.runtime.workers import Shard
 
 RNG = np.random.default_rng(0)
 
 
-def streamed(features, logits=None, spatial=None, batch=64, digest="d", extractor="inception", first=0):
+def streamed(
+    features, logits=None, spatial=None, batch=64, digest="d", extractor="inception", first=0
+):
     statistics = Statistics(extractor, digest)
     for start in range(0, len(features), batch):
         parts = {"features": features, "logits": logits, "spatial": spatial}
-        given = {name: torch.as_tensor(x[start : start + batch]) for name, x in parts.items() if x is not None}
+        given = {
+            name: torch.as_tensor(x[start : start + batch])
+            for name, x in parts.items()
+            if x is not None
+        }
         statistics.add(first + start, Activations(**given))
     return statistics
 
@@ -53,7 +64,9 @@ def test_frechet_distance_of_commuting_covariances_is_closed_form():
     s1, s2 = RNG.uniform(0.1, 3, (2, 20))
     mean1, mean2 = RNG.standard_normal((2, 20))
     expected = ((mean1 - mean2) ** 2).sum() + ((s1 - s2) ** 2).sum()
-    assert frechet_distance(mean1, np.diag(s1**2), mean2, np.diag(s2**2)) == pytest.approx(expected, rel=1e-12)
+    assert frechet_distance(mean1, np.diag(s1**2), mean2, np.diag(s2**2)) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_frechet_distance_of_rank_deficient_covariances():
@@ -70,7 +83,10 @@ def test_frechet_distance_of_rank_deficient_covariances():
 
 @pytest.mark.parametrize("batch", [1, 7, 301])
 def test_streamed_moments_are_those_of_numpy_at_any_batch_size(batch):
-    features, spatial = RNG.standard_normal((301, 12)).astype(np.float32) + 50, RNG.standard_normal((301, 5))
+    features, spatial = (
+        RNG.standard_normal((301, 12)).astype(np.float32) + 50,
+        RNG.standard_normal((301, 5)),
+    )
     gaussians = streamed(features, spatial=spatial, batch=batch).finished().gaussians
     for name, expected in (("features", features.astype(np.float64)), ("spatial", spatial)):
         assert gaussians[name].count == 301
@@ -86,17 +102,21 @@ def test_shards_add_up_to_the_whole(tmp_path, shards):
     whole = streamed(features, logits, spatial).finished()
     parts = []
     for number in range(shards):
-        span = Share(number, shards).span(12001)
+        span = Shard(number, shards).span(12001)
         rows = slice(span.start, span.stop)
         part = streamed(features[rows], logits[rows], spatial[rows], batch=100, first=span.start)
-        save_part(part, tmp_path / f"{number}.npz")
-        parts.append(load_part(tmp_path / f"{number}.npz"))
+        save_partial_statistics(part, tmp_path / f"{number}.npz")
+        parts.append(load_partial_statistics(tmp_path / f"{number}.npz"))
     for part in parts[1:]:
         parts[0].merge(part)
     merged = parts[0].finished()
     for name in ("features", "spatial"):
-        np.testing.assert_allclose(merged.gaussians[name].mean, whole.gaussians[name].mean, rtol=0, atol=1e-13)
-        np.testing.assert_allclose(merged.gaussians[name].covariance, whole.gaussians[name].covariance, atol=1e-12)
+        np.testing.assert_allclose(
+            merged.gaussians[name].mean, whole.gaussians[name].mean, rtol=0, atol=1e-13
+        )
+        np.testing.assert_allclose(
+            merged.gaussians[name].covariance, whole.gaussians[name].covariance, atol=1e-12
+        )
     assert [chunk.count for chunk in merged.scores] == [5000, 5000, 2001]
     assert inception_score(merged) == pytest.approx(inception_score(whole), rel=1e-12)
 
@@ -127,7 +147,9 @@ def test_inception_score_survives_underflow():
 
 def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
     labels = np.arange(12000) % 10
-    logits = np.eye(10)[labels] * 4 + RNG.standard_normal((12000, 10))  # a network that is right most of the time
+    logits = np.eye(10)[labels] * 4 + RNG.standard_normal(
+        (12000, 10)
+    )  # a network that is right most of the time
     features = np.zeros((12000, 2))
     shuffled = statistics_of(features, logits)
     assert inception_score(shuffled) > 3
@@ -137,12 +159,14 @@ def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
     assert (
         inception_score(statistics_of(features[:4000], logits[order][:4000])) > 1
     )  # one chunk: the order says nothing
-    collapsed = statistics_of(features, np.tile(logits[:1], (12000, 1)))  # one image again and again is no sorted set
+    collapsed = statistics_of(
+        features, np.tile(logits[:1], (12000, 1))
+    )  # one image again and again is no sorted set
     assert inception_score(collapsed) == pytest.approx(1)
 
 
 def slow_precision_recall(samples, reference, k=3):
-    """Kynkaanniemi et al. 2019, equations 1 and 2, with full matrices in float64."""
+    """Kynkäänniemi et al. 2019, equations 1 and 2, with full matrices in float64."""
 
     def distances(a, b):
         return ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1)
@@ -161,7 +185,10 @@ def test_precision_and_recall_are_their_formulas_in_blocks_of_any_size(monkeypat
     monkeypatch.setattr(manifold, "BLOCK", block)
     samples = (RNG.standard_normal((150, 6)) * 1.2 + 0.8).astype(np.float32)
     reference = RNG.standard_normal((110, 6)).astype(np.float32)
-    found, expected = precision_recall(samples, reference), slow_precision_recall(samples, reference)
+    found, expected = (
+        precision_recall(samples, reference),
+        slow_precision_recall(samples, reference),
+    )
     assert found == pytest.approx(expected)
     assert 0.2 < min(found) <= max(found) < 1
 
@@ -173,7 +200,9 @@ def test_the_distances_of_adm_are_half_precision_where_that_is_finite():
     halves = squared_distances(a, b, "adm")
     assert torch.equal(halves, squared_distances(a.half(), b.half()).float())
     assert (halves.double() - exact).abs().max() > 0.01
-    torch.testing.assert_close(squared_distances(a * 100, b, "adm"), squared_distances(a * 100, b))  # would be infinite
+    torch.testing.assert_close(
+        squared_distances(a * 100, b, "adm"), squared_distances(a * 100, b)
+    )  # would be infinite
 
 
 def test_kid_is_the_unbiased_estimate_of_its_formula():
@@ -183,7 +212,10 @@ def test_kid_is_the_unbiased_estimate_of_its_formula():
     def kernel(a, b):
         return (a @ b / 5 + 1) ** 3
 
-    unpaired = sum(sum(kernel(z[i], z[j]) for i in range(40) for j in range(40) if i != j) / (40 * 39) for z in (x, y))
+    unpaired = sum(
+        sum(kernel(z[i], z[j]) for i in range(40) for j in range(40) if i != j) / (40 * 39)
+        for z in (x, y)
+    )
     expected = unpaired - 2 * np.mean([kernel(a, b) for a in x for b in y])
     found = kernel_distance(x.astype(np.float32), y.astype(np.float32), subsets=3, size=40)
     assert found == pytest.approx(expected, rel=1e-5)
@@ -211,13 +243,19 @@ def test_statistics_come_back_from_disk(tmp_path):
     assert compute_metrics(METRICS, read, reference) == compute_metrics(METRICS, written, reference)
     assert list(compute_metrics(("recall", "fid"), read, reference)) == ["recall", "fid"]
     for metric in ("precision", "kid"):
-        with pytest.raises(UserError, match="need the features of the samples, only their moments are there"):
+        with pytest.raises(
+            UserError, match="need the features of the samples, only their moments are there"
+        ):
             compute_metrics((metric,), without, reference)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a statistics file"), (b"PK\x03\x04", "not a statistics file"), (None, "no such file")],
+    [
+        (b"", "not a statistics file"),
+        (b"PK\x03\x04", "not a statistics file"),
+        (None, "no such file"),
+    ],
 )
 def test_damaged_statistics_are_refused(tmp_path, content, message):
     if content is not None:
@@ -235,7 +273,10 @@ def test_another_extractor_is_refused():
         compute_metrics(("fid",), full_statistics(), full_statistics(digest="e"))
     with pytest.raises(UserError, match="their features cannot be compared"):
         compute_metrics(("fid",), full_statistics(), full_statistics(extractor="classifier"))
-    with pytest.raises(UserError, match=r"fd-dinov2: cannot be computed from inception features \(allowed: dinov2\)"):
+    with pytest.raises(
+        UserError,
+        match=r"fd-dinov2: cannot be computed from inception features \(allowed: dinov2\)",
+    ):
         compute_metrics(("fd-dinov2",), full_statistics(), full_statistics())
 
 
@@ -251,7 +292,11 @@ def test_a_biased_fid_is_said_to_be(caplog):
 
 @pytest.mark.parametrize("name", ["features", "spatial", "logits"])
 def test_activations_that_are_not_finite_are_refused(name):
-    arrays = {"features": np.zeros((10, 3)), "spatial": np.zeros((10, 4)), "logits": np.zeros((10, 2))}
+    arrays = {
+        "features": np.zeros((10, 3)),
+        "spatial": np.zeros((10, 4)),
+        "logits": np.zeros((10, 2)),
+    }
     arrays[name][4, 1] = np.nan
     with pytest.raises(UserError, match="images 0 to 9 are not finite"):
         streamed(**arrays)
@@ -277,7 +322,9 @@ def test_image_archive_is_numpys_and_streams(tmp_path):
         batches = list(archive.batches(range(23), 10))
         assert [len(batch) for batch in batches] == [10, 10, 3]
         np.testing.assert_array_equal(np.concatenate(batches), images)
-        np.testing.assert_array_equal(np.concatenate(list(archive.batches(range(7, 19), 5))), images[7:19])
+        np.testing.assert_array_equal(
+            np.concatenate(list(archive.batches(range(7, 19), 5))), images[7:19]
+        )
 
 
 def test_archives_that_are_none_are_refused_in_one_line(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from selftrans.config import Classifier
+from selftrans.config import ClassifierConfig
 from selftrans.evaluation import inception
 from selftrans.evaluation.__main__ import extractors_of, statistics_of
-from selftrans.evaluation.collect import take_over
+from selftrans.evaluation.compute_statistics import take_over
 from selftrans.evaluation.extractors import ClassifierNetwork, load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
@@ -36,9 +36,14 @@ def images():
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
-    settings = Classifier(width=8, features=6)
+    settings = ClassifierConfig(width=8, features=6)
     network = randomise(ClassifierNetwork(settings, 10), std=0.3)
-    save_tensors(path, network.state_dict(), "classifier", {"settings": settings.model_dump(), "num_classes": 10})
+    save_tensors(
+        path,
+        network.state_dict(),
+        "classifier",
+        {"settings": settings.model_dump(), "num_classes": 10},
+    )
     return path
 
 
@@ -75,7 +80,13 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
     assert result["extractors"]["classifier"]["num_samples"] == 60
     assert result["extractors"]["classifier"]["num_reference"] == 1797
     assert len(result["extractors"]["classifier"]["digest"]) == 64
-    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["FID", "IS", "precision", "recall", "KID"]
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == [
+        "FID",
+        "IS",
+        "precision",
+        "recall",
+        "KID",
+    ]
 
 
 def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, tmp_path):
@@ -83,7 +94,9 @@ def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, t
     reference = statistics_of(inputs / "own.yaml", extractor, tmp_path, 100)
     metrics = ("fid", "is", "precision", "recall", "kid")
     found = [
-        compute_metrics(metrics, statistics_of(inputs / name, extractor, tmp_path, batch_size), reference)
+        compute_metrics(
+            metrics, statistics_of(inputs / name, extractor, tmp_path, batch_size), reference
+        )
         for name, batch_size in (("samples.npz", 60), ("compressed.npz", 7), ("folder", 13))
     ]
     for other in found[1:]:
@@ -95,28 +108,47 @@ def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, t
 
 def test_two_processes_collect_what_one_does(inputs, classifier):
     command = [
-        sys.executable, "-m", "selftrans.evaluation.collect", inputs / "folder", "--extractor", "classifier", "--weights",
+        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
+        "classifier", "--weights",
         classifier, "--batch-size", 8,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for processes in (1, 2):
-        words = [*command, "--processes", processes, "--output", inputs / f"{processes}/statistics.npz"]
-        ended = subprocess.run(list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        words = [
+            *command,
+            "--processes",
+            processes,
+            "--output",
+            inputs / f"{processes}/statistics.npz",
+        ]
+        ended = subprocess.run(
+            list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        )
         assert ended.returncode == 0, ended.stderr
-    one, two = (ImageStatistics.load(inputs / f"{processes}/statistics.npz") for processes in (1, 2))
+    one, two = (
+        ImageStatistics.load(inputs / f"{processes}/statistics.npz") for processes in (1, 2)
+    )
     np.testing.assert_allclose(two.features, one.features, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(two.gaussians["features"].covariance, one.gaussians["features"].covariance, rtol=1e-4)
+    np.testing.assert_allclose(
+        two.gaussians["features"].covariance, one.gaussians["features"].covariance, rtol=1e-4
+    )
     assert [chunk.count for chunk in two.scores] == [60]
-    assert sorted(path.name for path in (inputs / "2").iterdir()) == ["statistics-features.npy", "statistics.npz"]
+    assert sorted(path.name for path in (inputs / "2").iterdir()) == [
+        "statistics-features.npy",
+        "statistics.npz",
+    ]
 
 
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
     words = [
-        sys.executable, "-m", "selftrans.evaluation.collect", inputs / "folder", "--extractor", "classifier", "--weights",
+        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
+        "classifier", "--weights",
         classifier, "--processes", 2, "--output", inputs / "statistics.npz",
     ]  # fmt: skip
-    ended = subprocess.run(list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 1
     assert "00055.png: not an image, or damaged" in ended.stderr
     assert not (inputs / "statistics.npz").exists()
@@ -167,18 +199,33 @@ def test_wrong_images_are_one_line(inputs, classifier, images, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--metrics", "fid,nonsense"], "--metrics: 'nonsense' is unknown (allowed: fid, sfid, is, precision"),
+        (
+            ["--metrics", "fid,nonsense"],
+            "--metrics: 'nonsense' is unknown (allowed: fid, sfid, is, precision",
+        ),
         (["--metrics", "fid"], "needed is pt_inception-2015-12-05-6726825d.pth"),
-        (["--extractor", "classifier", "--weights", "{samples}"], "truncated or not a safetensors file"),
-        (["--extractor", "classifier", "--weights", "{classifier}", "--reference", "{float}"], "arr_0 is float32"),
+        (
+            ["--extractor", "classifier", "--weights", "{samples}"],
+            "truncated or not a safetensors file",
+        ),
+        (
+            ["--extractor", "classifier", "--weights", "{classifier}", "--reference", "{float}"],
+            "arr_0 is float32",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_number(inputs, classifier, images, words, message):
     np.savez(inputs / "float.npz", images.astype(np.float32))
-    places = {"samples": inputs / "samples.npz", "classifier": classifier, "float": inputs / "float.npz"}
+    places = {
+        "samples": inputs / "samples.npz",
+        "classifier": classifier,
+        "float": inputs / "float.npz",
+    }
     words = [word.format(**places) for word in words]
     output = inputs / "result.json"
-    ended = evaluate(inputs / "samples.npz", "--reference", inputs / "samples.npz", *words, "--output", output)
+    ended = evaluate(
+        inputs / "samples.npz", "--reference", inputs / "samples.npz", *words, "--output", output
+    )
     assert ended.returncode == 1
     assert message in ended.stderr.strip().splitlines()[-1]
     assert ended.stdout == ""
@@ -188,11 +235,13 @@ def test_mistakes_are_one_line_and_leave_no_number(inputs, classifier, images, w
 def test_a_reference_of_another_extractor_is_refused(inputs, classifier, tmp_path):
     own = load_classifier(classifier, CPU)
     statistics = statistics_of(inputs / "samples.npz", own, tmp_path, 10)
-    other = ClassifierNetwork(Classifier(width=8, features=6), 10)
+    other = ClassifierNetwork(ClassifierConfig(width=8, features=6), 10)
     save_tensors(tmp_path / "o.safetensors", other.state_dict(), "classifier", {
-        "settings": Classifier(width=8, features=6).model_dump(), "num_classes": 10,
+        "settings": ClassifierConfig(width=8, features=6).model_dump(), "num_classes": 10,
     })  # fmt: skip
-    elsewhere = statistics_of(inputs / "folder", load_classifier(tmp_path / "o.safetensors", CPU), tmp_path, 10)
+    elsewhere = statistics_of(
+        inputs / "folder", load_classifier(tmp_path / "o.safetensors", CPU), tmp_path, 10
+    )
     with pytest.raises(UserError, match="their features cannot be compared"):
         compute_metrics(("fid",), statistics, elsewhere)
 
@@ -202,7 +251,10 @@ def test_each_metric_finds_its_extractor():
         "inception": ("fid", "is"),
         "dinov2": ("fd-dinov2",),
     }
-    assert extractors_of(("fid", "sfid"), "classifier") == {"classifier": ("fid",), "inception": ("sfid",)}
+    assert extractors_of(("fid", "sfid"), "classifier") == {
+        "classifier": ("fid",),
+        "inception": ("sfid",),
+    }
 
 
 # ------------------------------------------------------------------------------------------------- Inception, ADM, others
@@ -220,7 +272,9 @@ def random_inception(tmp_path_factory):
             tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
     path = tmp_path_factory.mktemp("inception") / "random.pth"
     torch.save(state, path)
-    file = PublishedFile(url=f"https://nowhere/{path.name}", bytes=path.stat().st_size, sha256=sha256_of(path))
+    file = PublishedFile(
+        url=f"https://nowhere/{path.name}", bytes=path.stat().st_size, sha256=sha256_of(path)
+    )
     return path, file
 
 
@@ -231,7 +285,9 @@ def extractor(random_inception, monkeypatch) -> InceptionExtractor:
     return inception.load_inception(path, CPU)
 
 
-def test_numbers_are_torch_fidelitys_where_definitions_agree(tmp_path, extractor, random_inception, images):
+def test_numbers_are_torch_fidelitys_where_definitions_agree(
+    tmp_path, extractor, random_inception, images
+):
     """FID, IS in one chunk in file order, KID of the whole sets, precision and recall with k = 3."""
     from torch_fidelity import calculate_metrics
 
@@ -241,7 +297,9 @@ def test_numbers_are_torch_fidelitys_where_definitions_agree(tmp_path, extractor
         (tmp_path / name).mkdir()
         for number, image in enumerate(pictures):
             Image.fromarray(image).save(tmp_path / name / f"{number:03}.png")
-    samples, reference = (statistics_of(tmp_path / name, extractor, tmp_path / f"{name}-out", 20) for name in folders)
+    samples, reference = (
+        statistics_of(tmp_path / name, extractor, tmp_path / f"{name}-out", 20) for name in folders
+    )
     found = compute_metrics(("fid", "is", "precision", "recall"), samples, reference)
     expected = calculate_metrics(
         input1=str(tmp_path / "samples"), input2=str(tmp_path / "reference"), cuda=False, fid=True, isc=True, prc=True,
@@ -273,7 +331,14 @@ def test_kid_is_torch_fidelitys():
 def test_an_adm_reference_brings_its_own_moments(tmp_path, extractor, images):
     rng = np.random.default_rng(0)
     mu, mu_s = rng.standard_normal(2048), rng.standard_normal(2023)
-    np.savez(tmp_path / "reference.npz", images[:6], mu=mu, sigma=np.eye(2048), mu_s=mu_s, sigma_s=2 * np.eye(2023))
+    np.savez(
+        tmp_path / "reference.npz",
+        images[:6],
+        mu=mu,
+        sigma=np.eye(2048),
+        mu_s=mu_s,
+        sigma_s=2 * np.eye(2023),
+    )
     reference = statistics_of(tmp_path / "reference.npz", extractor, tmp_path / "out", 6)
     np.testing.assert_array_equal(reference.gaussians["features"].mean, mu)
     np.testing.assert_array_equal(reference.gaussians["spatial"].covariance, 2 * np.eye(2023))
@@ -286,7 +351,9 @@ def test_an_adm_reference_brings_its_own_moments(tmp_path, extractor, images):
 def test_a_file_with_a_published_name_is_checked(tmp_path):
     name, *_ = REFERENCE_BATCHES
     (tmp_path / name).write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"has 14 bytes, VIRTUAL_imagenet256_labeled\.npz has 2,037,122,530"):
+    with pytest.raises(
+        UserError, match=r"has 14 bytes, VIRTUAL_imagenet256_labeled\.npz has 2,037,122,530"
+    ):
         check_published(tmp_path / name)
     check_published(tmp_path / "of my own.npz")
 
@@ -294,16 +361,27 @@ def test_a_file_with_a_published_name_is_checked(tmp_path):
 def test_the_check_against_published_numbers_says_what_it_needs(inputs):
     environment = {**os.environ, "SELFTRANS_CACHE": str(inputs / "cache")}
     command = [sys.executable, "-m", "benchmarks.check_adm", inputs / "samples.npz"]
-    ended = subprocess.run(list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: {inputs}/cache/{INCEPTION.name}: no such file")
 
 
-def test_the_check_against_published_numbers_compares(inputs, random_inception, extractor, monkeypatch, capsys):
+def test_the_check_against_published_numbers_compares(
+    inputs, random_inception, extractor, monkeypatch, capsys
+):
     """With random weights every number is off, and it says so; with their own numbers as published ones none is."""
     from benchmarks import check_adm
 
-    words = ["check_adm", "samples.npz", "--reference", "reference.npz", "--weights", random_inception[0]]
+    words = [
+        "check_adm",
+        "samples.npz",
+        "--reference",
+        "reference.npz",
+        "--weights",
+        random_inception[0],
+    ]
     np.savez(inputs / "reference.npz", np.load(inputs / "samples.npz")["arr_0"][:8] // 2)
     np.savez(inputs / "samples.npz", np.load(inputs / "samples.npz")["arr_0"][:10])
     monkeypatch.chdir(inputs)
@@ -322,7 +400,9 @@ def test_statistics_of_ours_are_a_reference_of_the_workflow_too(inputs, classifi
     take_over(tmp_path / "out/samples.npz", "classifier", tmp_path / "reference/classifier.npz")
     again = ImageStatistics.load(tmp_path / "reference/classifier.npz")
     np.testing.assert_array_equal(again.features, saved.features)
-    assert compute_metrics(("fid", "kid"), again, saved) == compute_metrics(("fid", "kid"), saved, saved)
+    assert compute_metrics(("fid", "kid"), again, saved) == compute_metrics(
+        ("fid", "kid"), saved, saved
+    )
     with pytest.raises(UserError, match="are of classifier features, asked for are inception"):
         take_over(tmp_path / "out/samples.npz", "inception", tmp_path / "b.npz")
     features_path(tmp_path / "out/samples.npz").unlink()
@@ -333,6 +413,11 @@ def test_statistics_of_ours_are_a_reference_of_the_workflow_too(inputs, classifi
 def test_samples_of_another_size_are_refused(inputs, classifier, images, tmp_path):
     extractor = load_classifier(classifier, CPU)
     np.savez(inputs / "small.npz", images[:, ::2, ::2])
-    small, whole = (statistics_of(inputs / f"{name}.npz", extractor, tmp_path, 10) for name in ("small", "samples"))
-    with pytest.raises(UserError, match="samples are 16x16 pixels, reference images 32x32: they cannot be compared"):
+    small, whole = (
+        statistics_of(inputs / f"{name}.npz", extractor, tmp_path, 10)
+        for name in ("small", "samples")
+    )
+    with pytest.raises(
+        UserError, match="samples are 16x16 pixels, reference images 32x32: they cannot be compared"
+    ):
         compute_metrics(("fid",), small, whole)

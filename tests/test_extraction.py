@@ -13,7 +13,7 @@ import torch
 import yaml
 from diffusers import AutoencoderDC, AutoencoderKL
 
-from selftrans.config import Training, load_data
+from selftrans.config import TrainingConfig, load_data
 from selftrans.data.latents import extract
 from selftrans.data.sources import open_extracted, open_source
 from selftrans.data.store import LatentStore
@@ -29,8 +29,16 @@ SIZE = 32
 
 def save_autoencoder(path, seed=0, **changes):
     torch.manual_seed(seed)
-    settings = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "layers_per_block": 1}
-    levels = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    settings = {
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+    }
+    levels = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
     AutoencoderKL(**settings, **levels, sample_size=SIZE, **changes).save_pretrained(path)
     return path
 
@@ -45,7 +53,9 @@ def data_file(tmp_path, autoencoder):
     """Write a data file of a miniature ImageNet and return its path."""
 
     def write(kind="folder", path=None, latents=None, **source):
-        path = path or make_imagenet(tmp_path / "imagenet", per_class=10, classes=20, corrupt=source.pop("corrupt", 0))
+        path = path or make_imagenet(
+            tmp_path / "imagenet", per_class=10, classes=20, corrupt=source.pop("corrupt", 0)
+        )
         values = {
             "source": {"kind": kind, "path": str(path), **source},
             "image_size": SIZE,
@@ -72,7 +82,11 @@ def start(data_file, autoencoder, output, *options):
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     return subprocess.Popen(
-        [*map(str, words), *options], cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+        [*map(str, words), *options],
+        cwd=REPOSITORY,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -91,7 +105,9 @@ def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_fi
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while subprocess.run(["pgrep", "-f", f"{killed}.*--worker"], capture_output=True).returncode == 0:
+    while (
+        subprocess.run(["pgrep", "-f", f"{killed}.*--worker"], capture_output=True).returncode == 0
+    ):
         time.sleep(0.02)  # the workers end with who started them
     assert not (killed / "manifest.json").exists()
     first = {path.name: path.stat().st_mtime_ns for path in killed.glob("moments-*.npy")}
@@ -99,23 +115,34 @@ def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_fi
     assert start(data, autoencoder, killed, "--processes", "2").wait() == 0
     assert all((killed / name).stat().st_mtime_ns == time for name, time in first.items())
     expected = contents(tmp_path / "1")
-    assert len([name for name in expected if name.endswith(".npy")]) == 6  # five shards and the labels
+    assert (
+        len([name for name in expected if name.endswith(".npy")]) == 6
+    )  # five shards and the labels
     for found in (contents(tmp_path / "2"), contents(killed)):
         assert found == expected
 
 
-def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(tmp_path, data_file, autoencoder):
+def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
+    tmp_path, data_file, autoencoder
+):
     file = data_file(on_error="skip", corrupt=2)
     data = load_data(file)
     manifest = extract(data, str(autoencoder), tmp_path / "latents")
     assert manifest.skipped == ("n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG")
     assert (manifest.count, manifest.num_classes, manifest.latent_shape) == (198, 20, (4, 16, 16))
-    store, source = LatentStore(tmp_path / "latents/manifest.json"), open_source(data, manifest.skipped)
+    store, source = (
+        LatentStore(tmp_path / "latents/manifest.json"),
+        open_source(data, manifest.skipped),
+    )
     store.verify()
     np.testing.assert_array_equal(store.labels, source.labels)
     chosen = np.array([0, 47, 48, 60, 197])
-    encoded = encode_moments(load_autoencoder(str(autoencoder), CPU), torch.from_numpy(source.read(chosen)))
-    torch.testing.assert_close(torch.from_numpy(store.moments(chosen)).float(), encoded, rtol=2e-3, atol=2e-3)
+    encoded = encode_moments(
+        load_autoencoder(str(autoencoder), CPU), torch.from_numpy(source.read(chosen))
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(store.moments(chosen)).float(), encoded, rtol=2e-3, atol=2e-3
+    )
     file.rename(tmp_path / "data.yaml")
     assert open_extracted(tmp_path / "data.yaml").names == source.names
 
@@ -136,27 +163,41 @@ def test_what_was_encoded_stays_good_when_it_is_moved(tmp_path, data_file, autoe
     (tmp_path / "imagenet").rename(tmp_path / "moved")
     moved = data_file(path=tmp_path / "moved/train")
     assert extract(load_data(moved), str(autoencoder), tmp_path / "latents") == first
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").glob("moments*")}
+    assert times == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "latents").glob("moments*")
+    }
     (tmp_path / "moved/train/n00000019/n00000019_9.JPEG").unlink()
-    assert extract(load_data(moved), str(autoencoder), tmp_path / "latents").count == first.count - 1
+    assert (
+        extract(load_data(moved), str(autoencoder), tmp_path / "latents").count == first.count - 1
+    )
 
 
 def test_mirrored_views(tmp_path, data_file, autoencoder):
-    data = load_data(data_file(latents={"flip": True}, path=make_imagenet(tmp_path / "few", per_class=4, classes=20)))
+    data = load_data(
+        data_file(
+            latents={"flip": True}, path=make_imagenet(tmp_path / "few", per_class=4, classes=20)
+        )
+    )
     manifest = extract(data, str(autoencoder), tmp_path / "latents")
-    assert (manifest.count, manifest.views, sum(shard.count for shard in manifest.shards)) == (80, 2, 160)
+    assert (manifest.count, manifest.views, sum(shard.count for shard in manifest.shards)) == (
+        80,
+        2,
+        160,
+    )
     store, source = LatentStore(tmp_path / "latents/manifest.json"), open_source(data)
     chosen, views = np.array([79, 0, 47, 48]), np.array([1, 0, 1, 1])
     images = mirrored(source.read(chosen), views)
     np.testing.assert_array_equal(images[0], source.read(chosen)[0][:, ::-1])
     encoded = encode_moments(load_autoencoder(str(autoencoder), CPU), torch.from_numpy(images))
-    torch.testing.assert_close(torch.from_numpy(store.moments(chosen, views)).float(), encoded, rtol=2e-3, atol=2e-3)
-    batches = BatchSource(store, Training(checkpoints=(100,), batch_size=80), seed=0)
+    torch.testing.assert_close(
+        torch.from_numpy(store.moments(chosen, views)).float(), encoded, rtol=2e-3, atol=2e-3
+    )
+    batches = BatchSource(store, TrainingConfig(checkpoints=(100,), batch_size=80), seed=0)
     noise = np.zeros((1, *manifest.latent_shape), np.float32)
     drawn, place = set(), batches.indices(0, range(1))
     for step in range(12):  # an image comes once in each pass, as itself or mirrored
         position = int(np.flatnonzero(batches.indices(step, range(80)) == place)[0])
-        z = batches.draw_numbers(step, range(position, position + 1)).z
+        z = batches.sample_batch(step, range(position, position + 1)).z
         errors = [np.abs(z - store.latents(place, noise, view)).mean() for view in (0, 1)]
         drawn.add(int(np.argmin(errors)))
     assert drawn == {0, 1}
@@ -171,7 +212,9 @@ def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):
     taken = extract(load_data(data_file("repa", prepared)), str(autoencoder), tmp_path / "taken")
     store = LatentStore(tmp_path / "taken/manifest.json")
     np.testing.assert_array_equal(store.labels, own.labels)
-    np.testing.assert_allclose(store.moments(everything), own.moments(everything), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        store.moments(everything), own.moments(everything), rtol=1e-3, atol=1e-6
+    )
     assert taken.scale == own.manifest.scale
     other = save_autoencoder(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="the prepared moments are not of autoencoder"):
@@ -200,11 +243,16 @@ def test_bf16_is_near_and_float16_is_rounded(tmp_path, data_file, autoencoder):
 def test_an_autoencoder_of_another_class_and_channel_count(tmp_path, data_file):
     """Any of diffusers' autoencoders; one without a posterior has no spread."""
     torch.manual_seed(0)
-    blocks = {"encoder_block_types": ("ResBlock", "ResBlock"), "decoder_block_types": ("ResBlock", "ResBlock")}
+    blocks = {
+        "encoder_block_types": ("ResBlock", "ResBlock"),
+        "decoder_block_types": ("ResBlock", "ResBlock"),
+    }
     channels = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
     layers = {"encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 1)}
     scales = {"encoder_qkv_multiscales": ((), ()), "decoder_qkv_multiscales": ((), ())}
-    AutoencoderDC(latent_channels=8, **blocks, **channels, **layers, **scales).save_pretrained(tmp_path / "dc")
+    AutoencoderDC(latent_channels=8, **blocks, **channels, **layers, **scales).save_pretrained(
+        tmp_path / "dc"
+    )
     few = make_imagenet(tmp_path / "few", per_class=3, classes=2)
     file = data_file(path=few)
     with pytest.raises(UserError, match=r"latents of shape \(8, 16, 16\).*make \(4, 16, 16\)"):
@@ -227,10 +275,16 @@ def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file
     errors = process.communicate()[1]
     assert process.returncode == 1
     assert "Traceback" not in errors
-    assert errors.strip().splitlines()[-1].endswith("fetch it once: hf download stabilityai/sd-vae-ft-mse")
+    assert (
+        errors.strip()
+        .splitlines()[-1]
+        .endswith("fetch it once: hf download stabilityai/sd-vae-ft-mse")
+    )
 
 
-def test_an_autoencoder_in_the_hubs_cache_is_found_offline(tmp_path, data_file, autoencoder, monkeypatch):
+def test_an_autoencoder_in_the_hubs_cache_is_found_offline(
+    tmp_path, data_file, autoencoder, monkeypatch
+):
     data = data_file(path=make_imagenet(tmp_path / "few", per_class=2, classes=2))
     repository = tmp_path / "cache/hub/models--somebody--some-vae"
     snapshot = repository / "snapshots" / ("0" * 40)

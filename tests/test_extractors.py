@@ -12,8 +12,18 @@ from torch.nn import functional
 from selftrans.evaluation import weights
 from selftrans.evaluation.dinov2 import Dinov2Extractor, dinov2_network, resampled_positions
 from selftrans.evaluation.extractors import load_extractor
-from selftrans.evaluation.inception import InceptionExtractor, inception_network, resize_like_tensorflow_1
-from selftrans.evaluation.weights import DINOV2, INCEPTION, PublishedFile, fetch_weights, find_weights
+from selftrans.evaluation.inception import (
+    InceptionExtractor,
+    inception_network,
+    resize_like_tensorflow_1,
+)
+from selftrans.evaluation.weights import (
+    DINOV2,
+    INCEPTION,
+    PublishedFile,
+    fetch_weights,
+    find_weights,
+)
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 
@@ -50,7 +60,9 @@ def extractor(state):
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def test_the_network_has_the_keys_of_the_ported_weights(state):
@@ -86,7 +98,9 @@ def test_plain_torchvision_is_another_network(state, extractor, images):
     """The negative control: without the three differences in pooling the same weights give other features."""
     from torchvision.models import inception_v3
 
-    plain = inception_v3(num_classes=1008, aux_logits=False, transform_input=False, init_weights=False).eval()
+    plain = inception_v3(
+        num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
+    ).eval()
     plain.load_state_dict(state)
     seen = []
     plain.avgpool.register_forward_hook(lambda *given: seen.append(given[2].flatten(1)))
@@ -97,22 +111,33 @@ def test_plain_torchvision_is_another_network(state, extractor, images):
 
 def test_spatial_features_are_the_first_channels_of_mixed_6_conv_in_nhwc_order(extractor, images):
     seen = []
-    handle = extractor.network.Mixed_6d.branch1x1.register_forward_hook(lambda *given: seen.append(given[2]))
+    handle = extractor.network.Mixed_6d.branch1x1.register_forward_hook(
+        lambda *given: seen.append(given[2])
+    )
     found = extractor(images).spatial
     handle.remove()
     assert found.shape == (3, 17 * 17 * 7)
     expected = np.stack(
-        [[seen[0][i, c, y, x] for y in range(17) for x in range(17) for c in range(7)] for i in range(3)]
+        [
+            [seen[0][i, c, y, x] for y in range(17) for x in range(17) for c in range(7)]
+            for i in range(3)
+        ]
     )
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256, 299, 512])
 def test_resize_is_torch_fidelitys(size):
-    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+    from torch_fidelity.interpolate_compat_tensorflow import (
+        interpolate_bilinear_2d_like_tensorflow1x,
+    )
 
-    pixels = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(size)).float()
-    expected = interpolate_bilinear_2d_like_tensorflow1x(pixels, size=(299, 299), align_corners=False)
+    pixels = torch.randint(
+        0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(size)
+    ).float()
+    expected = interpolate_bilinear_2d_like_tensorflow1x(
+        pixels, size=(299, 299), align_corners=False
+    )
     torch.testing.assert_close(resize_like_tensorflow_1(pixels, 299), expected, rtol=0, atol=1e-4)
     if size != 299:
         antialiased = functional.interpolate(pixels, (299, 299), mode="bilinear", antialias=True)
@@ -146,7 +171,10 @@ def hub_state():
 
     tensors["cls_token"], tensors["mask_token"] = normal(1, 1, width), normal(1, width)
     tensors["pos_embed"] = normal(1, 1 + 37 * 37, width, std=0.5)
-    tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"] = normal(width, 3, 14, 14), normal(width)
+    tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"] = (
+        normal(width, 3, 14, 14),
+        normal(width),
+    )
     for block in range(12):
         shapes = {
             "norm1.weight": (width,), "norm1.bias": (width,), "attn.qkv.weight": (3 * width, width),
@@ -155,7 +183,10 @@ def hub_state():
             "mlp.fc1.weight": (4 * width, width), "mlp.fc1.bias": (4 * width,),
             "mlp.fc2.weight": (width, 4 * width), "mlp.fc2.bias": (width,), "ls2.gamma": (width,),
         }  # fmt: skip
-        tensors |= {f"blocks.{block}.{name}": normal(*shape) + ("norm" in name) for name, shape in shapes.items()}
+        tensors |= {
+            f"blocks.{block}.{name}": normal(*shape) + ("norm" in name)
+            for name, shape in shapes.items()
+        }
     tensors["norm.weight"], tensors["norm.bias"] = 1 + normal(width), normal(width)
     return tensors
 
@@ -163,21 +194,31 @@ def hub_state():
 def class_token(state, pixels):
     """The hub's vision transformer, transcribed: pre-norm blocks with layer scale, exact GELU, norm of the class token."""
     width, heads = 384, 6
-    x = functional.conv2d(pixels, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14)
+    x = functional.conv2d(
+        pixels, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
+    )
     x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
     grid = state["pos_embed"][:, 1:].reshape(1, 37, 37, width).permute(0, 3, 1, 2)
-    grid = functional.interpolate(grid, scale_factor=(16.1 / 37, 16.1 / 37), mode="bicubic", antialias=False)
-    x = x + torch.cat([state["pos_embed"][:, :1], grid.permute(0, 2, 3, 1).reshape(1, 256, width)], dim=1)
+    grid = functional.interpolate(
+        grid, scale_factor=(16.1 / 37, 16.1 / 37), mode="bicubic", antialias=False
+    )
+    x = x + torch.cat(
+        [state["pos_embed"][:, :1], grid.permute(0, 2, 3, 1).reshape(1, 256, width)], dim=1
+    )
 
     def norm(x, name):
-        return functional.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+        return functional.layer_norm(
+            x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6
+        )
 
     def linear(x, name):
         return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     for block in range(12):
         own = f"blocks.{block}."
-        qkv = linear(norm(x, own + "norm1"), own + "attn.qkv").reshape(len(x), -1, 3, heads, width // heads)
+        qkv = linear(norm(x, own + "norm1"), own + "attn.qkv").reshape(
+            len(x), -1, 3, heads, width // heads
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = ((q * (width // heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         attended = attended.transpose(1, 2).reshape(len(x), -1, width)
@@ -188,7 +229,9 @@ def class_token(state, pixels):
 
 
 def test_dinov2_is_the_hubs_model(hub_state):
-    images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = torch.randint(
+        0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
     own = Dinov2Extractor(dinov2_network(hub_state, "vit_small_patch14_dinov2"), "random", CPU)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -202,17 +245,23 @@ def test_timms_own_resampling_of_positions_is_another(hub_state):
     from timm.layers import resample_abs_pos_embed
 
     table = hub_state["pos_embed"]
-    assert (resampled_positions(table, 16) - resample_abs_pos_embed(table, [16, 16])).abs().max() > 0.1
+    assert (
+        resampled_positions(table, 16) - resample_abs_pos_embed(table, [16, 16])
+    ).abs().max() > 0.1
     assert resampled_positions(table, 37) is table
 
 
 def test_images_of_other_sizes_are_resized_with_antialias(hub_state):
     own = Dinov2Extractor(dinov2_network(hub_state, "vit_small_patch14_dinov2"), "random", CPU)
-    images = torch.randint(0, 256, (1, 448, 448, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    images = torch.randint(
+        0, 256, (1, 448, 448, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
     pixels = images.permute(0, 3, 1, 2).float() / 255
     small = functional.interpolate(pixels, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
     rounded = (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    assert relative_difference(own(images).features, own(rounded).features) < 0.02  # but for the rounding to uint8
+    assert (
+        relative_difference(own(images).features, own(rounded).features) < 0.02
+    )  # but for the rounding to uint8
 
 
 # ------------------------------------------------------------------------------------------------------- weight files
@@ -225,7 +274,13 @@ def test_absent_weights_say_what_from_where_and_where_to(tmp_path, monkeypatch):
             load_extractor(name, None, CPU)
         message = str(caught.value)
         assert "\n" not in message
-        for part in (str(tmp_path / file.name), file.url, file.sha256, f"{file.bytes:,}", "--fetch"):
+        for part in (
+            str(tmp_path / file.name),
+            file.url,
+            file.sha256,
+            f"{file.bytes:,}",
+            "--fetch",
+        ):
             assert part in message
     with pytest.raises(UserError, match="--weights: the classifier extractor needs the file"):
         load_extractor("classifier", None, CPU)
@@ -260,7 +315,9 @@ def test_weights_are_fetched_once_and_checked(served, tmp_path, caplog):
     cache = tmp_path / "cache"
     assert fetch_weights(file, cache).read_bytes() == source.read_bytes()
     source.write_bytes(b"gone")
-    assert find_weights(file, fetch_weights(file, cache)) == cache / "weights.pth"  # no second download
+    assert (
+        find_weights(file, fetch_weights(file, cache)) == cache / "weights.pth"
+    )  # no second download
     (cache / "weights.pth").write_bytes(bytes(9000 * 256))
     with pytest.raises(UserError, match=r"weights\.pth: has SHA-256"):
         find_weights(file, cache / "weights.pth")

@@ -30,16 +30,24 @@ def assert_close(one, two):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, arm):
-    path = tiny(**{"training.checkpoints": [4, 50], "training.log_every": 1, "figures.sample_checkpoints": [4]})
+    path = tiny(
+        **{
+            "training.checkpoints": [4, 50],
+            "training.log_every": 1,
+            "figures.sample_checkpoints": [4],
+        }
+    )
     run(path, arm, tmp_path / "one", manifest, until=50, teacher=teacher)
     ended = command(path, arm, tmp_path / "two", manifest, 50, teacher, "--processes", 2)
     assert ended.returncode == 0, ended.stderr
     assert_close(everything(tmp_path / "one", 50)[0], everything(tmp_path / "two", 50)[0])
 
 
-def test_a_process_without_a_sample_in_range_and_a_term_that_stops(tiny, tmp_path, manifest, teacher):
+def test_a_process_without_a_sample_in_range_and_a_term_that_stops(
+    tiny, tmp_path, manifest, teacher
+):
     """Nobody waits for a gradient that never comes: neither where a mask is empty, nor after stop_after."""
-    signal_of = "runs.self-transcendence.guidance"
+    signal_of = "runs.self-transcendence.alignment"
     path = tiny(**{
         "training.checkpoints": [4, 20], "training.log_every": 1, "figures.sample_checkpoints": [4],
         f"{signal_of}.t_range": {"low": 0.8, "high": 1.0}, f"{signal_of}.stop_after": 14,
@@ -49,20 +57,22 @@ def test_a_process_without_a_sample_in_range_and_a_term_that_stops(tiny, tmp_pat
     alignment = one["history"][:, 3]
     assert (alignment[:14] > 0).any()
     assert (alignment[14:] == 0).all()
-    ended = command(path, "self-transcendence", tmp_path / "two", manifest, 20, teacher, "--processes", 2)
+    ended = command(
+        path, "self-transcendence", tmp_path / "two", manifest, 20, teacher, "--processes", 2
+    )
     assert ended.returncode == 0, ended.stderr
     assert_close(one, everything(tmp_path / "two", 20)[0])
 
 
 def test_the_masks_of_that_test_are_empty_in_one_process_only(tiny, manifest):
-    from selftrans.config import TimeRange, load_experiment
+    from selftrans.config import TimeRangeConfig, load_experiment
     from selftrans.data.store import LatentStore
     from selftrans.training.batches import BatchSource
 
     source = BatchSource(LatentStore(manifest), load_experiment(tiny()).training, 0)
     there = [
         [
-            bool(len(source.draw(step, part).rows_within(TimeRange(low=0.8, high=1.0))))
+            bool(len(source.draw(step, part).rows_within(TimeRangeConfig(low=0.8, high=1.0))))
             for part in (range(4), range(4, 8))
         ]
         for step in range(14)
@@ -76,12 +86,27 @@ def test_two_nodes_equal_one_process(tiny, tmp_path, manifest):
     """Two launchers, as srun starts them, on addresses of this machine that stand for two nodes."""
     path = tiny(**{"training.log_every": 1})
     run(path, "vae-align", tmp_path / "one", manifest, until=8)
-    words = words_of(path, "vae-align", tmp_path / "two", manifest, 8, None, "--processes", 2, "--nodes", 2)
+    words = words_of(
+        path, "vae-align", tmp_path / "two", manifest, 8, None, "--processes", 2, "--nodes", 2
+    )
     children = []
     for rank in ("1", "0"):
-        slurm = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "127.0.0.[1-2]", "SLURM_NODEID": rank}
-        environment = {**os.environ, **slurm, "SLURM_JOB_ID": str(os.getpid()), "OMP_NUM_THREADS": "1"}
-        children.append(subprocess.Popen(words, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True))
+        slurm = {
+            "SLURM_STEP_NUM_NODES": "2",
+            "SLURM_STEP_NODELIST": "127.0.0.[1-2]",
+            "SLURM_NODEID": rank,
+        }
+        environment = {
+            **os.environ,
+            **slurm,
+            "SLURM_JOB_ID": str(os.getpid()),
+            "OMP_NUM_THREADS": "1",
+        }
+        children.append(
+            subprocess.Popen(
+                words, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+            )
+        )
     messages = [child.communicate(timeout=120)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], messages
     assert_close(everything(tmp_path / "one", 8)[0], everything(tmp_path / "two", 8)[0])
@@ -91,15 +116,39 @@ def test_nodes_find_each_other_by_the_schedulers_variables():
     slurm = {
         "SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NODELIST": "gpu[007-008,12]", "SLURM_NODEID": "2", "SLURM_JOB_ID": "40123",
     }  # fmt: skip
-    assert rendezvous(3, slurm) == ["--nnodes=3", "--node-rank=2", "--master-addr=gpu007", "--master-port=10123"]
+    assert rendezvous(3, slurm) == [
+        "--nnodes=3",
+        "--node-rank=2",
+        "--master-addr=gpu007",
+        "--master-port=10123",
+    ]
     by_hand = {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "999"}
-    assert rendezvous(2, by_hand) == ["--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=999"]
+    assert rendezvous(2, by_hand) == [
+        "--nnodes=2",
+        "--node-rank=1",
+        "--master-addr=10.0.0.1",
+        "--master-port=999",
+    ]
     with pytest.raises(UserError, match=r"--nodes: 2 asked for, srun runs on 3"):
         rendezvous(2, slurm)
     with pytest.raises(UserError, match="MASTER_ADDR is not set"):
         rendezvous(2, {"NODE_RANK": "0"})
-    lists = ("n1", "n[1-2]", "n[03,05-9],m1", "a1,b[1-2]", "rack[2-3]-x", "node-1.cluster,node-2.cluster")
-    assert [first_host(nodes) for nodes in lists] == ["n1", "n1", "n03", "a1", "rack2-x", "node-1.cluster"]
+    lists = (
+        "n1",
+        "n[1-2]",
+        "n[03,05-9],m1",
+        "a1,b[1-2]",
+        "rack[2-3]-x",
+        "node-1.cluster,node-2.cluster",
+    )
+    assert [first_host(nodes) for nodes in lists] == [
+        "n1",
+        "n1",
+        "n03",
+        "a1",
+        "rack2-x",
+        "node-1.cluster",
+    ]
 
 
 def long_training(tiny):
@@ -121,8 +170,14 @@ def start(tmp_path, *words):
 
 def descendants(pid):
     """Processes below ``pid``, by their command lines."""
-    children = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
-    found = {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children}
+    children = [
+        int(word)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for word in path.read_text().split()
+    ]
+    found = {
+        child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in children
+    }
     for child in children:
         found |= descendants(child)
     return found
@@ -130,12 +185,24 @@ def descendants(pid):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
-    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    child = start(
+        tmp_path,
+        long_training(tiny),
+        "sit",
+        tmp_path / "run",
+        manifest,
+        100_000,
+        None,
+        "--processes",
+        2,
+    )
     ranks = {
         int(
-            dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)[
-                "RANK"
-            ]
+            dict(
+                line.split("=", 1)
+                for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
+                if "=" in line
+            )["RANK"]
         ): pid
         for pid, line in descendants(child.pid).items()
         if "torch.distributed.run" not in line and "selftrans.training" in line
@@ -146,25 +213,47 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
     assert child.returncode == 1
     assert "error: a training process ended with exit code 1; its message stands above" in messages
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
-    assert not (tmp_path / "run/state/failed-100000.json").exists()  # a crash may pass: it is tried again
+    assert not (
+        tmp_path / "run/state/failed-100000.json"
+    ).exists()  # a crash may pass: it is tried again
 
 
 @pytest.mark.parametrize("whole_job", [True, False])
 def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
     """Whether the scheduler signals the first process only, or every process of the job, launcher and torchrun included."""
-    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    child = start(
+        tmp_path,
+        long_training(tiny),
+        "sit",
+        tmp_path / "run",
+        manifest,
+        100_000,
+        None,
+        "--processes",
+        2,
+    )
     for pid in (child.pid, *descendants(child.pid)) if whole_job else (child.pid,):
         os.kill(pid, signal.SIGUSR1 if whole_job else signal.SIGTERM)
     _, messages = child.communicate(timeout=60)
     assert child.returncode == 75, messages
-    assert "saved, the same command goes on" in messages
+    assert "saved, rerun the same command to resume" in messages
     stopped = int(messages.split(" at step ")[1].split(";")[0])
     assert (tmp_path / f"run/state/step-{stopped:08}.safetensors").is_file()
 
 
 def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
     """It held the lease of their cards: whoever takes those next must find them free."""
-    child = start(tmp_path, long_training(tiny), "sit", tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    child = start(
+        tmp_path,
+        long_training(tiny),
+        "sit",
+        tmp_path / "run",
+        manifest,
+        100_000,
+        None,
+        "--processes",
+        2,
+    )
     below = list(descendants(child.pid))
     assert len(below) >= 3  # torchrun and two ranks
     child.kill()
@@ -177,7 +266,10 @@ def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
 
 def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
     """As when a user's Ctrl-C is followed by the scheduler's SIGTERM while the launcher still writes its request down."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    }
     launcher = StopRequest(tell=tmp_path / "stop")
     write = Path.write_text
 
@@ -198,23 +290,32 @@ def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
 def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, manifest):
     diverging = {"training.learning_rate": 1e30}
     for attempt in (1, 2, 3):
-        ended = command(tiny(**diverging), "sit", tmp_path / "run", manifest, 8, None, "--attempt", attempt)
+        ended = command(
+            tiny(**diverging), "sit", tmp_path / "run", manifest, 8, None, "--attempt", attempt
+        )
         assert ended.returncode == 1
         message = ended.stderr.strip().splitlines()[-1]
         assert message.startswith(f"error: {tmp_path}/run: loss or gradient is not finite at step ")
         assert ("steps/s" in ended.stderr) == (attempt == 1), "a retry trained again"
     marker = tmp_path / "run/state/failed-8.json"
     assert json.loads(marker.read_text())["message"] in message
-    ended = command(tiny(), "sit", tmp_path / "run", manifest, 8, None)  # a first attempt: its user mended the cause
+    ended = command(
+        tiny(), "sit", tmp_path / "run", manifest, 8, None
+    )  # a first attempt: its user mended the cause
     assert ended.returncode == 0, ended.stderr
     assert not marker.exists()
 
 
-def test_what_only_this_machine_lacks_does_not_stop_the_retries(tiny, tmp_path, manifest, monkeypatch):
+def test_what_only_this_machine_lacks_does_not_stop_the_retries(
+    tiny, tmp_path, manifest, monkeypatch
+):
     """A fallen card, or a disk that is not mounted: the next attempt may run on another node."""
     lacks = {
         "--gpus: 1 asked for, 0 visible (none)": ("--gpus", 1),
-        f"{tmp_path}/elsewhere/manifest.json: no such file": ("--latents", tmp_path / "elsewhere/manifest.json"),
+        f"{tmp_path}/elsewhere/manifest.json: no such file": (
+            "--latents",
+            tmp_path / "elsewhere/manifest.json",
+        ),
     }
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for message, options in lacks.items():
@@ -226,7 +327,11 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(tiny, tmp_path, 
 
 
 def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
-    changes = {"training.checkpoints": [300], "figures.sample_checkpoints": [300], "runs": {"sit": {}}}
+    changes = {
+        "training.checkpoints": [300],
+        "figures.sample_checkpoints": [300],
+        "runs": {"sit": {}},
+    }
     path = tiny(**changes)
     run(path, "sit", tmp_path / "whole", manifest, until=300)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -255,17 +360,25 @@ def train_as_a_job(words):
 
 
 @pytest.mark.parametrize("arm", ["sit", "self-transcendence"])
-def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(tiny, tmp_path, manifest, teacher, arm):
+def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
+    tiny, tmp_path, manifest, teacher, arm
+):
     """SIGKILL while states are written all the time: never an unreadable state, and at the end no difference.
 
     Half of the kills come at random, half as soon as a file is seen in the making.
     """
     checkpoints = list(range(4, 304, 10))
     path = tiny(
-        **{"training.checkpoints": checkpoints, "figures.sample_checkpoints": [4], "training.save_minutes": 1e-6}
+        **{
+            "training.checkpoints": checkpoints,
+            "figures.sample_checkpoints": [4],
+            "training.save_minutes": 1e-6,
+        }
     )
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["selftrans.training.__main__", "selftrans.training.trainer", "tests.runs"])
+    server.set_forkserver_preload(
+        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.runs"]
+    )
     directory, rng = tmp_path / "parts", random.Random(0)
     hit = {"state": 0, "checkpoints": 0}
     kills = 0
@@ -293,9 +406,14 @@ def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(tiny, tmp_p
     assert kills == 30
     assert min(hit.values()) >= 3, hit
     run(path, arm, tmp_path / "whole", manifest, until=checkpoints[-1], teacher=teacher)
-    assert_equal(everything(directory, checkpoints[-1]), everything(tmp_path / "whole", checkpoints[-1]))
+    assert_equal(
+        everything(directory, checkpoints[-1]), everything(tmp_path / "whole", checkpoints[-1])
+    )
     for name in ("ema.safetensors", "raw.safetensors", "history.csv"):
-        files = [which / f"checkpoints/{checkpoints[-1]}" / name for which in (directory, tmp_path / "whole")]
+        files = [
+            which / f"checkpoints/{checkpoints[-1]}" / name
+            for which in (directory, tmp_path / "whole")
+        ]
         assert files[0].read_bytes() == files[1].read_bytes(), name
     assert not in_the_making(directory)
 

@@ -18,7 +18,9 @@ PUBLISHED = {"metric": "fid", "curves": {"sit": [(10, 88.0), (20, 41.0)]}}
 
 def test_published_curves_are_dashed_in_the_colour_of_their_run_and_only_under_their_metric():
     fid, score = convergence(TABLE[TABLE["run"] != "public"], LABELS, 5.5, PUBLISHED).get_axes()
-    dashed = [line for line in fid.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata())]
+    dashed = [
+        line for line in fid.get_lines() if line.get_linestyle() == "--" and len(line.get_xdata())
+    ]
     assert len(dashed) == 1
     solid = next(line for line in fid.get_lines() if list(line.get_ydata()) == [90.0, 40.0])
     assert dashed[0].get_color() == solid.get_color()
@@ -41,9 +43,13 @@ def test_a_run_that_was_not_measured_is_left_out():
     unmeasured = TABLE.assign(fid=TABLE["fid"].where(TABLE["run"] != "public"))
     for table in (TABLE[TABLE["run"] != "public"], unmeasured):
         fid, _ = convergence(table, LABELS, 5.5, imported=["public"]).get_axes()
-        assert not [line for line in fid.get_lines() if str(line.get_label()).startswith("SiT-XL/2")]
+        assert not [
+            line for line in fid.get_lines() if str(line.get_label()).startswith("SiT-XL/2")
+        ]
 
 
 def test_imported_runs_alone_are_levels():
-    fid, _ = convergence(TABLE[TABLE["run"] == "public"], LABELS, 5.5, imported=["public"]).get_axes()
+    fid, _ = convergence(
+        TABLE[TABLE["run"] == "public"], LABELS, 5.5, imported=["public"]
+    ).get_axes()
     assert [set(line.get_ydata()) for line in fid.get_lines()] == [{8.3}]

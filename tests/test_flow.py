@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from selftrans.flow.interpolant import INTERPOLANTS, draw_time
+from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun
 from selftrans.flow.times import ode_times, sde_times
 from selftrans.runtime.random import Stream, generator
@@ -87,7 +87,10 @@ def test_score_is_the_general_formula(flow):
 @pytest.mark.parametrize(("method", "order"), [(euler, 1), (heun, 2)])
 def test_ode_samplers_reach_the_data_at_their_order(flow, method, order):
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    errors = [(method(field_of(flow), unguided, x, n) - flow.data_of(x)).abs().max().item() for n in (80, 160, 320)]
+    errors = [
+        (method(field_of(flow), unguided, x, n) - flow.data_of(x)).abs().max().item()
+        for n in (80, 160, 320)
+    ]
     observed = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert errors[-1] < 0.01
     assert min(observed) > order - 0.15
@@ -140,9 +143,22 @@ def test_guidance_is_the_formula_inside_its_interval_and_one_pass_outside():
     x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
     labels = torch.tensor([1, 2, 3])
     field = GuidedVelocity(
-        model=model, labels_B=labels, null_class=10, scale=1.9, low=0.2, high=0.65, dtype=torch.float64
+        model=model,
+        labels_B=labels,
+        null_class=10,
+        scale=1.9,
+        low=0.2,
+        high=0.65,
+        dtype=torch.float64,
     )
-    for t, inside in ((1.0, False), (0.65, True), (0.4, True), (0.2, True), (0.19, False), (0.0, False)):
+    for t, inside in (
+        (1.0, False),
+        (0.65, True),
+        (0.4, True),
+        (0.2, True),
+        (0.19, False),
+        (0.0, False),
+    ):
         assert field.is_guided(t) is inside
         conditional = x * 0.1 + labels.reshape(-1, 1, 1, 1)
         unconditional = x * 0.1 + 10
@@ -157,20 +173,30 @@ def test_scale_one_costs_one_pass():
 
 
 def test_heun_asks_the_interval_at_the_start_of_the_step():
-    asked = []
+    requested = []
 
     def field(x, t, guided):
-        asked.append((round(t, 3), guided))
+        requested.append((round(t, 3), guided))
         return x
 
     heun(field, lambda t: t <= 0.5, torch.ones(1, dtype=torch.float64), 4)
-    assert asked == [(1.0, False), (0.75, False), (0.75, False), (0.5, False), (0.5, True), (0.25, True), (0.25, True)]
+    assert requested == [
+        (1.0, False),
+        (0.75, False),
+        (0.75, False),
+        (0.5, False),
+        (0.5, True),
+        (0.25, True),
+        (0.25, True),
+    ]
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_log_normal_times_have_log_normal_noise_ratio(name):
     path = INTERPOLANTS[name]
-    times = torch.tensor([draw_time(generator(0, Stream.BATCH, 0, i), path, "log-normal") for i in range(4000)])
+    times = torch.tensor(
+        [sample_time(generator(0, Stream.BATCH, 0, i), path, "log-normal") for i in range(4000)]
+    )
     logs = (path.sigma(times.double()) / path.alpha(times.double())).log()
     assert abs(logs.mean().item()) < 0.06
     assert abs(logs.std().item() - 1) < 0.05

@@ -12,13 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from selftrans import generation
-from selftrans.config import Sampler, SamplerGuidance
-from selftrans.generation import ImageSampler, PartialImages, SampleNoise, describe, finish, generate, sample_labels
+from selftrans.config import GuidanceConfig, SamplerConfig
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import save_tensors
-from selftrans.sample import autoencoder_of, class_names
+from selftrans.sampling import generate as generation
+from selftrans.sampling.generate import (
+    ImageSampler,
+    PartialImages,
+    SampleNoise,
+    describe,
+    finish,
+    generate,
+    sample_labels,
+)
+from selftrans.sampling.sample_grid import autoencoder_of, class_names
 from tests.conftest import randomise
 
 CPU = torch.device("cpu")
@@ -27,15 +35,26 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def weights(tmp_path, shape):
     path = tmp_path / "ema.safetensors"
-    facts = {"shape": shape.to_json(), "run": "sit", "seed": 0, "step": 4, "weights": "ema", "path": "linear"}
+    metadata = {
+        "shape": shape.to_json(),
+        "run": "sit",
+        "seed": 0,
+        "step": 4,
+        "weights": "ema",
+        "interpolant": "linear",
+    }
     latents = {"digest": "d", "scale": 0.5, "shift": 0.1}
-    save_tensors(path, randomise(SiT(shape)).state_dict(), "weights", {**facts, "latents": latents})
+    save_tensors(
+        path, randomise(SiT(shape)).state_dict(), "weights", {**metadata, "latents": latents}
+    )
     return path
 
 
 def settings(**changes):
-    guidance = SamplerGuidance(scale=1.5, low=0.2, high=0.8)
-    return Sampler(**{"sampler": "euler", "num_steps": 4, "num_samples": 11, "guidance": guidance, **changes})
+    guidance = GuidanceConfig(scale=1.5, low=0.2, high=0.8)
+    return SamplerConfig(
+        **{"sampler": "euler", "num_steps": 4, "num_samples": 11, "alignment": guidance, **changes}
+    )
 
 
 def make(one, weights, autoencoder, output, batch_size=256):
@@ -54,7 +73,13 @@ def images(path):
 @pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
 def test_images_do_not_depend_on_the_batch_size(tmp_path, weights, autoencoder, sampler):
     for batch_size in (1, 4, 11, 100):
-        make(settings(sampler=sampler), weights, autoencoder, tmp_path / f"{batch_size}.npz", batch_size)
+        make(
+            settings(sampler=sampler),
+            weights,
+            autoencoder,
+            tmp_path / f"{batch_size}.npz",
+            batch_size,
+        )
     whole = images(tmp_path / "100.npz")
     assert whole.shape == (11, 32, 32, 3)
     assert whole.dtype == np.uint8
@@ -78,7 +103,9 @@ def test_noise_and_labels_are_bit_equal_in_any_cut():
 def test_balanced_labels_are_balanced_and_random_ones_uniform():
     assert (np.bincount(sample_labels(settings(labels="balanced"), range(1000), 10)) == 100).all()
     counts = np.bincount(sample_labels(settings(labels="random"), range(5000), 10))
-    assert ((counts - 500) ** 2 / 500).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
+    assert (
+        (counts - 500) ** 2 / 500
+    ).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
 
 
 def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monkeypatch):
@@ -103,9 +130,19 @@ def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monke
 
 
 def sampling(one, weights, autoencoder, output, *options):
-    words = ["--settings", one.model_dump_json(), "--autoencoder", autoencoder, "--output", output, *options]
-    command = [sys.executable, "-m", "selftrans.generation", str(weights), *map(str, words)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [
+        "--settings",
+        one.model_dump_json(),
+        "--autoencoder",
+        autoencoder,
+        "--output",
+        output,
+        *options,
+    ]
+    command = [sys.executable, "-m", "selftrans.sampling.generate", str(weights), *map(str, words)]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler-maruyama"])
@@ -114,7 +151,9 @@ def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sa
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
         output = tmp_path / f"{processes}/samples.npz"
-        child = sampling(one, weights, autoencoder, output, "--batch-size", 5, "--processes", processes)
+        child = sampling(
+            one, weights, autoencoder, output, "--batch-size", 5, "--processes", processes
+        )
         _, messages = child.communicate(timeout=120)
         assert child.returncode == 0, messages
     found, expected = (images(tmp_path / f"{processes}/samples.npz") for processes in (2, 1))
@@ -122,7 +161,11 @@ def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sa
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
     with np.load(tmp_path / "1/samples.npz") as a, np.load(tmp_path / "2/samples.npz") as b:
         np.testing.assert_array_equal(a["arr_1"], b["arr_1"])
-    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["first.npz", "samples.json", "samples.npz"]
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == [
+        "first.npz",
+        "samples.json",
+        "samples.npz",
+    ]
 
 
 def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, weights, autoencoder):
@@ -172,7 +215,9 @@ def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monk
 
     monkeypatch.setattr(generation, "decode", watched)
     monkeypatch.setattr(generation, "DECODED_NUMBERS", 4 * 4 * 8 * 8)
-    make(settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz")
+    make(
+        settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz"
+    )
     assert seen == [(4, torch.bfloat16), (4, torch.bfloat16), (2, torch.bfloat16)]
 
 
@@ -198,7 +243,7 @@ def test_the_remains_of_other_settings_are_not_used(tmp_path, weights, autoencod
 
 def test_guidance_and_labels_change_the_images(tmp_path, weights, autoencoder):
     make(settings(), weights, autoencoder, tmp_path / "a.npz")
-    make(settings(guidance=SamplerGuidance()), weights, autoencoder, tmp_path / "b.npz")
+    make(settings(guidance=GuidanceConfig()), weights, autoencoder, tmp_path / "b.npz")
     assert not np.array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
 
 
@@ -227,25 +272,45 @@ def test_an_autoencoder_that_is_none_is_refused_in_one_line(tmp_path, weights):
 
 
 def test_wrong_settings_on_the_command_line_are_one_line(tmp_path):
-    words = ["x.safetensors", "--autoencoder", "a", "--output", str(tmp_path / "o.npz"), "--settings"]
+    words = [
+        "x.safetensors",
+        "--autoencoder",
+        "a",
+        "--output",
+        str(tmp_path / "o.npz"),
+        "--settings",
+    ]
     for given, message in (
         ("{", "--settings: not JSON"),
         ('{"sampler": "rk4"}', "--settings: sampler: input should be"),
     ):
-        command = [sys.executable, "-m", "selftrans.generation", *words, given]
+        command = [sys.executable, "-m", "selftrans.sampling.generate", *words, given]
         ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode == 1
         assert message in ended.stderr.splitlines()[-1]
 
 
 def sample(*options):
-    command = [sys.executable, "-m", "selftrans.sample", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "selftrans.sampling.sample_grid", *map(str, options)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, weights, autoencoder):
     picture = tmp_path / "grid.png"
-    options = ("--checkpoint", weights, "--autoencoder", autoencoder, "--steps", 4, "--seed", 3, "--columns", 2)
+    options = (
+        "--checkpoint",
+        weights,
+        "--autoencoder",
+        autoencoder,
+        "--steps",
+        4,
+        "--seed",
+        3,
+        "--columns",
+        2,
+    )
     ended = sample(*options, "--classes", "7,1,7", "--out", picture)
     assert ended.returncode == 0, ended.stderr
     drawn = np.asarray(Image.open(picture))
@@ -254,7 +319,7 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
     np.testing.assert_array_equal(rows[0], rows[2])
     assert not np.array_equal(rows[0], rows[1])
     sampler = ImageSampler(weights, autoencoder, CPU)
-    one = Sampler(sampler="euler", num_steps=4, num_samples=2, seed=3)
+    one = SamplerConfig(sampler="euler", num_steps=4, num_samples=2, seed=3)
     expected = sampler.images(one, range(2), np.array([1, 1]))
     np.testing.assert_array_equal(np.concatenate(list(expected), axis=1), rows[1])
 
@@ -269,7 +334,9 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
         (("--classes", "1", "--columns", "0"), "--columns: 0 is too few"),
     ],
 )
-def test_a_picture_that_cannot_be_drawn_is_one_line(tmp_path, weights, autoencoder, options, message):
+def test_a_picture_that_cannot_be_drawn_is_one_line(
+    tmp_path, weights, autoencoder, options, message
+):
     ended = sample(
         "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png", f"{options[0]}={options[1]}",
         *options[2:],
@@ -283,12 +350,19 @@ def test_the_autoencoder_is_that_of_the_checkpoints_experiment(tmp_path, weights
     place = tmp_path / "results/tiny/runs/sit/seed0/checkpoints/4"
     place.mkdir(parents=True)
     (tmp_path / "results/tiny/experiment.yaml").write_text(tiny().read_text())
-    assert autoencoder_of(place / "ema.safetensors") == str(tmp_path / "results/data/digits/autoencoder")
+    assert autoencoder_of(place / "ema.safetensors") == str(
+        tmp_path / "results/data/digits/autoencoder"
+    )
     with pytest.raises(UserError, match="--autoencoder: is needed"):
         autoencoder_of(weights)
 
 
 def test_imagenets_classes_have_their_names():
     names = class_names(1000)
-    assert [names[label] for label in (0, 207, 360, 999)] == ["tench", "golden retriever", "otter", "toilet tissue"]
+    assert [names[label] for label in (0, 207, 360, 999)] == [
+        "tench",
+        "golden retriever",
+        "otter",
+        "toilet tissue",
+    ]
     assert class_names(10) == list("0123456789")

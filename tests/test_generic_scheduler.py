@@ -43,7 +43,9 @@ rule work:
 def place(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     for name, text in COMMANDS.items():
-        (tmp_path / "bin" / name).write_text(text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}")
+        (tmp_path / "bin" / name).write_text(
+            text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}"
+        )
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("HERE", str(tmp_path))
@@ -62,7 +64,12 @@ def wait_for(condition, seconds=60):
 
 
 def snakemake():
-    profile = ["--workflow-profile", "workflow/profiles/generic", "--seconds-between-status-checks", "1"]
+    profile = [
+        "--workflow-profile",
+        "workflow/profiles/generic",
+        "--seconds-between-status-checks",
+        "1",
+    ]
     with Path("said").open("w") as file:
         return subprocess.Popen(["snakemake", *profile], stdout=file, stderr=file)
 
@@ -71,9 +78,13 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     process = snakemake()
     wait_for((place / "quick").exists)
     wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
-    asked = {line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()}
-    limits = "mem_free=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
-    assert asked == {limits, f"{limits},gpu=1"}
+    requested = {
+        line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()
+    }
+    limits = (
+        "mem_free=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
+    )
+    assert requested == {limits, f"{limits},gpu=1"}
     assert "-pe smp 2" in (place / "asked").read_text()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
@@ -87,7 +98,9 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
 
 
 def said(script, *words):
-    return subprocess.run([PROFILE / f"{script}.sh", *words], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [PROFILE / f"{script}.sh", *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def submitted(place, text):
@@ -133,7 +146,9 @@ def test_a_job_that_disappears_has_failed_but_not_at_once(place):
     assert said("status", job) == "failed"
 
 
-@pytest.mark.parametrize(("answer", "state"), [("exit 1", "running"), ("echo {} 0.5 job.sh me Eqw today", "gone")])
+@pytest.mark.parametrize(
+    ("answer", "state"), [("exit 1", "running"), ("echo {} 0.5 job.sh me Eqw today", "gone")]
+)
 def test_no_answer_is_no_end_but_an_error_is(place, answer, state):
     job = submitted(place, "while [ ! -e go ]; do sleep 0.1; done\n")
     (gone,) = (place / "results/cluster").glob("job-????????")

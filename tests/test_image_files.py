@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selftrans.config import Data, validated
+from selftrans.config import DatasetConfig, validated
 from selftrans.data.image_files import CorruptImage, adm_crop
 from selftrans.data.sources import open_source, read_all
 from selftrans.runtime.errors import ConfigError, UserError
@@ -20,8 +20,13 @@ SIZE = 32
 
 def data_of(kind, path, **changes):
     source = {"kind": kind, "path": str(path), **changes.pop("source", {})}
-    values = {"name": "mini", "source": source, "image_size": SIZE, "autoencoder": {"kind": "pretrained", "path": "x"}}
-    return validated(Data, {**values, **changes}, "data")
+    values = {
+        "name": "mini",
+        "source": source,
+        "image_size": SIZE,
+        "autoencoder": {"kind": "pretrained", "path": "x"},
+    }
+    return validated(DatasetConfig, {**values, **changes}, "data")
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +45,22 @@ def published_crop(image, size):
     while min(*image.size) >= 2 * size:
         image = image.resize(tuple(side // 2 for side in image.size), resample=Image.BOX)
     factor = size / min(*image.size)
-    array = np.array(image.resize(tuple(round(side * factor) for side in image.size), resample=Image.BICUBIC))
+    array = np.array(
+        image.resize(tuple(round(side * factor) for side in image.size), resample=Image.BICUBIC)
+    )
     rows, columns = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
     return array[rows : rows + size, columns : columns + size]
 
 
 @pytest.mark.parametrize(
-    "shape", [(500, 375), (333, 512), (64, 64), (63, 200), (20, 31), (129, 257), (1024, 700), (256, 64)]
+    "shape",
+    [(500, 375), (333, 512), (64, 64), (63, 200), (20, 31), (129, 257), (1024, 700), (256, 64)],
 )
 @pytest.mark.parametrize("size", [32, 64])
 def test_the_crop_is_adms_to_the_bit(shape, size):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), dtype=np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), dtype=np.uint8)
+    )
     cropped = adm_crop(image, size)
     assert cropped.shape == (size, size, 3)
     np.testing.assert_array_equal(cropped, published_crop(image, size))
@@ -65,7 +75,9 @@ def test_a_multiple_of_the_size_is_averaged_and_not_resampled():
 def test_classes_are_the_sorted_folders(images, folder):
     source, _ = images
     assert source.class_names == tuple(f"n{label:08}" for label in range(5))
-    assert [source.class_names[label] for label in source.labels] == [Path(name).parts[0] for name in source.names]
+    assert [source.class_names[label] for label in source.labels] == [
+        Path(name).parts[0] for name in source.names
+    ]
     assert source.names == sorted(source.names)
 
 
@@ -74,7 +86,9 @@ def test_every_nasty_kind_becomes_rgb(images, folder):
     for number, kind in enumerate(NASTY):
         name = f"n00000003/n00000003_{number}.JPEG"
         with Image.open(folder / name) as image:
-            assert {"cmyk": "CMYK", "grey": "L", "rgba": "RGBA", "rotated": "RGB"}[kind] == image.mode
+            assert {"cmyk": "CMYK", "grey": "L", "rgba": "RGBA", "rotated": "RGB"}[
+                kind
+            ] == image.mode
             expected = published_crop(image.convert("RGB"), SIZE)
         np.testing.assert_array_equal(pixels[source.names.index(name)], expected)
 
@@ -82,7 +96,9 @@ def test_every_nasty_kind_becomes_rgb(images, folder):
 def test_exif_is_followed_only_where_it_is_asked_for(images, folder):
     source, pixels = images
     place = source.names.index("n00000003/n00000003_3.JPEG")
-    turned = open_source(data_of("folder", folder, source={"exif_rotation": True})).read(range(place, place + 1))[0]
+    turned = open_source(data_of("folder", folder, source={"exif_rotation": True})).read(
+        range(place, place + 1)
+    )[0]
     lying = pixels[place].astype(int)
     # Orientation 6 says: turn by a quarter, clockwise.
     assert np.abs(np.rot90(lying, -1) - turned).mean() < 4 < np.abs(lying - turned).mean()
@@ -100,10 +116,18 @@ def write_zip(folder, path, prefix, compression):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_zip_is_its_folder(images, folder, tmp_path, prefix, compression):
     source, pixels = images
-    zipped = open_source(data_of("zip", write_zip(folder, tmp_path / "train.zip", prefix, compression)))
-    assert (zipped.class_names, zipped.names, zipped.digest) == (source.class_names, source.names, source.digest)
+    zipped = open_source(
+        data_of("zip", write_zip(folder, tmp_path / "train.zip", prefix, compression))
+    )
+    assert (zipped.class_names, zipped.names, zipped.digest) == (
+        source.class_names,
+        source.names,
+        source.digest,
+    )
     with ThreadPoolExecutor(8) as pool:  # one archive, many threads
-        found = list(pool.map(lambda place: zipped.read(range(place, place + 1))[0], range(len(pixels))))
+        found = list(
+            pool.map(lambda place: zipped.read(range(place, place + 1))[0], range(len(pixels)))
+        )
     np.testing.assert_array_equal(found, pixels)
 
 
@@ -175,7 +199,9 @@ def test_what_is_not_there_is_said(tmp_path, folder):
         open_source(data_of("folder", folder, images=31))
     with pytest.raises(ConfigError, match=r"source\.kind: 'tar' is unknown"):
         data_of("tar", folder)
-    with pytest.raises(ConfigError, match=r"image_size: 36 is not a multiple of the autoencoder's 8"):
+    with pytest.raises(
+        ConfigError, match=r"image_size: 36 is not a multiple of the autoencoder's 8"
+    ):
         data_of("folder", folder, image_size=36)
 
 
@@ -205,10 +231,16 @@ def test_class_folders_may_be_links_but_not_empty(tmp_path):
 def test_other_images_of_the_same_names_have_another_digest(tmp_path):
     first = make_imagenet(tmp_path / "a", per_class=3, classes=2)
     second = make_imagenet(tmp_path / "b", per_class=3, classes=2)
-    assert open_source(data_of("folder", first)).digest == open_source(data_of("folder", second)).digest
+    assert (
+        open_source(data_of("folder", first)).digest
+        == open_source(data_of("folder", second)).digest
+    )
     image = second / "n00000001/n00000001_2.JPEG"
     Image.new("RGB", (50, 60)).save(image)
-    assert open_source(data_of("folder", first)).digest != open_source(data_of("folder", second)).digest
+    assert (
+        open_source(data_of("folder", first)).digest
+        != open_source(data_of("folder", second)).digest
+    )
 
 
 @pytest.mark.parametrize("labels", [[-1, 0], [0.5, 1.5], ["a", "b"], [[0], [1]], [None, 1]])

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from selftrans.config import Data as DataFile
+from selftrans.config import DatasetConfig as DataFile
 from selftrans.config import validated
 from selftrans.data.latents import extract
 from selftrans.models.sit import SiT, SiTShape
@@ -32,9 +32,9 @@ EXPERIMENT = {
         "precision": "fp32", "compile": False,
     },
     "runs": {
-        "vae-align": {"guidance": {"depth": 1, "projector_width": 64}},
+        "vae-align": {"alignment": {"depth": 1, "projector_width": 64}},
         "self-transcendence": {
-            "guidance": {
+            "alignment": {
                 "teacher": {"step": 60}, "student_depth": 2, "teacher_depth": 3, "guidance_scale": 2, "projector_width": 64,
             }
         },
@@ -74,7 +74,9 @@ def finished(tmp_path_factory):
     images = make_imagenet(place / "imagenet", corrupt=2)
     data, scale = small_autoencoder(images, place / "autoencoder")
     shape = SiTShape(latent_shape=data.latent_shape, num_classes=CLASSES, **MODEL)
-    torch.save({"ema": randomise(SiT(shape)).state_dict(), "opt": {}, "steps": 5}, place / "public.pt")
+    torch.save(
+        {"ema": randomise(SiT(shape)).state_dict(), "opt": {}, "steps": 5}, place / "public.pt"
+    )
     imported = {"file": "public.pt", "convention": "noise-at-1", "step": 5, "scale": scale}
     follower = {
         **EXPERIMENT["runs"]["self-transcendence"]["guidance"],
@@ -82,7 +84,7 @@ def finished(tmp_path_factory):
         "guidance_scale": 1,
     }
     follower["teacher"] = {"run": "public", "step": 5, "weights": "ema"}
-    runs = {"public": {"imported": imported}, "follows-public": {"guidance": follower}}
+    runs = {"public": {"imported": imported}, "follows-public": {"alignment": follower}}
     experiment = {**EXPERIMENT, "runs": {**EXPERIMENT["runs"], **runs}}
     (place / "experiments/mini.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     (place / "experiments/published.yaml").write_text(yaml.safe_dump(PUBLISHED))
@@ -91,7 +93,10 @@ def finished(tmp_path_factory):
         "autoencoder": {"path": str(place / "autoencoder"), "downsampling": 4}, "latents": {"shard_size": 128},
         "classifier": {"steps": 150},
     }  # fmt: skip
-    jobs = {kind: {"gpu": 0, "threads": 1, "mem_mb": 2000} for kind in ("data", "train", "generate", "evaluate")}
+    jobs = {
+        kind: {"gpu": 0, "threads": 1, "mem_mb": 2000}
+        for kind in ("data", "train", "generate", "evaluate")
+    }
     jobs["extract"] = {"gpu": 0, "processes": 2, "threads": 2, "mem_mb": 2000}
     config = {"experiments": ["mini"], "data": {"imagenet256": on_this_machine}, "resources": jobs}
     (place / "config.yaml").write_text(yaml.safe_dump(config))
@@ -106,7 +111,9 @@ def test_the_nasty_images_are_there_and_the_corrupt_ones_are_listed(finished):
     assert manifest["skipped"] == ["n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG"]
     assert manifest["count"] == 398
     assert manifest["class_names"] == [f"n{label:08}" for label in range(CLASSES)]
-    with np.load(finished / "results/data/imagenet256/reference/classifier.npz", allow_pickle=False) as reference:
+    with np.load(
+        finished / "results/data/imagenet256/reference/classifier.npz", allow_pickle=False
+    ) as reference:
         assert reference["count"] == 398
 
 
@@ -127,7 +134,11 @@ def test_every_checkpoint_is_measured_and_drawn(finished):
 def test_the_presets_other_values_are_kept(finished):
     resolved = yaml.safe_load((finished / "results/mini/experiment.yaml").read_text())
     stage_2 = resolved["runs"]["self-transcendence"]["guidance"]
-    assert (stage_2["weight"], stage_2["t_range"], stage_2["stop_after"]) == (0.5, {"low": 0.4, "high": 0.7}, 100_000)
+    assert (stage_2["weight"], stage_2["t_range"], stage_2["stop_after"]) == (
+        0.5,
+        {"low": 0.4, "high": 0.7},
+        100_000,
+    )
     assert resolved["data"]["latents"]["dtype"] == "float16"
     assert resolved["evaluation"]["samplers"]["sde"]["sampler"] == "euler-maruyama"
 
@@ -135,8 +146,14 @@ def test_the_presets_other_values_are_kept(finished):
 def test_an_imported_checkpoint_is_sampled_and_a_teacher(finished):
     run = finished / "results/mini/runs"
     assert not (run / "public/seed0/state").exists()
-    teacher = read_metadata(run / "follows-public/../public/seed0/teachers/5-ema-depth3.safetensors", "teacher")
-    assert (teacher["source"]["run"], teacher["source"]["step"], teacher["shape"]["depth"]) == ("public", 5, 3)
+    teacher = read_metadata(
+        run / "follows-public/../public/seed0/teachers/5-ema-depth3.safetensors", "teacher"
+    )
+    assert (teacher["source"]["run"], teacher["source"]["step"], teacher["shape"]["depth"]) == (
+        "public",
+        5,
+        3,
+    )
     described = read_json(run / "public/seed0/samples/5/sde-n100/samples.json")
     assert described["checkpoint"]["step"] == 5
     history = pd.read_csv(run / "follows-public/seed0/checkpoints/60/history.csv")
@@ -145,22 +162,38 @@ def test_an_imported_checkpoint_is_sampled_and_a_teacher(finished):
 
 def test_classes_can_be_looked_at(finished):
     weights = finished / "results/mini/runs/sit/seed0/checkpoints/60/ema.safetensors"
-    words = [sys.executable, "-m", "selftrans.sample", "--checkpoint", weights, "--classes", "0,19", "--steps", "4"]
-    subprocess.run([*map(str, words), "--out", str(finished / "grid.png")], check=True, cwd=finished)
+    words = [
+        sys.executable,
+        "-m",
+        "selftrans.sampling.sample_grid",
+        "--checkpoint",
+        weights,
+        "--classes",
+        "0,19",
+        "--steps",
+        "4",
+    ]
+    subprocess.run(
+        [*map(str, words), "--out", str(finished / "grid.png")], check=True, cwd=finished
+    )
     with Image.open(finished / "grid.png") as grid:
         assert grid.width == 4 * SIZE
 
 
 def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
     """Numbers and nothings among the changes to a data file reach the second Snakemake as they are."""
-    ended = subprocess.run(["snakemake", "--cores", "2", "report"], cwd=finished, capture_output=True, text=True)
+    ended = subprocess.run(
+        ["snakemake", "--cores", "2", "report"], cwd=finished, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stderr + (finished / "results/report.log").read_text()
     assert (finished / "results/report.html").stat().st_size > 100_000
     assert not list((finished / "results").glob("*.json"))
 
 
 def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished):
-    ended = subprocess.run(["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True)
+    ended = subprocess.run(
+        ["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True
+    )
     assert "Nothing to be done" in ended.stdout + ended.stderr
     words = [sys.executable, "-m", "selftrans.plan"]
     planned = subprocess.run(words, cwd=finished, capture_output=True, text=True, check=True).stdout

@@ -11,13 +11,13 @@ import pytest
 
 from selftrans.runtime import lock
 from selftrans.runtime.errors import Interrupted, UserError
-from selftrans.runtime.lock import SoleWriter
+from selftrans.runtime.lock import DirectoryLock
 
 ENTER = """
 import os, sys
 from pathlib import Path
-from selftrans.runtime.lock import SoleWriter
-lock = SoleWriter(Path(sys.argv[1]))
+from selftrans.runtime.lock import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]))
 lock.__enter__()
 os.kill(os.getpid(), 9)
 """
@@ -33,15 +33,18 @@ def owned_elsewhere(directory, **changes):
 
 
 def test_a_second_writer_is_told_who_the_first_one_is(tmp_path):
-    with SoleWriter(tmp_path):
-        assert f"another training writes there (process {os.getpid()} on" in enter_and_die(tmp_path).stderr
+    with DirectoryLock(tmp_path):
+        assert (
+            f"another training writes there (process {os.getpid()} on"
+            in enter_and_die(tmp_path).stderr
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dead_writer_is_replaced(tmp_path):
     enter_and_die(tmp_path)
     assert (tmp_path / "owner.json").exists()
-    with SoleWriter(tmp_path) as owner:
+    with DirectoryLock(tmp_path) as owner:
         owner.check()
     assert not list(tmp_path.iterdir())
 
@@ -51,7 +54,7 @@ def test_a_writer_elsewhere_is_replaced_only_when_its_heart_has_stopped(tmp_path
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
     owned_elsewhere(tmp_path)
     started = time.monotonic()
-    with SoleWriter(tmp_path):
+    with DirectoryLock(tmp_path):
         assert time.monotonic() - started >= 0.5
 
     owned_elsewhere(tmp_path)
@@ -64,7 +67,10 @@ def test_a_writer_elsewhere_is_replaced_only_when_its_heart_has_stopped(tmp_path
         ]
     )
     try:
-        with pytest.raises(UserError, match=r"process 1 on elsewhere, job 77"), SoleWriter(tmp_path):
+        with (
+            pytest.raises(UserError, match=r"process 1 on elsewhere, job 77"),
+            DirectoryLock(tmp_path),
+        ):
             pass
     finally:
         beating.kill()
@@ -75,7 +81,7 @@ def test_an_owner_file_that_a_power_failure_emptied_is_replaced(tmp_path, monkey
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.3)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
     (tmp_path / "owner.json").write_text("")
-    with SoleWriter(tmp_path) as writer:
+    with DirectoryLock(tmp_path) as writer:
         writer.check()
     assert list(tmp_path.iterdir()) == []
 
@@ -87,12 +93,12 @@ def test_waiting_ends_with_a_signal(tmp_path, monkeypatch):
     class Stop:
         reason = "SIGTERM"
 
-    with pytest.raises(Interrupted, match="SIGTERM while waiting"), SoleWriter(tmp_path, Stop()):
+    with pytest.raises(Interrupted, match="SIGTERM while waiting"), DirectoryLock(tmp_path, Stop()):
         pass
 
 
 def test_a_writer_that_was_replaced_writes_no_more_and_leaves_its_successor_alone(tmp_path):
-    with SoleWriter(tmp_path) as sleeper:
+    with DirectoryLock(tmp_path) as sleeper:
         owned_elsewhere(tmp_path)
         with pytest.raises(UserError, match="another process has taken over"):
             sleeper.check()
@@ -106,11 +112,11 @@ def test_of_many_that_find_a_dead_writer_one_gets_in(tmp_path):
 import sys, time
 from pathlib import Path
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.lock import SoleWriter
+from selftrans.runtime.lock import DirectoryLock
 until = time.monotonic() + 20
 while time.monotonic() < until:
     try:
-        with SoleWriter(Path(sys.argv[1])) as owner:
+        with DirectoryLock(Path(sys.argv[1])) as owner:
             start = time.monotonic()
             time.sleep(0.05)
             owner.check()
@@ -120,7 +126,8 @@ while time.monotonic() < until:
         time.sleep(0.01)
 """
     children = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(6)
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
     ]
     spans = sorted(tuple(map(float, child.communicate()[0].split())) for child in children)
     assert [len(span) for span in spans] == [2] * 6

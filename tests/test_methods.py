@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from selftrans.config import PretrainedEncoder, load_data
+from selftrans.config import PretrainedEncoderConfig, load_data
 from selftrans.data.features import extract_features, feature_bytes
 from selftrans.data.sources import held_out, open_source
 from selftrans.data.store import FeatureStore, LatentStore, StoreWriter
@@ -40,7 +40,9 @@ def methods(tiny):
 
 
 @pytest.mark.parametrize("arm", OTHER_METHODS)
-def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(methods, tmp_path, manifest, features, encoder, arm):
+def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
+    methods, tmp_path, manifest, features, encoder, arm
+):
     path, follows = methods(), {"features": features, "encoder": encoder}
     run(path, arm, tmp_path / "whole", manifest, until=8, **follows)
     for _ in range(7):
@@ -52,7 +54,13 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(methods, tmp_path,
 
 @pytest.mark.parametrize("arm", ["repa", "sra", "both"])
 def test_two_processes_equal_one(methods, tmp_path, manifest, features, arm):
-    path = methods(**{"training.checkpoints": [4, 20], "training.log_every": 1, "figures.sample_checkpoints": [4]})
+    path = methods(
+        **{
+            "training.checkpoints": [4, 20],
+            "training.log_every": 1,
+            "figures.sample_checkpoints": [4],
+        }
+    )
     run(path, arm, tmp_path / "one", manifest, until=20, features=features)
     option = ("--features", features) if arm == "repa" else ()
     ended = command(path, arm, tmp_path / "two", manifest, 20, None, "--processes", 2, *option)
@@ -64,11 +72,15 @@ def test_two_processes_equal_one(methods, tmp_path, manifest, features, arm):
     ).sum() >= 18  # a batch may have none in range
 
 
-def test_repa_on_images_trains_as_on_stored_features(methods, tmp_path, manifest, features, encoder):
+def test_repa_on_images_trains_as_on_stored_features(
+    methods, tmp_path, manifest, features, encoder
+):
     """But for the half precision that the features are stored in."""
     for arm in ("repa", "repa-on-images"):
         run(methods(), arm, tmp_path / arm, manifest, until=8, features=features, encoder=encoder)
-    stored, live = (everything(tmp_path / arm, 8)[0]["history"] for arm in ("repa", "repa-on-images"))
+    stored, live = (
+        everything(tmp_path / arm, 8)[0]["history"] for arm in ("repa", "repa-on-images")
+    )
     assert not torch.equal(stored, live)
     torch.testing.assert_close(stored, live, rtol=2e-3, atol=1e-5)
 
@@ -77,7 +89,10 @@ def test_the_cosine_of_the_history_is_that_of_the_term(methods, tmp_path, manife
     """REPA's part of the loss is -0.5 times the cosine that is logged beside it."""
     run(methods(), "repa", tmp_path / "run", manifest, until=8, features=features)
     history = everything(tmp_path / "run", 8)[0]["history"]
-    columns = [history[:, HISTORY_COLUMNS.index(name)] for name in ("alignment", "cosine", "loss", "denoising")]
+    columns = [
+        history[:, HISTORY_COLUMNS.index(name)]
+        for name in ("alignment", "cosine", "loss", "denoising")
+    ]
     torch.testing.assert_close(columns[0], -0.5 * columns[1], rtol=1e-6, atol=0)
     torch.testing.assert_close(columns[2], columns[3] + columns[0], rtol=1e-6, atol=0)
 
@@ -99,10 +114,23 @@ def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, mani
     ],
 )
 def test_what_a_signal_follows_must_be_given(methods, tmp_path, manifest, arm, message):
-    words = [sys.executable, "-m", "selftrans.training", methods(), "--run", arm, "--seed", 0, "--until", 4]
+    words = [
+        sys.executable,
+        "-m",
+        "selftrans.training",
+        methods(),
+        "--run",
+        arm,
+        "--seed",
+        0,
+        "--until",
+        4,
+    ]
     words += ["--latents", manifest, "--directory", tmp_path / "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
     assert ended.returncode == 1
     assert message in ended.stderr.strip().splitlines()[-1]
 
@@ -123,14 +151,16 @@ def stand_in(tmp_path_factory):
     path = tmp_path_factory.mktemp("stand-in") / "encoder.safetensors"
     data = load_data("digits")
     settings = data.encoders["stand-in"].model_copy(update={"steps": 60})
-    make_encoder(data.model_copy(update={"encoders": {"stand-in": settings}}), "stand-in", path, CPU)
+    make_encoder(
+        data.model_copy(update={"encoders": {"stand-in": settings}}), "stand-in", path, CPU
+    )
     return path
 
 
 def test_the_stand_in_says_so_and_learns_what_it_is_not_shown(stand_in):
-    facts = read_metadata(stand_in, "encoder")
-    assert facts["stand_in"]
-    assert facts["held_out_accuracy"] > 0.3  # ten classes, sixty steps
+    metadata = read_metadata(stand_in, "encoder")
+    assert metadata["stand_in"]
+    assert metadata["held_out_accuracy"] > 0.3  # ten classes, sixty steps
     loaded = load_encoder(stand_in, CPU)
     assert (loaded.name, loaded.grid_size, loaded.width) == ("stand-in", 4, 96)
 
@@ -146,8 +176,12 @@ def test_extraction_stores_the_encoders_tokens_and_resumes(stand_in, tmp_path):
     store, images = FeatureStore(tmp_path / "whole/manifest.json"), open_source(data)
     chosen = np.array([1796, 0, 699, 700])
     tokens = load_encoder(stand_in, CPU)(torch.from_numpy(images.read(chosen)))
-    torch.testing.assert_close(torch.from_numpy(store.rows[chosen]).float(), tokens, rtol=1e-3, atol=1e-3)
-    assert sum(shard.bytes for shard in store.manifest.shards) == feature_bytes(1797, 4, 96) + 3 * 128
+    torch.testing.assert_close(
+        torch.from_numpy(store.rows[chosen]).float(), tokens, rtol=1e-3, atol=1e-3
+    )
+    assert (
+        sum(shard.bytes for shard in store.manifest.shards) == feature_bytes(1797, 4, 96) + 3 * 128
+    )
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     kept = (tmp_path / "parts/features-00000.npy").stat().st_mtime_ns
     (tmp_path / "parts/features-00001.npy").unlink()
@@ -165,16 +199,23 @@ def test_a_shard_that_was_cut_otherwise_is_not_kept(tmp_path):
         for number, start, stop in writer.ranges():
             if not writer.has(number):
                 writer.write(number, rows[start:stop])
-    assert [np.load(tmp_path / f"features-{number:05}.npy").shape[0] for number in range(2)] == [60, 40]
+    assert [np.load(tmp_path / f"features-{number:05}.npy").shape[0] for number in range(2)] == [
+        60,
+        40,
+    ]
 
 
 def test_imagenets_features_are_half_a_terabyte():
     assert feature_bytes(1_281_167, 16, 768) == pytest.approx(0.504e12, rel=1e-3)
 
 
-def test_features_that_the_disk_has_no_room_for_are_refused_before_any_is_written(stand_in, tmp_path, monkeypatch):
+def test_features_that_the_disk_has_no_room_for_are_refused_before_any_is_written(
+    stand_in, tmp_path, monkeypatch
+):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(UserError, match=r"the features need 0\.0 GB, the disk has 0\.0 GB free; `features: images`"):
+    with pytest.raises(
+        UserError, match=r"the features need 0\.0 GB, the disk has 0\.0 GB free; `features: images`"
+    ):
         extract_features(load_data("digits"), stand_in, tmp_path / "store", CPU)
     assert not list((tmp_path / "store").iterdir())
 
@@ -195,13 +236,19 @@ def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_pa
     """Patch tokens of the file written by us, against timm's own model on images prepared by hand."""
     path, network = published
     data = load_data("digits").model_copy(
-        update={"encoders": {"vit": PretrainedEncoder(kind="pretrained", model=MODEL, weights=str(path))}}
+        update={
+            "encoders": {
+                "vit": PretrainedEncoderConfig(kind="pretrained", model=MODEL, weights=str(path))
+            }
+        }
     )
     make_encoder(data, "vit", tmp_path / "vit.safetensors", CPU)
     encoder = load_encoder(tmp_path / "vit.safetensors", CPU)
     assert (encoder.grid_size, encoder.width, encoder.stand_in) == (14, 192, False)
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
-    pixels = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5  # mean and deviation that this model was trained with
+    pixels = (
+        images.permute(0, 3, 1, 2) / 255 - 0.5
+    ) / 0.5  # mean and deviation that this model was trained with
     pixels = functional.interpolate(pixels, (224, 224), mode="bicubic")
     with torch.no_grad():
         expected = network.forward_features(pixels)[:, 1:]
@@ -212,7 +259,9 @@ def test_a_published_encoder_at_another_size_has_timms_resampled_positions(publi
     from timm.layers import resample_abs_pos_embed
 
     path, network = published
-    settings = PretrainedEncoder(kind="pretrained", model=MODEL, weights=str(path), input_size=128)
+    settings = PretrainedEncoderConfig(
+        kind="pretrained", model=MODEL, weights=str(path), input_size=128
+    )
     found, architecture = load_published(settings)
     assert architecture["img_size"] == 128
     assert found.patch_embed.grid_size == (8, 8)
@@ -222,22 +271,44 @@ def test_a_published_encoder_at_another_size_has_timms_resampled_positions(publi
 
 def test_tokens_of_a_model_that_pools_are_normalised_too():
     """timm puts their last layer norm behind the pooling, where the features of REPA would miss it."""
-    network = build_network({"model_name": "vit_medium_patch16_reg4_gap_256", "img_size": 64, "depth": 1}).eval()
-    facts = {"name": "gap", "stand_in": False, "input_size": 64, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    tokens = PatchEncoder(network, facts, "")(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    network = build_network(
+        {"model_name": "vit_medium_patch16_reg4_gap_256", "img_size": 64, "depth": 1}
+    ).eval()
+    metadata = {
+        "name": "gap",
+        "stand_in": False,
+        "input_size": 64,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    }
+    tokens = PatchEncoder(network, metadata, "")(
+        torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    )
     torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
-    torch.testing.assert_close(tokens.std(dim=-1, correction=0), torch.ones(2, 16), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        tokens.std(dim=-1, correction=0), torch.ones(2, 16), atol=1e-2, rtol=0
+    )
 
 
 def test_dinov2_has_no_class_or_register_token_among_its_patches():
     """REPA's encoder in its real shape but for the depth: 16x16 tokens from 224 pixels, whatever stands before them."""
     for model, prefix in (("vit_base_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 5)):
         network = build_network({"model_name": model, "img_size": 224, "depth": 1}).eval()
-        facts = {"name": "dinov2", "stand_in": False, "input_size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        encoder = PatchEncoder(network, facts, "")
+        metadata = {
+            "name": "dinov2",
+            "stand_in": False,
+            "input_size": 224,
+            "mean": (0.5,) * 3,
+            "std": (0.5,) * 3,
+        }
+        encoder = PatchEncoder(network, metadata, "")
         assert network.num_prefix_tokens == prefix
         assert encoder.grid_size == 16
-        assert encoder(torch.zeros(1, 256, 256, 3, dtype=torch.uint8)).shape == (1, 256, network.embed_dim)
+        assert encoder(torch.zeros(1, 256, 256, 3, dtype=torch.uint8)).shape == (
+            1,
+            256,
+            network.embed_dim,
+        )
 
 
 @pytest.mark.parametrize(
@@ -251,15 +322,19 @@ def test_dinov2_has_no_class_or_register_token_among_its_patches():
 )
 def test_an_encoder_that_cannot_be_had_is_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        load_published(PretrainedEncoder(kind="pretrained", **{"model": MODEL, **changes}))
+        load_published(PretrainedEncoderConfig(kind="pretrained", **{"model": MODEL, **changes}))
     assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_model_are_one_line(tmp_path):
     """timm itself would let them pass, and leave the network random."""
     save_file({"a": torch.zeros(1)}, tmp_path / "wrong.safetensors")
-    settings = PretrainedEncoder(kind="pretrained", model=MODEL, weights=str(tmp_path / "wrong.safetensors"))
-    expected = f"encoder '{MODEL}': no weights from .*wrong.safetensors: 'cls_token' is not among them"
+    settings = PretrainedEncoderConfig(
+        kind="pretrained", model=MODEL, weights=str(tmp_path / "wrong.safetensors")
+    )
+    expected = (
+        f"encoder '{MODEL}': no weights from .*wrong.safetensors: 'cls_token' is not among them"
+    )
     with pytest.raises(UserError, match=expected) as caught:
         load_published(settings)
     assert "\n" not in str(caught.value)

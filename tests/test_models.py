@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from selftrans.config import PRESETS, Model
+from selftrans.config import PRESETS, BackboneConfig
 from selftrans.models.sit import SiT, SiTShape, add_scaled, sincos_table, unpatchify
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
@@ -16,19 +16,30 @@ from tests.conftest import randomise
 PUBLISHED_MILLIONS = {"SiT-S/2": 33, "SiT-B/2": 130, "SiT-L/2": 458, "SiT-XL/2": 675}
 
 
-FACTS = {"run": "r", "seed": 0, "step": 4, "weights": "raw", "fingerprint": "f", "latents": {"digest": "d"}}
+FACTS = {
+    "run": "r",
+    "seed": 0,
+    "step": 4,
+    "weights": "raw",
+    "fingerprint": "f",
+    "latents": {"digest": "d"},
+}
 
 
 def inputs(batch=3, seed=0):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 4, 8, 8, generator=rng, dtype=torch.float64)
-    return x, torch.rand(batch, generator=rng, dtype=torch.float64), torch.tensor([0, 5, 10][:batch])
+    return (
+        x,
+        torch.rand(batch, generator=rng, dtype=torch.float64),
+        torch.tensor([0, 5, 10][:batch]),
+    )
 
 
 @pytest.mark.parametrize(("preset", "millions"), PUBLISHED_MILLIONS.items())
 def test_sizes_are_the_published_ones(preset, millions):
     with torch.device("meta"):
-        model = SiT(SiTShape.of(Model(preset=preset, qk_norm=False), (4, 32, 32), 1000))
+        model = SiT(SiTShape.of(BackboneConfig(preset=preset, qk_norm=False), (4, 32, 32), 1000))
     count = sum(parameter.numel() for parameter in model.parameters())
     assert abs(count / 1e6 - millions) < 1
 
@@ -36,7 +47,7 @@ def test_sizes_are_the_published_ones(preset, millions):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     with torch.device("meta"):
-        model = SiT(SiTShape.of(Model(preset=preset), (4, 32, 32), 1000))
+        model = SiT(SiTShape.of(BackboneConfig(preset=preset), (4, 32, 32), 1000))
     assert len(model.blocks) == PRESETS[preset]["depth"]
 
 
@@ -68,7 +79,9 @@ def test_position_table_is_that_of_mae():
         out = np.einsum("m,d->md", pos.reshape(-1), omega)
         return np.concatenate([np.sin(out), np.cos(out)], axis=1)
 
-    grid = np.stack(np.meshgrid(np.arange(5, dtype=np.float32), np.arange(5, dtype=np.float32)), axis=0)
+    grid = np.stack(
+        np.meshgrid(np.arange(5, dtype=np.float32), np.arange(5, dtype=np.float32)), axis=0
+    )
     expected = np.concatenate([one_axis(16, grid[0]), one_axis(16, grid[1])], axis=1)
     np.testing.assert_allclose(sincos_table(32, 5).numpy(), expected, atol=1e-6)
 
@@ -109,7 +122,12 @@ def test_activation_checkpointing_changes_no_gradient(shape):
 
 def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
     model = randomise(SiT(shape))
-    save_tensors(tmp_path / "raw.safetensors", model.state_dict(), "weights", {**FACTS, "shape": shape.to_json()})
+    save_tensors(
+        tmp_path / "raw.safetensors",
+        model.state_dict(),
+        "weights",
+        {**FACTS, "shape": shape.to_json()},
+    )
     freeze_teacher(tmp_path / "raw.safetensors", 3, tmp_path / "teacher.safetensors")
     teacher, metadata = load_teacher(tmp_path / "teacher.safetensors", torch.device("cpu"))
     assert metadata["source"]["step"] == 4
@@ -123,7 +141,12 @@ def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
 
 
 def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
-    save_tensors(tmp_path / "raw.safetensors", SiT(shape).state_dict(), "weights", {**FACTS, "shape": shape.to_json()})
+    save_tensors(
+        tmp_path / "raw.safetensors",
+        SiT(shape).state_dict(),
+        "weights",
+        {**FACTS, "shape": shape.to_json()},
+    )
     with pytest.raises(UserError, match="teacher depth 5 is beyond its 4 blocks"):
         freeze_teacher(tmp_path / "raw.safetensors", 5, tmp_path / "teacher.safetensors")
     assert not (tmp_path / "teacher.safetensors").exists()
@@ -131,14 +154,23 @@ def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
 
 def test_latents_that_patches_do_not_tile_are_refused():
     with pytest.raises(UserError, match=r"model\.patch_size: 3 does not divide the 8x8 latents"):
-        SiTShape(latent_shape=(4, 8, 8), num_classes=10, depth=1, width=32, heads=2, patch_size=3)
+        SiTShape(
+            latent_shape=(4, 8, 8),
+            num_classes=10,
+            depth=1,
+            hidden_size=32,
+            num_heads=2,
+            patch_size=3,
+        )
 
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_the_gradient_of_scaled_addition_is_the_derivative(rows):
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, rows, 4), (3, 4), (3, 5, 4))
-    given = [torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes]
+    given = [
+        torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes
+    ]
     assert torch.autograd.gradcheck(add_scaled, given)
     base, factor, x = given
     torch.testing.assert_close(add_scaled(*given), base + factor[:, None] * x)

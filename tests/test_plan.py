@@ -10,8 +10,18 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from selftrans.config import Model, Rates, Sampler, TimeRange, TrainedAutoencoder, Training, load_experiment
-from selftrans.costs import (
+from selftrans.config import (
+    BackboneConfig,
+    RatesConfig,
+    SamplerConfig,
+    TimeRangeConfig,
+    TrainedAutoencoderConfig,
+    TrainingConfig,
+    load_experiment,
+)
+from selftrans.data.store import StoreWriter
+from selftrans.evaluation.inception import inception_network
+from selftrans.flops import (
     DECODER_FLOP,
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
@@ -21,15 +31,13 @@ from selftrans.costs import (
     share_in_range,
     training_memory,
 )
-from selftrans.data.store import StoreWriter
-from selftrans.evaluation.inception import inception_network
-from selftrans.flow.interpolant import INTERPOLANTS, draw_time
+from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.times import velocity_passes
-from selftrans.generation import SampleNoise, sample_latents
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
+from selftrans.sampling.generate import SampleNoise, sample_latents
 from tests.conftest import REPOSITORY
 from tests.runs import peak_of
 
@@ -45,11 +53,13 @@ def counted(function, *arguments):
 @pytest.mark.parametrize("preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", "SiT-XL/2"])
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
-    model, latent_shape = Model(preset=preset, qk_norm=qk_norm), (4, 32, 32)
+    model, latent_shape = BackboneConfig(preset=preset, qk_norm=qk_norm), (4, 32, 32)
     with torch.device("meta"):
         backbone = SiT(SiTShape.of(model, latent_shape, 1000))
         inputs = torch.zeros(1, *latent_shape), torch.zeros(1), torch.zeros(1, dtype=torch.long)
-    assert parameters(model, latent_shape, 1000) == sum(parameter.numel() for parameter in backbone.parameters())
+    assert parameters(model, latent_shape, 1000) == sum(
+        parameter.numel() for parameter in backbone.parameters()
+    )
     assert forward_flop(model, latent_shape) == pytest.approx(counted(backbone, *inputs), rel=1e-3)
     of_half = counted(lambda *given: backbone.features(*given, [model.depth // 2]), *inputs)
     assert forward_flop(model, latent_shape, model.depth // 2) == pytest.approx(of_half, rel=1e-3)
@@ -59,9 +69,14 @@ def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
 def test_operations_of_the_published_autoencoder(size):
     from diffusers import AutoencoderKL
 
-    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    levels = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     with torch.device("meta"):
-        autoencoder = AutoencoderKL(**levels, block_out_channels=(128, 256, 512, 512), layers_per_block=2)
+        autoencoder = AutoencoderKL(
+            **levels, block_out_channels=(128, 256, 512, 512), layers_per_block=2
+        )
         image, latent = torch.zeros(1, 3, size, size), torch.zeros(1, 4, size // 8, size // 8)
     assert counted(autoencoder.encode, image) == pytest.approx(ENCODER_FLOP * size**2, rel=0.03)
     assert counted(autoencoder.decode, latent) == pytest.approx(DECODER_FLOP * size**2, rel=0.03)
@@ -73,7 +88,10 @@ def test_operations_of_the_extractors():
     with torch.device("meta"):
         inception = inception_network().eval()
         dinov2 = timm.create_model("vit_large_patch14_dinov2", img_size=224, num_classes=0)
-        found = counted(inception, torch.zeros(1, 3, 299, 299)), counted(dinov2, torch.zeros(1, 3, 224, 224))
+        found = (
+            counted(inception, torch.zeros(1, 3, 299, 299)),
+            counted(dinov2, torch.zeros(1, 3, 224, 224)),
+        )
     assert found == (
         pytest.approx(EXTRACTOR_FLOP["inception"], rel=0.05),
         pytest.approx(EXTRACTOR_FLOP["dinov2"], rel=0.05),
@@ -90,12 +108,15 @@ def test_operations_of_the_extractors():
         # t = 1, 0.98, ... 0.02: half of them are not above 0.5, and 0.5 is one of these.
         ({"sampler": "euler", "num_steps": 50, "guidance": {"scale": 2.0, "high": 0.5}}, 75),
         # Steps from 0.5 on are guided in both evaluations, the last one has one.
-        ({"sampler": "heun", "num_steps": 4, "guidance": {"scale": 2.0, "high": 0.5}}, 2 + 2 + 4 + 2),
+        (
+            {"sampler": "heun", "num_steps": 4, "guidance": {"scale": 2.0, "high": 0.5}},
+            2 + 2 + 4 + 2,
+        ),
     ],
 )
 def test_passes_of_a_sampler(settings, passes):
     """By hand, by the formula, and by letting it run."""
-    sampler, run = Sampler.model_validate(settings), []
+    sampler, run = SamplerConfig.model_validate(settings), []
 
     def velocity(x_BCHW, t_B, labels_B):
         run.extend(labels_B)
@@ -104,7 +125,9 @@ def test_passes_of_a_sampler(settings, passes):
     noise = SampleNoise(0, range(1), (1, 1, 1), torch.device("cpu"))
     sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, null_class=1)
     guidance = sampler.guidance
-    planned = velocity_passes(sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high)
+    planned = velocity_passes(
+        sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high
+    )
     assert len(run) == planned == passes
 
 
@@ -125,7 +148,13 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     words += ["--config", f"experiments=[{','.join(EXPERIMENTS)}]"]
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    jobs = dict(re.findall(r"^([a-z_]+) +(\d+)$", result.stdout.split("Job stats:")[1].split("\n\n")[0], re.MULTILINE))
+    jobs = dict(
+        re.findall(
+            r"^([a-z_]+) +(\d+)$",
+            result.stdout.split("Job stats:")[1].split("\n\n")[0],
+            re.MULTILINE,
+        )
+    )
     found = {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
     found["train_segment"] += found.pop("train_segment_on_nodes", 0)
     found["generate_samples"] += found.pop("generate_temporary_samples")
@@ -138,13 +167,13 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
 def test_the_table_says_what_a_known_experiment_takes():
     """By hand: three runs of B/2, 400,000 steps of 256 samples, forward and backward."""
     found = Plan([load_experiment("imagenet256-b2")])
-    forward = forward_flop(Model(preset="SiT-B/2"), (4, 32, 32))
+    forward = forward_flop(BackboneConfig(preset="SiT-B/2"), (4, 32, 32))
     assert forward / 2 == pytest.approx(23.0e9, rel=0.02)  # multiply-adds, DiT's paper (table 4)
     training = found.costs["train_segment"]
     assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
     assert training.gpu_hours == pytest.approx(training.flop / 100e12 / 3600)
     assert found.costs["extract_latents"].bytes == pytest.approx(1281167 * 2 * 4 * 32 * 32 * 2)
-    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200", Rates()))
+    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200", RatesConfig()))
     assert twice.costs["train_segment"].gpu_hours == pytest.approx(training.gpu_hours / 2)
     assert "train_segment              15" in report(found)
 
@@ -154,15 +183,19 @@ def test_the_command_line_reads_the_configuration(tmp_path):
     config |= {"experiments": ["imagenet256-b2"], "data": {"imagenet256": {"images": 1000}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "selftrans.plan", "--config", tmp_path / "config.yaml"]
-    result = subprocess.run(list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    latents = next(line for line in result.stdout.splitlines() if line.startswith("extract_latents"))
+    result = subprocess.run(
+        list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    latents = next(
+        line for line in result.stdout.splitlines() if line.startswith("extract_latents")
+    )
     assert latents.split()[-1] == "0.0"
     assert result.stdout.splitlines()[0].split() == ["rule", "jobs", "PFLOP", "GPU", "hours", "GB"]
 
 
 def test_what_cannot_be_planned_is_said(tiny):
     with pytest.raises(UserError, match="--rates: 'int8=3' is no rate"):
-        parse_rates("int8=3", Rates())
+        parse_rates("int8=3", RatesConfig())
     experiment = load_experiment("imagenet256-b2", {"imagenet256": {"images": None}})
     with pytest.raises(UserError, match="data 'imagenet256': images: is needed to plan"):
         Plan([experiment])
@@ -171,11 +204,15 @@ def test_what_cannot_be_planned_is_said(tiny):
 def test_an_encoder_on_images_costs_its_passes(tiny):
     """DINOv2 ViT-B/14 at 224: 86 million weights in its blocks, 256 tokens."""
     runs = {
-        f"repa-{how}": {"guidance": {"method": "repa", "encoder": "dinov2-b", "depth": 4, "features": how}}
+        f"repa-{how}": {
+            "alignment": {"method": "repa", "encoder": "dinov2-b", "depth": 4, "features": how}
+        }
         for how in ("store", "images")
     }
     costs = [
-        Plan([load_experiment(tiny(data="imagenet256", runs={name: run}))]).costs["train_segment"].flop
+        Plan([load_experiment(tiny(data="imagenet256", runs={name: run}))])
+        .costs["train_segment"]
+        .flop
         for name, run in runs.items()
     ]
     assert costs[1] - costs[0] == pytest.approx(8 * 8 * 2 * 256 * 85e6, rel=0.02)
@@ -183,11 +220,16 @@ def test_an_encoder_on_images_costs_its_passes(tiny):
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
-    training = Training(checkpoints=(100,), path=path, time="log-normal")
-    times = [draw_time(generator(0, Stream.BATCH, 0, k), INTERPOLANTS[path], "log-normal") for k in range(4000)]
+    training = TrainingConfig(checkpoints=(100,), interpolant=path, time_sampling="log-normal")
+    times = [
+        sample_time(generator(0, Stream.BATCH, 0, k), INTERPOLANTS[path], "log-normal")
+        for k in range(4000)
+    ]
     drawn = np.mean([(t >= 0.4) & (t <= 0.7) for t in times])
-    assert share_in_range(TimeRange(), training) == pytest.approx(drawn, abs=0.03)
-    assert share_in_range(TimeRange(), Training(checkpoints=(100,))) == pytest.approx(0.3)
+    assert share_in_range(TimeRangeConfig(), training) == pytest.approx(drawn, abs=0.03)
+    assert share_in_range(TimeRangeConfig(), TrainingConfig(checkpoints=(100,))) == pytest.approx(
+        0.3
+    )
 
 
 TRAINING = """
@@ -196,13 +238,13 @@ main()
 """
 SAMPLING = """
 import torch
-from selftrans.config import Model, Sampler
-from selftrans.generation import SampleNoise, sample_latents
+from selftrans.config import BackboneConfig, SamplerConfig
+from selftrans.sampling.generate import SampleNoise, sample_latents
 from selftrans.models.sit import SiT, SiTShape
 
-network = SiT(SiTShape.of(Model(preset="SiT-S/2"), (4, 32, 32), 1000)).eval()
+network = SiT(SiTShape.of(BackboneConfig(preset="SiT-S/2"), (4, 32, 32), 1000)).eval()
 noise = SampleNoise(0, range(24), (4, 32, 32), torch.device("cpu"))
-sampler = Sampler(sampler="euler", num_steps=2, guidance={"scale": 2.0})
+sampler = SamplerConfig(sampler="euler", num_steps=2, guidance={"scale": 2.0})
 sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_class=1000)
 """
 
@@ -223,20 +265,32 @@ def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size
         data="imagenet256", model={"preset": "SiT-S/2"}, training=training, runs={"sit": {}},
         **{"figures.sample_checkpoints": [2]},
     )  # fmt: skip
-    words = [path, "--run", "sit", "--seed", 0, "--until", 2, "--latents", tmp_path / "store/manifest.json"]
+    words = [
+        path,
+        "--run",
+        "sit",
+        "--seed",
+        0,
+        "--until",
+        2,
+        "--latents",
+        tmp_path / "store/manifest.json",
+    ]
     peak, _ = peak_of(TRAINING, *words, "--directory", tmp_path / "run")
     experiment = load_experiment(path)
-    asked = training_memory(experiment, experiment.runs["sit"], workers=1, nodes=1, gpu=False)
-    assert 0.6 * asked < peak / 1e6 < asked
+    requested = training_memory(experiment, experiment.runs["sit"], workers=1, nodes=1, gpu=False)
+    assert 0.6 * requested < peak / 1e6 < requested
 
 
 def test_memory_asked_for_sampling_is_what_it_takes(tiny):
     """Without its decoder, which would need most."""
     found = load_experiment(tiny(data="imagenet256", model={"preset": "SiT-S/2"}, runs={"sit": {}}))
-    small = TrainedAutoencoder(kind="trained", block_channels=(32, 32, 32, 32))
-    experiment = found.model_copy(update={"data": found.data.model_copy(update={"autoencoder": small})})
+    small = TrainedAutoencoderConfig(kind="trained", block_channels=(32, 32, 32, 32))
+    experiment = found.model_copy(
+        update={"data": found.data.model_copy(update={"autoencoder": small})}
+    )
     assert experiment.data.latent_shape == (4, 32, 32)
-    asked = sampling_memory(experiment, experiment.runs["sit"], 1, False, 24)
+    requested = sampling_memory(experiment, experiment.runs["sit"], 1, False, 24)
     peak, _ = peak_of(SAMPLING)
-    assert 0.5 * asked < peak / 1e6 < asked
-    assert asked - sampling_memory(experiment, experiment.runs["sit"], 1, False, 8) >= 200
+    assert 0.5 * requested < peak / 1e6 < requested
+    assert requested - sampling_memory(experiment, experiment.runs["sit"], 1, False, 8) >= 200

@@ -53,10 +53,16 @@ def test_what_is_in_the_caches_is_found_without_a_network(tmp_path):
         (snapshot / path.name).write_bytes(path.read_bytes())
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs/main").write_text("0" * 40)
-    ended = prefetch(tmp_path, experiment(tmp_path, source={"kind": "folder", "path": str(tmp_path)}))
+    ended = prefetch(
+        tmp_path, experiment(tmp_path, source={"kind": "folder", "path": str(tmp_path)})
+    )
     assert "autoencoder somebody/some-vae: there" in ended.stderr
     assert "images of data: there" in ended.stderr
-    assert ended.stderr.strip().splitlines()[-1].startswith("error: 1 of 3 not there: weights of inception;")
+    assert (
+        ended.stderr.strip()
+        .splitlines()[-1]
+        .startswith("error: 1 of 3 not there: weights of inception;")
+    )
 
 
 def test_weights_are_where_the_command_line_says(tmp_path):

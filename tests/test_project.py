@@ -48,7 +48,9 @@ def pins():
 def test_every_dependency_is_pinned_in_the_one_place():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     named = {*project["dependencies"], *project["optional-dependencies"]["test"]}
-    assert not [name for name in named if re.search(r"[=<>~]", name)], "versions stand in pins.txt alone"
+    assert not [name for name in named if re.search(r"[=<>~]", name)], (
+        "versions stand in pins.txt alone"
+    )
     assert {name.lower() for name in named} <= {name.lower() for name in pins()}
 
 
@@ -58,13 +60,21 @@ def test_the_environments_have_the_same_pins():
         given = dict(line.split("==") for line in listed["pip"])
         assert given.items() <= pins().items()
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-        assert {name.lower() for name in project["dependencies"]} == {name.lower() for name in given}
+        assert {name.lower() for name in project["dependencies"]} == {
+            name.lower() for name in given
+        }
         assert "pip install -c pins.txt -e ." in path.with_suffix(".post-deploy.sh").read_text()
 
 
 def test_what_is_installed_is_what_is_pinned():
-    installed = {part.metadata["Name"].lower().replace("_", "-"): part.version for part in distributions()}
-    there = {name: pinned for name, pinned in pins().items() if name.lower().replace("_", "-") in installed}
+    installed = {
+        part.metadata["Name"].lower().replace("_", "-"): part.version for part in distributions()
+    }
+    there = {
+        name: pinned
+        for name, pinned in pins().items()
+        if name.lower().replace("_", "-") in installed
+    }
     assert len(there) > 0.9 * len(pins())  # some are for other platforms
     found = {name: installed[name.lower().replace("_", "-")].split("+")[0] for name in there}
     assert found == there
@@ -80,19 +90,27 @@ def imports_of(path):
 
 def test_the_package_knows_nothing_of_the_workflow():
     for path in (REPOSITORY / "selftrans").rglob("*.py"):
-        assert not [name for name in imports_of(path) if name.split(".")[0] in ("snakemake", "workflow", "tests")], path
+        assert not [
+            name
+            for name in imports_of(path)
+            if name.split(".")[0] in ("snakemake", "workflow", "tests")
+        ], path
 
 
 def loaded_by(module):
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
         ("selftrans.config", set()),
-        ("selftrans.costs", set()),
+        ("selftrans.flops", set()),
         ("selftrans.training.definition", set()),
         ("selftrans.evaluation.metrics", {"scipy"}),
         ("selftrans.evaluation.tables", {"pandas"}),
@@ -102,7 +120,7 @@ def loaded_by(module):
         ("selftrans.evaluation.comparison", {"pandas", "scipy"}),
         ("selftrans.evaluation.probes", {"pandas"}),
         ("selftrans.training.freeze", {"torch"}),
-        ("selftrans.evaluation.collect", {"torch", "scipy"}),
+        ("selftrans.evaluation.compute_statistics", {"torch", "scipy"}),
         ("selftrans.training.trainer", {"torch", "timm", "torchvision", "accelerate"}),
     ],
 )
@@ -140,7 +158,15 @@ def test_container_recipes_take_the_pins_and_name_no_version(recipe):
     copied = re.findall(r"^COPY (.+) \S+$|^    (\S+) /opt/selftrans/", text, re.MULTILINE)
     assert copied
     for names in copied:
-        assert all((REPOSITORY / name.removeprefix("./")).exists() for name in " ".join(names).split()), names
+        assert all(
+            (REPOSITORY / name.removeprefix("./")).exists() for name in " ".join(names).split()
+        ), names
     # What the wheel is built from lies in the image.
-    for needed in ("pyproject.toml", project["readme"], *project["license-files"], "selftrans", "pins.txt"):
+    for needed in (
+        "pyproject.toml",
+        project["readme"],
+        *project["license-files"],
+        "selftrans",
+        "pins.txt",
+    ):
         assert re.search(rf"(^|\s){re.escape(needed)}\s", text), needed

@@ -49,7 +49,12 @@ def test_what_is_no_json_is_named(tmp_path, content):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_tensors(path, {"x": torch.arange(100.0), "y": torch.ones(3, dtype=torch.int64)}, "weights", {"step": 3})
+    save_tensors(
+        path,
+        {"x": torch.arange(100.0), "y": torch.ones(3, dtype=torch.int64)},
+        "weights",
+        {"step": 3},
+    )
     return path
 
 
@@ -63,7 +68,14 @@ def test_tensors_come_back(saved):
 
 def test_the_digest_is_of_names_types_shapes_and_bytes():
     x = torch.arange(6.0)
-    different = [{"x": x}, {"y": x}, {"x": x.double()}, {"x": x.reshape(2, 3)}, {"x": x + 1}, {"x": x, "y": x}]
+    different = [
+        {"x": x},
+        {"y": x},
+        {"x": x.double()},
+        {"x": x.reshape(2, 3)},
+        {"x": x + 1},
+        {"x": x, "y": x},
+    ]
     assert len({digest_of(tensors) for tensors in different}) == len(different)
     assert digest_of({"a": x, "b": x + 1}) == digest_of({"b": x + 1, "a": x})
 
@@ -105,7 +117,8 @@ def test_a_changed_description_is_refused(saved, tmp_path):
         path.write_bytes(content.replace(old, new))
         for read in (read_metadata, load_tensors):
             with pytest.raises(
-                UserError, match=rf"{number}\.safetensors: damaged, its description is not what was written"
+                UserError,
+                match=rf"{number}\.safetensors: damaged, its description is not what was written",
             ):
                 read(path, "weights")
     path = tmp_path / "newer.safetensors"
@@ -121,7 +134,9 @@ def test_progress_in_a_file_is_plain_lines_with_rate_and_remaining_time(caplog):
             time.sleep(0.01)
             bar.update(note="loss 0.5")
     assert len(caplog.messages) == 7
-    assert re.fullmatch(r"training: 5/10 steps, \S+ steps/s, 0:0\d left, loss 0\.5", caplog.messages[0])
+    assert re.fullmatch(
+        r"training: 5/10 steps, \S+ steps/s, 0:0\d left, loss 0\.5", caplog.messages[0]
+    )
     rate = float(re.search(r"([\d.e+]+) steps/s", caplog.messages[-1])[1])
     assert rate < 101  # six steps of at least 0.01 s: those done before do not count
 
@@ -166,9 +181,16 @@ print(time.monotonic(), flush=True)
 
 
 def holder(tmp_path, count, seconds, **environment):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1,2,7", "TMPDIR": str(tmp_path), **environment}
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "0,1,2,7",
+        "TMPDIR": str(tmp_path),
+        **environment,
+    }
     command = [sys.executable, "-c", HOLD, str(count), str(seconds)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_no_card_is_ever_leased_twice(tmp_path):
@@ -216,7 +238,9 @@ def test_snakemake_packs_jobs_of_one_two_and_eight_cards_on_eight_pretended_ones
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
     at_once = [sum(start <= begun < end for _, start, end in held) for _, begun, _ in held]
     assert max(at_once) == 8
-    small = [(start, end) for path in (tmp_path / "cards").glob("*-[12]") for start, end in [_span(path)]]
+    small = [
+        (start, end) for path in (tmp_path / "cards").glob("*-[12]") for start, end in [_span(path)]
+    ]
     assert any(one[0] < other[0] < one[1] for one in small for other in small)
 
 
@@ -245,11 +269,14 @@ def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
     mine = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
     other = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="78")
     spans = [
-        [float(line.split()[-1]) for line in child.communicate(timeout=60)[0].splitlines()] for child in (mine, other)
+        [float(line.split()[-1]) for line in child.communicate(timeout=60)[0].splitlines()]
+        for child in (mine, other)
     ]
     assert spans[0][0] < spans[1][1]
     assert spans[1][0] < spans[0][1]  # at once: each has its own card 5, says the scheduler
-    within = [holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5,6", SLURM_JOB_ID="77") for _ in range(2)]
+    within = [
+        holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5,6", SLURM_JOB_ID="77") for _ in range(2)
+    ]
     assert {child.communicate(timeout=60)[0].split()[0] for child in within} == {"5", "6"}
 
 

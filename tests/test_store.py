@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.data import sparse_store
-from selftrans.config import Training
+from selftrans.config import TrainingConfig
 from selftrans.data.store import LatentStore, StoreWriter
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource
@@ -110,7 +110,7 @@ def test_a_store_of_imagenets_size_is_opened_without_being_read(tmp_path):
     assert len(store) == 1_281_167
     assert sum(shard.bytes for shard in store.manifest.shards) > 20e9
     assert bytes_read() - before < 30e6
-    batch = BatchSource(store, Training(checkpoints=(100,)), seed=0).draw(3, range(256))
+    batch = BatchSource(store, TrainingConfig(checkpoints=(100,)), seed=0).draw(3, range(256))
     assert batch.z_BCHW.shape == (256, 4, 32, 32)
     assert not batch.z_BCHW.any()  # zeros, as holes are
     assert len(set(batch.labels_B.tolist())) > 200

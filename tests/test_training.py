@@ -11,7 +11,7 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors, read_metadata
 from selftrans.training import precision
-from selftrans.training.precision import Arithmetic, resolve_precision
+from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
 from tests.conftest import OTHER_METHODS, TINY
@@ -19,12 +19,18 @@ from tests.runs import ARMS, StopAt, assert_equal, command, everything, run
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("changes", [{}, {"training.accumulate": 2}, {"training.precision": "bf16"}])
-def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(tiny, tmp_path, manifest, teacher, arm, changes):
+@pytest.mark.parametrize(
+    "changes", [{}, {"training.accumulate": 2}, {"training.precision": "bf16"}]
+)
+def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
+    tiny, tmp_path, manifest, teacher, arm, changes
+):
     path = tiny(**changes)
     run(path, arm, tmp_path / "whole", manifest, until=8, teacher=teacher)
-    for _ in range(7):  # each attempt goes one step further: within a logging interval, at its end, at a checkpoint
-        with pytest.raises(Interrupted, match="the same command goes on"):
+    for _ in range(
+        7
+    ):  # each attempt goes one step further: within a logging interval, at its end, at a checkpoint
+        with pytest.raises(Interrupted, match="rerun the same command to resume"):
             run(path, arm, tmp_path / "parts", manifest, until=8, teacher=teacher, stop=StopAt(0))
     run(path, arm, tmp_path / "parts", manifest, until=8, teacher=teacher)
     assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
@@ -33,10 +39,18 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(tiny, tmp_path, ma
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
-def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(tiny, tmp_path, manifest):
+def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(
+    tiny, tmp_path, manifest
+):
     """A heavy term makes the scaled gradients overflow at first: no NaN is reported, and the scale falls until they do not."""
     guidance = {"method": "vae-alignment", "depth": 1, "projector_width": 16, "weight": 1e2}
-    path = tiny(**{"training.precision": "fp16", "runs": {"heavy": {"guidance": guidance}}, "training.log_every": 1})
+    path = tiny(
+        **{
+            "training.precision": "fp16",
+            "runs": {"heavy": {"alignment": guidance}},
+            "training.log_every": 1,
+        }
+    )
     run(path, "heavy", tmp_path / "whole", manifest, until=8)
     tensors, metadata = load_tensors(tmp_path / "whole/state/step-00000008.safetensors", "state")
     assert 1 <= metadata["scaler"]["scale"] < 65536
@@ -62,7 +76,7 @@ def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, ma
             "training.precision": "fp16",
             "training.checkpoints": [8, 40],
             "figures.sample_checkpoints": [8],
-            "runs": {"hopeless": {"guidance": guidance}},
+            "runs": {"hopeless": {"alignment": guidance}},
         }
     )
     with pytest.raises(
@@ -75,16 +89,27 @@ def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, ma
 @pytest.mark.parametrize(("name", "tolerance"), [("bf16", 2e-2), ("fp16", 3e-3)])
 def test_low_precision_trains_like_fp32(tiny, tmp_path, manifest, teacher, arm, name, tolerance):
     run(tiny(), arm, tmp_path / "fp32", manifest, until=8, teacher=teacher)
-    run(tiny(**{"training.precision": name}), arm, tmp_path / name, manifest, until=8, teacher=teacher)
+    run(
+        tiny(**{"training.precision": name}),
+        arm,
+        tmp_path / name,
+        manifest,
+        until=8,
+        teacher=teacher,
+    )
     expected, found = everything(tmp_path / "fp32", 8)[0], everything(tmp_path / name, 8)[0]
     assert found["model.backbone.blocks.0.mlp.fc1.weight"].dtype == torch.float32
     assert not torch.equal(found["history"], expected["history"])
-    torch.testing.assert_close(found["history"], expected["history"], rtol=tolerance, atol=1e-3, equal_nan=True)
+    torch.testing.assert_close(
+        found["history"], expected["history"], rtol=tolerance, atol=1e-3, equal_nan=True
+    )
 
 
 def test_the_precision_that_auto_comes_to_is_part_of_the_definition(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
-    run(tiny(**{"training.precision": "fp32"}), "sit", tmp_path / "run", manifest, until=8)  # what auto was
+    run(
+        tiny(**{"training.precision": "fp32"}), "sit", tmp_path / "run", manifest, until=8
+    )  # what auto was
     with pytest.raises(UserError, match=r"precision \(trained: fp32, now: bf16\)"):
         run(tiny(**{"training.precision": "bf16"}), "sit", tmp_path / "run", manifest, until=8)
 
@@ -108,7 +133,7 @@ def test_auto_is_bf16_where_it_pays(tiny, monkeypatch, chosen, width, instructio
 def test_left_out_steps_move_nothing():
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
-    arithmetic = Arithmetic("fp16", torch.device("cpu"))
+    arithmetic = MixedPrecision("fp16", torch.device("cpu"))
     for gradient, left_out in ((float("inf"), True), (float("nan"), True), (1.0, False)):
         arithmetic.scaler.scale(torch.ones(()))  # the scaler wants to have scaled a loss
         weight.grad = torch.full((3,), gradient)
@@ -120,7 +145,9 @@ def test_left_out_steps_move_nothing():
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_segments_equal_one_piece_also_when_one_is_inserted_later(tiny, tmp_path, manifest, teacher, arm):
+def test_segments_equal_one_piece_also_when_one_is_inserted_later(
+    tiny, tmp_path, manifest, teacher, arm
+):
     path = tiny()
     run(path, arm, tmp_path / "whole", manifest, until=8, teacher=teacher)
     for until in (4, 8, 6):
@@ -135,7 +162,9 @@ def test_a_finished_segment_is_exported_again_without_training(tiny, tmp_path, m
     weights = tmp_path / "run/checkpoints/4/ema.safetensors"
     before = weights.read_bytes()
     weights.unlink()
-    run(tiny(), "sit", tmp_path / "run", manifest, until=4, stop=StopAt(0))  # would leave at its first step
+    run(
+        tiny(), "sit", tmp_path / "run", manifest, until=4, stop=StopAt(0)
+    )  # would leave at its first step
     assert weights.read_bytes() == before
 
 
@@ -153,7 +182,9 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(tiny, tmp_path, manif
 
 def test_a_state_of_another_definition_is_refused(tmp_path):
     StateDirectory(tmp_path, "a").save(3, {"x": torch.ones(2)}, {})
-    with pytest.raises(UserError, match=r"step-00000003\.safetensors: belongs to a run of another definition"):
+    with pytest.raises(
+        UserError, match=r"step-00000003\.safetensors: belongs to a run of another definition"
+    ):
         StateDirectory(tmp_path, "b").load_newest(5)
 
 
@@ -171,7 +202,10 @@ def test_states_are_pruned_to_the_newest_two_and_the_milestones(tmp_path):
     [
         ({"training.learning_rate": 2e-3}, ["training.learning_rate (trained: 0.001, now: 0.002)"]),
         ({"model.depth": 5, "training.batch_size": 4}, ["model.depth", "training.batch_size"]),
-        ({"runs.sit": {"guidance": {"method": "vae-alignment", "depth": 1}}}, ["guidance (trained: [], now: [{"]),
+        (
+            {"runs.sit": {"alignment": {"method": "vae-alignment", "depth": 1}}},
+            ["guidance (trained: [], now: [{"],
+        ),
     ],
 )
 def test_another_definition_is_refused_with_its_keys(tiny, tmp_path, manifest, changes, keys):
@@ -185,7 +219,11 @@ def test_another_definition_is_refused_with_its_keys(tiny, tmp_path, manifest, c
 
 def test_what_changes_no_number_is_no_other_definition(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
-    changes = {"training.checkpoints": [4, 6, 8], "training.log_every": 3, "training.save_minutes": 1.0}
+    changes = {
+        "training.checkpoints": [4, 6, 8],
+        "training.log_every": 3,
+        "training.save_minutes": 1.0,
+    }
     run(tiny(**changes), "sit", tmp_path / "run", manifest, until=6)
 
 
@@ -221,7 +259,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
     from selftrans.data.store import LatentStore
 
     draw = LatentStore.latents
-    monkeypatch.setattr(LatentStore, "latents", lambda self, *given: draw(self, *given) * float("inf"))
+    monkeypatch.setattr(
+        LatentStore, "latents", lambda self, *given: draw(self, *given) * float("inf")
+    )
     with pytest.raises(UserError, match="not finite at step 5; the last good state is kept"):
         run(path, "sit", tmp_path / "run", manifest, until=8)
     assert StateDirectory(tmp_path / "run/state", "").steps() == [4]
@@ -230,15 +270,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
 
 def test_a_head_without_a_term_does_not_move(tiny, tmp_path, manifest, teacher):
     """After stop_after neither a gradient nor Adam's momentum moves the projector."""
-    path = tiny(**{"runs.self-transcendence.guidance.stop_after": 4})
+    path = tiny(**{"runs.self-transcendence.alignment.stop_after": 4})
     run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
     run(path, "self-transcendence", tmp_path / "run", manifest, until=8, teacher=teacher)
     before, after = everything(tmp_path / "run", 4)[0], everything(tmp_path / "run", 8)[0]
     for name in before:
-        if name.startswith("model.guidance."):
+        if name.startswith("model.alignment."):
             assert torch.equal(before[name], after[name]), name
     assert not torch.equal(
-        before["model.backbone.blocks.0.mlp.fc1.weight"], after["model.backbone.blocks.0.mlp.fc1.weight"]
+        before["model.backbone.blocks.0.mlp.fc1.weight"],
+        after["model.backbone.blocks.0.mlp.fc1.weight"],
     )
 
 
@@ -261,14 +302,19 @@ def test_ema_is_its_recursion(tiny, tmp_path, manifest):
 
 def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
-    facts = read_metadata(tmp_path / "run/checkpoints/4/ema.safetensors", "weights")
-    assert (facts["run"], facts["seed"], facts["step"], facts["weights"]) == ("sit", 0, 4, "ema")
-    assert facts["shape"]["latent_shape"] == [4, 8, 8]
+    metadata = read_metadata(tmp_path / "run/checkpoints/4/ema.safetensors", "weights")
+    assert (metadata["run"], metadata["seed"], metadata["step"], metadata["weights"]) == (
+        "sit",
+        0,
+        4,
+        "ema",
+    )
+    assert metadata["shape"]["latent_shape"] == [4, 8, 8]
     described = json.loads((tmp_path / "run/checkpoints/4/checkpoint.json").read_text())
-    assert described["digests"]["ema"] == facts["digest"]
+    assert described["digests"]["ema"] == metadata["digest"]
     assert described["digests"]["history"] == sha256_of(tmp_path / "run/checkpoints/4/history.csv")
     state = read_metadata(tmp_path / "run/state/step-00000004.safetensors", "state")
-    assert facts["fingerprint"] == described["fingerprint"] == state["fingerprint"]
+    assert metadata["fingerprint"] == described["fingerprint"] == state["fingerprint"]
 
 
 def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
@@ -285,19 +331,31 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
 @pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
 def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest, teacher, arm):
     runs = {**TINY["runs"], **OTHER_METHODS}
-    for name, changes in (("plain", {}), ("recomputed", {"training.activation_checkpointing": True})):
+    for name, changes in (
+        ("plain", {}),
+        ("recomputed", {"training.activation_checkpointing": True}),
+    ):
         run(tiny(runs=runs, **changes), arm, tmp_path / name, manifest, until=4, teacher=teacher)
     assert_equal(everything(tmp_path / "plain", 4), everything(tmp_path / "recomputed", 4))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
+)
 @pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
 def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, arm):
     runs = {**TINY["runs"], **OTHER_METHODS}
     run(tiny(runs=runs), arm, tmp_path / "plain", manifest, until=4, teacher=teacher)
     run(
-        tiny(**{"training.compile": True, "runs": runs}), arm, tmp_path / "compiled", manifest, until=4, teacher=teacher
+        tiny(**{"training.compile": True, "runs": runs}),
+        arm,
+        tmp_path / "compiled",
+        manifest,
+        until=4,
+        teacher=teacher,
     )
     plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
     assert plain.keys() == compiled.keys()
-    torch.testing.assert_close(compiled["history"], plain["history"], rtol=1e-4, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(
+        compiled["history"], plain["history"], rtol=1e-4, atol=1e-6, equal_nan=True
+    )

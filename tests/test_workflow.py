@@ -26,11 +26,17 @@ DATA = {
         "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
     },
     "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
-    "encoders": {"stand-in": {"kind": "trained", "width": 16, "depth": 2, "heads": 2, "steps": 3}},
+    "encoders": {"stand-in": {"kind": "trained", "hidden_size": 16, "depth": 2, "num_heads": 2, "steps": 3}},
 }  # fmt: skip
 SAMPLERS = {
     "ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20},
-    "heun": {"sampler": "heun", "num_steps": 2, "num_samples": 12, "checkpoints": "last", "guidance": {"scale": 1.5}},
+    "heun": {
+        "sampler": "heun",
+        "num_steps": 2,
+        "num_samples": 12,
+        "checkpoints": "last",
+        "guidance": {"scale": 1.5},
+    },
     "sde": {"sampler": "euler-maruyama", "num_steps": 3, "num_samples": 12, "checkpoints": "last"},
 }
 
@@ -49,10 +55,19 @@ class Workplace:
     def write(self, name, **changes):
         values = tiny_values(**{"data": "tiny", "evaluation.samplers": SAMPLERS, **changes})
         values["name"] = name
-        (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        (self.directory / f"experiments/{name}.yaml").write_text(
+            yaml.safe_dump(values, sort_keys=False)
+        )
 
     def command(self, *words, experiments=("tiny",)):
-        return ["snakemake", *words, "--cores", "2", "--config", f"experiments=[{','.join(experiments)}]"]
+        return [
+            "snakemake",
+            *words,
+            "--cores",
+            "2",
+            "--config",
+            f"experiments=[{','.join(experiments)}]",
+        ]
 
     def snakemake(self, *words, experiments=("tiny",)):
         command = self.command(*words, experiments=experiments)
@@ -74,18 +89,24 @@ class Workplace:
             return {}
         counts = dict(line.split() for line in table[1].splitlines())
         return {
-            rule: int(count) for rule, count in counts.items() if rule not in ("all", "evaluate", "figures", "train")
+            rule: int(count)
+            for rule, count in counts.items()
+            if rule not in ("all", "evaluate", "figures", "train")
         }
 
     def logs(self):
-        return "\n".join(path.read_text()[-500:] for path in self.directory.glob("results/**/logs/*.log"))
+        return "\n".join(
+            path.read_text()[-500:] for path in self.directory.glob("results/**/logs/*.log")
+        )
 
     def path(self, pattern):
         return self.directory / "results" / pattern
 
     def written(self, pattern="**/*"):
         """When each result file was written."""
-        return {path: path.stat().st_mtime_ns for path in self.path("").glob(pattern) if path.is_file()}
+        return {
+            path: path.stat().st_mtime_ns for path in self.path("").glob(pattern) if path.is_file()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +137,12 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
         for step in (4, 8):
             directory = finished.path(f"tiny/runs/{run}/seed0/checkpoints/{step}")
             for weights in ("ema", "raw"):
-                _, facts = load_tensors(directory / f"{weights}.safetensors", "weights")
-                assert (facts["run"], facts["step"]) == (run, step)
+                _, metadata = load_tensors(directory / f"{weights}.safetensors", "weights")
+                assert (metadata["run"], metadata["step"]) == (run, step)
             metrics = json.loads(
-                (finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")).read_text()
+                (
+                    finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")
+                ).read_text()
             )
             assert metrics["num_samples"] == 20
             assert metrics["num_reference"] == 1797
@@ -131,10 +154,10 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
     with np.load(finished.path("tiny/runs/sit/seed0/samples/8/heun-n12/samples.npz")) as archive:
         assert archive["arr_0"].shape == (12, 32, 32, 3)
         assert archive["arr_0"].dtype == np.uint8
-    teacher, facts = load_tensors(
+    teacher, metadata = load_tensors(
         finished.path("tiny/runs/vae-align/seed0/teachers/4-raw-depth3.safetensors"), "teacher"
     )
-    assert facts["source"]["run"] == "vae-align"
+    assert metadata["source"]["run"] == "vae-align"
     assert not any(name.startswith(("blocks.3", "final_layer")) for name in teacher)
     for figure in ("convergence", "losses", "samples"):
         for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
@@ -146,9 +169,15 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
 def test_the_table_has_every_set_of_samples(finished):
     table = pd.read_csv(finished.path("tiny/metrics.csv"))
     assert len(table) == 3 * (2 + 1 + 1)
-    assert {"fid", "is", "extractor", "num_samples", "sampler", "guidance_scale", "checkpoint_digest"} <= set(
-        table.columns
-    )
+    assert {
+        "fid",
+        "is",
+        "extractor",
+        "num_samples",
+        "sampler",
+        "guidance_scale",
+        "checkpoint_digest",
+    } <= set(table.columns)
     assert table[["fid", "is"]].notna().all().all()
     markdown = finished.path("tiny/metrics.md").read_text()
     assert "N = 20" in markdown
@@ -212,7 +241,11 @@ def test_another_guidance_scale_regenerates_that_sampler_only(place):
     assert "train_segment" not in planned
     before = place.written("tiny/runs/*/*/samples/**/*")
     place.run("results/tiny/runs/sit/seed0/samples/8/heun-n12/classifier.json")
-    rewritten = {path for path, at in place.written("tiny/runs/*/*/samples/**/*").items() if before.get(path) != at}
+    rewritten = {
+        path
+        for path, at in place.written("tiny/runs/*/*/samples/**/*").items()
+        if before.get(path) != at
+    }
     assert {path.parent.name for path in rewritten} == {"heun-n12"}
 
 
@@ -244,7 +277,9 @@ def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place)
     assert untouched == before
     assert place.planned("train") == {}
     planned = place.planned()
-    assert planned["generate_samples"] == 4  # ode at 6 and 10; heun and sde at the new last checkpoint
+    assert (
+        planned["generate_samples"] == 4
+    )  # ode at 6 and 10; heun and sde at the new last checkpoint
     assert "train_segment" not in planned
 
 
@@ -254,7 +289,9 @@ def test_a_changed_teacher_is_another_definition_of_its_student(place):
     ended = place.snakemake()
     assert ended.returncode != 0
     message = (ended.stdout + ended.stderr).strip().splitlines()[-1]
-    assert message.startswith("error: results/tiny/runs/self-transcendence/seed0: was trained under another definition")
+    assert message.startswith(
+        "error: results/tiny/runs/self-transcendence/seed0: was trained under another definition"
+    )
     assert "teachers.0.training.weight_decay (trained: 0.0, now: 0.1)" in message
 
 
@@ -295,7 +332,9 @@ def test_evaluation_alone_works_on_a_finished_training(place):
 
 
 def test_processes_that_do_not_divide_the_batch_are_refused_before_any_job(place):
-    (place.directory / "config.yaml").write_text("experiments: [tiny]\nresources: {train: {gpu: 3}}\n")
+    (place.directory / "config.yaml").write_text(
+        "experiments: [tiny]\nresources: {train: {gpu: 3}}\n"
+    )
     ended = place.snakemake("-n")
     assert ended.returncode != 0
     assert "training.batch_size: 8 is not a multiple of 3 processes" in ended.stderr
@@ -305,7 +344,9 @@ def test_two_experiments_share_their_data_and_nothing_else(place):
     place.write("other", **{"training.learning_rate": 2e-3})
     both = ("tiny", "other")
     planned = place.planned(experiments=both)
-    assert {"autoencoder", "classifier", "extract_latents", "reference_statistics"}.isdisjoint(planned)
+    assert {"autoencoder", "classifier", "extract_latents", "reference_statistics"}.isdisjoint(
+        planned
+    )
     assert planned["train_segment"] == 6
     assert planned["plot_convergence"] == 1
     place.run("results/other/runs/sit/seed0/checkpoints/4/ema.safetensors", experiments=both)
@@ -322,10 +363,13 @@ def test_another_run_and_seed_add_jobs_and_nothing_else(place):
     ("changes", "message"),
     [
         ({"trainig": {}}, "experiments/tiny.yaml: trainig: unknown key"),
-        ({"model.depth": "four"}, "experiments/tiny.yaml: model.depth: input should be a valid integer, found 'four'"),
         (
-            {"runs.self-transcendence.guidance.teacher.step": 5},
-            "runs.self-transcendence.guidance.teacher.step: 5 is no checkpoint of 'vae-align' (allowed: 4, 8)",
+            {"model.depth": "four"},
+            "experiments/tiny.yaml: model.depth: input should be a valid integer, found 'four'",
+        ),
+        (
+            {"runs.self-transcendence.alignment.teacher.step": 5},
+            "runs.self-transcendence.alignment.teacher.step: 5 is not a checkpoint of 'vae-align' (allowed: 4, 8)",
         ),
     ],
 )
@@ -334,7 +378,9 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, 
     ended = place.snakemake()
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
-    assert [line for line in ended.stderr.splitlines() if line.startswith("error: ") and message in line]
+    assert [
+        line for line in ended.stderr.splitlines() if line.startswith("error: ") and message in line
+    ]
 
 
 @pytest.mark.parametrize(
@@ -342,13 +388,22 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, 
     [
         ("experiments: []", "config.yaml: experiments"),
         ("experiments: [tiny]\ngpus: 8", "config.yaml: gpus: unknown key"),
-        ("experiments: [tiny]\nresources: {train: {gpu: many}}", "config.yaml: resources: train.gpu: "),
+        (
+            "experiments: [tiny]\nresources: {train: {gpu: many}}",
+            "config.yaml: resources: train.gpu: ",
+        ),
         (
             "experiments: [tinny]",
             "'tinny' is neither a .yaml file nor a name in experiments/ (there: ablations-b2, digits, ",
         ),
-        ("experiments: [tiny]\ndata: {tinny: {images: 3}}", "config.yaml: data: 'tinny' is no data file (allowed: "),
-        ("experiments: [tiny]\ndata: {tiny: {imagez: 3}}", "experiments/data/tiny.yaml: imagez: unknown key"),
+        (
+            "experiments: [tiny]\ndata: {tinny: {images: 3}}",
+            "config.yaml: data: 'tinny' is no data file (allowed: ",
+        ),
+        (
+            "experiments: [tiny]\ndata: {tiny: {imagez: 3}}",
+            "experiments/data/tiny.yaml: imagez: unknown key",
+        ),
     ],
 )
 def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
@@ -363,7 +418,9 @@ def test_a_killed_job_goes_on_where_it_was(place):
     place.write("slow", **{"training.checkpoints": [2000], "training.save_minutes": 0.005, "figures.sample_checkpoints": [2000],
                            "runs": {"sit": {}}})  # fmt: skip
     command = place.command(target, experiments=("slow",))
-    started = subprocess.Popen(command, cwd=place.directory, start_new_session=True, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        command, cwd=place.directory, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     state = place.path("slow/runs/sit/seed0/state")
     deadline = time.monotonic() + 120
     while not list(state.glob("step-*.safetensors")):
@@ -372,12 +429,22 @@ def test_a_killed_job_goes_on_where_it_was(place):
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    place.write("slow", **{"training.checkpoints": [2000], "figures.sample_checkpoints": [2000], "runs": {"sit": {}}})
+    place.write(
+        "slow",
+        **{
+            "training.checkpoints": [2000],
+            "figures.sample_checkpoints": [2000],
+            "runs": {"sit": {}},
+        },
+    )
     saved = max(int(path.stem.removeprefix("step-")) for path in state.glob("step-*.safetensors"))
     assert saved < 2000
     place.run("--unlock", experiments=("slow",))
     place.run(target, experiments=("slow",))
-    assert f"going on from step {saved}" in place.path("slow/runs/sit/seed0/logs/train-2000.log").read_text()
+    assert (
+        f"going on from step {saved}"
+        in place.path("slow/runs/sit/seed0/logs/train-2000.log").read_text()
+    )
     assert not (state / "owner.json").exists()
 
 
@@ -414,14 +481,23 @@ def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
             assert first["arr_0"].shape == (12, 32, 32, 3)
     table = pd.read_csv(place.path("sweeping/metrics.csv"))
     assert sorted(table["guidance_scale"]) == [1, 1, 1.5, 2.25]
-    assert table.set_index("samples")["fid"]["cfg-scale1.0"] == table.set_index("samples")["fid"]["ode"]
+    assert (
+        table.set_index("samples")["fid"]["cfg-scale1.0"]
+        == table.set_index("samples")["fid"]["ode"]
+    )
     assert place.path("sweeping/figures/sweep-cfg.png").stat().st_size > 10_000
     assert place.planned(experiments=("sweeping",)) == {}
-    place.write("sweeping", **changes, **{"evaluation.metrics": ["fid", "is", "precision", "recall", "kid"]})
+    place.write(
+        "sweeping", **changes, **{"evaluation.metrics": ["fid", "is", "precision", "recall", "kid"]}
+    )
     assert place.planned("evaluate", experiments=("sweeping",)) == {"metrics": 4, "table": 1}
     place.run("evaluate", experiments=("sweeping",))
     table = pd.read_csv(place.path("sweeping/metrics.csv"))
-    assert ((table[["precision", "recall"]] >= 0) & (table[["precision", "recall"]] <= 1)).to_numpy().all()
+    assert (
+        ((table[["precision", "recall"]] >= 0) & (table[["precision", "recall"]] <= 1))
+        .to_numpy()
+        .all()
+    )
     assert place.planned("evaluate", experiments=("sweeping",)) == {}
     samplers["cfg"]["guidance"]["scale"] = [1.0, 1.5, 3.0]  # another scale draws that set only
     place.write("sweeping", **changes)
@@ -430,12 +506,17 @@ def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
 
 def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, monkeypatch):
     monkeypatch.setenv("SELFTRANS_CACHE", str(place.directory / "cache"))
-    place.write("published", **{"evaluation.extractor": "inception", "evaluation.metrics": ["fid", "fd-dinov2"]})
+    place.write(
+        "published",
+        **{"evaluation.extractor": "inception", "evaluation.metrics": ["fid", "fd-dinov2"]},
+    )
     ended = place.snakemake(experiments=("published",))
     assert ended.returncode == 1
     log = place.path("extractors/inception.log").read_text()
     assert "needed is pt_inception-2015-12-05-6726825d.pth" in log
-    assert not list(place.directory.glob("results/published/runs/*/*/checkpoints/*/ema.safetensors"))
+    assert not list(
+        place.directory.glob("results/published/runs/*/*/checkpoints/*/ema.safetensors")
+    )
     planned = place.planned(experiments=("published",))
     assert planned["extractor_weights"] == 2
     assert planned["reference_statistics"] == 2
@@ -479,7 +560,11 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     assert "stand-in encoder" in place.path("methods/discriminability.md").read_text()
     assert place.planned(experiments=("methods",)) == {}
     place.write("methods", **changes, analysis={**analysis, "neighbours": 5})
-    assert set(place.planned(experiments=("methods",))) == {"probe_blocks", "probe_encoder", "plot_discriminability"}
+    assert set(place.planned(experiments=("methods",))) == {
+        "probe_blocks",
+        "probe_encoder",
+        "plot_discriminability",
+    }
     place.write("methods", **changes, analysis={**analysis, "num_images": 200})
     planned = place.planned(experiments=("methods",))
     assert planned["block_features"] == 6
@@ -502,10 +587,16 @@ def test_a_schedulers_warning_comes_as_long_before_as_saving_takes(place):
 
 def planned_resources(place, rule, target, *words, rate=100.0, **resources):
     """What Snakemake would ask for, for a job of imagenet256-b2."""
-    config = {"experiments": ["imagenet256-b2"], "rates": {"bf16": rate, "tf32": rate}, "resources": resources}
+    config = {
+        "experiments": ["imagenet256-b2"],
+        "rates": {"bf16": rate, "tf32": rate},
+        "resources": resources,
+    }
     (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
     command = ["snakemake", "-n", "--cores", "32", f"results/{target}", *words]
-    planned = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True).stdout
+    planned = subprocess.run(
+        command, cwd=place.directory, capture_output=True, text=True, check=True
+    ).stdout
     line = re.search(rf"rule {rule}:.*?resources: (.*?)\n", planned, re.DOTALL)[1]
     return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", line)}
 
@@ -520,15 +611,25 @@ def test_time_limits_follow_from_the_work_and_stated_rates(place):
     limits = [
         planned_resources(place, "train_segment", SEGMENT, rate=rate)["runtime"] for rate in (100.0, 200.0)
     ]  # fmt: skip
-    assert limits[0] == pytest.approx(10 + 1.5 * 50_000 * 256 * 3 * B2_FORWARD / 400e12 / 60, rel=0.03)
-    assert limits[1] == pytest.approx((limits[0] + 10 + 3) / 2, abs=1.5)  # the last save takes two minutes either way
+    assert limits[0] == pytest.approx(
+        10 + 1.5 * 50_000 * 256 * 3 * B2_FORWARD / 400e12 / 60, rel=0.03
+    )
+    assert limits[1] == pytest.approx(
+        (limits[0] + 10 + 3) / 2, abs=1.5
+    )  # the last save takes two minutes either way
     ceiling = ["--default-resources", "max_runtime=60"]
     assert planned_resources(place, "train_segment", SEGMENT, *ceiling)["runtime"] == 60
-    assert planned_resources(place, "train_segment", SEGMENT, train={"runtime": 30})["runtime"] == 30
+    assert (
+        planned_resources(place, "train_segment", SEGMENT, train={"runtime": 30})["runtime"] == 30
+    )
     decoded = 10_000 * 9.5e6 * 256**2 / 12e12  # in fp32
     drawn = planned_resources(place, "generate_temporary_samples", DRAWN)["runtime"]
-    assert drawn == pytest.approx(10 + 1.5 * (10_000 * 250 * B2_FORWARD / 100e12 + decoded) / 60, abs=1)
-    latents = planned_resources(place, "extract_latents", "data/imagenet256/latents/manifest.json")["runtime"]
+    assert drawn == pytest.approx(
+        10 + 1.5 * (10_000 * 250 * B2_FORWARD / 100e12 + decoded) / 60, abs=1
+    )
+    latents = planned_resources(place, "extract_latents", "data/imagenet256/latents/manifest.json")[
+        "runtime"
+    ]
     assert latents == pytest.approx(10 + 1.5 * 1281167 * 4.2e6 * 256**2 / 12e12 / 8 / 60, abs=1)
 
 
@@ -544,9 +645,16 @@ def test_a_group_of_jobs_stays_below_the_ceiling(place):
 
 
 def test_a_profile_need_not_name_a_ceiling(place):
-    assert planned_resources(place, "train_segment", SEGMENT, "--default-resources", "slurm_account=me")["runtime"] > 60
+    assert (
+        planned_resources(
+            place, "train_segment", SEGMENT, "--default-resources", "slurm_account=me"
+        )["runtime"]
+        > 60
+    )
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        planned_resources(place, "train_segment", SEGMENT, "--default-resources", "max_runtime='a day'")
+        planned_resources(
+            place, "train_segment", SEGMENT, "--default-resources", "max_runtime='a day'"
+        )
     assert "error: default-resources: max_runtime: " in refused.value.stdout + refused.value.stderr
 
 
@@ -560,11 +668,18 @@ def test_light_jobs_ask_for_more_memory_at_every_attempt(place):
 
 def test_memory_follows_from_what_each_process_holds(place):
     """Weights, average and two moments of 131 million numbers in each process, and what CUDA takes."""
-    four, two = (planned_resources(place, "train_segment", SEGMENT, train={"gpu": gpu})["mem_mb"] for gpu in (4, 2))
+    four, two = (
+        planned_resources(place, "train_segment", SEGMENT, train={"gpu": gpu})["mem_mb"]
+        for gpu in (4, 2)
+    )
     assert four == pytest.approx(2 * two, rel=0.01)
     assert four > 4 * 4 * 4 * 131
-    assert planned_resources(place, "train_segment", SEGMENT, train={"mem_mb": 1234})["mem_mb"] == 1234
-    spread = planned_resources(place, "train_segment_on_nodes", SEGMENT, train={"gpu": 4, "nodes": 2})
+    assert (
+        planned_resources(place, "train_segment", SEGMENT, train={"mem_mb": 1234})["mem_mb"] == 1234
+    )
+    spread = planned_resources(
+        place, "train_segment_on_nodes", SEGMENT, train={"gpu": 4, "nodes": 2}
+    )
     assert spread["mem_mb"] == two  # of each node
 
 
@@ -573,14 +688,24 @@ def test_as_many_attempts_as_a_ceiling_needs(place):
     (place.directory / "attempts.smk").write_text(
         'include: "Snakefile"\nprint("ATTEMPTS", {rule.name: rule._restart_times for rule in workflow.rules})\n'
     )
-    (place.directory / "config.yaml").write_text(yaml.safe_dump({"experiments": ["imagenet256-b2"]}))
+    (place.directory / "config.yaml").write_text(
+        yaml.safe_dump({"experiments": ["imagenet256-b2"]})
+    )
     found = []
     for words in ([], ["--default-resources", "max_runtime=60"]):
         command = ["snakemake", "latents", "-n", "-s", "attempts.smk", "--cores", "8", *words]
-        ended = subprocess.run(command, cwd=place.directory, capture_output=True, text=True, check=True)
+        ended = subprocess.run(
+            command, cwd=place.directory, capture_output=True, text=True, check=True
+        )
         found.append(ast.literal_eval(re.search(r"ATTEMPTS (.*)", ended.stdout + ended.stderr)[1]))
-    assert [one["train_segment"] for one in found] == [3, 3 + 4]  # the longest segment: 100,000 steps
-    assert [one["generate_samples"] for one in found] == [None, 3 + 1]  # None: what the command line says
+    assert [one["train_segment"] for one in found] == [
+        3,
+        3 + 4,
+    ]  # the longest segment: 100,000 steps
+    assert [one["generate_samples"] for one in found] == [
+        None,
+        3 + 1,
+    ]  # None: what the command line says
 
 
 def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):

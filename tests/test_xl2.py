@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from selftrans.config import load_experiment
-from selftrans.costs import training_memory
 from selftrans.data.store import StoreWriter
+from selftrans.flops import training_memory
 from tests.runs import peak_of
 
 STEP = """
@@ -16,7 +16,7 @@ from selftrans.config import load_experiment
 from selftrans.data.store import LatentStore
 from selftrans.training.batches import BatchSource
 from selftrans.training.ema import MovingAverage
-from selftrans.training.precision import Arithmetic
+from selftrans.training.precision import MixedPrecision
 from selftrans.training.trainer import accumulate, build_model, build_optimizer
 
 experiment, store, cpu = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1]), torch.device("cpu")
@@ -27,7 +27,7 @@ average = MovingAverage(model.backbone, training.ema_decay)
 optimizer = build_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad], training)
 before = model.backbone.final_layer.linear.weight.clone()
 batch = BatchSource(store, training, seed=0).draw(0, range(1))
-losses, _ = accumulate(model, [batch], Arithmetic("fp32", cpu), Accelerator(cpu=True))
+losses, _ = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
 optimizer.step()
 average.update()
 print(count, *losses.tolist(), (model.backbone.final_layer.linear.weight - before).abs().max().item())
@@ -47,7 +47,9 @@ def test_xl_2_trains_within_this_machines_memory(tmp_path: Path):
     assert abs(loss - denoising - alignment) < 1e-5
     assert 0.5 < denoising < 3  # a fresh model says zero: the mean square of the velocity
     assert 0.9e-4 < moved < 1.1e-4  # Adam's first step is the learning rate
-    assert 4 * 5 * count < peak < 24 * 2**30  # weights, gradient, average, two moments; and the machine's memory
+    assert (
+        4 * 5 * count < peak < 24 * 2**30
+    )  # weights, gradient, average, two moments; and the machine's memory
     experiment = load_experiment("imagenet256-xl2")
     run = experiment.runs["vae-align"]
     alone = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": 1})})

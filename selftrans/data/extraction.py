@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftrans.config import ENCODE_BATCH, PLACES, Data
+from selftrans.config import ENCODE_BATCH, LOCATION_FIELDS, DatasetConfig
 from selftrans.data.image_files import CorruptImage
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import StoreWriter
 from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG, Progress
-from selftrans.runtime.workers import WHOLE, Share, run_workers
+from selftrans.runtime.workers import Shard, run_workers
 
 BATCHES_AHEAD = 2
 
@@ -28,7 +28,7 @@ BATCHES_AHEAD = 2
 class Extraction(Protocol):
     """A store in the making."""
 
-    def write(self, share: Share) -> None:
+    def write(self, shard: Shard) -> None:
         """Write this worker's shards, but for those that are there."""
         ...
 
@@ -40,37 +40,41 @@ class Extraction(Protocol):
 class EncodedBatch(NamedTuple):
     """What became of some neighbouring images."""
 
-    places: range
+    indices: range
     rows: NDArray[np.floating[Any]]
     """Their rows, those of an image one behind the other."""
     skipped: list[int]
     """Places of those that cannot be decoded and have no row."""
 
 
-def write_shards(writer: StoreWriter, encoded: Callable[[range], Iterable[EncodedBatch]], share: Share) -> None:
+def write_shards(
+    writer: StoreWriter, encoded: Callable[[range], Iterable[EncodedBatch]], shard: Shard
+) -> None:
     """Write this worker's shards, but for those that are there; a shard is made whole by one worker.
 
     Args:
         writer: of the store.
         encoded: the batches of a shard's images.
-        share: which worker this is.
+        shard: which worker this is.
     """
-    own = [shard for shard in writer.ranges() if shard[0] % share.of == share.number]
-    todo = [shard for shard in own if not writer.has(shard[0])]
-    total, left = (sum(stop - start for _, start, stop in shards) for shards in (own, todo))
-    with Progress(total, "encoding", "image", initial=total - left, quiet=share.number > 0) as bar:
+    own = [part for part in writer.ranges() if part[0] % shard.world_size == shard.rank]
+    todo = [part for part in own if not writer.has(part[0])]
+    total, left = (sum(stop - start for _, start, stop in parts) for parts in (own, todo))
+    with Progress(total, "encoding", "image", initial=total - left, quiet=shard.rank > 0) as bar:
         for number, start, stop in todo:
-            with writer.shard(number) as shard:
+            with writer.shard(number) as file:
                 for batch in encoded(range(start, stop)):
-                    shard.skipped += batch.skipped
+                    file.skipped += batch.skipped
                     if len(batch.rows):
-                        shard.append(batch.rows)
-                    bar.update(len(batch.places))
-                if not shard.count:
+                        file.append(batch.rows)
+                    bar.update(len(batch.indices))
+                if not file.count:
                     raise UserError(f"images {start} to {stop - 1}: none of them can be decoded")
 
 
-def run_extraction(module: str, arguments: Namespace, opened: Callable[[torch.device], Extraction]) -> None:
+def run_extraction(
+    module: str, arguments: Namespace, opened: Callable[[torch.device], Extraction]
+) -> None:
     """Run an extraction's command line: alone, as one of several workers, or as who starts them and writes the manifest.
 
     Args:
@@ -83,23 +87,25 @@ def run_extraction(module: str, arguments: Namespace, opened: Callable[[torch.de
     if several:
         run_workers(module, sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
     else:
-        extraction.write(arguments.worker or WHOLE)
+        extraction.write(arguments.worker or Shard.all())
     if arguments.worker is None:
         extraction.finish()
 
 
-def origin_of(data: Data, source: ImageSource, *parts: str) -> dict[str, Any]:
+def origin_of(data: DatasetConfig, source: ImageSource, *parts: str) -> dict[str, Any]:
     """What a store's rows are a function of, beside what encodes them: the images, and the named parts of the data file.
 
     Not where images and autoencoder lie: what was encoded stays good when they are moved.
     """
-    kept = data.model_dump(mode="json", include={"source", "image_size", *parts}, exclude=PLACES)
+    kept = data.model_dump(
+        mode="json", include={"source", "image_size", *parts}, exclude=LOCATION_FIELDS
+    )
     return {**kept, "images": source.digest}
 
 
-def batches_of(places: range) -> list[range]:
+def batches_of(indices: range) -> list[range]:
     """A shard's images in the batches that they are encoded in."""
-    return [places[first : first + ENCODE_BATCH] for first in range(0, len(places), ENCODE_BATCH)]
+    return [indices[first : first + ENCODE_BATCH] for first in range(0, len(indices), ENCODE_BATCH)]
 
 
 @contextmanager
@@ -114,7 +120,11 @@ def one_thread() -> Iterator[None]:
 
 
 def encode_images(
-    source: ImageSource, places: range, encode: Callable[[Tensor], NDArray[np.floating[Any]]], *, skip: bool
+    source: ImageSource,
+    indices: range,
+    encode: Callable[[Tensor], NDArray[np.floating[Any]]],
+    *,
+    skip: bool,
 ) -> Iterator[EncodedBatch]:
     """Decode images in this process's threads and encode them; while a batch is encoded, the next ones are decoded.
 
@@ -130,16 +140,19 @@ def encode_images(
     Raises:
         CorruptImage: an image cannot be decoded, and is not to be left out.
     """
-    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool, one_thread():
-        for batch, images in _decoded(source, batches_of(places), pool):
+    with (
+        ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool,
+        one_thread(),
+    ):
+        for batch, images in _decoded(source, batches_of(indices), pool):
             skipped = []
-            for place, image in zip(batch, images, strict=True):
+            for index, image in zip(batch, images, strict=True):
                 if isinstance(image, CorruptImage):
                     if not skip:
                         pool.shutdown(cancel_futures=True)
                         raise image
                     LOG.warning("left out: %s", image)
-                    skipped.append(place)
+                    skipped.append(index)
             sound = [image for image in images if not isinstance(image, CorruptImage)]
             rows = encode(torch.from_numpy(np.stack(sound))) if sound else np.empty(0, np.float32)
             yield EncodedBatch(batch, rows, skipped)
@@ -151,15 +164,15 @@ def _decoded(
     """Batches of images, or of what is wrong with them."""
     coming: deque[list[Future[NDArray[np.uint8] | CorruptImage]]] = deque()
 
-    def read(place: int) -> NDArray[np.uint8] | CorruptImage:
+    def read(index: int) -> NDArray[np.uint8] | CorruptImage:
         try:
-            return source.read(range(place, place + 1))[0]
+            return source.read(range(index, index + 1))[0]
         except CorruptImage as error:
             return error
 
     for number, batch in enumerate(batches):
         for ahead in batches[number + len(coming) : number + 1 + BATCHES_AHEAD]:
-            coming.append([pool.submit(read, place) for place in ahead])
+            coming.append([pool.submit(read, index) for index in ahead])
         yield batch, [image.result() for image in coming.popleft()]
 
 

@@ -10,22 +10,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import Data, load_data
-from selftrans.data.extraction import EncodedBatch, encode_images, encode_views, origin_of, run_extraction, write_shards
+from selftrans.config import DatasetConfig, load_data
+from selftrans.data.extraction import (
+    EncodedBatch,
+    encode_images,
+    encode_views,
+    origin_of,
+    run_extraction,
+    write_shards,
+)
 from selftrans.data.sources import may_skip, open_source
 from selftrans.data.store import FeatureManifest, StoreWriter
 from selftrans.models.encoder import load_encoder
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
-from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments
+from selftrans.runtime.workers import Shard, add_worker_arguments
 
 CPU = torch.device("cpu")
-BYTES_PER_NUMBER = 2
+BYTES_PER_ELEMENT = 2
 
 
-def feature_bytes(rows: int, grid_size: int, width: int) -> int:
+def feature_bytes(rows: int, grid_size: int, hidden_size: int) -> int:
     """Size of a store: ImageNet's 1,281,167 images at ViT-B, 16x16 tokens of 768, are 504 GB."""
-    return rows * grid_size**2 * width * BYTES_PER_NUMBER
+    return rows * grid_size**2 * hidden_size * BYTES_PER_ELEMENT
 
 
 class FeatureExtraction:
@@ -41,18 +48,22 @@ class FeatureExtraction:
         UserError: the images or the encoder are not there, or the disk has no room for the features.
     """
 
-    def __init__(self, data: Data, encoder_path: Path, directory: Path, device: torch.device) -> None:
+    def __init__(
+        self, data: DatasetConfig, encoder_path: Path, directory: Path, device: torch.device
+    ) -> None:
         self.data, self.device = data, device
         self.source, self.encoder = open_source(data), load_encoder(encoder_path, device)
         origin = {"data": origin_of(data, self.source), "encoder_digest": self.encoder.digest}
         self.views = 2 if data.latents.flip else 1
         shard_size = data.latents.shard_size
-        self.writer = StoreWriter(directory, origin, len(self.source.labels), shard_size, content="features")
+        self.writer = StoreWriter(
+            directory, origin, len(self.source.labels), shard_size, content="features"
+        )
         self._require_room(directory)
 
-    def write(self, share: Share = WHOLE) -> None:
+    def write(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that are there."""
-        write_shards(self.writer, self._encoded, share)
+        write_shards(self.writer, self._encoded, shard)
 
     def finish(self) -> FeatureManifest:
         """Write the manifest over the shards."""
@@ -62,19 +73,25 @@ class FeatureExtraction:
             encoder_digest=self.encoder.digest,
             stand_in=self.encoder.stand_in,
             grid_size=self.encoder.grid_size,
-            width=self.encoder.width,
+            hidden_size=self.encoder.hidden_size,
             views=self.views,
         )
 
-    def _encoded(self, places: range) -> Iterator[EncodedBatch]:
-        return encode_images(self.source, places, self._encode, skip=may_skip(self.data))
+    def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
+        return encode_images(self.source, indices, self._encode, skip=may_skip(self.data))
 
     def _encode(self, images_BHWC: torch.Tensor) -> NDArray[np.floating[Any]]:
         return encode_views(self.encoder, images_BHWC, self.views).half().cpu().numpy()
 
     def _require_room(self, directory: Path) -> None:
-        missing = sum(stop - start for number, start, stop in self.writer.ranges() if not self.writer.has(number))
-        needed = feature_bytes(missing * self.views, self.encoder.grid_size, self.encoder.width)
+        missing = sum(
+            stop - start
+            for number, start, stop in self.writer.ranges()
+            if not self.writer.has(number)
+        )
+        needed = feature_bytes(
+            missing * self.views, self.encoder.grid_size, self.encoder.hidden_size
+        )
         directory.mkdir(parents=True, exist_ok=True)
         if needed > (free := shutil.disk_usage(directory).free):
             raise UserError(
@@ -84,17 +101,20 @@ class FeatureExtraction:
         LOG.info("%d images, %.3g GB of features to write", self.writer.count, needed / 1e9)
 
 
-def extract_features(data: Data, encoder_path: Path, directory: Path, device: torch.device = CPU) -> FeatureManifest:
+def extract_features(
+    data: DatasetConfig, encoder_path: Path, directory: Path, device: torch.device = CPU
+) -> FeatureManifest:
     """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
     extraction = FeatureExtraction(data, encoder_path, directory, device)
-    extraction.write()
+    extraction.write(Shard.all())
     return extraction.finish()
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.data.features", description="Encode images into an encoder's patch tokens."
+        prog="python -m selftrans.data.features",
+        description="Encode images into an encoder's patch tokens.",
     )
     parser.add_argument("data", help="data file (YAML)")
     parser.add_argument("--encoder", type=Path, required=True, help="the encoder's file")
@@ -105,7 +125,9 @@ def main() -> None:
     run_extraction(
         "selftrans.data.features",
         arguments,
-        lambda device: FeatureExtraction(load_data(arguments.data), arguments.encoder, arguments.output, device),
+        lambda device: FeatureExtraction(
+            load_data(arguments.data), arguments.encoder, arguments.output, device
+        ),
     )
 
 

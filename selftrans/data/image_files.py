@@ -24,7 +24,15 @@ from selftrans.runtime.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 LABELS_FILE = "dataset.json"
 DIGESTED = 64  # images whose content is part of a data set's digest
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class CorruptImage(UserError):
@@ -40,7 +48,9 @@ def adm_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image)[top : top + size, left : left + size]
 
@@ -77,9 +87,11 @@ class ImageFiles:
     ) -> None:
         self._settings, self._size, self._content = settings, image_size, content
         skipped = frozenset(skipped)
-        self._places = np.asarray([place for place, name in enumerate(names) if name not in skipped], np.int64)
-        self.names: list[str] = [names[place] for place in self._places]
-        self.labels = labels[self._places]
+        self._indices = np.asarray(
+            [index for index, name in enumerate(names) if name not in skipped], np.int64
+        )
+        self.names: list[str] = [names[index] for index in self._indices]
+        self.labels = labels[self._indices]
         self.class_names = tuple(class_names)
 
     @property
@@ -100,11 +112,13 @@ class ImageFiles:
 
     def _encoded(self, index: int) -> bytes:
         try:
-            return self._content(int(self._places[index]))
+            return self._content(int(self._indices[index]))
         except zipfile.BadZipFile as error:
             raise self._corrupt(index, error) from None
         except OSError as error:  # a disk that fails is no damaged image
-            raise UserError(f"{self._settings.path}: {self.names[index]} cannot be read ({error})") from None
+            raise UserError(
+                f"{self._settings.path}: {self.names[index]} cannot be read ({error})"
+            ) from None
 
     def _decoded(self, index: int) -> NDArray[np.uint8]:
         content = self._encoded(index)
@@ -135,13 +149,13 @@ class PreparedMoments(ImageFiles):
         skipped: Collection[str],
     ) -> None:
         super().__init__(settings, image_size, *listing.parts, skipped)
-        self._moments = [moments[place] for place in self._places]
+        self._moments = [moments[index] for index in self._indices]
 
     @property
     def digest(self) -> str:
         """SHA-256 that covers the moments of some images, too."""
         chosen = range(0, len(self._moments), max(1, len(self._moments) // DIGESTED))
-        content = b"".join(self._moments[place].read_bytes() for place in chosen)
+        content = b"".join(self._moments[index].read_bytes() for index in chosen)
         return hashlib.sha256(super().digest.encode() + content).hexdigest()
 
     def moments(self, indices: range) -> NDArray[np.float32]:
@@ -153,7 +167,9 @@ class PreparedMoments(ImageFiles):
         rows = [self._read_moments(self._moments[index]) for index in indices]
         for index, row in zip(indices, rows, strict=True):
             if row.shape != rows[0].shape:
-                raise UserError(f"{self._moments[index]}: moments of shape {row.shape}, others have {rows[0].shape}")
+                raise UserError(
+                    f"{self._moments[index]}: moments of shape {row.shape}, others have {rows[0].shape}"
+                )
         return np.stack(rows)
 
     @staticmethod
@@ -163,7 +179,9 @@ class PreparedMoments(ImageFiles):
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: not an array of moments ({error})") from None
         if stored.ndim != 3 or len(stored) % 2:
-            raise UserError(f"{path}: moments of shape {stored.shape}, allowed is (2C, H, W): means, then deviations")
+            raise UserError(
+                f"{path}: moments of shape {stored.shape}, allowed is (2C, H, W): means, then deviations"
+            )
         halves: NDArray[np.float32] = stored.astype(np.float32).reshape(2, -1, *stored.shape[1:])
         return halves
 
@@ -179,7 +197,11 @@ class Listing:
     """
 
     def __init__(
-        self, names: Sequence[str], content: Callable[[int], bytes], root: str, labels: Mapping[str, int] | None
+        self,
+        names: Sequence[str],
+        content: Callable[[int], bytes],
+        root: str,
+        labels: Mapping[str, int] | None,
     ) -> None:
         if not names:
             raise UserError(f"{root}: holds no image (looked for: {', '.join(SUFFIXES)})")
@@ -189,7 +211,7 @@ class Listing:
             if "" in folders:
                 raise UserError(f"{root}: {names[folders.index('')]} lies in no class folder")
             self.class_names = sorted(set(folders))
-            number = {name: place for place, name in enumerate(self.class_names)}
+            number = {name: index for index, name in enumerate(self.class_names)}
             self.labels = np.asarray([number[folder] for folder in folders], np.int64)
         else:
             if missing := [name for name in names if name not in labels]:
@@ -198,7 +220,9 @@ class Listing:
             self.class_names = [str(label) for label in range(int(self.labels.max()) + 1)]
 
     @property
-    def parts(self) -> tuple[Sequence[str], NDArray[np.int64], Sequence[str], Callable[[int], bytes]]:
+    def parts(
+        self,
+    ) -> tuple[Sequence[str], NDArray[np.int64], Sequence[str], Callable[[int], bytes]]:
         """What ``ImageFiles`` takes."""
         return self.names, self.labels, self.class_names, self.content
 
@@ -218,12 +242,18 @@ def open_folder(settings: FolderSource, image_size: int, skipped: Collection[str
     names = _images_below(root)
     if _labels_beside(root) is None:
         classes = {name.split("/")[0] for name in names}
-        folders = (folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        folders = (
+            folder.name
+            for folder in root.iterdir()
+            if folder.is_dir() and not folder.name.startswith(".")
+        )
         if empty := sorted({*folders} - classes):
             raise UserError(
                 f"{root / empty[0]}: a class folder without an image, which would shift all classes behind it"
             )
-    listing = Listing(names, lambda place: (root / names[place]).read_bytes(), settings.path, _labels_beside(root))
+    listing = Listing(
+        names, lambda index: (root / names[index]).read_bytes(), settings.path, _labels_beside(root)
+    )
     return ImageFiles(settings, image_size, *listing.parts, skipped)
 
 
@@ -237,19 +267,25 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
         archive = zipfile.ZipFile(settings.path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{settings.path}: not a zip, or truncated ({error})") from None
-    members = sorted(name for name in archive.namelist() if _is_image(name) and not name.startswith("__MACOSX/"))
+    members = sorted(
+        name for name in archive.namelist() if _is_image(name) and not name.startswith("__MACOSX/")
+    )
     folders = [PurePosixPath(name).parts[:-1] for name in members]
     shared = _shared_folders(folders)
     root = "".join(f"{part}/" for part in shared)
     labels = None
     if f"{root}{LABELS_FILE}" in archive.namelist():
-        labels = _parse_labels(archive.read(f"{root}{LABELS_FILE}"), f"{settings.path}: {root}{LABELS_FILE}")
+        labels = _parse_labels(
+            archive.read(f"{root}{LABELS_FILE}"), f"{settings.path}: {root}{LABELS_FILE}"
+        )
     names = [name.removeprefix(root) for name in members]
-    listing = Listing(names, lambda place: archive.read(members[place]), settings.path, labels)
+    listing = Listing(names, lambda index: archive.read(members[index]), settings.path, labels)
     return ImageFiles(settings, image_size, *listing.parts, skipped)
 
 
-def open_hugging_face(settings: HuggingFaceSource, image_size: int, skipped: Collection[str]) -> ImageFiles:
+def open_hugging_face(
+    settings: HuggingFaceSource, image_size: int, skipped: Collection[str]
+) -> ImageFiles:
     """A directory of Hugging Face's ``datasets``.
 
     Raises:
@@ -260,34 +296,49 @@ def open_hugging_face(settings: HuggingFaceSource, image_size: int, skipped: Col
     try:
         loaded = datasets.load_from_disk(settings.path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{settings.path}: not a directory of `datasets` ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"{settings.path}: not a directory of `datasets` ({str(error).splitlines()[0]})"
+        ) from None
     if isinstance(loaded, datasets.DatasetDict):
         if settings.split not in loaded:
             found = repr(settings.split) if settings.split else "none"
-            raise UserError(f"{settings.path}: source.split is {found} (allowed: {', '.join(map(str, loaded))})")
+            raise UserError(
+                f"{settings.path}: source.split is {found} (allowed: {', '.join(map(str, loaded))})"
+            )
         loaded = loaded[settings.split]
-    for key, column in (("image_column", settings.image_column), ("label_column", settings.label_column)):
+    for key, column in (
+        ("image_column", settings.image_column),
+        ("label_column", settings.label_column),
+    ):
         if column not in loaded.column_names:
             allowed = ", ".join(loaded.column_names)
-            raise UserError(f"{settings.path}: source.{key}: {column!r} is no column (allowed: {allowed})")
+            raise UserError(
+                f"{settings.path}: source.{key}: {column!r} is no column (allowed: {allowed})"
+            )
     if not isinstance(loaded.features[settings.image_column], datasets.Image):
-        raise UserError(f"{settings.path}: source.image_column: {settings.image_column!r} holds no images")
+        raise UserError(
+            f"{settings.path}: source.image_column: {settings.image_column!r} holds no images"
+        )
     given: NDArray[Any] = np.asarray(loaded[settings.label_column][:])
     if given.ndim != 1 or given.dtype.kind not in "iu" or given.min(initial=0) < 0:
-        raise UserError(f"{settings.path}: source.label_column: {settings.label_column!r} holds no class numbers")
+        raise UserError(
+            f"{settings.path}: source.label_column: {settings.label_column!r} holds no class numbers"
+        )
     labels, feature = given.astype(np.int64), loaded.features[settings.label_column]
-    class_names = getattr(feature, "names", None) or [str(label) for label in range(int(labels.max()) + 1)]
+    class_names = getattr(feature, "names", None) or [
+        str(label) for label in range(int(labels.max()) + 1)
+    ]
     encoded = loaded.select_columns([settings.image_column]).cast_column(
         settings.image_column, datasets.Image(decode=False)
     )
 
-    def content(place: int) -> bytes:
-        row: dict[str, Any] | None = encoded[place][settings.image_column]
+    def content(index: int) -> bytes:
+        row: dict[str, Any] | None = encoded[index][settings.image_column]
         if row is None:
             return b""
         return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
 
-    names = [f"row {place}" for place in range(len(labels))]
+    names = [f"row {index}" for index in range(len(labels))]
     return ImageFiles(settings, image_size, names, labels, class_names, content, skipped)
 
 
@@ -304,12 +355,18 @@ def open_repa(settings: RepaSource, image_size: int, skipped: Collection[str]) -
     moments = sorted(name for name in labels if name.endswith(".npy"))
     names, beside = _images_below(images), _labels_beside(images)
     if len(moments) != len(names):
-        raise UserError(f"{settings.path}: {len(names)} images, but {len(moments)} arrays in {LABELS_FILE}")
+        raise UserError(
+            f"{settings.path}: {len(names)} images, but {len(moments)} arrays in {LABELS_FILE}"
+        )
     of_images = {image: labels[array] for image, array in zip(names, moments, strict=True)}
     if beside is not None and any(beside.get(name) != label for name, label in of_images.items()):
         raise UserError(f"{settings.path}: the labels of images/ and vae-sd/ differ")
-    listing = Listing(names, lambda place: (images / names[place]).read_bytes(), str(images), of_images)
-    return PreparedMoments(settings, image_size, listing, [arrays / name for name in moments], skipped)
+    listing = Listing(
+        names, lambda index: (images / names[index]).read_bytes(), str(images), of_images
+    )
+    return PreparedMoments(
+        settings, image_size, listing, [arrays / name for name in moments], skipped
+    )
 
 
 def _images_below(root: Path) -> list[str]:
@@ -322,7 +379,9 @@ def _images_below(root: Path) -> list[str]:
             folders.clear()
             continue
         visited.add(real)
-        found += [Path(folder, name).relative_to(root).as_posix() for name in files if _is_image(name)]
+        found += [
+            Path(folder, name).relative_to(root).as_posix() for name in files if _is_image(name)
+        ]
     return sorted(found)
 
 
@@ -338,7 +397,9 @@ def _parse_labels(content: bytes, where: str) -> dict[str, int]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: holds no `labels` ({error})") from None
     if wrong := [name for name, label in labels.items() if not isinstance(label, int) or label < 0]:
-        raise UserError(f"{where}: {wrong[0]} has label {labels[wrong[0]]!r}, allowed is a class number")
+        raise UserError(
+            f"{where}: {wrong[0]} has label {labels[wrong[0]]!r}, allowed is a class number"
+        )
     return labels
 
 

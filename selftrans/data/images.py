@@ -17,10 +17,18 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 
-def write_image_archive(path: Path, pieces: Iterable[NDArray[np.uint8]], labels_N: NDArray[np.int64]) -> None:
+def write_image_archive(
+    path: Path, pieces: Iterable[NDArray[np.uint8]], labels_N: NDArray[np.int64]
+) -> None:
     """Write images as ``arr_0`` and labels as ``arr_1``; the images come in pieces (B, H, W, 3), one in memory at a time."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        members: tuple[tuple[str, Iterator[NDArray[Any]]], ...] = (("arr_0", iter(pieces)), ("arr_1", iter([labels_N])))
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        members: tuple[tuple[str, Iterator[NDArray[Any]]], ...] = (
+            ("arr_0", iter(pieces)),
+            ("arr_1", iter([labels_N])),
+        )
         for name, arrays in members:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 first = next(arrays)
@@ -31,7 +39,9 @@ def write_image_archive(path: Path, pieces: Iterable[NDArray[np.uint8]], labels_
 
 def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     """Begin an ``.npy`` whose content follows in pieces."""
-    npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    npy.write_array_header_1_0(
+        file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
 
 
 class ImageArchive:
@@ -49,7 +59,9 @@ class ImageArchive:
         with self._open() as member:
             self.shape, fortran_order, dtype = read_npy_header(member)
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order:
-            raise UserError(f"{path}: arr_0 is {dtype} of shape {self.shape}, allowed is uint8 of shape (N, H, W, 3)")
+            raise UserError(
+                f"{path}: arr_0 is {dtype} of shape {self.shape}, allowed is uint8 of shape (N, H, W, 3)"
+            )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -68,7 +80,9 @@ class ImageArchive:
                 count = min(batch_size, span.stop - start)
                 content = member.read(count * image_bytes)
                 if len(content) != count * image_bytes:
-                    raise UserError(f"{self.path}: arr_0 ends before image {start + count} of {len(self)}")
+                    raise UserError(
+                        f"{self.path}: arr_0 ends before image {start + count} of {len(self)}"
+                    )
                 yield np.frombuffer(content, np.uint8).reshape(count, *self.shape[1:])
 
     @contextmanager
@@ -79,7 +93,9 @@ class ImageArchive:
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file") from None
         except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
-            raise UserError(f"{self.path}: not an .npz with arr_0, or truncated ({error})") from None
+            raise UserError(
+                f"{self.path}: not an .npz with arr_0, or truncated ({error})"
+            ) from None
 
 
 def read_npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

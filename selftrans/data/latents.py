@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import Data, load_data
+from selftrans.config import DatasetConfig, load_data
 from selftrans.data.extraction import (
     EncodedBatch,
     batches_of,
@@ -28,7 +28,7 @@ from selftrans.models.autoencoder import encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.tensors import digest_of
-from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments
+from selftrans.runtime.workers import Shard, add_worker_arguments
 
 if TYPE_CHECKING:
     from selftrans.models.autoencoder import Autoencoder
@@ -51,7 +51,9 @@ class LatentExtraction:
         UserError: the images or the autoencoder are not there, or not what the data file says.
     """
 
-    def __init__(self, data: Data, autoencoder_path: str, directory: Path, device: torch.device) -> None:
+    def __init__(
+        self, data: DatasetConfig, autoencoder_path: str, directory: Path, device: torch.device
+    ) -> None:
         self.data, self.device, self.path = data, device, autoencoder_path
         self.source: ImageSource = open_source(data)
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
@@ -60,13 +62,15 @@ class LatentExtraction:
             "autoencoder_digest": digest_of(self.autoencoder.state_dict()),
         }
         self.views = 2 if data.latents.flip else 1
-        self.writer = StoreWriter(directory, origin, len(self.source.labels), data.latents.shard_size)
+        self.writer = StoreWriter(
+            directory, origin, len(self.source.labels), data.latents.shard_size
+        )
 
-    def write(self, share: Share = WHOLE) -> None:
+    def write(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that are there."""
         if isinstance(self.source, PreparedMoments):
             self._check_prepared(self.source)
-        write_shards(self.writer, self._encoded, share)
+        write_shards(self.writer, self._encoded, shard)
 
     def finish(self) -> Manifest:
         """Write labels and manifest over the shards.
@@ -87,20 +91,30 @@ class LatentExtraction:
             scale_origin="measured" if own is None else "autoencoder",
             views=self.views,
         )
-        left_out = f", {len(manifest.skipped)} left out" if manifest.skipped else ""
-        LOG.info("%d images%s, latents %s, scale %.5f", manifest.count, left_out, manifest.latent_shape, manifest.scale)
+        skipped_note = f", {len(manifest.skipped)} left out" if manifest.skipped else ""
+        LOG.info(
+            "%d images%s, latents %s, scale %.5f",
+            manifest.count,
+            skipped_note,
+            manifest.latent_shape,
+            manifest.scale,
+        )
         return manifest
 
-    def _encoded(self, places: range) -> Iterator[EncodedBatch]:
+    def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
         """Means and standard deviations, (B V, 2, C, H, W), as they are stored."""
         if isinstance(self.source, PreparedMoments):
-            for batch in batches_of(places):
+            for batch in batches_of(indices):
                 yield EncodedBatch(batch, self._stored(self.source.moments(batch)), [])
         else:
-            yield from encode_images(self.source, places, self._encode_views, skip=may_skip(self.data))
+            yield from encode_images(
+                self.source, indices, self._encode_views, skip=may_skip(self.data)
+            )
 
     def _encode_views(self, images_BHWC: torch.Tensor) -> NDArray[np.floating[Any]]:
-        return self._stored(encode_views(self._encode, images_BHWC.to(self.device), self.views).cpu().numpy())
+        return self._stored(
+            encode_views(self._encode, images_BHWC.to(self.device), self.views).cpu().numpy()
+        )
 
     def _stored(self, moments: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         """Moments in the precision of the store, of the shape that the data file promises."""
@@ -119,8 +133,13 @@ class LatentExtraction:
         first = range(min(COMPARED, len(source.labels)))
         own = self._encode(torch.from_numpy(source.read(first)).to(self.device)).cpu().numpy()
         moments = source.moments(first)
-        if own.shape != moments.shape or np.abs(own - moments).mean() > PREPARED_ERROR * own[:, 0].std():
-            raise UserError(f"data {self.data.name!r}: the prepared moments are not of autoencoder {self.path!r}")
+        if (
+            own.shape != moments.shape
+            or np.abs(own - moments).mean() > PREPARED_ERROR * own[:, 0].std()
+        ):
+            raise UserError(
+                f"data {self.data.name!r}: the prepared moments are not of autoencoder {self.path!r}"
+            )
 
     def _measured_scale(self) -> float:
         sums = np.zeros(3)  # of 1, mean, mean^2 + std^2
@@ -131,18 +150,24 @@ class LatentExtraction:
         return float(1 / np.sqrt(sums[2] / sums[0] - (sums[1] / sums[0]) ** 2))
 
 
-def extract(data: Data, autoencoder_path: str, directory: Path, device: torch.device = CPU) -> Manifest:
+def extract(
+    data: DatasetConfig, autoencoder_path: str, directory: Path, device: torch.device = CPU
+) -> Manifest:
     """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
     extraction = LatentExtraction(data, autoencoder_path, directory, device)
-    extraction.write()
+    extraction.write(Shard.all())
     return extraction.finish()
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m selftrans.data.latents", description="Encode images into latents.")
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.data.latents", description="Encode images into latents."
+    )
     parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument("--autoencoder", required=True, help="directory or hub name of the autoencoder")
+    parser.add_argument(
+        "--autoencoder", required=True, help="directory or hub name of the autoencoder"
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory of the latent store")
     add_worker_arguments(parser)
     arguments = parser.parse_args()
@@ -150,7 +175,9 @@ def main() -> None:
     run_extraction(
         "selftrans.data.latents",
         arguments,
-        lambda device: LatentExtraction(load_data(arguments.data), arguments.autoencoder, arguments.output, device),
+        lambda device: LatentExtraction(
+            load_data(arguments.data), arguments.autoencoder, arguments.output, device
+        ),
     )
 
 

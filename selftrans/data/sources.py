@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selftrans.config import (
-    Data,
+    DatasetConfig,
     DigitsSource,
     FileSource,
     FolderSource,
@@ -59,7 +59,7 @@ class Digits:
         bunch = load_digits()
         self.class_names = tuple(str(name) for name in bunch.target_names)
         self.labels = bunch.target.astype(np.int64)
-        self.names = [str(place) for place in range(len(self.labels))]
+        self.names = [str(index) for index in range(len(self.labels))]
         grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
         self._images = np.stack([_enlarged(image, image_size) for image in grey])
 
@@ -85,7 +85,7 @@ def held_out(count: int) -> NDArray[np.bool_]:
     return np.arange(count) % 10 == 0
 
 
-def open_source(data: Data, skipped: Collection[str] = ()) -> ImageSource:
+def open_source(data: DatasetConfig, skipped: Collection[str] = ()) -> ImageSource:
     """The image source that a data file names, without the images that extraction left out.
 
     Raises:
@@ -93,11 +93,13 @@ def open_source(data: Data, skipped: Collection[str] = ()) -> ImageSource:
     """
     source = _opened(data, skipped)
     if data.images not in (None, found := len(source.labels) + len(skipped)):
-        raise UserError(f"data {data.name!r}: images: the source has {found}, the data file says {data.images}")
+        raise UserError(
+            f"data {data.name!r}: images: the source has {found}, the data file says {data.images}"
+        )
     return source
 
 
-def _opened(data: Data, skipped: Collection[str]) -> ImageSource:
+def _opened(data: DatasetConfig, skipped: Collection[str]) -> ImageSource:
     match data.source:
         case DigitsSource():
             return Digits(data.image_size)
@@ -111,7 +113,7 @@ def _opened(data: Data, skipped: Collection[str]) -> ImageSource:
             return open_repa(data.source, data.image_size, skipped)
 
 
-def may_skip(data: Data) -> bool:
+def may_skip(data: DatasetConfig) -> bool:
     """Whether images that cannot be decoded are left out."""
     return isinstance(data.source, FileSource) and data.source.on_error == "skip"
 
@@ -127,11 +129,13 @@ def open_extracted(data_file: Path) -> ImageSource:
         return open_source(data)
     manifest = data_file.parent / "latents/manifest.json"
     if not manifest.is_file():
-        raise UserError(f"{manifest}: is needed to know what `on_error: skip` left out; extract the latents first")
+        raise UserError(
+            f"{manifest}: is needed to know what `on_error: skip` left out; extract the latents first"
+        )
     return open_source(data, read_json(manifest)["skipped"])
 
 
-def read_all(data: Data) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_all(data: DatasetConfig) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All images (N, H, W, 3) and their classes (N,) in memory, for what is trained on a small data set.
 
     Raises:
@@ -139,14 +143,16 @@ def read_all(data: Data) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """
     source = open_source(data)
     images, kept = [], []
-    for place in range(len(source.labels)):
+    for index in range(len(source.labels)):
         try:
-            images.append(source.read(range(place, place + 1))[0])
+            images.append(source.read(range(index, index + 1))[0])
         except CorruptImage:
             if not may_skip(data):
                 raise
             continue
-        kept.append(place)
+        kept.append(index)
     if not images:
-        raise UserError(f"data {data.name!r}: none of the {len(source.labels)} images can be decoded")
+        raise UserError(
+            f"data {data.name!r}: none of the {len(source.labels)} images can be decoded"
+        )
     return np.stack(images), source.labels[kept]

@@ -24,10 +24,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selftrans.data.images import read_npy_header, write_npy_header
 from selftrans.runtime.errors import Unavailable, UserError
-from selftrans.runtime.files import atomic_path, read_json, remove_remains, sha256_of, write_json
+from selftrans.runtime.files import (
+    atomic_path,
+    read_json,
+    remove_stale_temp_files,
+    sha256_of,
+    write_json,
+)
 
 
-class Shard(BaseModel):
+class ShardRecord(BaseModel):
     """One file of rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,7 +64,7 @@ class Manifest(BaseModel):
     """Rows of each image: itself, and mirrored."""
     skipped: tuple[str, ...] = ()
     """Names of images that cannot be decoded and were left out."""
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardRecord, ...]
     origin: dict[str, Any]
     """The data definition, and the digests of the images' listing and of the autoencoder."""
 
@@ -70,7 +76,13 @@ class Manifest(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the latents a training sees."""
-        content = [self.latent_shape, self.scale, self.shift, self.labels_sha256, [s.sha256 for s in self.shards]]
+        content = [
+            self.latent_shape,
+            self.scale,
+            self.shift,
+            self.labels_sha256,
+            [s.sha256 for s in self.shards],
+        ]
         content += [] if self.views == 1 else [self.views]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -87,19 +99,19 @@ class FeatureManifest(BaseModel):
     """Whether the encoder was trained here, on the data itself, for want of published weights."""
     grid_size: int
     """Tokens per side; T is its square."""
-    width: int
+    hidden_size: int
     """Length D of a token."""
     dtype: Literal["float16"] = "float16"
     views: int = 1
     """Rows of each image: itself, and mirrored."""
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardRecord, ...]
     origin: dict[str, Any]
     """The images and the encoder's digest."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides the features a training sees."""
-        content = [self.grid_size, self.width, [shard.sha256 for shard in self.shards]]
+        content = [self.grid_size, self.hidden_size, [shard.sha256 for shard in self.shards]]
         content += [] if self.views == 1 else [self.views]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -119,7 +131,9 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         name = "latent" if kind is Manifest else "feature"
-        raise UserError(f"{path}: not a {name} store's manifest ({where}: {problem['msg']})") from None
+        raise UserError(
+            f"{path}: not a {name} store's manifest ({where}: {problem['msg']})"
+        ) from None
 
 
 class Rows:
@@ -136,7 +150,9 @@ class Rows:
         UserError: one is of another size than recorded, or rows are missing.
     """
 
-    def __init__(self, directory: Path, shards: tuple[Shard, ...], count: int, views: int) -> None:
+    def __init__(
+        self, directory: Path, shards: tuple[ShardRecord, ...], count: int, views: int
+    ) -> None:
         self.directory, self.shards, self.views = directory, shards, views
         for shard in shards:
             path = directory / shard.file
@@ -157,22 +173,28 @@ class Rows:
         self._row_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
         self._starts = np.cumsum([0, *(shard.count for shard in shards)])
         if self._starts[-1] != count * views:
-            raise UserError(f"{directory}: {self._starts[-1]} rows, the manifest says {count} images in {views} views")
+            raise UserError(
+                f"{directory}: {self._starts[-1]} rows, the manifest says {count} images in {views} views"
+            )
 
-    def of(self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0) -> NDArray[np.floating[Any]]:
+    def of(
+        self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0
+    ) -> NDArray[np.floating[Any]]:
         """The rows of these images in these views, in the stored precision."""
         return self[indices_B * self.views + views_B]
 
     def __getitem__(self, indices_B: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """The rows at these places, in the stored precision."""
         shards = np.searchsorted(self._starts, indices_B, side="right") - 1
-        places = indices_B - self._starts[shards]
+        indices = indices_B - self._starts[shards]
         rows = np.empty((len(indices_B), *self._shape), self._dtype)
         content = rows.view(np.uint8).reshape(len(rows), self._row_bytes)
         # One read for each row, straight to where it belongs; unlike a map's, it is one request, whatever the page size.
-        for target, shard, place in zip(content, shards.tolist(), places.tolist(), strict=True):
+        for target, shard, index in zip(content, shards.tolist(), indices.tolist(), strict=True):
             found = os.preadv(
-                self._files[shard].fileno(), [target.data], self._offsets[shard] + place * self._row_bytes
+                self._files[shard].fileno(),
+                [target.data],
+                self._offsets[shard] + index * self._row_bytes,
             )
             assert found == self._row_bytes
         return rows
@@ -211,7 +233,9 @@ class LatentStore:
         manifest_path = Path(manifest_path)
         self.directory = manifest_path.parent
         self.manifest = read_manifest(manifest_path, Manifest)
-        self.rows = Rows(self.directory, self.manifest.shards, self.manifest.count, self.manifest.views)
+        self.rows = Rows(
+            self.directory, self.manifest.shards, self.manifest.count, self.manifest.views
+        )
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
 
     def _read_labels(self, path: Path) -> NDArray[np.int64]:
@@ -220,23 +244,35 @@ class LatentStore:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: not an array of labels ({error})") from None
         if labels.shape != (self.manifest.count,) or labels.dtype != np.int64:
-            raise UserError(f"{path}: {labels.dtype} of shape {labels.shape}, expected int64 ({self.manifest.count},)")
+            raise UserError(
+                f"{path}: {labels.dtype} of shape {labels.shape}, expected int64 ({self.manifest.count},)"
+            )
         return labels
 
     def __len__(self) -> int:
         return self.manifest.count
 
-    def moments(self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0) -> NDArray[np.floating[Any]]:
+    def moments(
+        self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0
+    ) -> NDArray[np.floating[Any]]:
         """Means and standard deviations of the posterior, (B, 2, C, H, W), unscaled and in the stored precision."""
         return self.rows.of(indices_B, views_B)
 
     def latents(
-        self, indices_B: NDArray[np.int64], noise_BCHW: NDArray[np.float32], views_B: NDArray[np.int64] | int = 0
+        self,
+        indices_B: NDArray[np.int64],
+        noise_BCHW: NDArray[np.float32],
+        views_B: NDArray[np.int64] | int = 0,
     ) -> NDArray[np.float32]:
         """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
         # torch converts half precision several times as fast as numpy; every other operation rounds alike in both.
         mean, std = torch.from_numpy(self.moments(indices_B, views_B)).float().unbind(1)
-        sample = std.mul_(torch.from_numpy(noise_BCHW)).add_(mean).sub_(self.manifest.shift).mul_(self.manifest.scale)
+        sample = (
+            std.mul_(torch.from_numpy(noise_BCHW))
+            .add_(mean)
+            .sub_(self.manifest.shift)
+            .mul_(self.manifest.scale)
+        )
         return sample.numpy()
 
     def verify(self) -> None:
@@ -262,7 +298,9 @@ class FeatureStore:
     def __init__(self, manifest_path: Path | str) -> None:
         self.path = Path(manifest_path)
         self.manifest = read_manifest(self.path, FeatureManifest)
-        self.rows = Rows(self.path.parent, self.manifest.shards, self.manifest.count, self.manifest.views)
+        self.rows = Rows(
+            self.path.parent, self.manifest.shards, self.manifest.count, self.manifest.views
+        )
 
     @property
     def name(self) -> str:
@@ -280,9 +318,9 @@ class FeatureStore:
         return self.manifest.grid_size
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Length of a token."""
-        return self.manifest.width
+        return self.manifest.hidden_size
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -293,9 +331,13 @@ class FeatureStore:
         Raises:
             UserError: naming both.
         """
-        own, other = (origin.get("data", {}) for origin in (self.manifest.origin, latents.manifest.origin))
+        own, other = (
+            origin.get("data", {}) for origin in (self.manifest.origin, latents.manifest.origin)
+        )
         alike = (len(self), self.manifest.views) == (len(latents), latents.manifest.views)
-        if not alike or any(own.get(key) != other.get(key) for key in ("source", "image_size", "images")):
+        if not alike or any(
+            own.get(key) != other.get(key) for key in ("source", "image_size", "images")
+        ):
             raise UserError(f"{self.path}: features of other images than {latents.directory}")
 
 
@@ -348,9 +390,19 @@ class StoreWriter:
     """
 
     def __init__(
-        self, directory: Path, origin: dict[str, Any], count: int, shard_size: int, content: str = "moments"
+        self,
+        directory: Path,
+        origin: dict[str, Any],
+        count: int,
+        shard_size: int,
+        content: str = "moments",
     ) -> None:
-        self.directory, self.origin, self.count, self.shard_size = directory, origin, count, shard_size
+        self.directory, self.origin, self.count, self.shard_size = (
+            directory,
+            origin,
+            count,
+            shard_size,
+        )
         self.content = content
         identity = json.dumps([origin, count, shard_size], sort_keys=True)
         self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
@@ -367,7 +419,9 @@ class StoreWriter:
         if not (record.is_file() and path.is_file()):
             return False
         written = read_json(record)
-        return bool(written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size)
+        return bool(
+            written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size
+        )
 
     def write(self, number: int, rows: NDArray[np.floating[Any]]) -> None:
         """Write one shard, a row for each view of each image."""
@@ -382,8 +436,14 @@ class StoreWriter:
             written = ShardFile(file)
             yield written
             written.close()
-        shard = Shard(file=path.name, count=written.count, bytes=path.stat().st_size, sha256=sha256_of(path))
-        record = {"fingerprint": self._fingerprint, "skipped": written.skipped, **shard.model_dump()}
+        shard = ShardRecord(
+            file=path.name, count=written.count, bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+        record = {
+            "fingerprint": self._fingerprint,
+            "skipped": written.skipped,
+            **shard.model_dump(),
+        }
         write_json(self._record(number), record)
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:
@@ -392,9 +452,15 @@ class StoreWriter:
 
     def skipped(self) -> list[int]:
         """Places of the images that have no row, when all shards are there."""
-        return [place for number, _, _ in self.ranges() for place in read_json(self._record(number))["skipped"]]
+        return [
+            index
+            for number, _, _ in self.ranges()
+            for index in read_json(self._record(number))["skipped"]
+        ]
 
-    def finish(self, labels: NDArray[np.int64], names: Sequence[str] = (), **facts: Any) -> Manifest:
+    def finish(
+        self, labels: NDArray[np.int64], names: Sequence[str] = (), **fields: Any
+    ) -> Manifest:
         """Write labels and manifest of a latent store.
 
         Args:
@@ -406,21 +472,26 @@ class StoreWriter:
         labels_path = self.directory / "labels.npy"
         with atomic_path(labels_path) as temporary:
             np.save(temporary, np.delete(labels, skipped), allow_pickle=False)
-        left_out = tuple(names[place] for place in skipped)
-        return self.write_manifest(Manifest, labels_sha256=sha256_of(labels_path), skipped=left_out, **facts)
+        skipped_names = tuple(names[index] for index in skipped)
+        return self.write_manifest(
+            Manifest, labels_sha256=sha256_of(labels_path), skipped=skipped_names, **fields
+        )
 
-    def write_manifest(self, kind: type[AnyManifest], **facts: Any) -> AnyManifest:
+    def write_manifest(self, kind: type[AnyManifest], **fields: Any) -> AnyManifest:
         """Write the manifest over the shards that are there. Older, longer stores leave nothing."""
         records = [read_json(self._record(number)) for number, _, _ in self.ranges()]
-        shards = tuple(Shard(**{key: record[key] for key in Shard.model_fields}) for record in records)
+        shards = tuple(
+            ShardRecord(**{key: record[key] for key in ShardRecord.model_fields})
+            for record in records
+        )
         count = self.count - sum(len(record["skipped"]) for record in records)
-        manifest = kind(count=count, shards=shards, origin=self.origin, **facts)
+        manifest = kind(count=count, shards=shards, origin=self.origin, **fields)
         current = {shard.file for shard in shards}
         for stale in self.directory.glob(f"{self.content}-*.npy"):
             if stale.name not in current:
                 stale.with_suffix(".json").unlink(missing_ok=True)
                 stale.unlink()
-        remove_remains(self.directory)
+        remove_stale_temp_files(self.directory)
         write_json(self.directory / "manifest.json", manifest.model_dump())
         return manifest
 

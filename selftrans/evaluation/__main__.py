@@ -6,8 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from selftrans.config import EXTRACTORS, METRIC_EXTRACTORS, DistanceArithmetic, ExtractorName, Metric
-from selftrans.evaluation.collect import collect, finish
+from selftrans.config import (
+    EXTRACTORS,
+    METRIC_EXTRACTORS,
+    DistanceArithmetic,
+    ExtractorName,
+    Metric,
+)
+from selftrans.evaluation.compute_statistics import compute_statistics, finish
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import open_images
 from selftrans.evaluation.metrics import compute_metrics
@@ -24,13 +30,15 @@ EPILOG = """
 SAMPLES and REFERENCE are each one of
   an .npz whose arr_0 is uint8 (N, H, W, 3); a folder of RGB images; a data file (.yaml);
   the ADM evaluator's reference batch, whose own moments are used for fid and sfid;
-  statistics (.npz) of `python -m selftrans.evaluation.collect`.
+  statistics (.npz) of `python -m selftrans.evaluation.compute_statistics`.
 
   python -m selftrans.evaluation samples.npz --reference VIRTUAL_imagenet256_labeled.npz --metrics fid,sfid,is
 """
 
 
-def extractors_of(metrics: tuple[Metric, ...], chosen: ExtractorName) -> dict[ExtractorName, tuple[Metric, ...]]:
+def extractors_of(
+    metrics: tuple[Metric, ...], chosen: ExtractorName
+) -> dict[ExtractorName, tuple[Metric, ...]]:
     """Which metrics each extractor is needed for; the chosen one wherever a metric leaves the choice."""
     needed: dict[ExtractorName, tuple[Metric, ...]] = {}
     for metric in metrics:
@@ -40,12 +48,16 @@ def extractors_of(metrics: tuple[Metric, ...], chosen: ExtractorName) -> dict[Ex
     return needed
 
 
-def statistics_of(path: Path, extractor: Extractor, directory: Path, batch_size: int) -> ImageStatistics:
+def statistics_of(
+    path: Path, extractor: Extractor, directory: Path, batch_size: int
+) -> ImageStatistics:
     """Statistics of images, or as they were saved; the features of images lie in ``directory``."""
     if is_statistics(path):
         return ImageStatistics.load(path)
     output = directory / f"{path.stem}.npz"
-    finish(collect(open_images(path), extractor, features_path(output), batch_size), path).save(output)
+    finish(
+        compute_statistics(open_images(path), extractor, features_path(output), batch_size), path
+    ).save(output)
     return ImageStatistics.load(output)
 
 
@@ -72,21 +84,34 @@ def main() -> None:
     )
     parser.add_argument("samples", type=Path, help="what is evaluated")
     parser.add_argument("--reference", type=Path, required=True, help="what it is measured against")
-    parser.add_argument("--metrics", default="fid,is", help=f"of {', '.join(get_args(Metric))} (default: fid,is)")
     parser.add_argument(
-        "--extractor", choices=EXTRACTORS, default="inception", help="feature network (default: inception)"
+        "--metrics", default="fid,is", help=f"of {', '.join(get_args(Metric))} (default: fid,is)"
     )
-    parser.add_argument("--weights", type=Path, help="its weights (default: where they are fetched to)")
     parser.add_argument(
-        "--dinov2-weights", type=Path, help="weights for fd-dinov2 (default: where they are fetched to)"
+        "--extractor",
+        choices=EXTRACTORS,
+        default="inception",
+        help="feature network (default: inception)",
     )
-    parser.add_argument("--fetch", action="store_true", help="download weights that are not there into the cache")
+    parser.add_argument(
+        "--weights", type=Path, help="its weights (default: where they are fetched to)"
+    )
+    parser.add_argument(
+        "--dinov2-weights",
+        type=Path,
+        help="weights for fd-dinov2 (default: where they are fetched to)",
+    )
+    parser.add_argument(
+        "--fetch", action="store_true", help="download weights that are not there into the cache"
+    )
     parser.add_argument(
         "--distances", choices=get_args(DistanceArithmetic), default="fp32",
         help="arithmetic of precision and recall; adm: half precision, as in the ADM evaluator (default: fp32)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    parser.add_argument("--output", type=Path, help="write the numbers and what they depend on to this file (JSON)")
+    parser.add_argument(
+        "--output", type=Path, help="write the numbers and what they depend on to this file (JSON)"
+    )
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
@@ -104,14 +129,19 @@ def main() -> None:
             weights = fetch_weights(WEIGHT_FILES[name])
         extractor = load_extractor(name, weights, device)
         with TemporaryDirectory(prefix="selftrans-") as directory:
-            place = Path(directory)
+            working_directory = Path(directory)
             for side in ("samples", "reference"):
-                (place / side).mkdir()
+                (working_directory / side).mkdir()
             samples, reference = (
-                statistics_of(path, extractor, place / side, arguments.batch_size)
-                for side, path in (("samples", arguments.samples), ("reference", arguments.reference))
+                statistics_of(path, extractor, working_directory / side, arguments.batch_size)
+                for side, path in (
+                    ("samples", arguments.samples),
+                    ("reference", arguments.reference),
+                )
             )
-            values |= compute_metrics(wanted, samples, reference, arguments.distances, min(arguments.gpus, 1))
+            values |= compute_metrics(
+                wanted, samples, reference, arguments.distances, min(arguments.gpus, 1)
+            )
             seen[name] = {
                 "digest": samples.digest, "num_samples": samples.count, "num_reference": reference.count,
             }  # fmt: skip
@@ -124,7 +154,10 @@ def main() -> None:
             "samples": str(arguments.samples),
             "reference": str(arguments.reference),
             "distances": arguments.distances,
-            "versions": {name: version(name) for name in ("selftrans", "numpy", "scipy", "torch", "torchvision")},
+            "versions": {
+                name: version(name)
+                for name in ("selftrans", "numpy", "scipy", "torch", "torchvision")
+            },
         }
         write_json(arguments.output, result)
 

@@ -14,7 +14,7 @@ class Activations:
     """Activations of B images; what a network does not have is None."""
 
     features: Tensor
-    """(B, d), for Frechet and kernel distances, precision and recall."""
+    """(B, d), for Fréchet and kernel distances, precision and recall."""
     spatial: Tensor | None = None
     """(B, s), for sFID."""
     logits: Tensor | None = None

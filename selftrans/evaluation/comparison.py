@@ -55,7 +55,11 @@ def paired_differences(curves: Curves, metric: str, baseline: str) -> list[Paire
                 continue
             half, mean = nan, fmean(pairs)
             if len(pairs) > 1:
-                half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1)) * stdev(pairs) / sqrt(len(pairs))
+                half = (
+                    float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1))
+                    * stdev(pairs)
+                    / sqrt(len(pairs))
+                )
             own = list(values.values())
             found.append(
                 PairedDifference(
@@ -126,7 +130,10 @@ def steps_to_reach(curve: Mapping[int, float], level: float) -> float:
 
 
 def comparison_table(
-    table: pd.DataFrame, seconds: Curves, teachers: Mapping[str, Sequence[tuple[str, int]]], baseline: str
+    table: pd.DataFrame,
+    seconds: Curves,
+    teachers: Mapping[str, Sequence[tuple[str, int]]],
+    baseline: str,
 ) -> pd.DataFrame:
     """One row for each run at its last checkpoint: FID and IS, the paired differences, speed-up in steps, cost.
 
@@ -151,12 +158,19 @@ def comparison_table(
         step = max(steps)
         row: dict[str, object] = {"run": run, "step": step, "seeds": len(steps[step])}
         for metric, curves in metrics.items():
-            facts, own = paired.get((metric, run, step), {}), list(curves[run][step].values())
-            row |= {f"{metric}_mean": fmean(own), f"{metric}_std": stdev(own) if len(own) > 1 else nan}
-            row |= {f"{metric}_{key}": facts.get(key, nan) for key in ("difference", "low", "high")}
+            metadata, own = paired.get((metric, run, step), {}), list(curves[run][step].values())
+            row |= {
+                f"{metric}_mean": fmean(own),
+                f"{metric}_std": stdev(own) if len(own) > 1 else nan,
+            }
+            row |= {
+                f"{metric}_{key}": metadata.get(key, nan) for key in ("difference", "low", "high")
+            }
         if "fid" in metrics:
             curves = metrics["fid"]
-            reached = steps_to_reach(mean_curve(curves[run]), mean_curve(curves[baseline])[last_of_baseline])
+            reached = steps_to_reach(
+                mean_curve(curves[run]), mean_curve(curves[baseline])[last_of_baseline]
+            )
             row |= {"steps_to_baseline": reached, "speed_up": last_of_baseline / reached}
         spent = mean_curve(seconds[run])[step]
         row |= {"seconds_per_step": spent / step, "cost_per_step": spent / step / per_step}
@@ -176,7 +190,9 @@ them; hours include those of teachers trained here, but neither an encoder's tra
 """
 
 
-def comparison_page(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str, name: str) -> str:
+def comparison_page(
+    comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str, name: str
+) -> str:
     """Figure, table and how to read them, as Markdown."""
     table = comparison_markdown(comparison, labels, baseline)
     return PAGE.format(name=name, table=table, baseline=labels[baseline])
@@ -186,17 +202,28 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
     """The table as a reader would put it in a paper."""
     lines = []
     for row in comparison.to_dict("records"):
-        line = {"method": labels[str(row["run"])], "steps": f"{row['step']:,}", "seeds": str(row["seeds"])}
+        line = {
+            "method": labels[str(row["run"])],
+            "steps": f"{row['step']:,}",
+            "seeds": str(row["seeds"]),
+        }
         for metric, name in (("fid", "FID"), ("is", "IS")):
             if f"{metric}_mean" in row:
-                line[name] = f"{row[f'{metric}_mean']:.2f}" + _unless_nan(" ± {:.2f}", row[f"{metric}_std"])
-                interval = _unless_nan(" [{:+.2f}, {:+.2f}]", row[f"{metric}_low"], row[f"{metric}_high"])
+                line[name] = f"{row[f'{metric}_mean']:.2f}" + _unless_nan(
+                    " ± {:.2f}", row[f"{metric}_std"]
+                )
+                interval = _unless_nan(
+                    " [{:+.2f}, {:+.2f}]", row[f"{metric}_low"], row[f"{metric}_high"]
+                )
                 change = _unless_nan("{:+.2f}", row[f"{metric}_difference"]) + interval
                 line[f"Δ{name} [95 %]"] = "" if row["run"] == baseline else change
         if "speed_up" in row:
             reached = _unless_nan("{:,.0f} ({:.2f}x)", row["steps_to_baseline"], row["speed_up"])
             line[f"steps to {labels[baseline]}'s last FID"] = reached or "never"
-        line |= {"cost of a step": f"{row['cost_per_step']:.2f}x", "hours, teachers included": f"{row['hours']:.3g}"}
+        line |= {
+            "cost of a step": f"{row['cost_per_step']:.2f}x",
+            "hours, teachers included": f"{row['hours']:.3g}",
+        }
         lines.append(line)
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)) + "\n"
 

@@ -28,7 +28,9 @@ def resampled_positions(table_1TD: Tensor, side: int) -> Tensor:
         return table_1TD
     image = grid.float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     factor = (side + 0.1) / old
-    image = functional.interpolate(image, scale_factor=(factor, factor), mode="bicubic", antialias=False)
+    image = functional.interpolate(
+        image, scale_factor=(factor, factor), mode="bicubic", antialias=False
+    )
     assert image.shape[-2:] == (side, side)
     return torch.cat([token, image.permute(0, 2, 3, 1).flatten(1, 2).to(token.dtype)], dim=1)
 
@@ -36,7 +38,9 @@ def resampled_positions(table_1TD: Tensor, side: int) -> Tensor:
 def dinov2_network(state: dict[str, Tensor], architecture: str = ARCHITECTURE) -> Any:
     """A timm model of 224-pixel input with the hub's weights."""
     network: Any = timm.create_model(architecture, img_size=INPUT_SIZE, num_classes=0)
-    own = {name: tensor for name, tensor in state.items() if name != "mask_token"}  # only its training used that
+    own = {
+        name: tensor for name, tensor in state.items() if name != "mask_token"
+    }  # only its training used that
     own["pos_embed"] = resampled_positions(state["pos_embed"], INPUT_SIZE // PATCH)
     network.load_state_dict(own)
     return network.requires_grad_(False).eval()
@@ -56,9 +60,9 @@ class Dinov2Extractor:
         """Activations of uint8 images (B, H, W, 3)."""
         pixels = images_BHWC.to(self.device).permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-1] != INPUT_SIZE:
-            pixels = functional.interpolate(pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True).clamp(
-                0, 1
-            )
+            pixels = functional.interpolate(
+                pixels, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True
+            ).clamp(0, 1)
         mean, std = (pixels.new_tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
         return Activations(features=self.network.forward_features((pixels - mean) / std)[:, 0])
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from selftrans.config import Classifier, ExtractorName
+from selftrans.config import ClassifierConfig, ExtractorName
 from selftrans.evaluation.activations import Activations
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.errors import UserError
@@ -35,7 +35,7 @@ class Extractor(Protocol):
 class ClassifierNetwork(nn.Module):
     """Three convolutions that halve the resolution, a feature layer, logits."""
 
-    def __init__(self, settings: Classifier, num_classes: int) -> None:
+    def __init__(self, settings: ClassifierConfig, num_classes: int) -> None:
         super().__init__()
         width = settings.width
         self.convolutions = nn.Sequential(
@@ -81,9 +81,11 @@ def load_classifier(path: Path, device: torch.device) -> ClassifierExtractor:
         UserError: the file is absent, damaged or holds something else.
     """
     tensors, metadata = load_tensors(path, "classifier")
-    network = ClassifierNetwork(Classifier(**metadata["settings"]), metadata["num_classes"])
+    network = ClassifierNetwork(ClassifierConfig(**metadata["settings"]), metadata["num_classes"])
     network.load_state_dict(tensors)
-    return ClassifierExtractor(network.requires_grad_(False).eval().to(device), metadata["digest"], device)
+    return ClassifierExtractor(
+        network.requires_grad_(False).eval().to(device), metadata["digest"], device
+    )
 
 
 def load_extractor(name: ExtractorName, weights: Path | None, device: torch.device) -> Extractor:
@@ -95,7 +97,9 @@ def load_extractor(name: ExtractorName, weights: Path | None, device: torch.devi
     match name:
         case "classifier":
             if weights is None:
-                raise UserError("--weights: the classifier extractor needs the file that its training wrote")
+                raise UserError(
+                    "--weights: the classifier extractor needs the file that its training wrote"
+                )
             return load_classifier(weights, device)
         case "inception":
             from selftrans.evaluation.inception import load_inception

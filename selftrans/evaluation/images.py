@@ -35,7 +35,9 @@ class ImageFolder:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)
+        self.paths = sorted(
+            path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES
+        )
         if not self.paths:
             raise UserError(f"{directory}: holds no image (looked for: {', '.join(SUFFIXES)})")
 
@@ -50,7 +52,9 @@ class ImageFolder:
         """
         shape = self._read(self.paths[0]).shape
         for start in range(span.start, span.stop, batch_size):
-            images = [self._read(path) for path in self.paths[start : min(start + batch_size, span.stop)]]
+            images = [
+                self._read(path) for path in self.paths[start : min(start + batch_size, span.stop)]
+            ]
             for path, image in zip(self.paths[start:], images, strict=False):
                 if image.shape != shape:
                     raise UserError(

@@ -28,7 +28,9 @@ TRUNK = (
 
 def average_within(x_BCHW: Tensor) -> Tensor:
     """Mean over 3x3 neighbours; at the border over those that exist, where torchvision counts zeros."""
-    return functional.avg_pool2d(x_BCHW, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    return functional.avg_pool2d(
+        x_BCHW, kernel_size=3, stride=1, padding=1, count_include_pad=False
+    )
 
 
 class BlockA(inception.InceptionA):
@@ -64,7 +66,11 @@ class BlockE(inception.InceptionE):
     def _forward(self, x: Tensor) -> list[Tensor]:
         single, double = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         by_maximum = self.pools_by_maximum
-        pooled = functional.max_pool2d(x, kernel_size=3, stride=1, padding=1) if by_maximum else average_within(x)
+        pooled = (
+            functional.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+            if by_maximum
+            else average_within(x)
+        )
         return [
             self.branch1x1(x),
             torch.cat([self.branch3x3_2a(single), self.branch3x3_2b(single)], dim=1),
@@ -79,7 +85,11 @@ def inception_network() -> Any:
         inception.BasicConv2d, BlockA, inception.InceptionB, BlockC, inception.InceptionD, BlockE, inception.InceptionAux,
     ]  # fmt: skip
     network = inception.Inception3(
-        num_classes=NUM_CLASSES, aux_logits=False, transform_input=False, inception_blocks=blocks, init_weights=False
+        num_classes=NUM_CLASSES,
+        aux_logits=False,
+        transform_input=False,
+        inception_blocks=blocks,
+        init_weights=False,
     )
     network.Mixed_7c.pools_by_maximum = True
     return network.requires_grad_(False).eval()
@@ -91,10 +101,10 @@ def resize_like_tensorflow_1(x_BCHW: Tensor, size: int) -> Tensor:
         length = x_BCHW.shape[dim]
         if length == size:
             continue
-        places = torch.arange(size, dtype=torch.float32, device=x_BCHW.device) * (length / size)
-        below = places.floor().long().clamp(max=length - 1)
+        positions = torch.arange(size, dtype=torch.float32, device=x_BCHW.device) * (length / size)
+        below = positions.floor().long().clamp(max=length - 1)
         above = (below + 1).clamp(max=length - 1)
-        weight = (places - below).to(x_BCHW.dtype)
+        weight = (positions - below).to(x_BCHW.dtype)
         if dim == 2:
             weight = weight[:, None]
         first = x_BCHW.index_select(dim, below)
@@ -119,10 +129,14 @@ class InceptionExtractor:
         spatial = x
         for name in TRUNK:
             x = getattr(self.network, name)(x)
-            if name == "Mixed_6d":  # its first channels are those of TensorFlow's mixed_6/conv; NHWC order
+            if (
+                name == "Mixed_6d"
+            ):  # its first channels are those of TensorFlow's mixed_6/conv; NHWC order
                 spatial = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         features = x.mean(dim=(2, 3))
-        return Activations(features=features, spatial=spatial, logits=features @ self.network.fc.weight.T)
+        return Activations(
+            features=features, spatial=spatial, logits=features @ self.network.fc.weight.T
+        )
 
 
 def load_inception(path: Path | None, device: torch.device) -> InceptionExtractor:

@@ -13,7 +13,9 @@ BLOCK = 2500
 NEIGHBOURS = 3
 
 
-def squared_distances(a_MD: Tensor, b_ND: Tensor, arithmetic: DistanceArithmetic = "fp32") -> Tensor:
+def squared_distances(
+    a_MD: Tensor, b_ND: Tensor, arithmetic: DistanceArithmetic = "fp32"
+) -> Tensor:
     """Squared Euclidean distances, (M, N), in float32; ``adm`` computes them in half precision where they are finite."""
     if arithmetic == "adm":
         halves = squared_distances(a_MD.half(), b_ND.half())
@@ -29,7 +31,9 @@ def _blocks(features_ND: NDArray[np.float32], device: torch.device) -> Iterator[
         yield start, torch.from_numpy(np.array(features_ND[start : start + BLOCK])).to(device)
 
 
-def neighbour_radii(features_ND: NDArray[np.float32], arithmetic: DistanceArithmetic, device: torch.device) -> Tensor:
+def neighbour_radii(
+    features_ND: NDArray[np.float32], arithmetic: DistanceArithmetic, device: torch.device
+) -> Tensor:
     """Squared distance of each image to its third nearest neighbour in the same set, itself excluded, (N,)."""
     radii = []
     for _, rows in _blocks(features_ND, device):
@@ -47,7 +51,7 @@ def precision_recall(
     arithmetic: DistanceArithmetic = "fp32",
     device: torch.device | None = None,
 ) -> tuple[float, float]:
-    """Improved precision and recall with k = 3 (Kynkaanniemi et al. 2019), as the ADM evaluator counts them.
+    """Improved precision and recall with k = 3 (Kynkäänniemi et al. 2019), as the ADM evaluator counts them.
 
     Precision is the share of samples within the radius of at least one reference image, recall the share of reference
     images within the radius of at least one sample. Only blocks of distances are ever in memory.

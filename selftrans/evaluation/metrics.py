@@ -13,7 +13,10 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
 
 def frechet_distance(
-    mean1: NDArray[np.float64], cov1: NDArray[np.float64], mean2: NDArray[np.float64], cov2: NDArray[np.float64]
+    mean1: NDArray[np.float64],
+    cov1: NDArray[np.float64],
+    mean2: NDArray[np.float64],
+    cov2: NDArray[np.float64],
 ) -> float:
     """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) between two Gaussians (Heusel et al. 2017, equation 6).
 
@@ -24,20 +27,30 @@ def frechet_distance(
     rounding = len(values) * np.finfo(np.float64).eps
     kept = values > values[-1] * rounding
     root = vectors[:, kept] * np.sqrt(values[kept])
-    middle = eigh(root.T @ cov2 @ root, eigvals_only=True, driver="evd") if kept.any() else np.zeros(1)
+    middle = (
+        eigh(root.T @ cov2 @ root, eigvals_only=True, driver="evd") if kept.any() else np.zeros(1)
+    )
     middle = middle[middle > middle[-1] * rounding]
     difference = mean1 - mean2
-    return float(difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(middle).sum())
+    return float(
+        difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(middle).sum()
+    )
 
 
 def gaussian_distance(samples: Gaussian, reference: Gaussian, name: str) -> float:
-    """Frechet distance of two sets of features; a warning where there are fewer images than features."""
+    """Fréchet distance of two sets of features; a warning where there are fewer images than features."""
     if samples.mean.shape != reference.mean.shape:
-        raise UserError(f"{name}: samples have {len(samples.mean)} features, the reference {len(reference.mean)}")
+        raise UserError(
+            f"{name}: samples have {len(samples.mean)} features, the reference {len(reference.mean)}"
+        )
     for what, gaussian in (("samples", samples), ("reference images", reference)):
         if gaussian.count < len(gaussian.mean):
             LOG.warning(
-                "%s of %d %s with %d features is strongly biased", name, gaussian.count, what, len(gaussian.mean)
+                "%s of %d %s with %d features is strongly biased",
+                name,
+                gaussian.count,
+                what,
+                len(gaussian.mean),
             )
     return frechet_distance(samples.mean, samples.covariance, reference.mean, reference.covariance)
 
@@ -57,7 +70,9 @@ def inception_score(samples: ImageStatistics) -> float:
     for chunk in samples.scores:
         marginal = chunk.probabilities / chunk.count
         positive = marginal[marginal > 0]
-        scores.append(np.exp(chunk.negative_entropy / chunk.count - (positive * np.log(positive)).sum()))
+        scores.append(
+            np.exp(chunk.negative_entropy / chunk.count - (positive * np.log(positive)).sum())
+        )
     return float(np.mean(scores))
 
 
@@ -68,15 +83,24 @@ def kernel_distance(
     size: int = KID_SUBSET_SIZE,
     seed: int = 0,
 ) -> float:
-    """KID: mean over random subsets of the unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018)."""
+    """KID: mean over random subsets of the unbiased squared MMD with the kernel (x.y / d + 1)^3 (Bińkowski et al. 2018)."""
     rng = np.random.default_rng(seed)
     size = min(size, len(samples_ND), len(reference_MD))
     estimates = []
     for _ in range(subsets):
-        x = np.asarray(samples_ND[np.sort(rng.choice(len(samples_ND), size, replace=False))], np.float64)
-        y = np.asarray(reference_MD[np.sort(rng.choice(len(reference_MD), size, replace=False))], np.float64)
-        within_x, within_y, across = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-        unpaired = sum((kernel.sum() - np.trace(kernel)) / (size * (size - 1)) for kernel in (within_x, within_y))
+        x = np.asarray(
+            samples_ND[np.sort(rng.choice(len(samples_ND), size, replace=False))], np.float64
+        )
+        y = np.asarray(
+            reference_MD[np.sort(rng.choice(len(reference_MD), size, replace=False))], np.float64
+        )
+        within_x, within_y, across = (
+            (a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))
+        )
+        unpaired = sum(
+            (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
+            for kernel in (within_x, within_y)
+        )
         estimates.append(unpaired - 2 * across.mean())
     return float(np.mean(estimates))
 
@@ -114,7 +138,9 @@ def compute_metrics(
     for metric in metrics:
         if samples.extractor not in METRIC_EXTRACTORS[metric]:
             allowed = ", ".join(METRIC_EXTRACTORS[metric])
-            raise UserError(f"{metric}: cannot be computed from {samples.extractor} features (allowed: {allowed})")
+            raise UserError(
+                f"{metric}: cannot be computed from {samples.extractor} features (allowed: {allowed})"
+            )
         match metric:
             case "fid" | "fd-dinov2":
                 values[metric] = gaussian_distance(
@@ -125,7 +151,9 @@ def compute_metrics(
             case "is":
                 values[metric] = inception_score(samples)
             case "kid":
-                values[metric] = kernel_distance(_features(samples, "samples"), _features(reference, "reference"))
+                values[metric] = kernel_distance(
+                    _features(samples, "samples"), _features(reference, "reference")
+                )
             case "precision" | "recall":
                 if metric not in values:
                     pair = _precision_recall(samples, reference, arithmetic, gpus)
@@ -144,7 +172,9 @@ def _precision_recall(
 
     pair = _features(samples, "samples"), _features(reference, "reference")
     if (fewest := min(map(len, pair))) <= NEIGHBOURS:
-        raise UserError(f"precision: needs more than {NEIGHBOURS} images on both sides, found {fewest}")
+        raise UserError(
+            f"precision: needs more than {NEIGHBOURS} images on both sides, found {fewest}"
+        )
     precision, recall = precision_recall(*pair, arithmetic, claim_device(gpus))
     return {"precision": precision, "recall": recall}
 
@@ -157,5 +187,7 @@ def _spatial(statistics: ImageStatistics) -> Gaussian:
 
 def _features(statistics: ImageStatistics, whose: str) -> NDArray[np.float32]:
     if statistics.features is None:
-        raise UserError(f"precision, recall and kid need the features of the {whose}, only their moments are there")
+        raise UserError(
+            f"precision, recall and kid need the features of the {whose}, only their moments are there"
+        )
     return statistics.features

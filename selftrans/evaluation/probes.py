@@ -11,7 +11,9 @@ Features = NDArray[np.floating]
 COLUMNS = ("kind", "name", "block", "t", "label", "linear", "knn", "test_images")
 
 
-def linear_probe(features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_]) -> float:
+def linear_probe(
+    features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_]
+) -> float:
     """Accuracy on ``test_N`` of a logistic regression fitted to the other rows, on standardised features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -24,7 +26,10 @@ def linear_probe(features_ND: Features, labels_N: NDArray[np.int64], test_N: NDA
 
 
 def knn_probe(
-    features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_], neighbours: int = 20
+    features_ND: Features,
+    labels_N: NDArray[np.int64],
+    test_N: NDArray[np.bool_],
+    neighbours: int = 20,
 ) -> float:
     """Accuracy on ``test_N`` of the majority among the nearest other rows, by cosine of centred features."""
     from sklearn.neighbors import KNeighborsClassifier
@@ -46,7 +51,9 @@ def cka_matrix(sets: Sequence[Features]) -> NDArray[np.float64]:
     norms = [np.linalg.norm(one.T @ one) for one in centred]
     matrix = np.eye(len(sets))
     for i, j in zip(*np.triu_indices(len(sets), 1), strict=True):
-        matrix[i, j] = matrix[j, i] = np.square(centred[j].T @ centred[i]).sum() / (norms[i] * norms[j])
+        matrix[i, j] = matrix[j, i] = np.square(centred[j].T @ centred[i]).sum() / (
+            norms[i] * norms[j]
+        )
     return matrix
 
 
@@ -60,7 +67,10 @@ def probe_rows(
     tests = int(test_N.sum())
     rows = []
     for *case, features in cases:
-        accuracies = linear_probe(features, labels_N, test_N), knn_probe(features, labels_N, test_N, neighbours)
+        accuracies = (
+            linear_probe(features, labels_N, test_N),
+            knn_probe(features, labels_N, test_N, neighbours),
+        )
         rows.append((*case, *accuracies, tests))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -90,7 +100,8 @@ def discriminability_markdown(table: pd.DataFrame) -> str:
             means = _means(table[table["kind"] == kind], probe)
             if means:
                 rows = [
-                    {"": row} | {f"t = {t:g}": _best(at) for t, at in times.items()} for row, times in means.items()
+                    {"": row} | {f"t = {t:g}": _best(at) for t, at in times.items()}
+                    for row, times in means.items()
                 ]
                 text = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
                 parts.append(f"**{title}: accuracy in % of {what}**\n\n{text}\n")
@@ -105,9 +116,13 @@ def _means(table: pd.DataFrame, probe: str) -> dict[str, dict[float, dict[str, f
     ].itertuples(index=False):
         row = f"{run}: {name}, told {label}" if kind == "guiding" else str(run)
         column = f" ({block})" if kind == "block" else ""
-        seeds.setdefault(row, {}).setdefault(float(t), {}).setdefault(column, []).append(float(value))
+        seeds.setdefault(row, {}).setdefault(float(t), {}).setdefault(column, []).append(
+            float(value)
+        )
     return {
-        row: {t: {column: fmean(values) for column, values in at.items()} for t, at in times.items()}
+        row: {
+            t: {column: fmean(values) for column, values in at.items()} for t, at in times.items()
+        }
         for row, times in seeds.items()
     }
 

@@ -58,11 +58,18 @@ def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
             continue
         try:
             with np.load(path, allow_pickle=False) as file:
-                mean, covariance = file[mean_name].astype(np.float64), file[covariance_name].astype(np.float64)
+                mean, covariance = (
+                    file[mean_name].astype(np.float64),
+                    file[covariance_name].astype(np.float64),
+                )
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: {mean_name} or {covariance_name} cannot be read ({error})") from None
+            raise UserError(
+                f"{path}: {mean_name} or {covariance_name} cannot be read ({error})"
+            ) from None
         if covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"{path}: {covariance_name} is {covariance.shape}, {mean_name} has {len(mean)} numbers")
+            raise UserError(
+                f"{path}: {covariance_name} is {covariance.shape}, {mean_name} has {len(mean)} numbers"
+            )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise UserError(f"{path}: {mean_name} or {covariance_name} is not finite")
         found[kind] = Gaussian(count, mean, covariance)

@@ -123,7 +123,11 @@ class Statistics:
         Raises:
             UserError: an activation is not finite.
         """
-        arrays = {name: tensor.cpu().numpy() for name, tensor in vars(activations).items() if tensor is not None}
+        arrays = {
+            name: tensor.cpu().numpy()
+            for name, tensor in vars(activations).items()
+            if tensor is not None
+        }
         if not all(np.isfinite(array).all() for array in arrays.values()):
             last = first + len(arrays["features"]) - 1
             raise UserError(f"features of images {first} to {last} are not finite")
@@ -139,19 +143,23 @@ class Statistics:
         for name, moments in other.moments.items():
             self.moments.setdefault(name, Moments.of_width(len(moments.total))).merge(moments)
         for number, part in other.scores.items():
-            chunk = self.scores.setdefault(number, ScoreSums(0, np.zeros_like(part.probabilities), 0.0))
+            chunk = self.scores.setdefault(
+                number, ScoreSums(0, np.zeros_like(part.probabilities), 0.0)
+            )
             chunk.count += part.count
             chunk.probabilities += part.probabilities
             chunk.negative_entropy += part.negative_entropy
         if other.order is not None:
             mine = self.order or ClassOrder(0, 0, np.zeros_like(other.order.classes))
             classes = mine.classes + other.order.classes
-            self.order = ClassOrder(mine.pairs + other.order.pairs, mine.equal + other.order.equal, classes)
+            self.order = ClassOrder(
+                mine.pairs + other.order.pairs, mine.equal + other.order.equal, classes
+            )
 
     def _add_scores(self, first: int, logits_BK: NDArray[np.floating[Any]]) -> None:
         while len(logits_BK):
-            number, place = divmod(first, SCORE_CHUNK)
-            part, logits_BK = np.split(logits_BK, [SCORE_CHUNK - place])
+            number, offset = divmod(first, SCORE_CHUNK)
+            part, logits_BK = np.split(logits_BK, [SCORE_CHUNK - offset])
             chunk = self.scores.setdefault(number, ScoreSums(0, np.zeros(part.shape[1]), 0.0))
             log_p = log_softmax(part.astype(np.float64), axis=1)
             p = np.exp(log_p)
@@ -231,14 +239,21 @@ class ImageStatistics:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                columns = (file["score_counts"], file["score_probabilities"], file["score_entropies"])
+                columns = (
+                    file["score_counts"],
+                    file["score_probabilities"],
+                    file["score_entropies"],
+                )
                 gaussians = {
-                    name: Gaussian(int(file[f"{name}_count"]), file[f"{name}_mean"], file[f"{name}_covariance"])
+                    name: Gaussian(
+                        int(file[f"{name}_count"]), file[f"{name}_mean"], file[f"{name}_covariance"]
+                    )
                     for name in ("features", "spatial")
                     if f"{name}_mean" in file
                 }
                 if not all(
-                    np.isfinite(one.mean).all() and np.isfinite(one.covariance).all() for one in gaussians.values()
+                    np.isfinite(one.mean).all() and np.isfinite(one.covariance).all()
+                    for one in gaussians.values()
                 ):
                     raise UserError(f"{path}: its moments are not finite")
                 width = len(gaussians["features"].mean)
@@ -248,7 +263,10 @@ class ImageStatistics:
                     image_size=(int(file["image_size"][0]), int(file["image_size"][1])),
                     count=int(file["count"]),
                     gaussians=gaussians,
-                    scores=[ScoreSums(int(n), p, float(entropy)) for n, p, entropy in zip(*columns, strict=True)],
+                    scores=[
+                        ScoreSums(int(n), p, float(entropy))
+                        for n, p, entropy in zip(*columns, strict=True)
+                    ],
                     sorted_by_class=bool(file["sorted_by_class"]),
                     features=_load_features(features_path(path), width),
                 )
@@ -256,8 +274,12 @@ class ImageStatistics:
             raise
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
-        except Exception as error:  # zipfile and numpy raise half a dozen kinds for a damaged archive
-            raise UserError(f"{path}: not a statistics file ({type(error).__name__}: {error})") from None
+        except (
+            Exception
+        ) as error:  # zipfile and numpy raise half a dozen kinds for a damaged archive
+            raise UserError(
+                f"{path}: not a statistics file ({type(error).__name__}: {error})"
+            ) from None
 
 
 def features_path(statistics: Path) -> Path:
@@ -273,5 +295,7 @@ def _load_features(path: Path, width: int) -> NDArray[np.float32] | None:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not an array of features, or truncated ({error})") from None
     if features.ndim != 2 or features.shape[1] != width or features.dtype != np.float32:
-        raise UserError(f"{path}: {features.dtype} of shape {features.shape}, expected float32 (N, {width})")
+        raise UserError(
+            f"{path}: {features.dtype} of shape {features.shape}, expected float32 (N, {width})"
+        )
     return features

@@ -52,7 +52,9 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
 
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
     """The rows of a ``metrics.csv`` that belong to these sets of samples, whose names may look like anything."""
-    table = pd.read_csv(path, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""])
+    table = pd.read_csv(
+        path, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""]
+    )
     return table[table["samples"].isin(list(samples))]
 
 
@@ -64,7 +66,9 @@ def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
         name, sampler, num_steps, scale, count, extractor = values
         for metric in [name for name in METRIC_NAMES if name in rows and rows[name].notna().any()]:
             means = rows.pivot_table(index="run", columns="step", values=metric, aggfunc="mean")
-            means = means.reindex([run for run in labels if run in means.index]).rename(index=dict(labels))
+            means = means.reindex([run for run in labels if run in means.index]).rename(
+                index=dict(labels)
+            )
             means.index.name = "run \\ steps"
             setting = f"{sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor}"
             title = f"{METRIC_NAMES[metric]} of `{name}` ({setting})"

@@ -119,11 +119,16 @@ def check_file(path: Path, file: PublishedFile, name: str) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.evaluation.weights", description="Find, check or fetch the weights of an extractor."
+        prog="python -m selftrans.evaluation.weights",
+        description="Find, check or fetch the weights of an extractor.",
     )
     parser.add_argument("extractor", choices=WEIGHT_FILES, help="feature network")
-    parser.add_argument("--path", type=Path, help=f"where the file lies (default: in {cache_directory()})")
-    parser.add_argument("--fetch", action="store_true", help="download the file into the cache, if it is not there")
+    parser.add_argument(
+        "--path", type=Path, help=f"where the file lies (default: in {cache_directory()})"
+    )
+    parser.add_argument(
+        "--fetch", action="store_true", help="download the file into the cache, if it is not there"
+    )
     parser.add_argument("--record", type=Path, help="write what was found to this file (JSON)")
     arguments = parser.parse_args()
     set_up_logging()
@@ -132,7 +137,10 @@ def main() -> None:
         fetch_weights(file)
     path = find_weights(file, arguments.path)
     if arguments.record:
-        write_json(arguments.record, {"extractor": arguments.extractor, "file": file.name, "sha256": file.sha256})
+        write_json(
+            arguments.record,
+            {"extractor": arguments.extractor, "file": file.name, "sha256": file.sha256},
+        )
     print(f"{path}: {file.name}, digest as published")
 
 

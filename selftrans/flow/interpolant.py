@@ -108,8 +108,12 @@ class Cosine(Interpolant):
 INTERPOLANTS: dict[str, Interpolant] = {"linear": Linear(), "cosine": Cosine()}
 
 
-def draw_time(rng: np.random.Generator, path: Interpolant, distribution: Literal["uniform", "log-normal"]) -> float:
+def sample_time(
+    rng: np.random.Generator,
+    interpolant: Interpolant,
+    distribution: Literal["uniform", "log-normal"],
+) -> float:
     """One training time: uniform in [0, 1), or where sigma / alpha is exp(N(0, 1))."""
     if distribution == "uniform":
         return float(rng.random())
-    return float(path.time_of_ratio(np.exp(rng.standard_normal(1)))[0])
+    return float(interpolant.time_of_ratio(np.exp(rng.standard_normal(1)))[0])

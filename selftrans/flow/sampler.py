@@ -28,7 +28,7 @@ class Velocity(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedVelocity:
-    """Classifier-free guidance in an interval (Kynkaanniemi et al. 2024): v_u + scale (v_c - v_u) where low <= t <= high.
+    """Classifier-free guidance in an interval (Kynkäänniemi et al. 2024): v_u + scale (v_c - v_u) where low <= t <= high.
 
     Outside the interval, and for scale 1, only the conditional pass is run. Since a sampler's drift is affine in the
     velocity, guiding the velocity is guiding the drift.
@@ -51,9 +51,14 @@ class GuidedVelocity:
         x = x_BCHW.to(self.dtype)
         labels = self.labels_B
         if guided:
-            x, labels = torch.cat([x, x]), torch.cat([labels, torch.full_like(labels, self.null_class)])
+            x, labels = (
+                torch.cat([x, x]),
+                torch.cat([labels, torch.full_like(labels, self.null_class)]),
+            )
         # Times are never rounded to less than float32: the embedder's sinusoids hang on them.
-        times = torch.full((len(x),), t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device)
+        times = torch.full(
+            (len(x),), t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
+        )
         velocity = self.model(x, times, labels).double()
         if guided:
             conditional, unconditional = velocity.chunk(2)
@@ -61,14 +66,18 @@ class GuidedVelocity:
         return velocity
 
 
-def euler(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
+def euler(
+    velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int
+) -> Tensor:
     """Euler's method on dx/dt = v from t=1 to t=0."""
     for now, after in pairwise(ode_times(num_steps)):
         x = x + (after - now) * velocity(x, now, is_guided(now))
     return x
 
 
-def heun(velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int) -> Tensor:
+def heun(
+    velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int
+) -> Tensor:
     """Heun's method; the last step, to t=0, is Euler's. The second evaluation is guided where the first one was."""
     for now, after in pairwise(ode_times(num_steps)):
         slope = velocity(x, now, is_guided(now))
@@ -85,7 +94,7 @@ def euler_maruyama(
     is_guided: Callable[[float], bool],
     x: Tensor,
     num_steps: int,
-    path: Interpolant,
+    interpolant: Interpolant,
     noise: Callable[[], Tensor],
 ) -> Tensor:
     """Euler-Maruyama on the reverse SDE with diffusion w(t) = 2 t: drift v - w/2 s, noise sqrt(w |dt|) N(0, I).
@@ -96,13 +105,13 @@ def euler_maruyama(
         velocity, is_guided: the (guided) field.
         x: noise at t=1, (B, C, H, W) float64.
         num_steps: grid points from 1 to 0.04.
-        path: the interpolant, which turns velocity into score.
+        interpolant: which turns velocity into score.
         noise: a fresh draw of N(0, I) in the shape of ``x``.
     """
     for now, after in pairwise(sde_times(num_steps)):
         v = velocity(x, now, is_guided(now))
         diffusion = 2 * now
-        drift = v - diffusion / 2 * path.score(v, x, x.new_tensor(now))
+        drift = v - diffusion / 2 * interpolant.score(v, x, x.new_tensor(now))
         x = x + (after - now) * drift
         if after > 0:
             x = x + (diffusion * (now - after)) ** 0.5 * noise()

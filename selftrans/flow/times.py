@@ -14,7 +14,10 @@ def ode_times(num_steps: int) -> list[float]:
 def sde_times(num_steps: int) -> list[float]:
     """``num_steps`` points from 1 to 0.04, then 0."""
     span = 1 - LAST_SDE_TIME
-    return [1 - span * step / (num_steps - 1) for step in range(num_steps - 1)] + [LAST_SDE_TIME, 0.0]
+    return [1 - span * step / (num_steps - 1) for step in range(num_steps - 1)] + [
+        LAST_SDE_TIME,
+        0.0,
+    ]
 
 
 def guidance_acts(t: float, scale: float, low: float, high: float) -> bool:
@@ -29,6 +32,7 @@ def velocity_passes(sampler: str, num_steps: int, scale: float, low: float, high
     """
     times = sde_times(num_steps) if sampler == "euler-maruyama" else ode_times(num_steps)
     return sum(
-        (2 if guidance_acts(now, scale, low, high) else 1) * (2 if sampler == "heun" and after > 0 else 1)
+        (2 if guidance_acts(now, scale, low, high) else 1)
+        * (2 if sampler == "heun" and after > 0 else 1)
         for now, after in pairwise(times)
     )

@@ -31,14 +31,18 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
 
     try:
         name = diffusers.AutoencoderKL.load_config(path).get("_class_name", "")
-        kind = getattr(diffusers, name, None) if name.startswith(("Autoencoder", "VQModel")) else None
+        kind = (
+            getattr(diffusers, name, None) if name.startswith(("Autoencoder", "VQModel")) else None
+        )
         if kind is None:
             raise ValueError(f"its class is {name!r}, which is no autoencoder of diffusers")
         autoencoder = kind.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if Path(path).is_dir():
-            raise UserError(f"autoencoder {path!r}: cannot be loaded from this directory ({reason})") from None
+            raise UserError(
+                f"autoencoder {path!r}: cannot be loaded from this directory ({reason})"
+            ) from None
         raise UserError(
             f"autoencoder {path!r}: no such directory, and not to be had from the Hugging Face hub ({reason});"
             f" where there is a network, fetch it once: hf download {path}"
@@ -54,11 +58,19 @@ def to_signed(images_BHWC: Tensor) -> Tensor:
 
 def to_uint8(images_BCHW: Tensor) -> Tensor:
     """Floats in [-1, 1], (B, 3, H, W), rounded to uint8 images (B, H, W, 3)."""
-    return (images_BCHW.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return (
+        (images_BCHW.float() * 127.5 + 127.5)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+    )
 
 
 @torch.inference_mode()
-def encode_moments(autoencoder: Autoencoder, images_BHWC: Tensor, precision: Precision = "fp32") -> Tensor:
+def encode_moments(
+    autoencoder: Autoencoder, images_BHWC: Tensor, precision: Precision = "fp32"
+) -> Tensor:
     """Mean and standard deviation of the posterior of uint8 images (B, H, W, 3): (B, 2, C, h, w) in float32.
 
     Autoencoders without a posterior have one latent for an image: its deviation is zero.

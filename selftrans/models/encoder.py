@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selftrans.config import PretrainedEncoder, TrainedEncoder
+from selftrans.config import PretrainedEncoderConfig, TrainedEncoderConfig
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import load_tensors, save_tensors
 
@@ -28,15 +28,18 @@ class PatchEncoder:
         digest: digest of its weights.
     """
 
-    def __init__(self, network: Any, facts: Mapping[str, Any], digest: str) -> None:
+    def __init__(self, network: Any, metadata: Mapping[str, Any], digest: str) -> None:
         self.network, self.digest = network, digest
-        self.name: str = facts["name"]
-        self.stand_in: bool = facts["stand_in"]
-        self.input_size: int = facts["input_size"]
+        self.name: str = metadata["name"]
+        self.stand_in: bool = metadata["stand_in"]
+        self.input_size: int = metadata["input_size"]
         self.grid_size: int = network.patch_embed.grid_size[0]
-        self.width: int = network.embed_dim
+        self.hidden_size: int = network.embed_dim
         device = next(network.parameters()).device
-        self._mean, self._std = (torch.tensor(facts[key], device=device).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+        self._mean, self._std = (
+            torch.tensor(metadata[key], device=device).reshape(1, 3, 1, 1)
+            for key in ("mean", "std")
+        )
 
     @torch.no_grad()
     def __call__(self, images_BHWC: Tensor) -> Tensor:
@@ -47,7 +50,9 @@ class PatchEncoder:
         pixels = images_BHWC.to(self._mean.device).permute(0, 3, 1, 2).float() / 255
         pixels = (pixels - self._mean) / self._std
         if pixels.shape[-1] != self.input_size:
-            pixels = functional.interpolate(pixels, (self.input_size, self.input_size), mode="bicubic")
+            pixels = functional.interpolate(
+                pixels, (self.input_size, self.input_size), mode="bicubic"
+            )
         tokens: Tensor = self.network.forward_features(pixels)
         if isinstance(
             getattr(self.network, "norm", None), nn.Identity
@@ -56,11 +61,11 @@ class PatchEncoder:
         return tokens[:, self.network.num_prefix_tokens :]
 
 
-def stand_in_architecture(settings: TrainedEncoder, image_size: int) -> dict[str, Any]:
+def stand_in_architecture(settings: TrainedEncoderConfig, image_size: int) -> dict[str, Any]:
     """What timm builds the trained encoder from: its smallest vision transformer at other sizes, without a class token."""
     return {
         "model_name": "vit_tiny_patch16_224", "img_size": image_size, "patch_size": settings.patch_size,
-        "embed_dim": settings.width, "depth": settings.depth, "num_heads": settings.heads, "class_token": False,
+        "embed_dim": settings.hidden_size, "depth": settings.depth, "num_heads": settings.num_heads, "class_token": False,
         "global_pool": "avg", "fc_norm": False,
     }  # fmt: skip
 
@@ -81,11 +86,13 @@ def build_network(architecture: Mapping[str, Any], **options: Any) -> Any:
             raise ValueError("its patches are larger than the images")
     except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"encoder {name!r}: no vision transformer of timm's that can be used here ({reason})") from None
+        raise UserError(
+            f"encoder {name!r}: no vision transformer of timm's that can be used here ({reason})"
+        ) from None
     return network
 
 
-def load_published(settings: PretrainedEncoder) -> tuple[Any, dict[str, Any]]:
+def load_published(settings: PretrainedEncoderConfig) -> tuple[Any, dict[str, Any]]:
     """Timm's network with its published weights, and what it is built from.
 
     timm resamples the position table to ``input_size``, as REPA does.
@@ -98,9 +105,14 @@ def load_published(settings: PretrainedEncoder) -> tuple[Any, dict[str, Any]]:
     build_network(architecture)  # whatever goes wrong from here on lies in the weights
     if settings.weights is not None:
         if not Path(settings.weights).is_file():
-            raise UserError(f"encoder {settings.model!r}: weights: {settings.weights}: no such file")
+            raise UserError(
+                f"encoder {settings.model!r}: weights: {settings.weights}: no such file"
+            )
         options["pretrained_cfg_overlay"] = {"file": settings.weights}
-    source = settings.weights or "the Hugging Face hub (name a file as the encoder's `weights` where there is none)"
+    source = (
+        settings.weights
+        or "the Hugging Face hub (name a file as the encoder's `weights` where there is none)"
+    )
     networks = []
     try:
         for seed in range(2):
@@ -112,14 +124,24 @@ def load_published(settings: PretrainedEncoder) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"encoder {settings.model!r}: no weights from {source}: {reason}") from None
     # timm lets a file pass that lacks some, or all, of the weights: those are random, and not the same twice.
     again = networks[1].state_dict()
-    if lacking := [name for name, tensor in networks[0].state_dict().items() if not torch.equal(tensor, again[name])]:
-        raise UserError(f"encoder {settings.model!r}: no weights from {source}: {lacking[0]!r} is not among them")
+    if lacking := [
+        name
+        for name, tensor in networks[0].state_dict().items()
+        if not torch.equal(tensor, again[name])
+    ]:
+        raise UserError(
+            f"encoder {settings.model!r}: no weights from {source}: {lacking[0]!r} is not among them"
+        )
     return networks[0], architecture
 
 
-def save_encoder(path: Path, network: Any, architecture: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def save_encoder(
+    path: Path, network: Any, architecture: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> str:
     """Write an encoder as one file that needs neither the hub nor its settings; returns the digest."""
-    return save_tensors(path, network.state_dict(), KIND, {"architecture": dict(architecture), **facts})
+    return save_tensors(
+        path, network.state_dict(), KIND, {"architecture": dict(architecture), **metadata}
+    )
 
 
 def load_encoder(path: Path, device: torch.device) -> PatchEncoder:
@@ -128,7 +150,9 @@ def load_encoder(path: Path, device: torch.device) -> PatchEncoder:
     Raises:
         UserError: the file is absent, damaged or holds something else.
     """
-    tensors, facts = load_tensors(path, KIND)
-    network = build_network(facts["architecture"])
+    tensors, metadata = load_tensors(path, KIND)
+    network = build_network(metadata["architecture"])
     network.load_state_dict(tensors)
-    return PatchEncoder(network.requires_grad_(False).eval().to(device), facts, facts["digest"])
+    return PatchEncoder(
+        network.requires_grad_(False).eval().to(device), metadata, metadata["digest"]
+    )

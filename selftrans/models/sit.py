@@ -14,7 +14,7 @@ from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from selftrans.config import Model
+from selftrans.config import BackboneConfig
 from selftrans.runtime.errors import UserError
 
 
@@ -27,24 +27,30 @@ class SiTShape:
     num_classes: int
     """K; the label table has one more row, for "no label"."""
     depth: int
-    width: int
-    heads: int
+    hidden_size: int
+    num_heads: int
     patch_size: int
     mlp_ratio: float = 4.0
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
-        _, height, width = self.latent_shape
-        if height != width or height % self.patch_size:
+        _, height, hidden_size = self.latent_shape
+        if height != hidden_size or height % self.patch_size:
             raise UserError(
-                f"model.patch_size: {self.patch_size} does not divide the {height}x{width} latents into squares"
+                f"model.patch_size: {self.patch_size} does not divide the {height}x{hidden_size} latents into squares"
             )
 
     @classmethod
-    def of(cls, model: Model, latent_shape: tuple[int, int, int], num_classes: int) -> "SiTShape":
+    def of(
+        cls, model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int
+    ) -> "SiTShape":
         """The shape of a configured model on given latents."""
-        return cls(latent_shape=latent_shape, num_classes=num_classes, **model.model_dump(exclude={"preset"}))
+        return cls(
+            latent_shape=latent_shape,
+            num_classes=num_classes,
+            **model.model_dump(exclude={"preset"}),
+        )
 
     @property
     def grid_size(self) -> int:
@@ -57,7 +63,10 @@ class SiTShape:
 
 
 def timestep_frequencies(
-    count: int, max_period: float = 10_000.0, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+    count: int,
+    max_period: float = 10_000.0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Frequencies of the sinusoids of t, from 1 towards 1 / max_period, (F/2,)."""
     powers = torch.arange(count, dtype=dtype, device=device) / count
@@ -73,24 +82,30 @@ def sinusoids(t_B: Tensor, frequencies: Tensor) -> Tensor:
 class TimestepEmbedder(nn.Module):
     """Sinusoids of t, then an MLP: (B,) -> (B, D)."""
 
-    def __init__(self, width: int, frequency_size: int = 256, max_period: float = 10_000.0) -> None:
+    def __init__(
+        self, hidden_size: int, frequency_size: int = 256, max_period: float = 10_000.0
+    ) -> None:
         super().__init__()
         self.frequency_size, self.max_period = frequency_size, max_period
-        self.mlp = nn.Sequential(nn.Linear(frequency_size, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(frequency_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
 
     def forward(self, t_B: Tensor) -> Tensor:
         """Embed the times; the sinusoids are never computed in less than float32."""
         t_B = t_B.to(torch.promote_types(t_B.dtype, torch.float32))
-        frequencies = timestep_frequencies(self.frequency_size // 2, self.max_period, t_B.dtype, t_B.device)
+        frequencies = timestep_frequencies(
+            self.frequency_size // 2, self.max_period, t_B.dtype, t_B.device
+        )
         return self.mlp(sinusoids(t_B, frequencies).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):
     """A table of K+1 rows; row K is the null class."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
 
     def forward(self, labels_B: Tensor) -> Tensor:
         """Embed the classes, (B,) -> (B, D)."""
@@ -109,9 +124,15 @@ class _AddScaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor_B1D, x_BTD = ctx.saved_tensors
-        of_base = gradient if ctx.base_shape == gradient.shape else gradient.sum(dim=1, keepdim=True)
+        of_base = (
+            gradient if ctx.base_shape == gradient.shape else gradient.sum(dim=1, keepdim=True)
+        )
         of_factor = (gradient * x_BTD).sum(dim=1, keepdim=True)
-        return of_base.to(ctx.base_dtype), of_factor.to(factor_B1D.dtype), (gradient * factor_B1D).to(x_BTD.dtype)
+        return (
+            of_base.to(ctx.base_dtype),
+            of_factor.to(factor_B1D.dtype),
+            (gradient * factor_B1D).to(x_BTD.dtype),
+        )
 
 
 def add_scaled(base: Tensor, factor_BD: Tensor, x_BTD: Tensor) -> Tensor:
@@ -128,17 +149,29 @@ def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
 class Block(nn.Module):
     """Attention and MLP, each behind adaptive layer norm and a gate that starts at zero (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, qk_norm: bool) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(
+            hidden_size,
+            num_heads=num_heads,
+            qkv_bias=True,
+            qk_norm=qk_norm,
+            norm_layer=nn.LayerNorm,
+        )
+        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(
+            hidden_size,
+            hidden_features=int(hidden_size * mlp_ratio),
+            act_layer=lambda: nn.GELU(approximate="tanh"),
+        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
     def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
         """One block under the condition (time and class)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition_BD).chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition_BD).chunk(
+            6, dim=-1
+        )
         attended = self.attn(modulate(self.norm1(x_BTD), shift1, scale1))
         x_BTD = add_scaled(x_BTD, gate1, attended)
         mixed = self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
@@ -148,11 +181,11 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     """Adaptive layer norm, then a linear map from a token to its patch."""
 
-    def __init__(self, width: int, patch_numbers: int) -> None:
+    def __init__(self, hidden_size: int, patch_elements: int) -> None:
         super().__init__()
-        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(width, patch_numbers)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, patch_elements)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
         """Patches, (B, T, p p C)."""
@@ -167,12 +200,17 @@ class SiTTrunk(nn.Module):
         super().__init__()
         self.shape = shape
         channels, height, _ = shape.latent_shape
-        self.x_embedder = PatchEmbed(height, shape.patch_size, channels, shape.width, strict_img_size=True)
-        self.t_embedder = TimestepEmbedder(shape.width)
-        self.y_embedder = LabelEmbedder(shape.num_classes, shape.width)
-        self.pos_embed = nn.Parameter(sincos_table(shape.width, shape.grid_size)[None], requires_grad=False)
+        self.x_embedder = PatchEmbed(
+            height, shape.patch_size, channels, shape.hidden_size, strict_img_size=True
+        )
+        self.t_embedder = TimestepEmbedder(shape.hidden_size)
+        self.y_embedder = LabelEmbedder(shape.num_classes, shape.hidden_size)
+        self.pos_embed = nn.Parameter(
+            sincos_table(shape.hidden_size, shape.grid_size)[None], requires_grad=False
+        )
         self.blocks = nn.ModuleList(
-            Block(shape.width, shape.heads, shape.mlp_ratio, shape.qk_norm) for _ in range(shape.depth)
+            Block(shape.hidden_size, shape.num_heads, shape.mlp_ratio, shape.qk_norm)
+            for _ in range(shape.depth)
         )
         self.activation_checkpointing = False
 
@@ -186,7 +224,12 @@ class SiTTrunk(nn.Module):
         return self.t_embedder(t_B) + self.y_embedder(labels_B)
 
     def run_blocks(
-        self, x_BCHW: Tensor, condition_BD: Tensor, depths: Collection[int], last: int | None = None, pool: bool = False
+        self,
+        x_BCHW: Tensor,
+        condition_BD: Tensor,
+        depths: Collection[int],
+        last: int | None = None,
+        pool: bool = False,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens after block ``last`` (the last one, if it is not given), and after each of ``depths`` (from 1), (B, T, D).
 
@@ -208,7 +251,12 @@ class SiTTrunk(nn.Module):
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), ())[0]
 
     def features(
-        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int], pool: bool = False
+        self,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        labels_B: Tensor,
+        depths: Collection[int],
+        pool: bool = False,
     ) -> dict[int, Tensor]:
         """Tokens after each block of ``depths``, or their means; no block behind the deepest of them is run."""
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths), pool)[1]
@@ -223,7 +271,9 @@ class SiT(SiTTrunk):
 
     def __init__(self, shape: SiTShape) -> None:
         super().__init__(shape)
-        self.final_layer = FinalLayer(shape.width, shape.patch_size**2 * shape.latent_shape[0])
+        self.final_layer = FinalLayer(
+            shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0]
+        )
         self._initialise()
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
@@ -261,10 +311,10 @@ def initialise_linear(module: nn.Module) -> None:
 
 def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
     """Patches (B, T, p p C) put together to (B, C, H, W)."""
-    channels, height, width = shape.latent_shape
+    channels, height, hidden_size = shape.latent_shape
     side, patch = shape.grid_size, shape.patch_size
     grid = patches_BTP.reshape(-1, side, side, patch, patch, channels)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, hidden_size)
 
 
 def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
@@ -274,9 +324,11 @@ def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, patch * patch * channels)
 
 
-def sincos_table(width: int, grid_size: int) -> Tensor:
+def sincos_table(hidden_size: int, grid_size: int) -> Tensor:
     """Fixed positions: per token sin and cos of its column in the first half, of its row in the second, (T, D)."""
-    frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    frequencies = 10_000.0 ** (
+        -torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4)
+    )
     angles = torch.arange(grid_size, dtype=torch.float64)[:, None] * frequencies
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
     columns = line.repeat(grid_size, 1)

@@ -26,18 +26,23 @@ def load_backbone(path: Path, device: torch.device) -> tuple[SiT, dict[str, Any]
 
 
 def load_exported(directory: Path | str, device: torch.device = CPU) -> tuple[SiT, dict[str, Any]]:
-    """The backbone of a directory that ``python -m selftrans.checkpoint export --to safetensors`` wrote, and its config.
+    """The backbone of a directory that ``python -m selftrans.convert export --to safetensors`` wrote, and its config.
 
     Raises:
         UserError: a file of it is absent, damaged or of something else.
     """
-    config_file, weights_file = Path(directory) / "config.json", Path(directory) / "model.safetensors"
+    config_file, weights_file = (
+        Path(directory) / "config.json",
+        Path(directory) / "model.safetensors",
+    )
     config = read_json(config_file)
     if not (isinstance(config, dict) and {"shape", "digest"} <= config.keys()):
         raise UserError(f"{config_file}: was not written by selftrans")
     tensors = read_safetensors(weights_file)
     if (found := digest_of(tensors)) != config["digest"]:
-        raise UserError(f"{weights_file}: has digest {found[:12]}, {config_file.name} says {config['digest'][:12]}")
+        raise UserError(
+            f"{weights_file}: has digest {found[:12]}, {config_file.name} says {config['digest'][:12]}"
+        )
     return _frozen(SiT(SiTShape(**config["shape"])), tensors, device), config
 
 

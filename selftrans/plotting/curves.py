@@ -9,9 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from selftrans.plotting.style import Look, legend_columns, looks
+from selftrans.plotting.style import RunStyle, legend_columns, run_styles
 
-LOSSES = {"denoising": "denoising loss", "alignment": "alignment loss", "gradient_norm": "gradient norm"}
+LOSSES = {
+    "denoising": "denoising loss",
+    "alignment": "alignment loss",
+    "gradient_norm": "gradient norm",
+}
 
 
 def convergence(
@@ -36,21 +40,37 @@ def convergence(
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
-        for run, look in looks(labels).items():
+        for run, run_style in run_styles(labels).items():
             own = table[(table["run"] == run) & table[column].notna()]
             if own.empty:
                 continue
             if run in imported:
                 step, value = int(own["step"].iloc[0]), float(own[column].iloc[0])
-                label = f"{look.label} ({step:,} steps)"
-                axis.axhline(value, color=look.colour, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
+                label = f"{run_style.label} ({step:,} steps)"
+                axis.axhline(
+                    value,
+                    color=run_style.colour,
+                    linewidth=1.2,
+                    linestyle=(0, (1, 1.5)),
+                    label=label,
+                )
             else:
-                _line_with_spread(axis, look, own, "step", column)
+                _line_with_spread(axis, run_style, own, "step", column)
             if published and column == published["metric"] and run in published["curves"]:
                 steps, values = zip(*published["curves"][run], strict=True)
-                axis.plot(steps, values, color=look.colour, linewidth=0.9, linestyle=(0, (4, 2)), alpha=0.6, zorder=1)
+                axis.plot(
+                    steps,
+                    values,
+                    color=run_style.colour,
+                    linewidth=0.9,
+                    linestyle=(0, (4, 2)),
+                    alpha=0.6,
+                    zorder=1,
+                )
         if published and column == published["metric"]:
-            axis.plot([], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="published")
+            axis.plot(
+                [], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="published"
+            )
         _steps_axis(axis, _metric_names(table.iloc[0])[column])
     _logarithmic(axes[0])
     _legend_above(figure, axes[0], title=_sampler_name(table.iloc[0]))
@@ -71,11 +91,11 @@ def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: flo
     figure = Figure(figsize=(width_inches, 0.86 * width_inches))
     axes = figure.subplots(2, len(columns), squeeze=False)
     for axis, column in zip(axes.T, columns, strict=True):
-        for run, look in looks(labels).items():
+        for run, run_style in run_styles(labels).items():
             own = table[table["run"] == run]
-            _line_with_spread(axis[0], look, own, "step", column)
+            _line_with_spread(axis[0], run_style, own, "step", column)
             mean = own.groupby("step")[["cost", column]].mean()
-            _line(axis[1], look, mean.set_index("cost")[column])
+            _line(axis[1], run_style, mean.set_index("cost")[column])
         name = _metric_names(table.iloc[0])[column]
         _steps_axis(axis[0], name)
         axis[1].set_xlabel(f"training time in {unit}, teachers included")
@@ -96,26 +116,35 @@ def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """
-    columns, table = _measured(table[table["step"] == table.groupby("run")["step"].transform("max")])
+    columns, table = _measured(
+        table[table["step"] == table.groupby("run")["step"].transform("max")]
+    )
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     first = table.iloc[0]
     for axis, column in zip(axes, columns, strict=True):
-        for run, look in looks(labels).items():
+        for run, run_style in run_styles(labels).items():
             rows = table[(table["run"] == run) & table[column].notna()]
             if len(rows):
-                _line(axis, look, rows.groupby("guidance_scale")[column].mean())
+                _line(axis, run_style, rows.groupby("guidance_scale")[column].mean())
         axis.set_xlabel("guidance scale")
         axis.set_ylabel(_metric_names(first)[column])
         axis.margins(x=0.04)
     _logarithmic(axes[0])
     interval = f"{first['guidance_low']:g} to {first['guidance_high']:g}"
-    _legend_above(figure, axes[0], title=f"{first['sampler']}, {first['num_steps']} steps, guided for t in {interval}")
+    _legend_above(
+        figure,
+        axes[0],
+        title=f"{first['sampler']}, {first['num_steps']} steps, guided for t in {interval}",
+    )
     return figure
 
 
 def losses(
-    histories: Sequence[pd.DataFrame], runs: Sequence[str], labels: Mapping[str, str], width_inches: float
+    histories: Sequence[pd.DataFrame],
+    runs: Sequence[str],
+    labels: Mapping[str, str],
+    width_inches: float,
 ) -> Figure:
     """Denoising loss, alignment loss and gradient norm against optimizer steps.
 
@@ -125,7 +154,11 @@ def losses(
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """
-    panels = {column: name for column, name in LOSSES.items() if any(history[column].any() for history in histories)}
+    panels = {
+        column: name
+        for column, name in LOSSES.items()
+        if any(history[column].any() for history in histories)
+    }
     figure = Figure(figsize=(width_inches, 0.36 * width_inches))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (column, name) in zip(axes, panels.items(), strict=True):
@@ -133,9 +166,11 @@ def losses(
         for run, history in zip(runs, histories, strict=True):
             if not history[column].any():  # a run without a signal has no alignment loss
                 continue
-            look = looks(labels)[run]
-            label = None if run in drawn else look.label
-            axis.plot(history["step"], history[column], color=look.colour, linewidth=1, label=label)
+            run_style = run_styles(labels)[run]
+            label = None if run in drawn else run_style.label
+            axis.plot(
+                history["step"], history[column], color=run_style.colour, linewidth=1, label=label
+            )
             drawn.add(run)
         _steps_axis(axis, name)
         if column != "gradient_norm" and axis.dataLim.y0 > 0:  # a negative cosine has no logarithm
@@ -144,7 +179,7 @@ def losses(
     return figure
 
 
-def dynamics(histories: Sequence[pd.DataFrame], look: Look, width_inches: float) -> Figure:
+def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inches: float) -> Figure:
     """What a run's signals do while it trains: the alignment loss, the cosine, the gradients of the two parts of the loss.
 
     Args:
@@ -156,18 +191,22 @@ def dynamics(histories: Sequence[pd.DataFrame], look: Look, width_inches: float)
     loss, cosine, gradients = figure.subplots(1, 3)
     for number, history in enumerate(histories):
         style = {"linewidth": 1, "alpha": 1 - 0.6 * number / len(histories)}
-        loss.plot(history["step"], history["alignment"], color=look.colour, **style)
-        cosine.plot(history["step"], history["cosine"], color=look.colour, **style)
-        for part, colour in (("denoising", "#777777"), ("alignment", look.colour)):
+        loss.plot(history["step"], history["alignment"], color=run_style.colour, **style)
+        cosine.plot(history["step"], history["cosine"], color=run_style.colour, **style)
+        for part, colour in (("denoising", "#777777"), ("alignment", run_style.colour)):
             label, norms = part if number == 0 else None, history[f"{part}_gradient"]
             # On a logarithmic axis nothing stands for a batch without a sample in range.
-            gradients.plot(history["step"], norms.where(norms > 0), color=colour, label=label, **style)
+            gradients.plot(
+                history["step"], norms.where(norms > 0), color=colour, label=label, **style
+            )
     _steps_axis(loss, "alignment loss", ticks=3)
     _steps_axis(cosine, "cosine of prediction\nand guiding feature", ticks=3)
     _steps_axis(gradients, "norm of the gradient", ticks=3)
     _logarithmic(gradients)
-    gradients.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1, columnspacing=1)
-    figure.suptitle(look.label, fontsize=8, color=look.colour)
+    gradients.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1, columnspacing=1
+    )
+    figure.suptitle(run_style.label, fontsize=8, color=run_style.colour)
     return figure
 
 
@@ -177,15 +216,24 @@ def _measured(table: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     return columns, table[table[columns[0]].notna()]
 
 
-def _line_with_spread(axis: Axes, look: Look, rows: pd.DataFrame, x: str, column: str) -> None:
+def _line_with_spread(
+    axis: Axes, run_style: RunStyle, rows: pd.DataFrame, x: str, column: str
+) -> None:
     """The mean over seeds, and a band from the smallest to the largest."""
     if rows.empty:
         return
     values = rows.groupby(x)[column]
-    _line(axis, look, values.mean())
+    _line(axis, run_style, values.mean())
     if values.count().max() > 1:
         spread = values.agg(["min", "max"])
-        axis.fill_between(spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.15, linewidth=0)
+        axis.fill_between(
+            spread.index,
+            spread["min"],
+            spread["max"],
+            color=run_style.colour,
+            alpha=0.15,
+            linewidth=0,
+        )
 
 
 def _metric_names(row: "pd.Series[float]") -> dict[str, str]:
@@ -195,8 +243,16 @@ def _metric_names(row: "pd.Series[float]") -> dict[str, str]:
     }
 
 
-def _line(axis: Axes, look: Look, values: "pd.Series[float]") -> None:
-    axis.plot(values.index, values, color=look.colour, marker=look.marker, label=look.label, clip_on=False, zorder=3)
+def _line(axis: Axes, run_style: RunStyle, values: "pd.Series[float]") -> None:
+    axis.plot(
+        values.index,
+        values,
+        color=run_style.colour,
+        marker=run_style.marker,
+        label=run_style.label,
+        clip_on=False,
+        zorder=3,
+    )
 
 
 def _steps_axis(axis: Axes, ylabel: str, ticks: int = 4) -> None:
@@ -212,7 +268,12 @@ def _steps_axis(axis: Axes, ylabel: str, ticks: int = 4) -> None:
 def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
     handles, names = axis.get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper center", ncols=legend_columns(len(names)), title=title, title_fontsize=7.5
+        handles,
+        names,
+        loc="outside upper center",
+        ncols=legend_columns(len(names)),
+        title=title,
+        title_fontsize=7.5,
     )
 
 
@@ -230,5 +291,9 @@ def _thousands(value: float, _: object = None) -> str:
 
 
 def _sampler_name(row: "pd.Series[float]") -> str:
-    guided = "no guidance" if np.isclose(row["guidance_scale"], 1) else f"scale {row['guidance_scale']:g}"
+    guided = (
+        "no guidance"
+        if np.isclose(row["guidance_scale"], 1)
+        else f"scale {row['guidance_scale']:g}"
+    )
     return f"{row['sampler']}, {row['num_steps']} steps, {guided}"

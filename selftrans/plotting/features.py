@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from selftrans.plotting.style import legend_columns, looks
+from selftrans.plotting.style import legend_columns, run_styles
 
 Floats = NDArray[np.floating]
 Colours = NDArray[np.float64]
@@ -51,7 +51,13 @@ class _Sheet:
     GAP, LINE = 0.07, 0.012  # between cells, and around a picture
 
     def __init__(
-        self, width: float, left: float, columns: Sequence[str], rows: int, cell: tuple[int, int], group: int
+        self,
+        width: float,
+        left: float,
+        columns: Sequence[str],
+        rows: int,
+        cell: tuple[int, int],
+        group: int,
     ) -> None:
         self.width, self.left, self.group, (self.across, self.down) = width, left, group, cell
         self.top = 0.1 + 0.11 * max(name.count("\n") + 1 for name in columns)
@@ -61,12 +67,16 @@ class _Sheet:
         self.figure.set_layout_engine("none")
         for number, name in enumerate(columns):
             x, _ = self._corner(number, 0)
-            self.write(x + self.across * self.side / 2, self.top - 0.05, name, ha="center", va="bottom")
+            self.write(
+                x + self.across * self.side / 2, self.top - 0.05, name, ha="center", va="bottom"
+            )
 
     def _corner(self, column: int, row: int) -> tuple[float, float]:
         """The upper left corner of a cell, from that of the sheet."""
         x = self.left + column * (self.across * self.side + self.GAP)
-        return x, self.top + row * (self.down * self.side + self.GAP / 2) + self.GAP * (row // self.group)
+        return x, self.top + row * (self.down * self.side + self.GAP / 2) + self.GAP * (
+            row // self.group
+        )
 
     def write(self, x: float, y: float, text: str, **options: Any) -> None:
         """Text at (x, y) from the upper left corner."""
@@ -118,21 +128,38 @@ def feature_maps(
     columns = ["input", *(f"{step:,} steps" for step in steps)]
     sheet = _Sheet(width_inches, 1.12, columns, len(runs) * blocks, (len(images) // 2, 2), blocks)
     sheet.write(0.04, sheet.top - 0.05, f"t = {t:g}", va="bottom", color=GREY)
-    for place, (run, look) in enumerate((run, look) for run, look in looks(labels).items() if run in runs):
+    for place, (run, run_style) in enumerate(
+        (run, run_style) for run, run_style in run_styles(labels).items() if run in runs
+    ):
         arrays = runs[run]
-        sheet.name_rows(place * blocks, blocks, look.label.replace(" (", "\n("), 0.04, color=look.colour, fontsize=6)
+        sheet.name_rows(
+            place * blocks,
+            blocks,
+            run_style.label.replace(" (", "\n("),
+            0.04,
+            color=run_style.colour,
+            fontsize=6,
+        )
         for number, block in enumerate(arrays["shown_blocks"]):
             row = place * blocks + number
-            sheet.name_rows(row, 1, f"block {block}", sheet.left - 0.04, ha="right", fontsize=5.5, color=GREY)
+            sheet.name_rows(
+                row, 1, f"block {block}", sheet.left - 0.04, ha="right", fontsize=5.5, color=GREY
+            )
             sheet.show(0, row, _pairs_above_each_other(images))
-            colours = principal_colours(arrays["maps"][:, number])  # one basis for all steps and images of the row
+            colours = principal_colours(
+                arrays["maps"][:, number]
+            )  # one basis for all steps and images of the row
             for step, maps in zip(arrays["steps"], colours, strict=True):
                 sheet.show(1 + steps.index(int(step)), row, _pairs_above_each_other(maps))
     return sheet.figure
 
 
 def guiding_features(
-    columns: Mapping[str, Floats], images: NDArray[np.uint8], noisy: Floats, t: float, width_inches: float
+    columns: Mapping[str, Floats],
+    images: NDArray[np.uint8],
+    noisy: Floats,
+    t: float,
+    width_inches: float,
 ) -> Figure:
     """Colours of what each signal follows, a column each, beside the input.
 
@@ -175,17 +202,31 @@ def discriminability(
     axes = figure.subplots(2, len(times), sharex=True, sharey="row", squeeze=False)
     for row, (probe, name) in zip(axes, (("linear", "linear probe"), ("knn", "k-NN")), strict=True):
         for axis, t in zip(row, times, strict=True):
-            for run, look in looks(labels).items():
+            for run, run_style in run_styles(labels).items():
                 own = blocks[(blocks["run"] == run) & (blocks["t"] == t)].groupby("block")[probe]
                 mean = own.mean()
-                axis.plot(mean.index, mean, color=look.colour, marker=look.marker, markersize=3, label=look.label)
+                axis.plot(
+                    mean.index,
+                    mean,
+                    color=run_style.colour,
+                    marker=run_style.marker,
+                    markersize=3,
+                    label=run_style.label,
+                )
                 spread = own.agg(["min", "max"])
                 axis.fill_between(
-                    spread.index, spread["min"], spread["max"], color=look.colour, alpha=0.12, linewidth=0
+                    spread.index,
+                    spread["min"],
+                    spread["max"],
+                    color=run_style.colour,
+                    alpha=0.12,
+                    linewidth=0,
                 )
             reference = table[table["kind"] == "encoder"][probe]
             if len(reference):
-                axis.axhline(reference.iloc[0], color=GREY, linestyle="--", linewidth=1, label=encoder)
+                axis.axhline(
+                    reference.iloc[0], color=GREY, linestyle="--", linewidth=1, label=encoder
+                )
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
         row[0].set_ylabel(f"{name}: accuracy in %")
@@ -198,7 +239,9 @@ def discriminability(
     return figure
 
 
-def similarity(matrices: Mapping[str, Floats], labels: Mapping[str, str], t: float, width_inches: float) -> Figure:
+def similarity(
+    matrices: Mapping[str, Floats], labels: Mapping[str, str], t: float, width_inches: float
+) -> Figure:
     """Linear CKA between the blocks of each run.
 
     Args:
@@ -212,11 +255,17 @@ def similarity(matrices: Mapping[str, Floats], labels: Mapping[str, str], t: flo
     figure = Figure(figsize=(width_inches, width_inches * (0.34 * down + 0.04)))
     axes = figure.subplots(down, across, squeeze=False)
     low = min(0.99, *(float(matrix.min()) for matrix in matrices.values()))
-    shown = [(look, matrices[run]) for run, look in looks(labels).items() if run in matrices]
-    for axis, (look, matrix) in zip(axes.flat, shown, strict=False):
+    shown = [
+        (run_style, matrices[run])
+        for run, run_style in run_styles(labels).items()
+        if run in matrices
+    ]
+    for axis, (run_style, matrix) in zip(axes.flat, shown, strict=False):
         count = len(matrix)
-        picture = axis.imshow(matrix, vmin=low, vmax=1, origin="lower", extent=(0.5, count + 0.5, 0.5, count + 0.5))
-        axis.set_title(look.label, color=look.colour, fontsize=7)
+        picture = axis.imshow(
+            matrix, vmin=low, vmax=1, origin="lower", extent=(0.5, count + 0.5, 0.5, count + 0.5)
+        )
+        axis.set_title(run_style.label, color=run_style.colour, fontsize=7)
         axis.grid(visible=False)
         for locator in (axis.xaxis, axis.yaxis):
             locator.set_major_locator(MaxNLocator(6, integer=True))

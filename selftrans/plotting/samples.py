@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from selftrans.plotting.style import looks
+from selftrans.plotting.style import run_styles
 
 
 def sample_grid(
@@ -43,13 +43,25 @@ def sample_grid(
     y = top
     for step in steps:
         group = [(run, image) for (at, run), image in zip(rows, images, strict=True) if at == step]
-        write(0.08, y + len(group) * cell / 2, f"{step:,} steps", rotation=90, ha="center", va="center")
+        write(
+            0.08,
+            y + len(group) * cell / 2,
+            f"{step:,} steps",
+            rotation=90,
+            ha="center",
+            va="center",
+        )
         for run, row_images in group:
-            look = looks(labels)[run]
-            name = look.label.replace(" (", "\n(")
-            write(left - 0.06, y + cell / 2, name, ha="right", va="center", color=look.colour)
-            place = (left / width_inches, 1 - (y + cell) / height_inches, 1 - left / width_inches, cell / height_inches)
-            axis = figure.add_axes(place)
+            run_style = run_styles(labels)[run]
+            name = run_style.label.replace(" (", "\n(")
+            write(left - 0.06, y + cell / 2, name, ha="right", va="center", color=run_style.colour)
+            rectangle = (
+                left / width_inches,
+                1 - (y + cell) / height_inches,
+                1 - left / width_inches,
+                cell / height_inches,
+            )
+            axis = figure.add_axes(rectangle)
             axis.imshow(_strip(row_images), interpolation="nearest", aspect="auto")
             axis.set_axis_off()
             y += cell

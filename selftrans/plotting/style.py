@@ -39,7 +39,7 @@ mpl.rcParams.update(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class RunStyle:
     """Colour and marker of a run."""
 
     label: str
@@ -47,11 +47,13 @@ class Look:
     marker: str
 
 
-def looks(labels: Mapping[str, str]) -> dict[str, Look]:
+def run_styles(labels: Mapping[str, str]) -> dict[str, RunStyle]:
     """A look for each run, by its place in the experiment."""
     return {
-        run: Look(label=label, colour=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)])
-        for place, (run, label) in enumerate(labels.items())
+        run: RunStyle(
+            label=label, colour=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)]
+        )
+        for index, (run, label) in enumerate(labels.items())
     }
 
 
@@ -64,4 +66,8 @@ def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
     """Write ``figure`` to every path (the suffix is the format), without a date, so that equal figures are equal files."""
     for path in map(Path, paths):
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=dpi, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+            figure.savefig(
+                temporary,
+                dpi=dpi,
+                metadata={"CreationDate": None} if path.suffix == ".pdf" else None,
+            )

@@ -34,7 +34,9 @@ _leases = ExitStack()  # held until the process ends
 
 def add_gpu_argument(parser: ArgumentParser) -> None:
     """Give a command line the option ``--gpus``."""
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs to use; 0 computes on the CPU (default: 0)")
+    parser.add_argument(
+        "--gpus", type=int, default=0, help="GPUs to use; 0 computes on the CPU (default: 0)"
+    )
 
 
 def claim_device(gpus: int) -> torch.device:
@@ -82,7 +84,9 @@ def lease_gpus(count: int) -> None:
     if len(devices) == count and any(name in os.environ for name in SCHEDULERS):
         return
     if len(devices) < count:
-        raise Unavailable(f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})")
+        raise Unavailable(
+            f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})"
+        )
     leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["SELFTRANS_LEASED"] = ",".join(leased)
     LOG.info("leased GPU %s", ", ".join(leased))
@@ -95,14 +99,19 @@ def visible_gpus() -> list[str]:
         return [name.strip() for name in chosen.split(",") if name.strip()]
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return []
     return listed.stdout.split()
 
 
-def _acquire(devices: Sequence[str], count: int, directory: Path, poll_seconds: float = 2.0) -> list[str]:
+def _acquire(
+    devices: Sequence[str], count: int, directory: Path, poll_seconds: float = 2.0
+) -> list[str]:
     """Lock ``count`` of ``devices``, all or none at a time, so that two waiting programs never hold halves."""
     directory.mkdir(parents=True, exist_ok=True)
     while True:

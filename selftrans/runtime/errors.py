@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, the same command goes on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, rerun the same command to resume
 
 
 class UserError(Exception):

@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_remains(directory: Path, stem: str = "*") -> None:
+def remove_stale_temp_files(directory: Path, stem: str = "*") -> None:
     """Remove what a killed process left half-written in ``directory``; nobody else may be writing such files there."""
     for remains in directory.glob(f".{stem}.*.tmp.*"):
         remains.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ STALE_SECONDS = 300.0
 POLL_SECONDS = 1.0
 
 
-class SoleWriter:
+class DirectoryLock:
     """Owns a directory within a ``with`` block.
 
     Args:
@@ -43,7 +43,7 @@ class SoleWriter:
         self._ended = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> "SoleWriter":
+    def __enter__(self) -> "DirectoryLock":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._take():
             self._replace_or_give_way()
@@ -63,11 +63,18 @@ class SoleWriter:
             InUse: the directory belongs to another writer by now.
         """
         if self._owner().get("key") != self._key:
-            raise InUse(f"{self.path.parent}: another process has taken over; nothing more is written here")
+            raise InUse(
+                f"{self.path.parent}: another process has taken over; nothing more is written here"
+            )
 
     def _take(self) -> bool:
         pid = os.getpid()
-        mine = {"host": socket.gethostname(), "pid": pid, "started": _process_start(pid), "key": self._key}
+        mine = {
+            "host": socket.gethostname(),
+            "pid": pid,
+            "started": _process_start(pid),
+            "key": self._key,
+        }
         draft = self.path.with_name(f".owner.{self._key}")
         with draft.open("w", encoding="utf-8") as file:
             json.dump({**mine, "job": os.environ.get("SLURM_JOB_ID", "")}, file)
@@ -89,12 +96,16 @@ class SoleWriter:
         if owner["host"] == socket.gethostname():
             gone = _process_start(owner["pid"]) != owner["started"]
         else:
-            LOG.info("%s: waiting to see whether %s still writes there", self.path.parent, owner["host"])
+            LOG.info(
+                "%s: waiting to see whether %s still writes there", self.path.parent, owner["host"]
+            )
             gone = self._heartbeat_stops()
         if not gone:
             job = f", job {owner['job']}" if owner["job"] else ""
             holder = f"process {owner['pid']} on {owner['host']}{job}"
-            raise InUse(f"{self.path.parent}: another training writes there ({holder}); end it, or wait for it")
+            raise InUse(
+                f"{self.path.parent}: another training writes there ({holder}); end it, or wait for it"
+            )
         # Moved before it is removed: if a third process was faster, what was moved is its file, and goes back.
         moved = self.path.with_name(f".owner.{self._key}.stale")
         try:
@@ -110,7 +121,9 @@ class SoleWriter:
         before, until = _renewed(self.path), time.monotonic() + STALE_SECONDS
         while time.monotonic() < until:
             if self._stop is not None and self._stop.reason:
-                raise Interrupted(f"{self.path.parent}: {self._stop.reason} while waiting for its owner")
+                raise Interrupted(
+                    f"{self.path.parent}: {self._stop.reason} while waiting for its owner"
+                )
             time.sleep(POLL_SECONDS)
             if (now := _renewed(self.path)) != before:
                 return now is None
@@ -128,7 +141,9 @@ class SoleWriter:
             return dict(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except ValueError:  # a power failure may leave it empty; its heartbeat tells whether somebody still writes
+        except (
+            ValueError
+        ):  # a power failure may leave it empty; its heartbeat tells whether somebody still writes
             return {"key": "", "host": "an unknown host", "pid": 0, "started": "", "job": ""}
 
 

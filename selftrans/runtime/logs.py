@@ -30,7 +30,14 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, label: str, unit: str, *, initial: int = 0, interval: float = 15.0, quiet: bool = False
+        self,
+        total: int,
+        label: str,
+        unit: str,
+        *,
+        initial: int = 0,
+        interval: float = 15.0,
+        quiet: bool = False,
     ) -> None:
         self.total, self.label, self.unit, self.interval = total, label, unit, interval
         self.initial = self.done = initial
@@ -41,7 +48,9 @@ class Progress:
         if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm  # not needed where there is no terminal
 
-            self._bar = tqdm(total=total, desc=label, unit=unit, initial=initial, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, desc=label, unit=unit, initial=initial, dynamic_ncols=True
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -92,7 +101,9 @@ def duration(seconds: float) -> str:
 @contextmanager
 def logged_to(path: str) -> Iterator[None]:
     """Send messages and the last words of a script to a log file, and a user's error to stderr in one line, too."""
-    logging.basicConfig(level=logging.INFO, format=FORMAT, datefmt=DATE_FORMAT, filename=path, filemode="w")
+    logging.basicConfig(
+        level=logging.INFO, format=FORMAT, datefmt=DATE_FORMAT, filename=path, filemode="w"
+    )
     try:
         yield
     except UserError as error:

@@ -33,7 +33,9 @@ def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.r
         major, minor: which block, for instance (step, position) or (sample, 0).
     """
     # Philox counts up from the lowest word, so blocks that differ in the upper words never meet.
-    return np.random.Generator(np.random.Philox(key=[seed, int(stream)], counter=[0, 0, minor, major]))
+    return np.random.Generator(
+        np.random.Philox(key=[seed, int(stream)], counter=[0, 0, minor, major])
+    )
 
 
 def torch_seed(seed: int, stream: Stream) -> int:

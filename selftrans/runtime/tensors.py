@@ -31,7 +31,9 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]) -> str:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]
+) -> str:
     """Write ``tensors`` atomically and return their digest.
 
     Args:
@@ -44,7 +46,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata:
     digest = digest_of(on_host)
     header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
     with atomic_path(path) as temporary:
-        save_file(on_host, temporary, metadata={_KEY: json.dumps({**header, "seal": _seal(header)})})
+        save_file(
+            on_host, temporary, metadata={_KEY: json.dumps({**header, "seal": _seal(header)})}
+        )
     return digest
 
 
@@ -77,7 +81,9 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     metadata = read_metadata(path, kind)
     tensors = read_safetensors(path)
     if (found := digest_of(tensors)) != metadata["digest"]:
-        raise UserError(f"{path}: damaged, its content has digest {found[:12]}, written was {metadata['digest'][:12]}")
+        raise UserError(
+            f"{path}: damaged, its content has digest {found[:12]}, written was {metadata['digest'][:12]}"
+        )
     return tensors, metadata
 
 

@@ -16,33 +16,42 @@ POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which of several workers a process is."""
 
-    number: int
-    of: int
+    rank: int
+    world_size: int
 
     @classmethod
-    def parse(cls, text: str) -> "Share":
+    def parse(cls, text: str) -> "Shard":
         """``2/8`` is the third of eight."""
-        number, _, of = text.partition("/")
-        return cls(int(number), int(of))
+        rank, _, world_size = text.partition("/")
+        return cls(int(rank), int(world_size))
+
+    @classmethod
+    def all(cls) -> "Shard":
+        """The whole work, done by one process."""
+        return cls(0, 1)
 
     def span(self, count: int) -> range:
         """This worker's part of ``count`` items: neighbours, and as many as any other's, give or take one."""
-        return range(count * self.number // self.of, count * (self.number + 1) // self.of)
-
-
-WHOLE = Share(0, 1)
+        return range(
+            count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+        )
 
 
 def add_worker_arguments(parser: ArgumentParser) -> None:
     """Give a command line the options ``--gpus``, ``--processes`` and, for its own use, ``--worker``."""
     parser.add_argument(
-        "--gpus", type=int, default=0, help="GPUs to use, a process for each; 0 is the CPU (default: 0)"
+        "--gpus",
+        type=int,
+        default=0,
+        help="GPUs to use, a process for each; 0 is the CPU (default: 0)",
     )
-    parser.add_argument("--processes", type=int, default=1, help="processes without GPUs (default: 1)")
-    parser.add_argument("--worker", type=Share.parse, help="used by the program itself: number/of")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes without GPUs (default: 1)"
+    )
+    parser.add_argument("--worker", type=Shard.parse, help="used by the program itself: number/of")
 
 
 def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: int) -> None:
@@ -63,9 +72,13 @@ def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: 
     for number in range(count):
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if cards:
-            environment |= {"CUDA_VISIBLE_DEVICES": cards[number], "SELFTRANS_LEASED": cards[number]}
+            environment |= {
+                "CUDA_VISIBLE_DEVICES": cards[number],
+                "SELFTRANS_LEASED": cards[number],
+            }
         command = [sys.executable, "-m", module, *arguments, "--worker", f"{number}/{count}"]
-        workers.append(subprocess.Popen(command, env=environment, preexec_fn=die_with_parent))  # noqa: PLW1509
+        worker = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509
+        workers.append(worker)
     try:
         _wait_for(workers, stop)
     finally:
@@ -81,7 +94,11 @@ def _wait_for(workers: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> 
         if None not in codes and not any(codes):
             return
         if stop.reason:
-            raise Interrupted(f"{stop.reason}: what is done is kept, the same command goes on")
+            raise Interrupted(
+                f"{stop.reason}: what is done is kept, rerun the same command to resume"
+            )
         if failed := [code for code in codes if code]:
-            sys.exit(failed[0] if failed[0] > 0 else f"error: a worker was killed by signal {-failed[0]}")
+            sys.exit(
+                failed[0] if failed[0] > 0 else f"error: a worker was killed by signal {-failed[0]}"
+            )
         time.sleep(POLL_SECONDS)

@@ -4,12 +4,18 @@ import argparse
 import os
 from pathlib import Path
 
-from selftrans.config import Experiment, load_experiment
+from selftrans.config import ExperimentConfig, load_experiment
 from selftrans.runtime.devices import add_gpu_argument, lease_gpus
 from selftrans.runtime.errors import Interrupted, UserError, run_main
 from selftrans.runtime.logs import set_up_logging
 from selftrans.training.failure import FailureMarker
-from selftrans.training.launch import in_launched_process, launch, node_rank, stop_request, tell_the_launcher
+from selftrans.training.launch import (
+    in_launched_process,
+    launch,
+    node_rank,
+    notify_launcher,
+    stop_request,
+)
 
 
 def main() -> None:
@@ -23,7 +29,9 @@ def main() -> None:
         experiment = load_experiment(arguments.experiment)
         if arguments.run not in experiment.runs:
             allowed = ", ".join(experiment.runs)
-            raise UserError(f"--run: {arguments.run!r} is no run of the experiment (allowed: {allowed})")
+            raise UserError(
+                f"--run: {arguments.run!r} is no run of the experiment (allowed: {allowed})"
+            )
         processes, nodes = arguments.gpus or arguments.processes, arguments.nodes
         experiment.runs[arguments.run].training.check_processes(processes, arguments.experiment)
         if processes % nodes:
@@ -36,9 +44,9 @@ def main() -> None:
             _train(arguments, experiment)
 
 
-def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
+def _train(arguments: argparse.Namespace, experiment: ExperimentConfig) -> None:
     from selftrans.training.precision import make_accelerator
-    from selftrans.training.trainer import Segment, train_as_sole_writer
+    from selftrans.training.trainer import Segment, train_with_lock
 
     segment = Segment(
         experiment=experiment,
@@ -54,34 +62,51 @@ def _train(arguments: argparse.Namespace, experiment: Experiment) -> None:
     )
     stop = stop_request()
     training = segment.training
-    accelerator = make_accelerator(on_gpu=arguments.gpus > 0, tf32=training.tf32, deterministic=training.deterministic)
+    accelerator = make_accelerator(
+        on_gpu=arguments.gpus > 0, tf32=training.tf32, deterministic=training.deterministic
+    )
     try:
-        train_as_sole_writer(segment, accelerator, stop)
+        train_with_lock(segment, accelerator, stop)
     except Interrupted:
-        tell_the_launcher()
+        notify_launcher()
         raise
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training", description="Train a run up to one of its checkpoints, or go on with it."
+        prog="python -m selftrans.training",
+        description="Train a run up to one of its checkpoints, or go on with it.",
     )
     parser.add_argument("experiment", help="experiment file (YAML)")
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--seed", type=int, required=True, help="seed of the run")
-    parser.add_argument("--until", type=int, required=True, help="checkpoint to train up to, in steps")
+    parser.add_argument(
+        "--until", type=int, required=True, help="checkpoint to train up to, in steps"
+    )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
     for option, what in (
         ("--teacher", "frozen teacher, one for each signal that follows one, in order"),
         ("--features", "manifest of an encoder's feature store, for the signals that read one"),
         ("--encoder", "file of an encoder, for the signals that run one"),
     ):
-        parser.add_argument(option, type=Path, action="append", default=[], help=f"{what} (may be repeated)")
+        parser.add_argument(
+            option, type=Path, action="append", default=[], help=f"{what} (may be repeated)"
+        )
     parser.add_argument("--directory", type=Path, required=True, help="directory of the run")
-    parser.add_argument("--after", type=int, default=0, help="checkpoint that this one was scheduled behind (recorded)")
-    parser.add_argument("--processes", type=int, default=1, help="processes of a training without GPUs (default: 1)")
     parser.add_argument(
-        "--nodes", type=int, default=1, help="nodes that GPUs or processes are shared among (default: 1)"
+        "--after",
+        type=int,
+        default=0,
+        help="checkpoint that this one was scheduled behind (recorded)",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of a training without GPUs (default: 1)"
+    )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=1,
+        help="nodes that GPUs or processes are shared among (default: 1)",
     )
     parser.add_argument(
         "--attempt", type=int, default=1, help="which attempt at the same job this is; a later one stops at once where"

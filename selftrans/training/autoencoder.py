@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from selftrans.config import Data, TrainedAutoencoder, load_data
+from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_data
 from selftrans.data.sources import read_all
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.devices import add_gpu_argument, claim_device
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
-def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
+def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderKL:
     """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL divergence.
 
     It has no scaling factor of its own: the latent store measures one.
@@ -33,8 +33,10 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     settings = data.autoencoder
-    if not isinstance(settings, TrainedAutoencoder):
-        raise UserError(f"data {data.name!r}: autoencoder.kind is {settings.kind!r}, only 'trained' is trained here")
+    if not isinstance(settings, TrainedAutoencoderConfig):
+        raise UserError(
+            f"data {data.name!r}: autoencoder.kind is {settings.kind!r}, only 'trained' is trained here"
+        )
     torch.manual_seed(torch_seed(settings.seed, Stream.AUTOENCODER))
     levels = len(settings.block_channels)
     autoencoder = AutoencoderKL(
@@ -49,7 +51,9 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
     ).to(device)
     autoencoder.register_to_config(scaling_factor=None)
     images = torch.from_numpy(read_all(data)[0])
-    order = shuffled(generator(settings.seed, Stream.AUTOENCODER, 1), len(images), settings.batch_size)
+    order = shuffled(
+        generator(settings.seed, Stream.AUTOENCODER, 1), len(images), settings.batch_size
+    )
 
     def loss_of_step(_: int) -> Tensor:
         pixels = to_signed(images[torch.from_numpy(next(order))].to(device))
@@ -65,7 +69,8 @@ def train_autoencoder(data: Data, device: torch.device) -> AutoencoderKL:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training.autoencoder", description="Train the embedded autoencoder."
+        prog="python -m selftrans.training.autoencoder",
+        description="Train the embedded autoencoder.",
     )
     parser.add_argument("data", help="data file (YAML)")
     parser.add_argument("--output", type=Path, required=True, help="directory for save_pretrained")

@@ -11,22 +11,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import Training
+from selftrans.alignment.base import Batch
+from selftrans.config import TrainingConfig
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import FeatureStore, LatentStore
-from selftrans.flow.interpolant import INTERPOLANTS, Interpolant, draw_time
-from selftrans.guidance.base import Batch
+from selftrans.flow.interpolant import INTERPOLANTS, Interpolant, sample_time
 from selftrans.runtime.random import Stream, generator
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
-    """What is drawn for one micro-batch of B samples."""
+class HostBatch:
+    """One sampled micro-batch of B samples, on the host."""
 
     step: int
-    """The optimizer step that it is drawn for."""
+    """The optimizer step that it is sampled for."""
+    interpolant: Interpolant
+    """The way from data to noise."""
     z: NDArray[np.float32]
     """Clean latents, a fresh sample of the posterior, (B, C, H, W)."""
     eps: NDArray[np.float32]
@@ -39,10 +41,32 @@ class Numbers:
     """Classes with some replaced by the null class, (B,)."""
     uniform: NDArray[np.float32]
     """Numbers in [0, 1) for the training signals, (B,)."""
-    encoded: dict[str, NDArray[np.floating[Any]]]
+    encoder_features: dict[str, NDArray[np.floating[Any]]]
     """Stored patch tokens of the clean images by encoder, (B, T, D)."""
     images: NDArray[np.uint8] | None
-    """The clean images, where they are asked for, (B, H, W, 3)."""
+    """The clean images, where they are requested, (B, H, W, 3)."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``, where the noisy latents and the velocity are computed."""
+        z, eps, t = (on_device(array, device) for array in (self.z, self.eps, self.times))
+        t_B111 = t.reshape(-1, 1, 1, 1)
+        return Batch(
+            step=self.step,
+            interpolant=self.interpolant,
+            z_BCHW=z,
+            eps_BCHW=eps,
+            x_BCHW=self.interpolant.noised(z, eps, t_B111),
+            velocity_BCHW=self.interpolant.velocity(z, eps, t_B111),
+            t_B=t,
+            times=self.times,
+            labels_B=on_device(self.labels, device),
+            dropped_labels_B=on_device(self.dropped_labels, device),
+            uniform_B=on_device(self.uniform, device),
+            encoder_features={
+                name: on_device(tokens, device) for name, tokens in self.encoder_features.items()
+            },
+            images_BHWC=None if self.images is None else on_device(self.images, device),
+        )
 
 
 class BatchSource:
@@ -59,29 +83,31 @@ class BatchSource:
     def __init__(
         self,
         store: LatentStore,
-        training: Training,
+        training: TrainingConfig,
         seed: int,
         features: Sequence[FeatureStore] = (),
         images: ImageSource | None = None,
     ) -> None:
         self.store, self.training, self.seed = store, training, seed
         self.features, self.images = features, images
-        self.path = INTERPOLANTS[training.path]
+        self.interpolant = INTERPOLANTS[training.interpolant]
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def indices(self, step: int, positions: range) -> NDArray[np.int64]:
         """Images at ``positions`` of global batch ``step``: epoch e is a permutation drawn from (seed, e)."""
-        epochs, places = np.divmod(step * self.training.batch_size + np.asarray(positions), len(self.store))
+        epochs, offsets = np.divmod(
+            step * self.training.batch_size + np.asarray(positions), len(self.store)
+        )
         chosen = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
-            chosen[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
+            chosen[epochs == epoch] = self._order(int(epoch))[offsets[epochs == epoch]]
         return chosen
 
     def draw(self, step: int, positions: range, device: torch.device = CPU) -> Batch:
         """The part of global batch ``step`` at ``positions``."""
-        return batch_of(self.draw_numbers(step, positions), self.path, device)
+        return self.sample_batch(step, positions).to(device)
 
-    def draw_numbers(self, step: int, positions: range) -> Numbers:
+    def sample_batch(self, step: int, positions: range) -> HostBatch:
         """All that is random in that part, on the host."""
         size, shape = len(positions), self.store.manifest.latent_shape
         times = np.empty(size, np.float32)
@@ -92,7 +118,7 @@ class BatchSource:
         views = np.zeros(size, np.int64)
         for row, position in enumerate(positions):
             rng = generator(self.seed, Stream.BATCH, step, position)
-            times[row] = draw_time(rng, self.path, self.training.time)
+            times[row] = sample_time(rng, self.interpolant, self.training.time_sampling)
             dropped[row] = rng.random() < self.training.label_dropout
             rng.standard_normal(dtype=np.float32, out=posterior_noise[row])
             rng.standard_normal(dtype=np.float32, out=noise[row])
@@ -100,32 +126,37 @@ class BatchSource:
             views[row] = rng.integers(self.store.manifest.views)
         indices = self.indices(step, positions)
         labels = self.store.labels[indices]
-        return Numbers(
+        return HostBatch(
             step=step,
+            interpolant=self.interpolant,
             z=self.store.latents(indices, posterior_noise, views),
             eps=noise,
             times=times,
             labels=labels,
             dropped_labels=np.where(dropped, self.store.manifest.num_classes, labels),
             uniform=uniform,
-            encoded={features.name: features.rows.of(indices, views) for features in self.features},
+            encoder_features={
+                features.name: features.rows.of(indices, views) for features in self.features
+            },
             images=None if self.images is None else mirrored(self.images.read(indices), views),
         )
 
-    def stream(self, steps: range, parts: list[range], device: torch.device) -> Iterator[list[Batch]]:
+    def stream(
+        self, steps: range, micro_batch_slices: list[range], device: torch.device
+    ) -> Iterator[list[Batch]]:
         """This process's micro-batches of each step, on ``device``; threads draw the next steps meanwhile."""
 
-        def draw(step: int) -> list[Numbers]:
-            return [self.draw_numbers(step, part) for part in parts]
+        def sample(step: int) -> list[HostBatch]:
+            return [self.sample_batch(step, positions) for positions in micro_batch_slices]
 
         # Almost all of the time goes into normal numbers, for which numpy lets other threads run.
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="batches") as pool:
-            coming: deque[Future[list[Numbers]]] = deque()
+            pending: deque[Future[list[HostBatch]]] = deque()
             for step in steps:
-                while len(coming) <= threads and step + len(coming) in steps:
-                    coming.append(pool.submit(draw, step + len(coming)))
-                yield [batch_of(numbers, self.path, device) for numbers in coming.popleft().result()]
+                while len(pending) <= threads and step + len(pending) in steps:
+                    pending.append(pool.submit(sample, step + len(pending)))
+                yield [batch.to(device) for batch in pending.popleft().result()]
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return generator(self.seed, Stream.ORDER, epoch).permutation(len(self.store))
@@ -136,35 +167,13 @@ def mirrored(images_BHWC: NDArray[np.uint8], views_B: NDArray[np.int64]) -> NDAr
     return np.where(views_B[:, None, None, None] == 1, images_BHWC[:, :, ::-1], images_BHWC)
 
 
-def batch_of(numbers: Numbers, path: Interpolant, device: torch.device) -> Batch:
-    """The batch on ``device``, where the noisy latents and the target are computed."""
-    z, eps = on_device(numbers.z, device), on_device(numbers.eps, device)
-    t = on_device(numbers.times, device)
-    t_B111 = t.reshape(-1, 1, 1, 1)
-    return Batch(
-        step=numbers.step,
-        path=path,
-        z_BCHW=z,
-        eps_BCHW=eps,
-        x_BCHW=path.noised(z, eps, t_B111),
-        velocity_BCHW=path.velocity(z, eps, t_B111),
-        t_B=t,
-        times=numbers.times,
-        labels_B=on_device(numbers.labels, device),
-        dropped_labels_B=on_device(numbers.dropped_labels, device),
-        uniform_B=on_device(numbers.uniform, device),
-        encoded={name: on_device(tokens, device) for name, tokens in numbers.encoded.items()},
-        images_BHWC=None if numbers.images is None else on_device(numbers.images, device),
-    )
-
-
 def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     """The array as a tensor on ``device``; a GPU copies it while the program goes on."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def process_parts(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:
+def local_batch_slices(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:
     """Positions of the global batch that process ``rank`` computes, a range for each micro-batch."""
     size = batch_size // (processes * accumulate)
     first = rank * accumulate * size

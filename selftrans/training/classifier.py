@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from selftrans.config import Data, load_data
+from selftrans.config import DatasetConfig, load_data
 from selftrans.data.sources import open_source
 from selftrans.evaluation.extractors import ClassifierNetwork
 from selftrans.runtime.devices import add_gpu_argument, claim_device
@@ -16,7 +16,7 @@ from selftrans.runtime.tensors import save_tensors
 from selftrans.training.fit import fit_classifier
 
 
-def train_classifier(data: Data, device: torch.device) -> tuple[ClassifierNetwork, float]:
+def train_classifier(data: DatasetConfig, device: torch.device) -> tuple[ClassifierNetwork, float]:
     """A classifier of the images of ``data`` and its accuracy on every tenth image, which it was not shown."""
     settings = data.classifier
     torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER))
@@ -30,7 +30,8 @@ def train_classifier(data: Data, device: torch.device) -> tuple[ClassifierNetwor
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training.classifier", description="Train the embedded feature extractor."
+        prog="python -m selftrans.training.classifier",
+        description="Train the embedded feature extractor.",
     )
     parser.add_argument("data", help="data file (YAML)")
     parser.add_argument("--output", type=Path, required=True, help="the weight file")
@@ -40,12 +41,12 @@ def main() -> None:
     data = load_data(arguments.data)
     network, accuracy = train_classifier(data, claim_device(arguments.gpus))
     LOG.info("accuracy on held-out images: %.4f", accuracy)
-    facts = {
+    metadata = {
         "settings": data.classifier.model_dump(),
         "num_classes": network.head.out_features,
         "held_out_accuracy": accuracy,
     }
-    save_tensors(arguments.output, network.state_dict(), "classifier", facts)
+    save_tensors(arguments.output, network.state_dict(), "classifier", metadata)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ class Control:
         if self.accelerator.num_processes > 1:
             if step % self.POLL_STEPS:
                 return None
-            asked = torch.tensor([due], device=self.accelerator.device)
-            due = int(self.accelerator.gather(asked).max())
+            requested = torch.tensor([due], device=self.accelerator.device)
+            due = int(self.accelerator.gather(requested).max())
         if due == 0:
             return None
         self._saved_at = time.monotonic()

@@ -6,32 +6,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selftrans.config import NOT_DEFINING, PLACES, Experiment
+from selftrans.config import EXECUTION_FIELDS, LOCATION_FIELDS, ExperimentConfig
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
 
 DEFINITION_FILE = "definition.json"
 SAVING_FILE = "saving.json"  # in a run's state/: how long its last save took
-DEFINING_DATA = {"source", "image_size", "autoencoder", "latents"}
+NUMERIC_DATA_FIELDS = {"source", "image_size", "autoencoder", "latents"}
 
 
-def run_definition(experiment: Experiment, run: str, seed: int) -> dict[str, Any]:
+def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> dict[str, Any]:
     """All settings that decide the numbers of a run, its teachers' and encoders' included.
 
     Neither the list of checkpoints, nor the devices, nor the evaluation is among them.
     """
     settings = experiment.runs[run]
-    guidance = [signal.model_dump(mode="json") for signal in settings.signals]
+    alignment = [term.model_dump(mode="json") for term in settings.alignments]
     encoders = {used.name: experiment.data.encoders[used.name] for used in settings.encoders}
     return {
         "seed": seed,
-        "data": experiment.data.model_dump(mode="json", include=DEFINING_DATA, exclude=PLACES),
+        "data": experiment.data.model_dump(
+            mode="json", include=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS
+        ),
         "model": settings.model.model_dump(mode="json", exclude={"preset"}),
-        "guidance": guidance,
-        "training": settings.training.model_dump(mode="json", exclude=NOT_DEFINING),
-        "teachers": [run_definition(experiment, teacher.choice.run, seed) for teacher in settings.teachers],
+        "alignment": alignment,
+        "training": settings.training.model_dump(mode="json", exclude=EXECUTION_FIELDS),
+        "teachers": [
+            run_definition(experiment, teacher.choice.run, seed) for teacher in settings.teachers
+        ],
         # Not where a file lies: the digest of what it came to is among a run's inputs.
-        "encoders": {name: encoder.model_dump(mode="json", exclude={"weights"}) for name, encoder in encoders.items()},
+        "encoders": {
+            name: encoder.model_dump(mode="json", exclude={"weights"})
+            for name, encoder in encoders.items()
+        },
     }
 
 
@@ -61,7 +68,9 @@ def check_definition(directory: Path, definition: dict[str, Any]) -> None:
 def _differences(trained: Any, current: Any, key: str) -> Iterator[str]:
     if isinstance(trained, dict) and isinstance(current, dict):
         for name in sorted(trained.keys() | current.keys()):
-            yield from _differences(trained.get(name), current.get(name), f"{key}.{name}".lstrip("."))
+            yield from _differences(
+                trained.get(name), current.get(name), f"{key}.{name}".lstrip(".")
+            )
     elif isinstance(trained, list) and isinstance(current, list) and len(trained) == len(current):
         for number, (before, now) in enumerate(zip(trained, current, strict=True)):
             yield from _differences(before, now, f"{key}.{number}")

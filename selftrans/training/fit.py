@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selftrans.config import Classifier, Data, TrainedEncoder
+from selftrans.config import ClassifierConfig, DatasetConfig, TrainedEncoderConfig
 from selftrans.data.sources import held_out, read_all
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.errors import UserError
@@ -19,7 +19,13 @@ NOISE = 0.1  # standard deviation of pixel noise in [-1, 1]: keeps features from
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 
-def fit(model: nn.Module, loss_of_step: Callable[[int], Tensor], steps: int, learning_rate: float, label: str) -> None:
+def fit(
+    model: nn.Module,
+    loss_of_step: Callable[[int], Tensor],
+    steps: int,
+    learning_rate: float,
+    label: str,
+) -> None:
     """Minimise ``loss_of_step(step)`` over the model's parameters.
 
     Raises:
@@ -27,14 +33,19 @@ def fit(model: nn.Module, loss_of_step: Callable[[int], Tensor], steps: int, lea
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / (WARM_UP * steps), 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        optimizer,
+        lambda step: min(
+            (step + 1) / (WARM_UP * steps), 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        ),
     )
     model.train()
     with Progress(steps, label, "step") as bar:
         for step in range(steps):
             loss = loss_of_step(step)
             if not math.isfinite(value := loss.item()):
-                raise UserError(f"{label}: the loss is not finite at step {step}; lower its learning_rate")
+                raise UserError(
+                    f"{label}: the loss is not finite at step {step}; lower its learning_rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -46,8 +57,8 @@ def fit(model: nn.Module, loss_of_step: Callable[[int], Tensor], steps: int, lea
 def fit_classifier(
     network: nn.Module,
     logits_of: Callable[[Tensor], Tensor],
-    data: Data,
-    settings: Classifier | TrainedEncoder,
+    data: DatasetConfig,
+    settings: ClassifierConfig | TrainedEncoderConfig,
     stream: Stream,
     label: str,
 ) -> float:

@@ -19,22 +19,34 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
     tensors, metadata = load_tensors(weights, "weights")
     blocks = metadata["shape"]["depth"]
     if depth > blocks:
-        raise UserError(f"{weights}: teacher depth {depth} is beyond its {blocks} blocks (allowed: 1 to {blocks})")
+        raise UserError(
+            f"{weights}: teacher depth {depth} is beyond its {blocks} blocks (allowed: 1 to {blocks})"
+        )
     kept = {
         name: tensor
         for name, tensor in tensors.items()
         if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
     }
-    source = {key: metadata[key] for key in ("run", "seed", "step", "weights", "digest", "fingerprint")}
-    header = {"shape": {**metadata["shape"], "depth": depth}, "source": source, "latents": metadata["latents"]}
+    source = {
+        key: metadata[key] for key in ("run", "seed", "step", "weights", "digest", "fingerprint")
+    }
+    header = {
+        "shape": {**metadata["shape"], "depth": depth},
+        "source": source,
+        "latents": metadata["latents"],
+    }
     return save_tensors(output, kept, "teacher", header)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m selftrans.training.freeze", description="Freeze a teacher.")
+    parser = argparse.ArgumentParser(
+        prog="python -m selftrans.training.freeze", description="Freeze a teacher."
+    )
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    parser.add_argument("--depth", type=int, required=True, help="last block that is kept, counted from 1")
+    parser.add_argument(
+        "--depth", type=int, required=True, help="last block that is kept, counted from 1"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the frozen teacher")
     arguments = parser.parse_args()
     freeze_teacher(arguments.weights, arguments.depth, arguments.output)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from selftrans.guidance.base import Batch
+from selftrans.alignment.base import Batch
 from selftrans.models.sit import SiT
-from selftrans.training.precision import Arithmetic
+from selftrans.training.precision import MixedPrecision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def alignment_gradient(
-    model: TrainingModel, micro_batches: Sequence[Batch], arithmetic: Arithmetic, accelerator: Accelerator
+    model: TrainingModel,
+    micro_batches: Sequence[Batch],
+    mixed_precision: MixedPrecision,
+    accelerator: Accelerator,
 ) -> list[Tensor | None]:
     """Gradient of L_alignment over the global batch with respect to the backbone; None behind the last block that it reaches.
 
@@ -27,19 +30,23 @@ def alignment_gradient(
     """
     parameters = _trained(model.backbone)
     total: list[Tensor | None] = [None] * len(parameters)
-    if not (depths := model.guidance.depths(micro_batches[0].step)):
+    if not (depths := model.alignment.depths(micro_batches[0].step)):
         return total
     for batch in micro_batches:
-        with arithmetic.autocast():
-            features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
-            term = model.guidance(batch, features).term / len(micro_batches)
-        parts = torch.autograd.grad(arithmetic.scaler.scale(term), parameters, allow_unused=True)
+        with mixed_precision.autocast():
+            features = model.backbone.features(
+                batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths
+            )
+            term = model.alignment(batch, features).loss / len(micro_batches)
+        parts = torch.autograd.grad(
+            mixed_precision.scaler.scale(term), parameters, allow_unused=True
+        )
         total = [_sum(before, part) for before, part in zip(total, parts, strict=True)]
-    scale = arithmetic.scaler.get_scale()
+    scale = mixed_precision.scaler.get_scale()
     return [part if part is None else accelerator.reduce(part, "mean") / scale for part in total]
 
 
-def part_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[float, float]:
+def gradient_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[float, float]:
     """Norms of the gradients of L_denoise and L_alignment with respect to the backbone.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from selftrans.config import Experiment
+from selftrans.config import ExperimentConfig
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
@@ -35,7 +35,7 @@ class Inputs:
     @classmethod
     def open(
         cls,
-        experiment: Experiment,
+        experiment: ExperimentConfig,
         run: str,
         store: LatentStore,
         teachers: Sequence[Path],
@@ -52,16 +52,18 @@ class Inputs:
         if len(teachers) != len(wanted):
             raise UserError(f"--teacher: {len(teachers)} given, run {run!r} follows {len(wanted)}")
         loaded = [load_teacher(path, device) for path in teachers]
-        for path, (trunk, facts), teacher in zip(teachers, loaded, wanted, strict=True):
-            _check_latents(path, trunk.shape, facts["latents"], store)
+        for path, (trunk, metadata), teacher in zip(teachers, loaded, wanted, strict=True):
+            _check_latents(path, trunk.shape, metadata["latents"], store)
             if teacher.depth != trunk.shape.depth:
-                raise UserError(f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}")
+                raise UserError(
+                    f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}"
+                )
         stores = tuple(map(FeatureStore, features))
         for stored in stores:
             stored.check_fits(store)
         return cls(
             teachers=tuple(trunk for trunk, _ in loaded),
-            teacher_digests=tuple(facts["digest"] for _, facts in loaded),
+            teacher_digests=tuple(metadata["digest"] for _, metadata in loaded),
             features=stores,
             encoders=tuple(load_encoder(path, device) for path in encoders),
             images=open_source(experiment.data, store.manifest.skipped) if encoders else None,
@@ -70,7 +72,9 @@ class Inputs:
     @property
     def by_name(self) -> dict[str, FeatureStore | PatchEncoder]:
         """Stored features and encoders by the encoder's name."""
-        stored: dict[str, FeatureStore | PatchEncoder] = {source.name: source for source in self.features}
+        stored: dict[str, FeatureStore | PatchEncoder] = {
+            source.name: source for source in self.features
+        }
         return stored | {encoder.name: encoder for encoder in self.encoders}
 
     @property
@@ -83,7 +87,9 @@ class Inputs:
         }
 
 
-def _check_latents(path: Path, shape: SiTShape, latents: dict[str, Any], store: LatentStore) -> None:
+def _check_latents(
+    path: Path, shape: SiTShape, latents: dict[str, Any], store: LatentStore
+) -> None:
     """Raise unless a teacher fits a store's latents; of an imported one nobody knows which it was trained on."""
     manifest = store.manifest
     if latents["digest"] is None:

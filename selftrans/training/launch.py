@@ -12,7 +12,9 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.signals import StopRequest, die_with_parent, ignore_stop_signals
 
 STOP_FILE = "SELFTRANS_STOP_FILE"
-PATIENCE_SECONDS = 30  # with processes whose peer has failed; one that waits for it on a GPU hears no signal
+PATIENCE_SECONDS = (
+    30  # with processes whose peer has failed; one that waits for it on a GPU hears no signal
+)
 
 
 def in_launched_process() -> bool:
@@ -30,10 +32,14 @@ def stop_request() -> StopRequest:
 
 def node_rank(nodes: int, environment: Mapping[str, str]) -> int:
     """This node's place among the job's nodes."""
-    return int(environment.get("SLURM_NODEID") or environment.get("NODE_RANK") or 0) if nodes > 1 else 0
+    return (
+        int(environment.get("SLURM_NODEID") or environment.get("NODE_RANK") or 0)
+        if nodes > 1
+        else 0
+    )
 
 
-def tell_the_launcher() -> None:
+def notify_launcher() -> None:
     """Say that this process leaves because it was asked to, in case its launcher was not."""
     if file := os.environ.get(STOP_FILE):
         Path(file).write_text("stopped", encoding="ascii")
@@ -70,7 +76,9 @@ def launch(processes: int, nodes: int) -> None:
         code = subprocess.Popen(command, env=environment, preexec_fn=_between).wait()  # noqa: PLW1509
         reason = stop.reason or (file.is_file() and "another node")
     if code and reason:
-        raise Interrupted(f"{reason}: what the processes saved is kept, the same command goes on")
+        raise Interrupted(
+            f"{reason}: what the processes saved is kept, rerun the same command to resume"
+        )
     if code:
         sys.exit(f"error: a training process ended with exit code {code}; its message stands above")
 
@@ -98,7 +106,12 @@ def rendezvous(nodes: int, environment: Mapping[str, str]) -> list[str]:
                 f" {missing[0]} is not set"
             )
         rank, address, port = (environment[name] for name in names)
-    return [f"--nnodes={nodes}", f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}"]
+    return [
+        f"--nnodes={nodes}",
+        f"--node-rank={rank}",
+        f"--master-addr={address}",
+        f"--master-port={port}",
+    ]
 
 
 def first_host(nodelist: str) -> str:

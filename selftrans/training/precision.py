@@ -5,7 +5,7 @@ import os
 import torch
 from accelerate import Accelerator
 
-from selftrans.config import Precision, Training
+from selftrans.config import Precision, TrainingConfig
 from selftrans.runtime.devices import allow_tf32, require_gpu
 from selftrans.runtime.tensors import DTYPES
 
@@ -14,7 +14,9 @@ from selftrans.runtime.tensors import DTYPES
 BF16_CPU_WIDTH = 384
 
 
-def make_accelerator(*, on_gpu: bool, tf32: bool = False, deterministic: bool = True) -> Accelerator:
+def make_accelerator(
+    *, on_gpu: bool, tf32: bool = False, deterministic: bool = True
+) -> Accelerator:
     """Accelerate on the granted GPUs, or on the CPU. It has the processes; precision is ``Arithmetic``'s.
 
     Raises:
@@ -30,7 +32,9 @@ def make_accelerator(*, on_gpu: bool, tf32: bool = False, deterministic: bool = 
     return Accelerator(cpu=not on_gpu, mixed_precision="no")
 
 
-def resolve_precision(training: Training, width: int, device: torch.device) -> Precision:
+def resolve_precision(
+    training: TrainingConfig, hidden_size: int, device: torch.device
+) -> Precision:
     """What ``auto`` means for a backbone of ``width`` on ``device``.
 
     bf16 on a GPU that computes in it; on a CPU with bf16 instructions for backbones that are wide enough to gain by it;
@@ -40,7 +44,7 @@ def resolve_precision(training: Training, width: int, device: torch.device) -> P
         return training.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if cpu_has_bf16() and width >= BF16_CPU_WIDTH else "fp32"
+    return "bf16" if cpu_has_bf16() and hidden_size >= BF16_CPU_WIDTH else "fp32"
 
 
 def cpu_has_bf16() -> bool:
@@ -49,7 +53,7 @@ def cpu_has_bf16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-class Arithmetic:
+class MixedPrecision:
     """Autocast of the forward pass, and the loss scale of fp16, whose small gradients would be rounded to zero.
 
     Args:

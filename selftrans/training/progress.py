@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
-from selftrans.training.precision import Arithmetic
+from selftrans.training.precision import MixedPrecision
 from selftrans.training.state import StateDirectory
 
 HISTORY_COLUMNS = (
@@ -39,10 +39,15 @@ class TrainingProgress:
         model: nn.Module,
         ema: nn.Module,
         optimizer: torch.optim.AdamW,
-        arithmetic: Arithmetic,
+        mixed_precision: MixedPrecision,
         accelerator: Accelerator,
     ) -> None:
-        self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, arithmetic.scaler
+        self.model, self.ema, self.optimizer, self.scaler = (
+            model,
+            ema,
+            optimizer,
+            mixed_precision.scaler,
+        )
         device = next(model.parameters()).device
         self.accelerator = accelerator
         self.history: list[list[float]] = []
@@ -80,7 +85,13 @@ class TrainingProgress:
         self.sums.zero_()
         mean_cosine = cosine / cosines if cosines else math.nan
         self.history.append(
-            [float(step), *(value / steps for value in losses), norm / max(norms, 1), mean_cosine, *parts]
+            [
+                float(step),
+                *(value / steps for value in losses),
+                norm / max(norms, 1),
+                mean_cosine,
+                *parts,
+            ]
         )
         return dict(zip(HISTORY_COLUMNS, self.history[-1], strict=True))
 
@@ -108,7 +119,9 @@ class TrainingProgress:
         for name, parameter in self.model.named_parameters():
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
-        tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(-1, len(HISTORY_COLUMNS))
+        tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(
+            -1, len(HISTORY_COLUMNS)
+        )
         tensors["sums"] = self.all_sums
         return tensors, {"seconds": self.seconds_spent, "scaler": self.scaler.state_dict()}
 
@@ -132,9 +145,13 @@ class TrainingProgress:
                 on_device = {key: value.to(parameter.device) for key, value in moments.items()}
                 self.optimizer.state[parameter].update(on_device)
         self.history = tensors["history"].tolist()
-        sums = tensors["sums"]  # a row for each process; another number of processes shares their mean
+        sums = tensors[
+            "sums"
+        ]  # a row for each process; another number of processes shares their mean
         same = len(sums) == self.accelerator.num_processes
-        self.sums = (sums[self.accelerator.process_index] if same else sums.mean(dim=0)).to(self.sums.device)
+        self.sums = (sums[self.accelerator.process_index] if same else sums.mean(dim=0)).to(
+            self.sums.device
+        )
         self.seconds = metadata["seconds"]
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(metadata["scaler"])
@@ -149,4 +166,8 @@ class TrainingProgress:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names start with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

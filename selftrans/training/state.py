@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import remove_remains, write_json
+from selftrans.runtime.files import remove_stale_temp_files, write_json
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import load_tensors, save_tensors
 from selftrans.training.definition import SAVING_FILE
@@ -36,7 +36,9 @@ class StateDirectory:
 
     def steps(self) -> list[int]:
         """Steps that have a state, ascending."""
-        found = (_STATE_NAME.fullmatch(path.name) for path in self.directory.glob("step-*.safetensors"))
+        found = (
+            _STATE_NAME.fullmatch(path.name) for path in self.directory.glob("step-*.safetensors")
+        )
         return sorted(int(match[1]) for match in found if match)
 
     def beyond(self, step: int) -> bool:
@@ -86,7 +88,7 @@ class StateDirectory:
 
     def prune(self, now: int, milestones: Collection[int]) -> None:
         """Keep the milestones, the newest two states up to ``now``, and whatever lies beyond ``now``."""
-        remove_remains(self.directory)
+        remove_stale_temp_files(self.directory)
         past = [step for step in self.steps() if step <= now]
         for step in past[:-KEPT_IN_PROGRESS]:
             if step not in milestones:

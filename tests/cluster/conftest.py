@@ -15,12 +15,18 @@ from tests.conftest import REPOSITORY
 def cluster():
     if reason := why_not():
         pytest.skip(reason)
-    root = Path(tempfile.mkdtemp(prefix=PREFIX))  # a short path: sockets have no room for a long one
+    root = Path(
+        tempfile.mkdtemp(prefix=PREFIX)
+    )  # a short path: sockets have no room for a long one
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(root / "slurm.conf"))  # no other cluster that this machine may know of is asked
+        patch.setenv(
+            "SLURM_CONF", str(root / "slurm.conf")
+        )  # no other cluster that this machine may know of is asked
         # Whoever ends the tests in whatever way closes this pipe, and what waits at its other end stops the cluster.
         words = [sys.executable, "-m", "tests.cluster.slurm", root]
-        guard = subprocess.Popen(words, cwd=REPOSITORY, stdin=subprocess.PIPE, start_new_session=True)
+        guard = subprocess.Popen(
+            words, cwd=REPOSITORY, stdin=subprocess.PIPE, start_new_session=True
+        )
         (root / "guard.pid").write_text(str(guard.pid))
         try:
             found = Cluster(root)

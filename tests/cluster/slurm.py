@@ -17,7 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "selftrans-slurm-"
-LINKS = [Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf")]  # the executor's job step forgets SLURM_CONF
+LINKS = [
+    Path("/etc/slurm/slurm.conf"),
+    Path("/etc/slurm/gres.conf"),
+]  # the executor's job step forgets SLURM_CONF
 NODES = ("n1", "n2")
 NAMES = f"127.0.0.1 {' '.join(NODES)} # selftrans-slurm\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
@@ -74,12 +77,17 @@ def why_not() -> str | None:
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{missing[0]} is not there (apt-get install slurm-wlm munge)"
     with tempfile.TemporaryDirectory() as directory:
-        for words in (["mknod", f"{directory}/card", "c", "1", "3"], ["unshare", "--uts", "hostname", "n1"]):
+        for words in (
+            ["mknod", f"{directory}/card", "c", "1", "3"],
+            ["unshare", "--uts", "hostname", "n1"],
+        ):
             ended = subprocess.run(words, capture_output=True, text=True)
             if ended.returncode:
                 return f"devices and host names cannot be made here ({ended.stderr.strip()})"
     for path in LINKS:
-        if os.path.lexists(path) and PREFIX not in str(path.readlink() if path.is_symlink() else ""):
+        if os.path.lexists(path) and PREFIX not in str(
+            path.readlink() if path.is_symlink() else ""
+        ):
             return f"{path} is there: this machine has a SLURM of its own"
     if LINKS[0].is_symlink():
         with suppress(OSError, ValueError):
@@ -105,7 +113,9 @@ def stop(root):
     with suppress(Exception):
         subprocess.run(["scancel", "--user=root"], check=True, timeout=30)
         until = time.monotonic() + 40
-        while time.monotonic() < until and subprocess.check_output(["squeue", "-h", "-t", "R,CG"], timeout=30):
+        while time.monotonic() < until and subprocess.check_output(
+            ["squeue", "-h", "-t", "R,CG"], timeout=30
+        ):
             time.sleep(0.3)
     stop_daemons(root)
 
@@ -140,7 +150,9 @@ class Cluster:
         for number in range(2):
             os.mknod(root / f"dev/fakegpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         lines = ["AutoDetect=off"]
-        lines += [f"NodeName={node} Name=gpu Count=2 File={root}/dev/fakegpu[0-1]" for node in NODES]
+        lines += [
+            f"NodeName={node} Name=gpu Count=2 File={root}/dev/fakegpu[0-1]" for node in NODES
+        ]
         (root / "gres.conf").write_text("\n".join(lines) + "\n")
         LINKS[0].parent.mkdir(exist_ok=True)
         if LINKS[0].is_symlink():  # of a cluster whose tests were killed
@@ -159,27 +171,49 @@ class Cluster:
         key = self.root / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
-        options = {"key-file": key, "socket": self.root / "munge.socket", "pid-file": self.root / "munged.pid"}
+        options = {
+            "key-file": key,
+            "socket": self.root / "munge.socket",
+            "pid-file": self.root / "munged.pid",
+        }
         options |= {"log-file": self.root / "munged.log", "seed-file": self.root / "munged.seed"}
         words = ["munged", "--force", *(f"--{name}={path}" for name, path in options.items())]
         subprocess.run(words, check=True, capture_output=True, timeout=30)
-        subprocess.run(["slurmctld", "-f", self.configuration, "-c"], check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            ["slurmctld", "-f", self.configuration, "-c"],
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
         for node in NODES:
             self.start_node(node)
         self.wait_for(lambda: self.states() == ["idle", "idle"], seconds=30)
 
     def start_node(self, node):
         """A daemon that takes this machine for one of that name; so do its jobs."""
-        words = ["unshare", "--uts", "sh", "-c", 'hostname "$1" && exec slurmd -f "$2" -c -N "$1"', "sh"]
-        subprocess.run([*words, node, self.configuration], check=True, capture_output=True, timeout=30)
+        words = [
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            'hostname "$1" && exec slurmd -f "$2" -c -N "$1"',
+            "sh",
+        ]
+        subprocess.run(
+            [*words, node, self.configuration], check=True, capture_output=True, timeout=30
+        )
 
     def lose_node(self, node, job):
         """A power failure: its daemon and all processes of a job that runs there are killed without a word."""
         os.kill(int((self.root / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                inside = f"SLURM_JOB_ID={job}".encode() in (process / "environ").read_bytes().split(b"\0")
-                if inside or (process / "cmdline").read_bytes().startswith(f"slurmstepd: [{job}.".encode()):
+                inside = f"SLURM_JOB_ID={job}".encode() in (process / "environ").read_bytes().split(
+                    b"\0"
+                )
+                if inside or (process / "cmdline").read_bytes().startswith(
+                    f"slurmstepd: [{job}.".encode()
+                ):
                     os.kill(int(process.name), signal.SIGKILL)
 
     def states(self):

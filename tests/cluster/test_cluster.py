@@ -42,7 +42,12 @@ DECLARED = {
     "train_segment": (1, "1500M", "00:08:00", "gpu"),
     "freeze_teacher": (0, "1000M", "00:05:00", "cpu"),
     "generate_samples": (2, "1400M", "00:09:00", "gpu"),
-    "evaluation": (1, "1300M", "00:15:00", "gpu"),  # features, then metrics: a group asks for both times
+    "evaluation": (
+        1,
+        "1300M",
+        "00:15:00",
+        "gpu",
+    ),  # features, then metrics: a group asks for both times
 }
 # There is no GPU: what is told to use some writes down which cards it would compute on, and computes on the processor.
 PYTHON = """#!/usr/bin/env bash
@@ -109,19 +114,29 @@ class Workplace:
         (directory / "sitecustomize.py").write_text(HABITS)
         shim = directory / "bin/python"
         shim.parent.mkdir()
-        shim.write_text(PYTHON.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards")))
+        shim.write_text(
+            PYTHON.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards"))
+        )
         shim.chmod(0o755)
 
     def write(self, name, **changes):
         values = tiny_values(**{"data": "tiny", **changes})
         values["name"] = name
-        (self.directory / f"experiments/{name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        (self.directory / f"experiments/{name}.yaml").write_text(
+            yaml.safe_dump(values, sort_keys=False)
+        )
 
     def write_disturbed(self, name, nodes=1, save_seconds=3):
         """A training without GPUs that saves every few seconds, by a process on each node."""
-        slow = {"training.checkpoints": [STEPS], "figures.sample_checkpoints": [STEPS], "training.log_every": STEPS}
+        slow = {
+            "training.checkpoints": [STEPS],
+            "figures.sample_checkpoints": [STEPS],
+            "training.log_every": STEPS,
+        }
         slow |= {"training.save_minutes": save_seconds / 60}
-        slow["resources"] = {"train": {"nodes": nodes, "processes": nodes, "mem_mb": 1500, "runtime": 7}}
+        slow["resources"] = {
+            "train": {"nodes": nodes, "processes": nodes, "mem_mb": 1500, "runtime": 7}
+        }
         self.write(name, runs={"sit": {}}, **slow)
 
     def config(self, experiment, **settings):
@@ -135,8 +150,8 @@ class Workplace:
         environment.pop("OMP_NUM_THREADS", None)
         log = self.directory / "snakemake.log"
         with log.open("w") as file:
-            places = {"cwd": self.directory, "stdout": file, "stderr": file}
-            process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, **places)  # noqa: PLW1509
+            places = {"cwd": self.directory, "env": environment, "stdout": file, "stderr": file}
+            process = subprocess.Popen(command, preexec_fn=die_with_parent, **places)  # noqa: PLW1509
         self.started.append(process)
         return process
 
@@ -166,10 +181,15 @@ class Workplace:
         return self.directory / f"results/{experiment}/runs/sit/seed0/state"
 
     def saved_steps(self, experiment):
-        return sorted(int(path.stem.split("-")[1]) for path in self.state(experiment).glob("step-*.safetensors"))
+        return sorted(
+            int(path.stem.split("-")[1])
+            for path in self.state(experiment).glob("step-*.safetensors")
+        )
 
     def log(self, experiment):
-        return (self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{STEPS}.log").read_text()
+        return (
+            self.directory / f"results/{experiment}/runs/sit/seed0/logs/train-{STEPS}.log"
+        ).read_text()
 
     def weights(self, experiment, run="sit", step=STEPS):
         checkpoint = f"results/{experiment}/runs/{run}/seed0/checkpoints/{step}"
@@ -178,8 +198,22 @@ class Workplace:
     def train_here(self, experiment, processes=1):
         """The weights of one of these trainings, without a cluster and as fast as it goes."""
         directory = self.directory / f"here-{processes}"
-        words = [sys.executable, "-m", "selftrans.training", f"experiments/{experiment}.yaml", "--run", "sit"]
-        words += ["--seed", 0, "--until", STEPS, "--latents", "results/data/tiny/latents/manifest.json"]
+        words = [
+            sys.executable,
+            "-m",
+            "selftrans.training",
+            f"experiments/{experiment}.yaml",
+            "--run",
+            "sit",
+        ]
+        words += [
+            "--seed",
+            0,
+            "--until",
+            STEPS,
+            "--latents",
+            "results/data/tiny/latents/manifest.json",
+        ]
         words = [*map(str, words), "--processes", str(processes), "--directory", str(directory)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(words, cwd=self.directory, env=environment, check=True, capture_output=True)
@@ -235,8 +269,8 @@ def test_jobs_ask_slurm_for_what_their_rules_declare(lifecycle, place, cluster):
         rule = re.sub(r"^rule_|_(wildcards|metrics_sample).*$", "", found["Comment"])
         gpus = re.search(r"gpu:(\d+)", found.get("TresPerJob", ""))
         memory = re.search(r"mem=(\w+)", found["TRES"])[1]
-        asked = (int(gpus[1]) if gpus else 0, memory, found["TimeLimit"], found["Partition"])
-        assert asked == DECLARED[rule], rule
+        requested = (int(gpus[1]) if gpus else 0, memory, found["TimeLimit"], found["Partition"])
+        assert requested == DECLARED[rule], rule
         assert (found["NumNodes"], found["NumCPUs"], found["JobState"]) == ("1", "1", "COMPLETED")
         jobs[rule] = jobs.get(rule, 0) + 1
     # What draws and tabulates does not wait in a queue.
@@ -248,15 +282,25 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
     """As many as declared, those of SLURM's own books, and never a card in two jobs at a time."""
     used = lifecycle[1]
     modules = {one["module"].removeprefix("selftrans.") for one in used}
-    assert modules >= {"training", "generation", "evaluation.collect", "data.latents", "training.autoencoder"}
+    assert modules >= {
+        "training",
+        "generation",
+        "evaluation.compute_statistics",
+        "data.latents",
+        "training.autoencoder",
+    }
     for one in used:
         assert one["given"].startswith("IDX:"), one
         first, _, last = one["given"].removeprefix("IDX:").partition("-")
         assert one["visible"] == ",".join(map(str, range(int(first), int(last or first) + 1)))
         assert one["used"] == one["visible"]
-        assert len(one["visible"].split(",")) == (2 if one["module"] == "selftrans.generation" else 1)
+        assert len(one["visible"].split(",")) == (
+            2 if one["module"] == "selftrans.sampling.generate" else 1
+        )
     for one, other in combinations(used, 2):
-        if one["node"] == other["node"] and {*one["visible"].split(",")} & {*other["visible"].split(",")}:
+        if one["node"] == other["node"] and {*one["visible"].split(",")} & {
+            *other["visible"].split(",")
+        }:
             assert one["ended"] <= other["begun"] or other["ended"] <= one["begun"]
 
 
@@ -284,13 +328,17 @@ def start_again(cluster, job):
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(undisturbed, place, cluster, nodes):
+def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(
+    undisturbed, place, cluster, nodes
+):
     """Its save takes seconds, as a large one does, and is waited for; on two nodes there is a process on each."""
     expected = undisturbed if nodes == 1 else place.train_here("undisturbed", processes=nodes)
     name = f"preempted-{nodes}"
     process, job = place.start_training(name, nodes=nodes, save_seconds=15, slow_disk=4)
     before = place.saved_steps(name)[-1]
-    cluster.say("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    cluster.say(
+        "sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+    )
     cluster.wait_for(lambda: [one for one in cluster.jobs("PENDING") if one["id"] == job["id"]])
     left_at = place.saved_steps(name)[-1]
     assert left_at > before
@@ -319,10 +367,14 @@ def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, clu
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
 
 
-def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(undisturbed, place, cluster):
+def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(
+    undisturbed, place, cluster
+):
     process, job = place.start_training("warned")
     cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=1")
-    cluster.wait_for(lambda: "SIGUSR1 at step" in place.log("warned"))  # before the next attempt begins the log anew
+    cluster.wait_for(
+        lambda: "SIGUSR1 at step" in place.log("warned")
+    )  # before the next attempt begins the log anew
     assert process.wait(300) == 0, place.said()
     assert len(numbers_of_jobs(place.said())) == 2
     assert_bit_equal(place.weights("warned"), undisturbed)

@@ -27,22 +27,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from selftrans.config import Experiment, load_experiment
+from selftrans.alignment.base import Batch
+from selftrans.config import ExperimentConfig, load_experiment
 from selftrans.data.store import FeatureManifest, FeatureStore, LatentStore, StoreWriter
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.metrics import compute_metrics, gaussian_distance
 from selftrans.evaluation.statistics import ImageStatistics, Statistics
-from selftrans.generation import SampleNoise, sample_labels, sample_latents
-from selftrans.guidance.base import Batch
 from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.runtime.tensors import load_tensors
+from selftrans.sampling.generate import SampleNoise, sample_labels, sample_latents
 from selftrans.training import trainer
-from selftrans.training.batches import BatchSource, process_parts
+from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.ema import MovingAverage
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.inputs import Inputs
-from selftrans.training.precision import Arithmetic, make_accelerator
+from selftrans.training.precision import MixedPrecision, make_accelerator
 from selftrans.training.trainer import (
     Segment,
     TrainingModel,
@@ -72,15 +72,15 @@ STAGE_2 = {
 }
 ARMS: dict[str, Any] = {
     "sit": {},
-    "sit-cosine-path": {"training": {"path": "cosine", "time": "log-normal"}},
-    "vae-alignment": {"guidance": VAE_ALIGNMENT},
-    "self-transcendence": {"guidance": STAGE_2},
-    "repa": {"guidance": REPA},
-    "sra": {"guidance": SRA},
-    "sra-cosine": {"guidance": {**SRA, "loss": "cosine"}},
-    "layersync": {"guidance": LAYERSYNC},
+    "sit-cosine-path": {"training": {"interpolant": "cosine", "time_sampling": "log-normal"}},
+    "vae-alignment": {"alignment": VAE_ALIGNMENT},
+    "self-transcendence": {"alignment": STAGE_2},
+    "repa": {"alignment": REPA},
+    "sra": {"alignment": SRA},
+    "sra-cosine": {"alignment": {**SRA, "loss": "cosine"}},
+    "layersync": {"alignment": LAYERSYNC},
     "two-signals": {
-        "guidance": [
+        "alignment": [
             {**LAYERSYNC, "stop_after": 10},
             {**VAE_ALIGNMENT, "target": "latent"},
         ],
@@ -102,7 +102,7 @@ SAMPLERS: dict[str, Any] = {
 EXPERIMENT: dict[str, Any] = {
     "name": "golden",
     "data": str(HERE.parents[1] / "experiments/data/digits.yaml"),
-    "model": {"depth": 3, "width": 32, "heads": 2, "patch_size": 2},
+    "model": {"depth": 3, "hidden_size": 32, "num_heads": 2, "patch_size": 2},
     "training": {
         "checkpoints": [STEPS],
         "batch_size": 16,
@@ -131,7 +131,7 @@ def scratch() -> Path:
 
 
 @cache
-def experiment() -> Experiment:
+def experiment() -> ExperimentConfig:
     """The tiny experiment, read from a file as any other."""
     path = scratch() / "golden.yaml"
     path.write_text(json.dumps(EXPERIMENT), encoding="utf-8")
@@ -166,8 +166,8 @@ def encoded() -> Path:
     rng = np.random.default_rng(1)
     writer = StoreWriter(scratch() / "encoded", {"golden": 1}, IMAGES, IMAGES, "features")
     writer.write(0, rng.standard_normal((IMAGES, 36, 24)).astype(np.float16))
-    facts = {"encoder_digest": "golden", "stand_in": True, "grid_size": 6, "width": 24}
-    writer.write_manifest(FeatureManifest, encoder="stand-in", **facts)
+    metadata = {"encoder_digest": "golden", "stand_in": True, "grid_size": 6, "hidden_size": 24}
+    writer.write_manifest(FeatureManifest, encoder="stand-in", **metadata)
     return scratch() / "encoded/manifest.json"
 
 
@@ -320,13 +320,13 @@ def training_in_float64(arm: str) -> Json:
     features = (FeatureStore(encoded()),) if arm == "repa" else ()
     model = random_model(arm, features).double()
     average = MovingAverage(model.backbone, training.ema_decay)
-    model.guidance.follow(average.average)
+    model.alignment.set_ema_model(average.average)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, training)
-    arithmetic, accelerator = Arithmetic("fp32", CPU), make_accelerator(on_gpu=False)
+    arithmetic, accelerator = MixedPrecision("fp32", CPU), make_accelerator(on_gpu=False)
     batches, parts = (
         source(arm, features),
-        process_parts(training.batch_size, 1, training.accumulate, 0),
+        local_batch_slices(training.batch_size, 1, training.accumulate, 0),
     )
     columns = ("loss", "denoising", "alignment", "gradient_norm", "cosine_sum", "cosine_count")
     rows = []
@@ -336,7 +336,7 @@ def training_in_float64(arm: str) -> Json:
         with in_float64():
             losses, cosines = accumulate(model, micro_batches, arithmetic, accelerator)
         norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
-        model.guidance.drop_idle_gradients(step)
+        model.alignment.drop_idle_gradients(step)
         arithmetic.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         average.update()
@@ -485,7 +485,7 @@ def metric_of(name: str) -> Json:
 
 
 def distance_of_few() -> Json:
-    """The Frechet distance of fewer images than features."""
+    """The Fréchet distance of fewer images than features."""
     few, many = (statistics_of(*which).gaussians["features"] for which in ((1, 12), (0, 80)))
     return gaussian_distance(few, many, "fid")
 

@@ -17,18 +17,18 @@ rule block_features:
         experiment=one_of(ANALYSED),
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("evaluate", "threads")
+    threads: resource("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate", memory_of_block_features),
         runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
-        gpu=asks("evaluate", "gpu"),
-        batch_size=asks("evaluate", "batch_size"),
+        gpu=resource("evaluate", "gpu"),
+        batch_size=resource("evaluate", "batch_size"),
     params:
         definition=analysis_definition,
-        signals=signal_options,
+        alignment=alignment_options,
     shell:
         "exec python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
-        " --checkpoints {input.checkpoints} --latents {input.latents} {params.signals} --output {output}"
+        " --checkpoints {input.checkpoints} --latents {input.latents} {params.alignment} --output {output}"
         " --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
 
 
@@ -43,7 +43,7 @@ rule probe_blocks:
         f"{RUN}/benchmarks/probes.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("evaluate", "threads")
+    threads: resource("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate", memory_of_probes),
         runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
@@ -56,8 +56,8 @@ rule probe_blocks:
 
 rule probe_encoder:
     input:
-        encoder=of_data("encoders/{encoder}.safetensors"),
-        data=ancient(of_data("data.yaml")),
+        encoder=dataset_path("encoders/{encoder}.safetensors"),
+        data=ancient(dataset_path("data.yaml")),
         features=lambda wildcards: features_of_first_seed(wildcards)[0],
     output:
         "results/{experiment}/encoders/{encoder}/probes.csv",
@@ -67,12 +67,12 @@ rule probe_encoder:
         "results/{experiment}/benchmarks/probes-{encoder}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("evaluate", "threads")
+    threads: resource("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate"),
         runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
-        gpu=asks("evaluate", "gpu"),
-        batch_size=asks("evaluate", "batch_size"),
+        gpu=resource("evaluate", "gpu"),
+        batch_size=resource("evaluate", "batch_size"),
     params:
         neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
     script:
@@ -120,7 +120,7 @@ rule plot_discriminability:
 rule plot_feature_maps:
     input:
         features=features_of_first_seed,
-        data=ancient(of_data("data.yaml")),
+        data=ancient(dataset_path("data.yaml")),
     output:
         png=report(
             f"{FIGURES}/feature-maps.png",
@@ -151,8 +151,8 @@ rule plot_feature_maps:
 
 rule plot_guiding_features:
     input:
-        features=features_of_followers,
-        data=ancient(of_data("data.yaml")),
+        features=features_of_aligned_runs,
+        data=ancient(dataset_path("data.yaml")),
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",
@@ -175,7 +175,7 @@ rule plot_guiding_features:
     params:
         style=figure_style,
         labels=main_labels,
-        runs=lambda wildcards: EXPERIMENTS[wildcards.experiment].guided_runs,
+        runs=lambda wildcards: EXPERIMENTS[wildcards.experiment].aligned_runs,
         t=lambda wildcards: analysis_of(wildcards).shown_time,
     script:
         "../scripts/guiding_features.py"

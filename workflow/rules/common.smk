@@ -12,9 +12,9 @@ import yaml
 from selftrans.config import (
     DATA_FILES,
     EXTRACTORS,
-    TrainedAutoencoder,
-    TrainedEncoder,
-    WorkflowSettings,
+    TrainedAutoencoderConfig,
+    TrainedEncoderConfig,
+    WorkflowConfig,
     load_experiment,
     validated,
 )
@@ -69,7 +69,7 @@ def read_experiments():
         experiment = load_experiment(reference, SETTINGS.data)
         if experiment.name in EXPERIMENTS:
             raise ConfigError(
-                f"config.yaml: experiments: {experiment.name!r} is named twice"
+                f"config.yaml: experiments: {experiment.name!r} is listed twice"
             )
         if DATA.setdefault(experiment.data.name, experiment.data) != experiment.data:
             raise ConfigError(
@@ -108,7 +108,7 @@ def read_experiments():
 
 
 try:
-    SETTINGS = validated(WorkflowSettings, config, "config.yaml")
+    SETTINGS = validated(WorkflowConfig, config, "config.yaml")
     read_experiments()
 except UserError as error:
     sys.exit(f"error: {error}")
@@ -160,7 +160,7 @@ TRAINED = [
 IMPORTED = imported_runs()
 
 
-def of_data(pattern):
+def dataset_path(pattern):
     """A file of the data set of a job's experiment."""
 
     def of_job(wildcards):
@@ -169,7 +169,7 @@ def of_data(pattern):
     return of_job
 
 
-latents_of_experiment = of_data("latents/manifest.json")
+latents_of_experiment = dataset_path("latents/manifest.json")
 
 
 def settings_of_run(wildcards):
@@ -181,14 +181,14 @@ def settings_of_run(wildcards):
 
 def autoencoder_files(dataset):
     """What the autoencoder's rule leaves; nothing for one that exists."""
-    if not isinstance(DATA[dataset].autoencoder, TrainedAutoencoder):
+    if not isinstance(DATA[dataset].autoencoder, TrainedAutoencoderConfig):
         return []
     return [f"results/data/{dataset}/autoencoder/{name}" for name in AUTOENCODER_FILES]
 
 
 def autoencoder_of(dataset):
     """The directory or hub name that the autoencoder is loaded from."""
-    if isinstance(DATA[dataset].autoencoder, TrainedAutoencoder):
+    if isinstance(DATA[dataset].autoencoder, TrainedAutoencoderConfig):
         return f"results/data/{dataset}/autoencoder"
     return DATA[dataset].autoencoder.path
 
@@ -209,7 +209,11 @@ def encoder_weights(wildcards):
 def encoder_definition(wildcards):
     """What an encoder is a function of; the images only if it is trained on them."""
     encoder = DATA[wildcards.dataset].encoders[wildcards.encoder]
-    images = data_definition(wildcards) if isinstance(encoder, TrainedEncoder) else None
+    images = (
+        data_definition(wildcards)
+        if isinstance(encoder, TrainedEncoderConfig)
+        else None
+    )
     return {"images": images, "encoder": encoder.model_dump(mode="json")}
 
 
@@ -247,7 +251,7 @@ def import_options(wildcards):
         "--step": run.imported.step,
         "--scale": run.imported.scale,
         "--shift": run.imported.shift,
-        "--path": run.training.path,
+        "--interpolant": run.training.interpolant,
         "--name": wildcards.run,
         "--latent-size": data.latent_shape[1],
         "--expected": run.model.model_dump_json(exclude={"preset"}),
@@ -281,7 +285,7 @@ def teacher_files(wildcards):
 def feature_stores(wildcards):
     """The stores of those encoders' features that a run's signals read."""
     return [
-        of_data(f"features/{used.name}/manifest.json")(wildcards)
+        dataset_path(f"features/{used.name}/manifest.json")(wildcards)
         for used in settings_of_run(wildcards).encoders
         if used.features == "store"
     ]
@@ -290,13 +294,13 @@ def feature_stores(wildcards):
 def encoder_files(wildcards):
     """The encoders that a run's signals run on images."""
     return [
-        of_data(f"encoders/{used.name}.safetensors")(wildcards)
+        dataset_path(f"encoders/{used.name}.safetensors")(wildcards)
         for used in settings_of_run(wildcards).encoders
         if used.features == "images"
     ]
 
 
-def signal_options(wildcards, input):
+def alignment_options(wildcards, input):
     """What a run's signals follow, for the command line."""
     options = {
         "--teacher": input.teachers,
@@ -312,7 +316,7 @@ def checkpoint_record(wildcards, step):
     return Path(CHECKPOINT.format(**{**wildcards, "step": step})) / "checkpoint.json"
 
 
-def settled(path, wildcards):
+def frozen_input(path, wildcards):
     """An input of a segment; of a finished one it is ancient: a newer file never trains anew what was trained.
 
     Not ancient for the others, since Snakemake 9 passes over jobs behind an ancient input that is being made again.
@@ -324,11 +328,11 @@ def settled(path, wildcards):
     )
 
 
-def all_settled(files):
+def frozen_inputs(files):
     """Such inputs of a segment."""
 
     def of_job(wildcards):
-        return [settled(path, wildcards) for path in files(wildcards)]
+        return [frozen_input(path, wildcards) for path in files(wildcards)]
 
     return of_job
 
@@ -352,7 +356,7 @@ def segment_before(wildcards):
     if not before:
         return []
     path = f"{CHECKPOINT}/ema.safetensors".format(**{**wildcards, "step": before})
-    return settled(path, wildcards)
+    return frozen_input(path, wildcards)
 
 
 def step_before(wildcards, input):
@@ -399,8 +403,8 @@ def sample_sets(experiment, sampler=None, checkpoints=None):
                 yield found | {"sampler": name, "number": number}
 
 
-def made_of_samples(experiment, samples):
-    """What the target `generate` asks for: the images, or the statistics that they are deleted after."""
+def sample_targets(experiment, samples):
+    """What the target `generate` resource for: the images, or the statistics that they are deleted after."""
     if experiment.evaluation.keep_samples:
         return [f"{SAMPLES}/samples.npz".format(**samples)]
     return [
@@ -663,13 +667,13 @@ def features_of_first_seed(wildcards):
     ]
 
 
-def features_of_followers(wildcards):
+def features_of_aligned_runs(wildcards):
     """Features of the runs that follow something, first seed."""
     experiment = EXPERIMENTS[wildcards.experiment]
     return [
         FEATURES.format(**job)
         for job in first_of_seed(experiment)
-        if job["run"] in experiment.guided_runs
+        if job["run"] in experiment.aligned_runs
     ]
 
 
@@ -700,6 +704,6 @@ def encoder_title(wildcards):
     if not (name := analysis_of(wildcards).encoder):
         return None
     encoder = EXPERIMENTS[wildcards.experiment].data.encoders[name]
-    if not isinstance(encoder, TrainedEncoder):
+    if not isinstance(encoder, TrainedEncoderConfig):
         return encoder.model
     return f"{name} encoder" if "stand-in" in name else f"{name} (stand-in encoder)"

@@ -9,11 +9,11 @@ rule autoencoder:
         "results/data/{dataset}/benchmarks/autoencoder.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: resource("data", "threads")
     resources:
         mem_mb=memory("data"),
         runtime=time_limit("data"),
-        gpu=asks("data", "gpu"),
+        gpu=resource("data", "gpu"),
     params:
         definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
         directory=subpath(output[0], parent=True),
@@ -33,11 +33,11 @@ rule classifier:
         "results/data/{dataset}/benchmarks/classifier.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: resource("data", "threads")
     resources:
         mem_mb=memory("data"),
         runtime=time_limit("data"),
-        gpu=asks("data", "gpu"),
+        gpu=resource("data", "gpu"),
     params:
         definition=lambda wildcards: data_definition(wildcards, "classifier"),
     shell:
@@ -59,11 +59,11 @@ rule encoder:
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: resource("data", "threads")
     resources:
         mem_mb=memory("data"),
         runtime=time_limit("data"),
-        gpu=asks("data", "gpu"),
+        gpu=resource("data", "gpu"),
     params:
         definition=encoder_definition,
     shell:

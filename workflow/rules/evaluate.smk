@@ -41,19 +41,19 @@ rule reference_statistics:
     priority: 10**9  # a reference that is not there is said before anything is trained
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("data", "threads")
+    threads: resource("data", "threads")
     resources:
         mem_mb=memory("data", memory_of_statistics),
         runtime=time_limit("data", reference_minutes, otherwise=LONG_MINUTES),
-        gpu=asks("data", "gpu"),
-        processes=asks("data", "processes"),
-        batch_size=asks("data", "batch_size"),
+        gpu=resource("data", "gpu"),
+        processes=resource("data", "processes"),
+        batch_size=resource("data", "batch_size"),
         weights=weights_option,
     params:
         definition=lambda wildcards: data_definition(wildcards, "reference"),
         images=reference_images,
     shell:
-        "exec python -m selftrans.evaluation.collect {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
+        "exec python -m selftrans.evaluation.compute_statistics {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
         " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 
@@ -71,16 +71,16 @@ rule sample_statistics:
         f"{RUN}/benchmarks/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("evaluate", "threads")
+    threads: resource("evaluate", "threads")
     resources:
         mem_mb=memory("evaluate", memory_of_statistics),
         runtime=time_limit("evaluate", statistics_minutes, share=2),
-        gpu=asks("evaluate", "gpu"),
-        processes=asks("evaluate", "processes"),
-        batch_size=asks("evaluate", "batch_size"),
+        gpu=resource("evaluate", "gpu"),
+        processes=resource("evaluate", "processes"),
+        batch_size=resource("evaluate", "batch_size"),
         weights=weights_option,
     shell:
-        "exec python -m selftrans.evaluation.collect {input.images} --extractor {wildcards.extractor} {resources.weights}"
+        "exec python -m selftrans.evaluation.compute_statistics {input.images} --extractor {wildcards.extractor} {resources.weights}"
         " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 
@@ -90,8 +90,8 @@ rule metrics:
         description=f"{SAMPLES}/samples.json",
         statistics=f"{SAMPLES}/{{extractor}}.npz",
         features=f"{SAMPLES}/{{extractor}}-features.npy",
-        reference=of_data("reference/{extractor}.npz"),
-        reference_features=of_data("reference/{extractor}-features.npy"),
+        reference=dataset_path("reference/{extractor}.npz"),
+        reference_features=dataset_path("reference/{extractor}-features.npy"),
     output:
         f"{SAMPLES}/{{extractor}}.json",
     log:
@@ -100,13 +100,13 @@ rule metrics:
         f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks_for_metrics(asks("light", "threads"), asks("evaluate", "threads"))
+    threads: asks_for_metrics(resource("light", "threads"), resource("evaluate", "threads"))
     resources:
         mem_mb=metrics_memory,
         runtime=asks_for_metrics(
             time_limit("light", share=2), time_limit("evaluate", share=2)
         ),
-        gpu=asks_for_metrics(asks("light", "gpu"), asks("evaluate", "gpu")),
+        gpu=asks_for_metrics(resource("light", "gpu"), resource("evaluate", "gpu")),
     params:
         metrics=metrics_of_extractor,
         distances=lambda wildcards: EXPERIMENTS[

@@ -15,18 +15,18 @@ rule generate_samples:
     retries: retries_of_sampling()
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("generate", "threads")
+    threads: resource("generate", "threads")
     resources:
         mem_mb=memory("generate", memory_of_sampling),
         runtime=time_limit("generate", sampling_minutes),
-        gpu=asks("generate", "gpu"),
-        processes=asks("generate", "processes"),
-        batch_size=asks("generate", "batch_size"),
+        gpu=resource("generate", "gpu"),
+        processes=resource("generate", "processes"),
+        batch_size=resource("generate", "batch_size"),
     params:
         settings=sampler_definition,
         autoencoder=autoencoder_path_of_experiment,
     shell:
-        "exec python -m selftrans.generation {input.weights} --autoencoder {params.autoencoder:q}"
+        "exec python -m selftrans.sampling.generate {input.weights} --autoencoder {params.autoencoder:q}"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --output {output.samples}"
         " --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 
@@ -47,6 +47,6 @@ rule generate:
             path
             for experiment in EXPERIMENTS.values()
             for samples in sample_sets(experiment)
-            for path in made_of_samples(experiment, samples)
+            for path in sample_targets(experiment, samples)
         ],
     localrule: True

@@ -11,12 +11,12 @@ rule extract_latents:
     retries: retries_of_latents()
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("extract", "threads")
+    threads: resource("extract", "threads")
     resources:
         mem_mb=memory("extract", memory_of_extraction),
         runtime=time_limit("extract", latents_minutes),
-        gpu=asks("extract", "gpu"),
-        processes=asks("extract", "processes"),
+        gpu=resource("extract", "gpu"),
+        processes=resource("extract", "processes"),
     params:
         definition=lambda wildcards: data_definition(
             wildcards, "autoencoder", "latents"
@@ -41,12 +41,12 @@ rule extract_features:
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("extract", "threads")
+    threads: resource("extract", "threads")
     resources:
         mem_mb=memory("extract", memory_of_extraction),
         runtime=time_limit("extract", features_minutes),
-        gpu=asks("extract", "gpu"),
-        processes=asks("extract", "processes"),
+        gpu=resource("extract", "gpu"),
+        processes=resource("extract", "processes"),
     params:
         definition=lambda wildcards: data_definition(wildcards),
         directory=subpath(output[0], parent=True),

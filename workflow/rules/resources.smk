@@ -2,7 +2,7 @@
 
 import math
 
-from selftrans.costs import (
+from selftrans.flops import (
     count_classes,
     count_reference,
     encoding_work,
@@ -22,14 +22,14 @@ from selftrans.costs import (
 from selftrans.training.definition import SAVING_FILE
 
 START_MINUTES = 10  # reading the state, compiling, saving
-SPARE_TIME = 1.5  # by which a time limit exceeds what the stated rates say
+TIME_HEADROOM = 1.5  # by which a time limit exceeds what the stated rates say
 SLOW_DISK = 100e6  # bytes per second
 IMAGES_DECODED = 100  # per second and thread, on a slow core
 LONG_MINUTES = 240  # of what is not estimated and does not go on where it was
 
 
 def resources_of(kind, wildcards):
-    """What a kind of job asks for: by its experiment, or by the first experiment that uses its data set."""
+    """What a kind of job resource for: by its experiment, or by the first experiment that uses its data set."""
     name = wildcards.get("experiment") or next(
         name
         for name, experiment in EXPERIMENTS.items()
@@ -38,7 +38,7 @@ def resources_of(kind, wildcards):
     return getattr(RESOURCES[name], kind)
 
 
-def asks(kind, what):
+def resource(kind, what):
     """One of those numbers, as it stands in the configuration."""
 
     def of_job(wildcards):
@@ -51,10 +51,14 @@ def memory(kind, estimate=None):
     """Memory of a kind of job in MB: as it stands in the configuration, else by an estimate, else that of small networks."""
 
     def of_job(wildcards):
-        asked = resources_of(kind, wildcards)
-        if asked.mem_mb:
-            return asked.mem_mb
-        return estimate(wildcards, asked) if estimate else small_memory(asked.gpu > 0)
+        requested = resources_of(kind, wildcards)
+        if requested.mem_mb:
+            return requested.mem_mb
+        return (
+            estimate(wildcards, requested)
+            if estimate
+            else small_memory(requested.gpu > 0)
+        )
 
     return of_job
 
@@ -89,18 +93,18 @@ def time_limit(kind, minutes=None, otherwise=60, share=1):
     """
 
     def of_job(wildcards):
-        asked = resources_of(kind, wildcards)
-        known = minutes and asked.gpu and not asked.runtime
-        takes = minutes(wildcards, asked) if known else None
-        needed = asked.runtime or otherwise
+        requested = resources_of(kind, wildcards)
+        known = minutes and requested.gpu and not requested.runtime
+        takes = minutes(wildcards, requested) if known else None
+        needed = requested.runtime or otherwise
         if takes is not None:
-            needed = START_MINUTES + math.ceil(SPARE_TIME * takes)
+            needed = START_MINUTES + math.ceil(TIME_HEADROOM * takes)
         return min(needed, CEILING // share) if CEILING else needed
 
     return of_job
 
 
-def attempts_by_the_clock(kind, minutes, jobs):
+def attempts_by_time_limit(kind, minutes, jobs):
     """How often the longest of some jobs, which go on where they were, meets its time limit by the stated rates. Never within
     a job of a cluster, whose time is nearly up: the main process submits another.
     """
@@ -108,25 +112,25 @@ def attempts_by_the_clock(kind, minutes, jobs):
         return 0
     times = [0]
     for job in jobs:
-        asked = resources_of(kind, job)
-        if asked.gpu and (asked.runtime or CEILING):
+        requested = resources_of(kind, job)
+        if requested.gpu and (requested.runtime or CEILING):
             limit = time_limit(kind, minutes)(job)
             at_work = max(limit - START_MINUTES, limit / 2)
-            times.append(int(SPARE_TIME * (minutes(job, asked) or 0) / at_work))
+            times.append(int(TIME_HEADROOM * (minutes(job, requested) or 0) / at_work))
     return max(times)
 
 
-def retries_by_the_clock(kind, minutes, jobs):
+def retries_by_time_limit(kind, minutes, jobs):
     """Attempts after the first, where the clock needs any: those, and what the configuration grants. Else what the command
     line says.
     """
-    needed = attempts_by_the_clock(kind, minutes, jobs)
+    needed = attempts_by_time_limit(kind, minutes, jobs)
     return SETTINGS.retries + needed if needed else None
 
 
-def minutes_on_gpus(work, asked):
-    """What work takes on the GPUs that a job asks for, by the stated rates."""
-    return 60 * gpu_hours(work, SETTINGS.rates.model_dump()) / asked.gpu
+def minutes_on_gpus(work, requested):
+    """What work takes on the GPUs that a job resource for, by the stated rates."""
+    return 60 * gpu_hours(work, SETTINGS.rates.model_dump()) / requested.gpu
 
 
 # -- latents and features
@@ -137,12 +141,12 @@ def extraction_minutes(work):
     how many images there are.
     """
 
-    def of_job(wildcards, asked):
+    def of_job(wildcards, requested):
         data = DATA[wildcards["dataset"]]
         if data.images is None:
             return None
-        decoding = data.images / IMAGES_DECODED / asked.threads / 60
-        return max(decoding, minutes_on_gpus(work(wildcards, data), asked))
+        decoding = data.images / IMAGES_DECODED / requested.threads / 60
+        return max(decoding, minutes_on_gpus(work(wildcards, data), requested))
 
     return of_job
 
@@ -154,21 +158,21 @@ features_minutes = extraction_minutes(
 
 
 def retries_of_latents():
-    return retries_by_the_clock(
+    return retries_by_time_limit(
         "extract", latents_minutes, [{"dataset": name} for name in DATA]
     )
 
 
-def memory_of_extraction(wildcards, asked):
+def memory_of_extraction(wildcards, requested):
     return extraction_memory(
-        DATA[wildcards.dataset], asked.gpu or asked.processes, asked.gpu > 0
+        DATA[wildcards.dataset], requested.gpu or requested.processes, requested.gpu > 0
     )
 
 
 # -- training
 
 
-def segment_minutes(wildcards, asked):
+def segment_minutes(wildcards, requested):
     """What a segment takes, from the checkpoint below it, and its last save."""
     experiment = EXPERIMENTS[wildcards["experiment"]]
     run, step = experiment.runs[wildcards["run"]], int(wildcards["step"])
@@ -176,13 +180,13 @@ def segment_minutes(wildcards, asked):
         (below for below in run.training.checkpoints if below < step), default=0
     )
     work = segment_work(experiment, run, before, step)
-    return minutes_on_gpus(work, asked) + saving_seconds(wildcards) / 60
+    return minutes_on_gpus(work, requested) + saving_seconds(wildcards) / 60
 
 
-def memory_of_segment(wildcards, asked):
+def memory_of_segment(wildcards, requested):
     experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
-    workers = asked.gpu or asked.processes
-    return training_memory(experiment, run, workers, asked.nodes, asked.gpu > 0)
+    workers = requested.gpu or requested.processes
+    return training_memory(experiment, run, workers, requested.nodes, requested.gpu > 0)
 
 
 def retries_of_trainings():
@@ -190,7 +194,7 @@ def retries_of_trainings():
     if workflow.remote_exec:
         return 0
     found = [job for one in EXPERIMENTS.values() for job in segments(one)]
-    return SETTINGS.retries + attempts_by_the_clock("train", segment_minutes, found)
+    return SETTINGS.retries + attempts_by_time_limit("train", segment_minutes, found)
 
 
 def saving_seconds(wildcards):
@@ -218,17 +222,17 @@ def warning_seconds(wildcards):
 
 def options_for_slurm(wildcards):
     """The warning; and as many GPUs on each of several nodes."""
-    asked = RESOURCES[wildcards.experiment].train
+    requested = RESOURCES[wildcards.experiment].train
     options = f"--signal=USR1@{warning_seconds(wildcards)}"
-    if asked.gpu and asked.nodes > 1:
-        options += f" --gpus-per-node={asked.gpu // asked.nodes}"
+    if requested.gpu and requested.nodes > 1:
+        options += f" --gpus-per-node={requested.gpu // requested.nodes}"
     return options
 
 
 def launcher(wildcards):
     """What starts a training on several nodes: one task on each, which finds the others by itself; all end if one fails."""
-    asked = RESOURCES[wildcards.experiment].train
-    tasks = f"--nodes={asked.nodes} --ntasks={asked.nodes} --ntasks-per-node=1 --cpus-per-task={asked.threads}"
+    requested = RESOURCES[wildcards.experiment].train
+    tasks = f"--nodes={requested.nodes} --ntasks={requested.nodes} --ntasks-per-node=1 --cpus-per-task={requested.threads}"
     return f"srun {tasks} --cpu-bind=q --kill-on-bad-exit=1 "
 
 
@@ -240,69 +244,73 @@ def attempt_at_job(wildcards, attempt):
 # -- evaluation
 
 
-def sampling_minutes(wildcards, asked):
+def sampling_minutes(wildcards, requested):
     """What a set of samples takes."""
     experiment = EXPERIMENTS[wildcards["experiment"]]
     run = experiment.runs[wildcards["run"]]
     sampler = experiment.evaluation.samplers[wildcards["sampler"]]
-    return minutes_on_gpus(sampling_work(experiment, run, sampler), asked)
+    return minutes_on_gpus(sampling_work(experiment, run, sampler), requested)
 
 
 def retries_of_sampling():
     found = [job for one in EXPERIMENTS.values() for job in sample_sets(one)]
-    return retries_by_the_clock("generate", sampling_minutes, found)
+    return retries_by_time_limit("generate", sampling_minutes, found)
 
 
-def memory_of_sampling(wildcards, asked):
+def memory_of_sampling(wildcards, requested):
     experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
-    workers = asked.gpu or asked.processes
-    return sampling_memory(experiment, run, workers, asked.gpu > 0, asked.batch_size)
+    workers = requested.gpu or requested.processes
+    return sampling_memory(
+        experiment, run, workers, requested.gpu > 0, requested.batch_size
+    )
 
 
-def memory_of_import(wildcards, asked):
+def memory_of_import(wildcards, requested):
     """One process that computes nothing: its weights, in their file and in ours."""
     experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
     return sampling_memory(experiment, run, 1, False, 1)
 
 
-def memory_of_block_features(wildcards, asked):
+def memory_of_block_features(wildcards, requested):
     """One process, which also holds the features that it makes."""
     experiment, run = EXPERIMENTS[wildcards.experiment], settings_of_run(wildcards)
-    passing = sampling_memory(experiment, run, 1, asked.gpu > 0, asked.batch_size)
-    return passing + memory_of_probes(wildcards, asked)
+    passing = sampling_memory(
+        experiment, run, 1, requested.gpu > 0, requested.batch_size
+    )
+    return passing + memory_of_probes(wildcards, requested)
 
 
-def memory_of_probes(wildcards, asked):
+def memory_of_probes(wildcards, requested):
     return probing_memory(settings_of_run(wildcards).model, analysis_of(wildcards))
 
 
-def statistics_minutes(wildcards, asked):
+def statistics_minutes(wildcards, requested):
     """What the features of a set of samples take."""
     work = statistics_work(wildcards["extractor"], int(wildcards["number"]))
-    return minutes_on_gpus(work, asked)
+    return minutes_on_gpus(work, requested)
 
 
-def reference_minutes(wildcards, asked):
+def reference_minutes(wildcards, requested):
     """What the features of a reference take, with decoding in one thread of each process; None if its size is not known."""
     data = DATA[wildcards["dataset"]]
     if data.images is None and not data.reference:
         return None
     images = count_reference(data)
-    decoding = images / IMAGES_DECODED / asked.gpu / 60
+    decoding = images / IMAGES_DECODED / requested.gpu / 60
     work = statistics_work(wildcards["extractor"], images)
-    return decoding + minutes_on_gpus(work, asked)
+    return decoding + minutes_on_gpus(work, requested)
 
 
-def memory_of_statistics(wildcards, asked):
-    workers = asked.gpu or asked.processes
+def memory_of_statistics(wildcards, requested):
+    workers = requested.gpu or requested.processes
     return statistics_memory(
-        wildcards.extractor, workers, asked.gpu > 0, asked.batch_size
+        wildcards.extractor, workers, requested.gpu > 0, requested.batch_size
     )
 
 
-def memory_of_metrics(wildcards, asked):
+def memory_of_metrics(wildcards, requested):
     """One process."""
-    return statistics_memory(wildcards.extractor, 1, asked.gpu > 0, 1)
+    return statistics_memory(wildcards.extractor, 1, requested.gpu > 0, 1)
 
 
 def is_heavy(wildcards):

@@ -4,10 +4,10 @@ rule train_segment:
     input:
         before=segment_before,
         experiment=ancient("results/{experiment}/experiment.yaml"),
-        latents=all_settled(lambda wildcards: [latents_of_experiment(wildcards)]),
-        teachers=all_settled(teacher_files),
-        features=all_settled(feature_stores),
-        encoders=all_settled(encoder_files),
+        latents=frozen_inputs(lambda wildcards: [latents_of_experiment(wildcards)]),
+        teachers=frozen_inputs(teacher_files),
+        features=frozen_inputs(feature_stores),
+        encoders=frozen_inputs(encoder_files),
     output:
         multiext(
             f"{CHECKPOINT}/",
@@ -27,12 +27,12 @@ rule train_segment:
     retries: retries_of_trainings()
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks("train", "threads")
+    threads: resource("train", "threads")
     resources:
         mem_mb=memory("train", memory_of_segment),
         runtime=time_limit("train", segment_minutes),
-        gpu=asks("train", "gpu"),
-        processes=asks("train", "processes"),
+        gpu=resource("train", "gpu"),
+        processes=resource("train", "processes"),
         attempt=attempt_at_job,
         warning=warning_seconds,
         slurm_extra=options_for_slurm,
@@ -41,12 +41,12 @@ rule train_segment:
         launcher="",
     params:
         directory=RUN,
-        signals=signal_options,
+        alignment=alignment_options,
         after=step_before,
     shell:
         "exec {resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run}"
         " --seed {wildcards.seed} --until {wildcards.step} --after {params.after} --latents {input.latents}"
-        " {params.signals} --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        " {params.alignment} --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
 
 
@@ -58,13 +58,13 @@ use rule train_segment as train_segment_on_nodes with:
     resources:
         mem_mb=memory("train", memory_of_segment),
         runtime=time_limit("train", segment_minutes),
-        gpu=asks("train", "gpu"),
-        processes=asks("train", "processes"),
+        gpu=resource("train", "gpu"),
+        processes=resource("train", "processes"),
         attempt=attempt_at_job,
         warning=warning_seconds,
         slurm_extra=options_for_slurm,
-        nodes=asks("train", "nodes"),
-        tasks=asks("train", "nodes"),
+        nodes=resource("train", "nodes"),
+        tasks=resource("train", "nodes"),
         tasks_per_gpu=0,
         mpi="srun",
         launcher=launcher,
@@ -93,7 +93,7 @@ rule import_checkpoint:
     params:
         options=import_options,
     shell:
-        "exec python -m selftrans.checkpoint import {input:q} {params.options} --weights {wildcards.weights}"
+        "exec python -m selftrans.convert import {input:q} {params.options} --weights {wildcards.weights}"
         " --output {output} > {log} 2>&1"
 
 

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from selftrans.evaluation.comparison import comparison_page, comparison_table, paired_table, total_seconds
+from selftrans.evaluation.comparison import (
+    comparison_page,
+    comparison_table,
+    paired_table,
+    total_seconds,
+)
 from selftrans.evaluation.tables import read_metrics
 from selftrans.plotting.curves import comparison
 from selftrans.plotting.style import save
@@ -13,17 +18,22 @@ with logged_to(snakemake.log[0]):
     params, style = snakemake.params, snakemake.params.style
     table = read_metrics(snakemake.input.table, [params.sampler])
     seconds = {}
-    for path, (run, seed, step) in zip(snakemake.input.checkpoints, params.checkpoints, strict=True):
+    for path, (run, seed, step) in zip(
+        snakemake.input.checkpoints, params.checkpoints, strict=True
+    ):
         seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_json(Path(path))["seconds"]
     table = table[table["run"].isin(list(seconds))]
     found = comparison_table(table, seconds, params.teachers, params.baseline)
     write_text(Path(snakemake.output.csv), found.to_csv(index=False))
-    write_text(Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False))
+    write_text(
+        Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False)
+    )
     page = comparison_page(found, params.labels, params.baseline, snakemake.wildcards.experiment)
     write_text(Path(snakemake.output.markdown), page)
     total = total_seconds(seconds, params.teachers)
     hours = [
-        total[run][step][seed] / 3600 for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
+        total[run][step][seed] / 3600
+        for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
     ]
     figure = comparison(table.assign(hours=hours), params.shown, style["width_inches"])
     save(figure, [snakemake.output.png, snakemake.output.pdf], style["dpi"])

@@ -8,5 +8,7 @@ from selftrans.runtime.logs import logged_to
 with logged_to(snakemake.log[0]):
     params, style = snakemake.params, snakemake.params.style
     shown = read_metrics(snakemake.input.table, [params.sampler])
-    figure = convergence(shown, params.labels, style["width_inches"], params.published, params.imported)
+    figure = convergence(
+        shown, params.labels, style["width_inches"], params.published, params.imported
+    )
     save(figure, snakemake.output, style["dpi"])

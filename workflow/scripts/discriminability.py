@@ -11,12 +11,19 @@ from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    labels, encoder, style = snakemake.params.labels, snakemake.params.encoder, snakemake.params.style
+    labels, encoder, style = (
+        snakemake.params.labels,
+        snakemake.params.encoder,
+        snakemake.params.style,
+    )
     parts = [
         pd.read_csv(path, keep_default_na=False).assign(run=run, seed=seed)
         for path, (run, seed) in zip(snakemake.input.probes, snakemake.params.runs, strict=True)
     ]
-    parts += [pd.read_csv(path, keep_default_na=False).assign(run=encoder, seed=0) for path in snakemake.input.encoder]
+    parts += [
+        pd.read_csv(path, keep_default_na=False).assign(run=encoder, seed=0)
+        for path in snakemake.input.encoder
+    ]
     table = pd.concat(parts, ignore_index=True)
     write_text(Path(snakemake.output.csv), table.to_csv(index=False))
     named = table.assign(run=table["run"].replace(labels))

@@ -16,4 +16,8 @@ with logged_to(snakemake.log[0]):
             runs[run] = {name: arrays[name] for name in ("maps", "steps", "shown", "shown_blocks")}
     images = open_extracted(Path(snakemake.input.data)).read(next(iter(runs.values()))["shown"])
     style, params = snakemake.params.style, snakemake.params
-    save(feature_maps(runs, images, params.labels, params.t, style["width_inches"]), snakemake.output, style["dpi"])
+    save(
+        feature_maps(runs, images, params.labels, params.t, style["width_inches"]),
+        snakemake.output,
+        style["dpi"],
+    )

@@ -17,8 +17,13 @@ with logged_to(snakemake.log[0]):
                 found.append((run, name, arrays[f"shown_{number}"]))
             shown, noisy = arrays["shown"], arrays["noisy"]
     names = [name for _, name, _ in found]
-    columns = {name if names.count(name) == 1 else f"{labels[run]}: {name}": tokens for run, name, tokens in found}
+    columns = {
+        name if names.count(name) == 1 else f"{labels[run]}: {name}": tokens
+        for run, name, tokens in found
+    }
     images = open_extracted(Path(snakemake.input.data)).read(shown)
     style = snakemake.params.style
-    figure = guiding_features(columns, images, principal_colours(noisy), snakemake.params.t, style["width_inches"])
+    figure = guiding_features(
+        columns, images, principal_colours(noisy), snakemake.params.t, style["width_inches"]
+    )
     save(figure, snakemake.output, style["dpi"])

@@ -9,5 +9,7 @@ from selftrans.runtime.logs import logged_to
 with logged_to(snakemake.log[0]):
     histories = [pd.read_csv(path) for path in snakemake.input.histories]
     style = snakemake.params.style
-    figure = losses(histories, snakemake.params.runs, snakemake.params.labels, style["width_inches"])
+    figure = losses(
+        histories, snakemake.params.runs, snakemake.params.labels, style["width_inches"]
+    )
     save(figure, snakemake.output, style["dpi"])

@@ -13,7 +13,9 @@ with logged_to(snakemake.log[0]):
     reference = ImageStatistics.load(Path(snakemake.input.reference))
     params = snakemake.params
     result = {
-        "metrics": compute_metrics(params.metrics, samples, reference, params.distances, snakemake.resources.gpu),
+        "metrics": compute_metrics(
+            params.metrics, samples, reference, params.distances, snakemake.resources.gpu
+        ),
         "extractor": {"name": samples.extractor, "digest": samples.digest},
         "num_samples": samples.count,
         "num_reference": reference.count,

@@ -14,7 +14,9 @@ from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
     source = open_extracted(Path(snakemake.input.data))
-    encoder = load_encoder(Path(snakemake.input.encoder), claim_device(min(snakemake.resources.gpu, 1)))
+    encoder = load_encoder(
+        Path(snakemake.input.encoder), claim_device(min(snakemake.resources.gpu, 1))
+    )
     with np.load(snakemake.input.features, allow_pickle=False) as arrays:
         images, labels, held_out = (arrays[name] for name in ("images", "labels", "held_out"))
     size = snakemake.resources.batch_size

@@ -20,6 +20,9 @@ with logged_to(snakemake.log[0]):
     for kind, told in (("guiding", "the label"), ("blind", "nothing")):
         for number, name in enumerate(held[f"{kind}_names"].tolist()):
             found = held[f"{kind}_pooled_{number}"]
-            cases += [("guiding", name, 0, t, told, features) for t, features in zip(times, found, strict=True)]
+            cases += [
+                ("guiding", name, 0, t, told, features)
+                for t, features in zip(times, found, strict=True)
+            ]
     table = probe_rows(cases, held["labels"], held["held_out"], snakemake.params.neighbours)
     write_text(Path(snakemake.output[0]), table.to_csv(index=False))

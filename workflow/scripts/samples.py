@@ -13,4 +13,8 @@ with logged_to(snakemake.log[0]):
     classes = archives[0]["arr_1"][:columns]
     style = snakemake.params.style
     rows, labels = snakemake.params.rows, snakemake.params.labels
-    save(sample_grid(images, classes, rows, labels, style["width_inches"]), snakemake.output, style["dpi"])
+    save(
+        sample_grid(images, classes, rows, labels, style["width_inches"]),
+        snakemake.output,
+        style["dpi"],
+    )

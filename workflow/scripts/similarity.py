@@ -14,4 +14,8 @@ with logged_to(snakemake.log[0]):
             blocks = arrays["pooled"][arrays["times"].tolist().index(t)]
         matrices[run] = cka_matrix(list(blocks))
     style = snakemake.params.style
-    save(similarity(matrices, snakemake.params.labels, t, style["width_inches"]), snakemake.output, style["dpi"])
+    save(
+        similarity(matrices, snakemake.params.labels, t, style["width_inches"]),
+        snakemake.output,
+        style["dpi"],
+    )

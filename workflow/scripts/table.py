@@ -8,7 +8,10 @@ from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
     table = metrics_table(
-        [(Path(path).parts[-2].rpartition("-n")[0], read_json(Path(path))) for path in snakemake.input.metrics]
+        [
+            (Path(path).parts[-2].rpartition("-n")[0], read_json(Path(path)))
+            for path in snakemake.input.metrics
+        ]
     )
     write_text(Path(snakemake.output.csv), table.to_csv(index=False))
     write_text(Path(snakemake.output.markdown), metrics_markdown(table, snakemake.params.labels))

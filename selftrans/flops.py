@@ -9,23 +9,23 @@ from functools import cache
 from statistics import NormalDist
 
 from selftrans.config import (
-    DECODED_NUMBERS,
+    DECODED_ELEMENTS,
     ENCODE_BATCH,
-    Analysis,
-    Data,
+    AlignmentConfig,
+    AnalysisConfig,
+    BackboneConfig,
+    DatasetConfig,
     DigitsSource,
-    Experiment,
-    Model,
-    Run,
-    Sampler,
-    SelfTranscendence,
-    Signal,
-    Sra,
-    TimeRange,
-    TrainedAutoencoder,
-    TrainedEncoder,
-    Training,
-    VaeAlignment,
+    ExperimentConfig,
+    RunConfig,
+    SamplerConfig,
+    SelfTranscendenceConfig,
+    SraConfig,
+    TimeRangeConfig,
+    TrainedAutoencoderConfig,
+    TrainedEncoderConfig,
+    TrainingConfig,
+    VaeAlignmentConfig,
 )
 from selftrans.flow.times import velocity_passes
 from selftrans.runtime.errors import UserError
@@ -37,96 +37,110 @@ EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 """Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
 MANY_IMAGES = 50_000
 """Of a reference or a set of samples, where the number is not known or does not matter."""
-EXTRACTOR_NUMBERS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
+EXTRACTOR_LENGTHS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
 
 Work = dict[str, float]
 """Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
 
 
-def tokens_of(model: Model, side: int) -> int:
+def tokens_of(model: BackboneConfig, side: int) -> int:
     """Tokens T of a latent."""
     return (side // model.patch_size) ** 2
 
 
-def block_flop(model: Model, tokens: int) -> float:
+def block_flop(model: BackboneConfig, tokens: int) -> float:
     """Operations of one block for one sample: attention, MLP, modulation."""
-    width = model.width
-    attention = tokens * (8 * width**2 + 4 * tokens * width)
-    mlp = tokens * 4 * width * int(width * model.mlp_ratio)
-    return attention + mlp + 12 * width**2
+    hidden_size = model.hidden_size
+    attention = tokens * (8 * hidden_size**2 + 4 * tokens * hidden_size)
+    mlp = tokens * 4 * hidden_size * int(hidden_size * model.mlp_ratio)
+    return attention + mlp + 12 * hidden_size**2
 
 
-def forward_flop(model: Model, latent_shape: tuple[int, int, int], blocks: int | None = None) -> float:
+def forward_flop(
+    model: BackboneConfig, latent_shape: tuple[int, int, int], blocks: int | None = None
+) -> float:
     """Operations of a backbone for one sample; of its embedders and first ``blocks``, if they are given."""
-    tokens, width = tokens_of(model, latent_shape[1]), model.width
-    patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * width
-    embedders = patch + 2 * (FREQUENCIES * width + width**2)
+    tokens, hidden_size = tokens_of(model, latent_shape[1]), model.hidden_size
+    patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * hidden_size
+    embedders = patch + 2 * (FREQUENCIES * hidden_size + hidden_size**2)
     if blocks is not None:
         return embedders + blocks * block_flop(model, tokens)
-    return embedders + model.depth * block_flop(model, tokens) + patch + 4 * width**2
+    return embedders + model.depth * block_flop(model, tokens) + patch + 4 * hidden_size**2
 
 
-def parameters(model: Model, latent_shape: tuple[int, int, int], num_classes: int) -> int:
+def parameters(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> int:
     """Numbers of a backbone, its fixed table of positions included."""
-    width, patch = model.width, latent_shape[0] * model.patch_size**2
-    hidden, head = int(width * model.mlp_ratio), width // model.heads
-    block = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width + 6 * width * (width + 1)
+    hidden_size, patch = model.hidden_size, latent_shape[0] * model.patch_size**2
+    hidden, head = int(hidden_size * model.mlp_ratio), hidden_size // model.num_heads
+    block = (
+        4 * hidden_size**2
+        + 4 * hidden_size
+        + 2 * hidden_size * hidden
+        + hidden
+        + hidden_size
+        + 6 * hidden_size * (hidden_size + 1)
+    )
     block += 4 * head if model.qk_norm else 0
-    ends = patch * width + width + (patch + 2 * width) * (width + 1)
-    embedders = FREQUENCIES * width + width + width * (width + 1) + (num_classes + 1) * width
-    return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * width
+    ends = patch * hidden_size + hidden_size + (patch + 2 * hidden_size) * (hidden_size + 1)
+    embedders = (
+        FREQUENCIES * hidden_size
+        + hidden_size
+        + hidden_size * (hidden_size + 1)
+        + (num_classes + 1) * hidden_size
+    )
+    return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * hidden_size
 
 
-def count_classes(data: Data) -> int:
+def count_classes(data: DatasetConfig) -> int:
     """Classes of a data set that is not there yet: ten digits, else ImageNet's."""
     return 10 if isinstance(data.source, DigitsSource) else 1000
 
 
-def signal_flop(signal: Signal, experiment: Experiment, run: Run) -> float:
+def alignment_flop(signal: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> float:
     """Operations of a training signal for one sample: passes without gradient through what it follows, and its projector."""
     shape, model, training = experiment.data.latent_shape, run.model, run.training
     hidden = getattr(signal, "projector_width", None) or 0
     per_token = 3 * 2 * tokens_of(model, shape[1])
-    head = per_token * (2 * model.width * hidden + hidden**2)
+    head = per_token * (2 * model.hidden_size * hidden + hidden**2)
     match signal:
-        case SelfTranscendence():  # samples out of range are not computed
+        case SelfTranscendenceConfig():  # samples out of range are not computed
             teacher = experiment.runs[signal.teacher.run].model
-            followed = 2 * forward_flop(teacher, shape, signal.teacher_depth)
-            return share_in_range(signal.t_range, training) * (followed + head)
-        case VaeAlignment():
+            target_name = 2 * forward_flop(teacher, shape, signal.teacher_depth)
+            return share_in_range(signal.t_range, training) * (target_name + head)
+        case VaeAlignmentConfig():
             return share_in_range(signal.t_range, training) * head
-        case Sra():
-            head = per_token * 2 * model.width * (hidden or 2 * model.width)
+        case SraConfig():
+            head = per_token * 2 * model.hidden_size * (hidden or 2 * model.hidden_size)
             return forward_flop(model, shape, signal.teacher_depth) + head
         case _:
             return head
 
 
-def share_in_range(t_range: TimeRange, training: Training) -> float:
+def share_in_range(t_range: TimeRangeConfig, training: TrainingConfig) -> float:
     """Part of the samples whose t is in a range."""
 
     def below(t: float) -> float:
-        if training.time == "uniform" or t in {0.0, 1.0}:
+        if training.time_sampling == "uniform" or t in {0.0, 1.0}:
             return t
-        sigma = t / (1 - t) if training.path == "linear" else math.tan(math.pi * t / 2)
+        sigma = t / (1 - t) if training.interpolant == "linear" else math.tan(math.pi * t / 2)
         return NormalDist().cdf(math.log(sigma))
 
     return below(t_range.high) - below(t_range.low)
 
 
-def segment_flop(experiment: Experiment, run: Run, before: int, step: int) -> float:
+def segment_flop(experiment: ExperimentConfig, run: RunConfig, before: int, step: int) -> float:
     """Operations of training a run from one step to another, on the global batch."""
     training, shape = run.training, experiment.data.latent_shape
     passes = 4 if training.activation_checkpointing else 3
     flop = (step - before) * passes * forward_flop(run.model, shape)
-    for signal in run.signals:
+    for signal in run.alignments:
         last = signal.stop_after or step
-        flop += (min(step, last) - min(before, last)) * signal_flop(signal, experiment, run)
+        flop += (min(step, last) - min(before, last)) * alignment_flop(signal, experiment, run)
     return flop * training.batch_size
 
 
-def arithmetic_of(training: Training) -> str:
+def arithmetic_of(training: TrainingConfig) -> str:
     """Which rate a training runs at, on a GPU."""
     if training.precision != "fp32":
         return "bf16"
@@ -136,7 +150,7 @@ def arithmetic_of(training: Training) -> str:
 # ---------------------------------------------------------------------------------------------------------------- jobs
 
 
-def count_images(data: Data) -> int:
+def count_images(data: DatasetConfig) -> int:
     """How many images a data set has, by its file.
 
     Raises:
@@ -149,7 +163,7 @@ def count_images(data: Data) -> int:
     return data.images
 
 
-def count_reference(data: Data) -> int:
+def count_reference(data: DatasetConfig) -> int:
     """Images that samples are measured against: a data set's own, or as many as a large reference has.
 
     Raises:
@@ -158,17 +172,17 @@ def count_reference(data: Data) -> int:
     return MANY_IMAGES if data.reference else count_images(data)
 
 
-def count_rows(data: Data) -> int:
+def count_rows(data: DatasetConfig) -> int:
     """Rows of a data set's stores: its images, and their mirrored views if it has them."""
     return count_images(data) * (2 if data.latents.flip else 1)
 
 
-def encoder_output(data: Data, name: str) -> tuple[int, float]:
+def encoder_output(data: DatasetConfig, name: str) -> tuple[int, float]:
     """Numbers that an encoder makes of an image, and its operations: two for each weight and token."""
     settings = data.encoders[name]
-    if isinstance(settings, TrainedEncoder):
+    if isinstance(settings, TrainedEncoderConfig):
         tokens = (data.image_size // settings.patch_size) ** 2
-        return tokens * settings.width, tokens * settings.depth * 24 * settings.width**2
+        return tokens * settings.hidden_size, tokens * settings.depth * 24 * settings.hidden_size**2
     return _published_encoder(settings.model, settings.input_size)
 
 
@@ -184,19 +198,19 @@ def _published_encoder(model: str, input_size: int) -> tuple[int, float]:
     return tokens * network.num_features, 2 * tokens * weights
 
 
-def encoding_work(data: Data) -> Work:
+def encoding_work(data: DatasetConfig) -> Work:
     """Extracting the latents of a data set; nothing for a small autoencoder of our own."""
-    if isinstance(data.autoencoder, TrainedAutoencoder):
+    if isinstance(data.autoencoder, TrainedAutoencoderConfig):
         return {}
     return {data.latents.precision: count_rows(data) * data.image_size**2 * ENCODER_FLOP}
 
 
-def features_work(data: Data, encoder: str) -> Work:
+def features_work(data: DatasetConfig, encoder: str) -> Work:
     """Extracting an encoder's features of a data set."""
     return {"fp32": count_rows(data) * encoder_output(data, encoder)[1]}
 
 
-def segment_work(experiment: Experiment, run: Run, before: int, step: int) -> Work:
+def segment_work(experiment: ExperimentConfig, run: RunConfig, before: int, step: int) -> Work:
     """Training a run from one step to another, with the encoders that it runs on images."""
     work: Work = {arithmetic_of(run.training): segment_flop(experiment, run, before, step)}
     for encoder in run.encoders:
@@ -207,12 +221,16 @@ def segment_work(experiment: Experiment, run: Run, before: int, step: int) -> Wo
     return work
 
 
-def sampling_work(experiment: Experiment, run: Run, sampler: Sampler) -> Work:
+def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: SamplerConfig) -> Work:
     """Drawing a set of samples and decoding it."""
     data, guidance = experiment.data, sampler.guidance
-    passes = velocity_passes(sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high)
-    work: Work = {sampler.precision: sampler.num_samples * passes * forward_flop(run.model, data.latent_shape)}
-    if not isinstance(data.autoencoder, TrainedAutoencoder):
+    passes = velocity_passes(
+        sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high
+    )
+    work: Work = {
+        sampler.precision: sampler.num_samples * passes * forward_flop(run.model, data.latent_shape)
+    }
+    if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
         decoding = sampler.num_samples * data.image_size**2 * DECODER_FLOP
         work[sampler.decoder_precision] = work.get(sampler.decoder_precision, 0.0) + decoding
     return work
@@ -226,7 +244,10 @@ def statistics_work(extractor: str, images: int) -> Work:
 def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
     """Hours of one GPU at so many TFLOP/s in each arithmetic."""
     return (
-        sum(flop / (rates["bf16" if precision == "fp16" else precision] * 1e12) for precision, flop in work.items())
+        sum(
+            flop / (rates["bf16" if precision == "fp16" else precision] * 1e12)
+            for precision, flop in work.items()
+        )
         / 3600
     )
 
@@ -235,7 +256,7 @@ def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
 
 PROCESS_MB, GPU_PROCESS_MB = 800, 4000
 """Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and its libraries, an estimate."""
-SPARE = 1.25
+HEADROOM = 1.25
 ACTIVATIONS = 20
 """Numbers that a training step on a CPU keeps for each block, token and unit of width: 15 to 18 on SiT-S/2 and SiT-B/2,
 measured over three steps, since the first one has no moments yet while it computes the gradient."""
@@ -257,49 +278,73 @@ def megabytes(workers: int, gpu: bool, held: float, on_cpu: float = 0.0) -> int:
         on_cpu: bytes of its activations, which lie on the GPU where there is one.
     """
     each = (GPU_PROCESS_MB if gpu else PROCESS_MB) + (held + (0.0 if gpu else on_cpu)) / 1e6
-    return 100 * math.ceil(SPARE * workers * each / 100)
+    return 100 * math.ceil(HEADROOM * workers * each / 100)
 
 
-def training_memory(experiment: Experiment, run: Run, workers: int, nodes: int, gpu: bool) -> int:
+def training_memory(
+    experiment: ExperimentConfig, run: RunConfig, workers: int, nodes: int, gpu: bool
+) -> int:
     """Megabytes of a segment on each node: every process reads the whole state; on a CPU it also trains in that memory."""
     shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
     numbers = parameters(run.model, shape, classes)
-    followed = sum(parameters(experiment.runs[teacher.choice.run].model, shape, classes) for teacher in run.teachers)
+    target_name = sum(
+        parameters(experiment.runs[teacher.choice.run].model, shape, classes)
+        for teacher in run.teachers
+    )
     tokens = tokens_of(run.model, shape[1])
     samples = run.training.batch_size / run.training.accumulate / workers
-    kept = ACTIVATIONS * run.model.depth * tokens * run.model.width * samples
+    kept = ACTIVATIONS * run.model.depth * tokens * run.model.hidden_size * samples
     # Weights, their average, two moments; on a CPU the gradient, too.
-    return megabytes(workers // nodes, gpu, 4 * (4 * numbers + followed), 4 * (numbers + kept))
+    return megabytes(workers // nodes, gpu, 4 * (4 * numbers + target_name), 4 * (numbers + kept))
 
 
-def sampling_memory(experiment: Experiment, run: Run, workers: int, gpu: bool, batch_size: int) -> int:
+def sampling_memory(
+    experiment: ExperimentConfig, run: RunConfig, workers: int, gpu: bool, batch_size: int
+) -> int:
     """Megabytes of drawing samples, or of reading features of a backbone: guided samples pass through it twice."""
     data, model = experiment.data, run.model
-    passing = 2 * batch_size * SAMPLED_ACTIVATIONS * tokens_of(model, data.latent_shape[1]) * model.width
+    passing = (
+        2
+        * batch_size
+        * SAMPLED_ACTIVATIONS
+        * tokens_of(model, data.latent_shape[1])
+        * model.hidden_size
+    )
     weights = 4 * parameters(model, data.latent_shape, count_classes(data))
-    images = max(1, DECODED_NUMBERS // math.prod(data.latent_shape))
-    decoded = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else images * data.image_size**2 * CODING_BYTES
+    images = max(1, DECODED_ELEMENTS // math.prod(data.latent_shape))
+    decoded = (
+        0.0
+        if isinstance(data.autoencoder, TrainedAutoencoderConfig)
+        else images * data.image_size**2 * CODING_BYTES
+    )
     return megabytes(workers, gpu, weights + AUTOENCODER_BYTES, max(4 * passing, decoded))
 
 
-def extraction_memory(data: Data, workers: int, gpu: bool) -> int:
+def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
     """Megabytes of extracting latents or features: a batch of images, and the next two of them decoded ahead."""
     pixels = ENCODE_BATCH * data.image_size**2
-    on_cpu = 0.0 if isinstance(data.autoencoder, TrainedAutoencoder) else pixels * CODING_BYTES
+    on_cpu = (
+        0.0 if isinstance(data.autoencoder, TrainedAutoencoderConfig) else pixels * CODING_BYTES
+    )
     return megabytes(workers, gpu, AUTOENCODER_BYTES + 3 * 3 * 4 * pixels, on_cpu)
 
 
 def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) -> int:
     """Megabytes of features and statistics of images, and of what is computed from those of two large sets."""
-    length = EXTRACTOR_NUMBERS[extractor][0]
+    length = EXTRACTOR_LENGTHS[extractor][0]
     numbers = 2 * MANY_IMAGES * length + 8 * length**2
     on_cpu = FEATURE_BYTES if extractor in EXTRACTOR_FLOP else 0.0
-    return megabytes(workers, gpu, EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * numbers / workers, batch_size * on_cpu)
+    return megabytes(
+        workers,
+        gpu,
+        EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * numbers / workers,
+        batch_size * on_cpu,
+    )
 
 
-def probing_memory(model: Model, analysis: Analysis) -> int:
+def probing_memory(model: BackboneConfig, analysis: AnalysisConfig) -> int:
     """Megabytes of probing the features of every block and time, which are read at once and copied where they are probed."""
-    features = len(analysis.times) * model.depth * analysis.num_images * model.width
+    features = len(analysis.times) * model.depth * analysis.num_images * model.hidden_size
     return megabytes(1, False, 4 * 1.5 * features)
 
 

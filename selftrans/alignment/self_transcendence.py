@@ -14,19 +14,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from selftrans.config import SelfTranscendence
-from selftrans.guidance.base import (
-    Alignment,
+from selftrans.alignment.base import (
+    AlignmentInputs,
+    AlignmentLoss,
     Batch,
-    Guidance,
-    SignalInputs,
+    LossOutput,
+    detached_cosines,
     mean_squared_error_over_batch,
-    shown_cosines,
 )
+from selftrans.config import SelfTranscendenceConfig
 from selftrans.models.heads import projector
 
 
-class SelfTranscendenceGuidance(Guidance):
+class SelfTranscendenceLoss(AlignmentLoss):
     """The signal of stage 2.
 
     Args:
@@ -34,24 +34,26 @@ class SelfTranscendenceGuidance(Guidance):
         inputs: the student's shape, and the frozen trunk, cut at ``teacher_depth``, on the student's device.
     """
 
-    def __init__(self, settings: SelfTranscendence, inputs: SignalInputs) -> None:
+    def __init__(self, settings: SelfTranscendenceConfig, inputs: AlignmentInputs) -> None:
         super().__init__(settings)
         assert inputs.teacher is not None
         self.settings = settings
         self.depths = (settings.student_depth,)
-        self.projector = projector(inputs.shape.width, settings.projector_width, inputs.teacher.shape.width)
+        self.projector = projector(
+            inputs.shape.hidden_size, settings.projector_width, inputs.teacher.shape.hidden_size
+        )
         # In a tuple, so that it is no submodule: not trained, not saved, never switched to training mode.
         self._teacher = (inputs.teacher,)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """L_self; teacher and projector run only for the samples that count."""
         rows = batch.rows_within(self.settings.t_range)
         prediction = self.projector(features[self.settings.student_depth][rows])
         if not len(rows):  # zero, and a zero gradient for every parameter of the projector
-            return Alignment(prediction.float().sum(), batch.t_B.new_zeros(0))
+            return LossOutput(prediction.float().sum(), batch.t_B.new_zeros(0))
         target = self.guided_features(batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows])
         term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
-        return Alignment(term, shown_cosines(prediction, target))
+        return LossOutput(term, detached_cosines(prediction, target))
 
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
         """f_g, (B, T, D)."""
@@ -63,7 +65,9 @@ class SelfTranscendenceGuidance(Guidance):
         return torch.lerp(unconditional, conditional, self.settings.guidance_scale)
 
     @torch.no_grad()
-    def teacher_features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher_features(
+        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """f_u and f_c, (B, T, D) each, in float32: both passes in one batch."""
         (teacher,) = self._teacher
         labels = torch.cat([torch.full_like(labels_B, teacher.null_class), labels_B])

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from selftrans.config import VaeAlignment
-from selftrans.guidance.base import (
-    Alignment,
+from selftrans.alignment.base import (
+    AlignmentInputs,
+    AlignmentLoss,
     Batch,
-    Guidance,
-    SignalInputs,
+    LossOutput,
+    detached_cosines,
     mean_squared_error_over_batch,
-    shown_cosines,
 )
+from selftrans.config import VaeAlignmentConfig
 from selftrans.models.heads import LatentHead
 from selftrans.models.sit import patchify
 
 
-class VaeAlignmentGuidance(Guidance):
+class VaeAlignmentLoss(AlignmentLoss):
     """The signal of stage 1.
 
     Args:
@@ -29,19 +29,24 @@ class VaeAlignmentGuidance(Guidance):
         inputs: the student's shape.
     """
 
-    def __init__(self, settings: VaeAlignment, inputs: SignalInputs) -> None:
+    def __init__(self, settings: VaeAlignmentConfig, inputs: AlignmentInputs) -> None:
         super().__init__(settings)
         self.settings, self.shape = settings, inputs.shape
         self.depths = (settings.depth,)
-        self.followed, self.sees_label = f"VAE {settings.target}", False
+        self.target_name, self.label_conditioned = f"VAE {settings.target}", False
         self.head = LatentHead(inputs.shape, settings.projector_width)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """L_vae; the head runs only for the samples that count."""
         rows = batch.rows_within(self.settings.t_range)
-        prediction, target = self.head(features[self.settings.depth][rows]), self._target(batch)[rows]
+        prediction, target = (
+            self.head(features[self.settings.depth][rows]),
+            self._target(batch)[rows],
+        )
         term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
-        return Alignment(term, shown_cosines(prediction.flatten(1)[:, None], target.flatten(1)[:, None]))
+        return LossOutput(
+            term, detached_cosines(prediction.flatten(1)[:, None], target.flatten(1)[:, None])
+        )
 
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
         """The target's patches, (B, T, p p C)."""

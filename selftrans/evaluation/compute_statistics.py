@@ -1,4 +1,7 @@
-"""Images -> extractor -> statistics, on any number of processes. ``python -m selftrans.evaluation.collect --help``."""
+"""Images -> extractor -> statistics, on any number of processes.
+
+``python -m selftrans.evaluation.compute_statistics --help``
+"""
 
 import argparse
 import dataclasses
@@ -16,14 +19,14 @@ from selftrans.config import EXTRACTORS
 from selftrans.data.images import write_npy_header
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import ImageSet, open_images
-from selftrans.evaluation.parts import load_part, save_part
+from selftrans.evaluation.partial_statistics import load_partial_statistics, save_partial_statistics
 from selftrans.evaluation.references import check_published, is_statistics, published_moments
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
 from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, remove_remains
+from selftrans.runtime.files import atomic_path, remove_stale_temp_files
 from selftrans.runtime.logs import Progress, set_up_logging
-from selftrans.runtime.workers import WHOLE, Share, add_worker_arguments, run_workers
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_workers
 
 
 class FeatureFile:
@@ -34,7 +37,9 @@ class FeatureFile:
         self._stack = ExitStack()
 
     def __enter__(self) -> "FeatureFile":
-        self._file = self._stack.enter_context(self._stack.enter_context(atomic_path(self._path)).open("wb"))
+        self._file = self._stack.enter_context(
+            self._stack.enter_context(atomic_path(self._path)).open("wb")
+        )
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -47,8 +52,12 @@ class FeatureFile:
         self._file.write(np.ascontiguousarray(rows_BD).data)
 
 
-def collect(
-    images: ImageSet, extractor: Extractor, features: Path, batch_size: int = 64, share: Share = WHOLE
+def compute_statistics(
+    images: ImageSet,
+    extractor: Extractor,
+    features: Path,
+    batch_size: int = 64,
+    shard: Shard | None = None,
 ) -> Statistics:
     """Statistics of this worker's share of the images; their features go to a file as they come.
 
@@ -56,10 +65,11 @@ def collect(
         UserError: an image cannot be read, or an activation is not finite.
     """
     statistics = Statistics(extractor.name, extractor.digest)
-    span = share.span(len(images))
+    shard = shard or Shard.all()
+    span = shard.span(len(images))
     with (
         FeatureFile(features, len(span)) as file,
-        Progress(len(span), f"{extractor.name} features", "image", quiet=share.number > 0) as bar,
+        Progress(len(span), f"{extractor.name} features", "image", quiet=shard.rank > 0) as bar,
     ):
         first = span.start
         for batch_BHWC in images.batches(span, batch_size):
@@ -78,14 +88,16 @@ def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
         moments = published_moments(reference, finished.count)
         for kind, gaussian in moments.items():
             if (width := len(gaussian.mean)) != (own := len(finished.gaussians[kind].mean)):
-                raise UserError(f"{reference}: its {kind} moments have {width} numbers, Inception has {own}")
+                raise UserError(
+                    f"{reference}: its {kind} moments have {width} numbers, Inception has {own}"
+                )
         finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
     return finished
 
 
 def merge_parts(directory: Path, workers: int, output: Path) -> Statistics:
     """The whole of what the workers left in ``directory``; their features, in order, go beside ``output``."""
-    parts = [load_part(directory / f"{number}.npz") for number in range(workers)]
+    parts = [load_partial_statistics(directory / f"{number}.npz") for number in range(workers)]
     whole = parts[0]
     for part in parts[1:]:
         whole.merge(part)
@@ -104,9 +116,13 @@ def take_over(statistics: Path, extractor: str, output: Path) -> None:
     """
     found = ImageStatistics.load(statistics)
     if found.extractor != extractor:
-        raise UserError(f"{statistics}: are of {found.extractor} features, asked for are {extractor}")
+        raise UserError(
+            f"{statistics}: are of {found.extractor} features, asked for are {extractor}"
+        )
     if found.features is None:
-        raise UserError(f"{features_path(statistics)}: no such file; the features belong to {statistics.name}")
+        raise UserError(
+            f"{features_path(statistics)}: no such file; the features belong to {statistics.name}"
+        )
     with FeatureFile(features_path(output), len(found.features)) as file:
         for start in range(0, len(found.features), 1024):
             file.add(found.features[start : start + 1024])
@@ -116,13 +132,22 @@ def take_over(statistics: Path, extractor: str, output: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.evaluation.collect", description="Feature statistics of images."
+        prog="python -m selftrans.evaluation.compute_statistics",
+        description="Feature statistics of images.",
     )
-    parser.add_argument("images", type=Path, help=".npz with arr_0 in uint8 (N, H, W, 3), folder, or data file (.yaml)")
+    parser.add_argument(
+        "images",
+        type=Path,
+        help=".npz with arr_0 in uint8 (N, H, W, 3), folder, or data file (.yaml)",
+    )
     parser.add_argument("--extractor", choices=EXTRACTORS, required=True, help="feature network")
-    parser.add_argument("--weights", type=Path, help="its weights (default: where they are fetched to)")
+    parser.add_argument(
+        "--weights", type=Path, help="its weights (default: where they are fetched to)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    parser.add_argument("--output", type=Path, required=True, help="the statistics (.npz); features go beside it")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the statistics (.npz); features go beside it"
+    )
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
@@ -135,20 +160,28 @@ def main() -> None:
     images = open_images(arguments.images)
     gpus, processes = min(arguments.gpus, len(images)), min(arguments.processes, len(images))
     if arguments.worker is None and max(gpus, processes) > 1:
-        run_workers("selftrans.evaluation.collect", sys.argv[1:], gpus=gpus, processes=processes)
+        run_workers(
+            "selftrans.evaluation.compute_statistics", sys.argv[1:], gpus=gpus, processes=processes
+        )
         statistics = merge_parts(parts, gpus or processes, arguments.output)
         finish(statistics, arguments.images).save(arguments.output)
         shutil.rmtree(parts)
         return
-    extractor = load_extractor(arguments.extractor, arguments.weights, claim_device(min(arguments.gpus, 1)))
+    extractor = load_extractor(
+        arguments.extractor, arguments.weights, claim_device(min(arguments.gpus, 1))
+    )
     if arguments.worker is not None:
         number = arguments.worker.number
-        statistics = collect(images, extractor, parts / f"{number}.npy", arguments.batch_size, arguments.worker)
-        save_part(statistics, parts / f"{number}.npz")
+        statistics = compute_statistics(
+            images, extractor, parts / f"{number}.npy", arguments.batch_size, arguments.worker
+        )
+        save_partial_statistics(statistics, parts / f"{number}.npz")
         return
-    statistics = collect(images, extractor, features_path(arguments.output), arguments.batch_size)
+    statistics = compute_statistics(
+        images, extractor, features_path(arguments.output), arguments.batch_size
+    )
     finish(statistics, arguments.images).save(arguments.output)
-    remove_remains(arguments.output.parent, features_path(arguments.output).stem)
+    remove_stale_temp_files(arguments.output.parent, features_path(arguments.output).stem)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
 
-from selftrans.config import Signal
+from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, AlignmentLosses
+from selftrans.config import AlignmentConfig
 from selftrans.data.store import FeatureStore
-from selftrans.guidance.base import Guidance, SignalInputs, WeightedTerms
 from selftrans.models.encoder import PatchEncoder
 from selftrans.models.sit import SiTShape, SiTTrunk
 from selftrans.runtime.errors import UserError
 
 
-def build_guidance(
-    signals: Sequence[Signal],
+def build_alignment_losses(
+    signals: Sequence[AlignmentConfig],
     shape: SiTShape,
     teachers: Sequence[SiTTrunk] = (),
     encoders: Mapping[str, FeatureStore | PatchEncoder] | None = None,
-) -> WeightedTerms:
+) -> AlignmentLosses:
     """The training signals of a run.
 
     Args:
@@ -34,13 +34,15 @@ def build_guidance(
         teacher = encoder = None
         if settings.frozen_teacher:
             if not waiting:
-                raise UserError(f"guidance.method: {settings.method} needs a frozen teacher, none was given")
+                raise UserError(
+                    f"guidance.method: {settings.method} needs a frozen teacher, none was given"
+                )
             teacher = waiting.pop(0)
-        if settings.used_encoder and (encoder := given.get(settings.used_encoder.name)) is None:
+        if settings.encoder_use and (encoder := given.get(settings.encoder_use.name)) is None:
             raise UserError(
-                f"guidance.encoder: neither features nor weights of {settings.used_encoder.name!r} were given"
+                f"guidance.encoder: neither features nor weights of {settings.encoder_use.name!r} were given"
             )
-        implementation: type[Guidance] = resolve_name(settings.implementation)
-        inputs = SignalInputs(shape=shape, teacher=teacher, encoder=encoder)
+        implementation: type[AlignmentLoss] = resolve_name(settings.implementation)
+        inputs = AlignmentInputs(shape=shape, teacher=teacher, encoder=encoder)
         built.append(implementation(settings, inputs))  # type: ignore[call-arg]
-    return WeightedTerms(built)
+    return AlignmentLosses(built)

@@ -10,11 +10,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from selftrans.config import LayerSync
-from selftrans.guidance.base import Alignment, Batch, Guidance, SignalInputs, token_cosines
+from selftrans.alignment.base import (
+    AlignmentInputs,
+    AlignmentLoss,
+    Batch,
+    LossOutput,
+    token_cosines,
+)
+from selftrans.config import LayerSyncConfig
 
 
-class LayerSyncGuidance(Guidance):
+class LayerSyncLoss(AlignmentLoss):
     """The signal of LayerSync.
 
     Args:
@@ -22,17 +28,17 @@ class LayerSyncGuidance(Guidance):
         inputs: nothing of them is needed.
     """
 
-    def __init__(self, settings: LayerSync, inputs: SignalInputs) -> None:
+    def __init__(self, settings: LayerSyncConfig, inputs: AlignmentInputs) -> None:
         super().__init__(settings)
         self.settings = settings
         self.depths = (settings.student_depth, settings.teacher_depth)
-        self.followed = f"LayerSync: block {settings.teacher_depth}"
+        self.target_name = f"LayerSync: block {settings.teacher_depth}"
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """-cos, averaged over tokens and samples."""
         target = self.guiding_features(batch, features)
         cosines = token_cosines(features[self.settings.student_depth], target)
-        return Alignment(-cosines.mean(), cosines)
+        return LossOutput(-cosines.mean(), cosines)
 
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
         """The deeper block's tokens, (B, T, D)."""

@@ -17,13 +17,19 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional
 
-from selftrans.config import Repa
-from selftrans.guidance.base import Alignment, Batch, Guidance, SignalInputs, token_cosines
+from selftrans.alignment.base import (
+    AlignmentInputs,
+    AlignmentLoss,
+    Batch,
+    LossOutput,
+    token_cosines,
+)
+from selftrans.config import RepaConfig
 from selftrans.models.encoder import PatchEncoder
 from selftrans.models.heads import projector
 
 
-class RepaGuidance(Guidance):
+class RepaLoss(AlignmentLoss):
     """The signal of REPA.
 
     Args:
@@ -31,22 +37,26 @@ class RepaGuidance(Guidance):
         inputs: the student's shape, and the encoder or its stored features.
     """
 
-    def __init__(self, settings: Repa, inputs: SignalInputs) -> None:
+    def __init__(self, settings: RepaConfig, inputs: AlignmentInputs) -> None:
         super().__init__(settings)
         assert inputs.encoder is not None
         self.settings, self.grid_size = settings, inputs.shape.grid_size
         self.depths = (settings.depth,)
-        stand_in = " (stand-in)" if inputs.encoder.stand_in and "stand-in" not in settings.encoder else ""
-        self.followed, self.sees_label = f"REPA: {settings.encoder}{stand_in}", False
-        self.projector = projector(inputs.shape.width, settings.projector_width, inputs.encoder.width)
+        stand_in = (
+            " (stand-in)" if inputs.encoder.stand_in and "stand-in" not in settings.encoder else ""
+        )
+        self.target_name, self.label_conditioned = f"REPA: {settings.encoder}{stand_in}", False
+        self.projector = projector(
+            inputs.shape.hidden_size, settings.projector_width, inputs.encoder.hidden_size
+        )
         # In a tuple, so that it is no submodule: not trained, not saved, never switched to training mode.
         self._encoder = (inputs.encoder,)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """-cos, averaged over tokens and samples."""
         target = self.guiding_features(batch, features)
         cosines = token_cosines(self.projector(features[self.settings.depth]), target)
-        return Alignment(-cosines.mean(), cosines)
+        return LossOutput(-cosines.mean(), cosines)
 
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
         """The encoder's tokens on the student's grid, (B, T, D')."""
@@ -55,7 +65,7 @@ class RepaGuidance(Guidance):
             assert batch.images_BHWC is not None
             tokens = encoder(batch.images_BHWC)
         else:
-            tokens = batch.encoded[self.settings.encoder]
+            tokens = batch.encoder_features[self.settings.encoder]
         return resized_tokens(tokens.float(), self.grid_size)
 
 
@@ -65,5 +75,7 @@ def resized_tokens(tokens_BTD: Tensor, grid_size: int) -> Tensor:
     if side == grid_size:
         return tokens_BTD
     grid = tokens_BTD.transpose(1, 2).reshape(len(tokens_BTD), -1, side, side)
-    resized = functional.interpolate(grid, (grid_size, grid_size), mode="bilinear", antialias=side > grid_size)
+    resized = functional.interpolate(
+        grid, (grid_size, grid_size), mode="bilinear", antialias=side > grid_size
+    )
     return resized.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Pictures of chosen classes from a checkpoint. ``python -m selftrans.sample --help``."""
+"""Pictures of chosen classes from a checkpoint. ``python -m selftrans.sampling.sample_grid --help``."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,12 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from selftrans.config import Sampler, SamplerGuidance, TrainedAutoencoder, load_experiment
-from selftrans.generation import ImageSampler
+from selftrans.config import (
+    GuidanceConfig,
+    SamplerConfig,
+    TrainedAutoencoderConfig,
+    load_experiment,
+)
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path
 from selftrans.runtime.logs import set_up_logging
+from selftrans.sampling.generate import ImageSampler
 
 IMAGENET_CLASSES = 1000
 
@@ -36,13 +41,15 @@ def autoencoder_of(checkpoint: Path) -> str:
         UserError: it lies nowhere among results.
     """
     # results/{experiment}/runs/{run}/seed{seed}/checkpoints/{step}/ema.safetensors
-    places = checkpoint.resolve().parents
-    file = places[5] / "experiment.yaml" if len(places) > 6 else Path()
+    parents = checkpoint.resolve().parents
+    file = parents[5] / "experiment.yaml" if len(parents) > 6 else Path()
     if not file.is_file():
-        raise UserError(f"--autoencoder: is needed, {checkpoint} lies among no experiment's results")
+        raise UserError(
+            f"--autoencoder: is needed, {checkpoint} lies among no experiment's results"
+        )
     data = load_experiment(file).data
-    if isinstance(data.autoencoder, TrainedAutoencoder):
-        return str(places[6] / "data" / data.name / "autoencoder")
+    if isinstance(data.autoencoder, TrainedAutoencoderConfig):
+        return str(parents[6] / "data" / data.name / "autoencoder")
     return data.autoencoder.path
 
 
@@ -54,7 +61,9 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
     """
     for part in (parts := text.split(",")):
         if not part.strip().isdecimal() or int(part) >= num_classes:
-            raise UserError(f"--classes: {part.strip()!r} is no class of the model (allowed: 0 to {num_classes - 1})")
+            raise UserError(
+                f"--classes: {part.strip()!r} is no class of the model (allowed: 0 to {num_classes - 1})"
+            )
     return [int(part) for part in parts]
 
 
@@ -65,8 +74,8 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
     font = ImageFont.load_default(line * 0.8)
     sheet = Image.new("RGB", (columns * width, len(rows) * (height + line)), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (images, name) in enumerate(zip(rows, names, strict=True)):
-        top = place * (height + line)
+    for row, (images, name) in enumerate(zip(rows, names, strict=True)):
+        top = row * (height + line)
         draw.text((2, top), name, fill="black", font=font)
         for column, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (column * width, top + line))
@@ -76,34 +85,52 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.sample",
+        prog="python -m selftrans.sampling.sample_grid",
         description="Draw a row of samples for each class. A column has the same noise.",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weight file of a checkpoint")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weight file of a checkpoint"
+    )
     parser.add_argument("--classes", required=True, help="class numbers, for instance 207,360")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png, .jpg, .webp)")
-    parser.add_argument("--autoencoder", help="directory or hub name (default: that of the checkpoint's experiment)")
+    parser.add_argument(
+        "--autoencoder", help="directory or hub name (default: that of the checkpoint's experiment)"
+    )
     parser.add_argument("--columns", type=int, default=4, help="samples of each class (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
-    samplers = get_args(Sampler.model_fields["sampler"].annotation)
+    samplers = get_args(SamplerConfig.model_fields["sampler"].annotation)
     parser.add_argument("--sampler", choices=samplers, default="euler", help="(default: euler)")
-    parser.add_argument("--steps", type=int, default=50, help="steps from noise to data (default: 50)")
-    parser.add_argument("--scale", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
-    parser.add_argument("--high", type=float, default=1.0, help="last t that is guided (default: 1)")
+    parser.add_argument(
+        "--steps", type=int, default=50, help="steps from noise to data (default: 50)"
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="scale of classifier-free guidance (default: 1, none)",
+    )
+    parser.add_argument(
+        "--high", type=float, default=1.0, help="last t that is guided (default: 1)"
+    )
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
     if arguments.out.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"--out: {arguments.out} is no name of a picture (allowed: .png, .jpg, .webp)")
-    for option, value, least in (("--columns", arguments.columns, 1), ("--steps", arguments.steps, 2)):
+        raise UserError(
+            f"--out: {arguments.out} is no name of a picture (allowed: .png, .jpg, .webp)"
+        )
+    for option, value, least in (
+        ("--columns", arguments.columns, 1),
+        ("--steps", arguments.steps, 2),
+    ):
         if value < least:
             raise UserError(f"{option}: {value} is too few (allowed: {least} or more)")
     autoencoder = arguments.autoencoder or autoencoder_of(arguments.checkpoint)
     sampler = ImageSampler(arguments.checkpoint, autoencoder, claim_device(min(arguments.gpus, 1)))
     classes = parse_classes(arguments.classes, sampler.model.shape.num_classes)
-    settings = Sampler(
+    settings = SamplerConfig(
         sampler=arguments.sampler, num_steps=arguments.steps, num_samples=max(2, arguments.columns),
-        guidance=SamplerGuidance(scale=arguments.scale, high=arguments.high), seed=arguments.seed,
+        guidance=GuidanceConfig(scale=arguments.scale, high=arguments.high), seed=arguments.seed,
     )  # fmt: skip
     names = class_names(sampler.model.shape.num_classes)
     noise = range(arguments.columns)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 TRAINING_HEADS = ("projectors.", "projector.", "ap_head.")
 """Prefixes of what only training needs: heads of REPA and Self-Transcendence, of SRA."""
-KNOWN_HEADS = {width: heads for _, width, heads in SIZES.values()}
+KNOWN_HEADS = {hidden_size: num_heads for _, hidden_size, num_heads in SIZES.values()}
 WRAPPERS = ("module", "_orig_mod")
 """Parts of names that DistributedDataParallel and torch.compile put in."""
 LARGEST_REFIT_ERROR = 1e-5
@@ -55,11 +55,18 @@ class PublicCheckpoint:
             UserError: the file does not have them, or two of them under one name.
         """
         if weights not in self.state_dicts:
-            raise UserError(f"{self.path}: holds no {weights} weights (there: {', '.join(self.state_dicts)})")
+            raise UserError(
+                f"{self.path}: holds no {weights} weights (there: {', '.join(self.state_dicts)})"
+            )
         named = self.state_dicts[weights]
-        plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): named[name] for name in named}
+        plain = {
+            ".".join(part for part in name.split(".") if part not in WRAPPERS): named[name]
+            for name in named
+        }
         if len(plain) < len(named):
-            raise UserError(f"{self.path}: several of its tensors have the same name without {' and '.join(WRAPPERS)}")
+            raise UserError(
+                f"{self.path}: several of its tensors have the same name without {' and '.join(WRAPPERS)}"
+            )
         return plain
 
 
@@ -70,7 +77,9 @@ def read_checkpoint(path: Path) -> PublicCheckpoint:
         UserError: the file is absent, damaged or of another kind, or wants more than tensors and plain data.
     """
     if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
-        raise UserError(f"{path}: {path.suffix!r} is no kind of checkpoint (allowed: .pt, .pth, .bin, .safetensors)")
+        raise UserError(
+            f"{path}: {path.suffix!r} is no kind of checkpoint (allowed: .pt, .pth, .bin, .safetensors)"
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     content: Any = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -81,9 +90,13 @@ def read_checkpoint(path: Path) -> PublicCheckpoint:
     found = {weights: parts[key] for weights, key in keys.items() if _is_state_dict(parts.get(key))}
     if not found:
         there = ", ".join(map(str, list(parts)[:8])) or type(content).__name__
-        raise UserError(f"{path}: holds {there} (allowed: a state dict, or a dict with one under 'ema' or 'model')")
+        raise UserError(
+            f"{path}: holds {there} (allowed: a state dict, or a dict with one under 'ema' or 'model')"
+        )
     step = parts.get("steps")
-    return PublicCheckpoint(path=path, state_dicts=found, step=step if isinstance(step, int) else None)
+    return PublicCheckpoint(
+        path=path, state_dicts=found, step=step if isinstance(step, int) else None
+    )
 
 
 def _read_pickle(path: Path) -> Any:
@@ -91,7 +104,9 @@ def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # The archives of today can be mapped: optimizer states are then never read.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
@@ -106,11 +121,17 @@ def _read_pickle(path: Path) -> Any:
 
 def _is_state_dict(value: Any) -> bool:
     named = isinstance(value, dict) and bool(value)
-    return named and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    return named and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
 
 
 def read_shape(
-    tensors: Mapping[str, Tensor], source: Path, *, heads: int | None = None, latent_size: int | None = None
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    *,
+    num_heads: int | None = None,
+    latent_size: int | None = None,
 ) -> SiTShape:
     """The shape of a backbone, read off its tensors.
 
@@ -128,10 +149,12 @@ def read_shape(
         if name not in tensors:
             raise UserError(f"{source}: lacks {name}")
         if tensors[name].ndim != dimensions:
-            raise UserError(f"{source}: {name} is {_times(tensors[name])}, expected {dimensions} dimensions")
+            raise UserError(
+                f"{source}: {name} is {_times(tensors[name])}, expected {dimensions} dimensions"
+            )
         return tuple(tensors[name].shape)
 
-    width, channels, patch, _ = sizes("x_embedder.proj.weight", 4)
+    hidden_size, channels, patch, _ = sizes("x_embedder.proj.weight", 4)
     rows, _ = sizes("y_embedder.embedding_table.weight", 2)
     hidden, _ = sizes("blocks.0.mlp.fc1.weight", 2)
     if latent_size is None:
@@ -140,28 +163,34 @@ def read_shape(
         latent_size = isqrt(sizes("pos_embed", 3)[1]) * patch
     qk_norm = "blocks.0.attn.q_norm.weight" in tensors
     if qk_norm:
-        read = max(1, width // sizes("blocks.0.attn.q_norm.weight", 1)[0])
-        if heads not in (None, read):
-            raise UserError(f"{source}: heads is {read} by its qk-norm, expected {heads}")
-        heads = read
+        read = max(1, hidden_size // sizes("blocks.0.attn.q_norm.weight", 1)[0])
+        if num_heads not in (None, read):
+            raise UserError(f"{source}: heads is {read} by its qk-norm, expected {num_heads}")
+        num_heads = read
     else:
-        heads = KNOWN_HEADS.get(width) if heads is None else heads
-    if heads is None:
-        raise UserError(f"{source}: nothing in it tells the number of heads of width {width}, so --heads is needed")
-    if heads < 1 or width % heads:
-        raise UserError(f"{source}: its width {width} is not divided by {heads} heads")
-    ratio = hidden / width
+        num_heads = KNOWN_HEADS.get(hidden_size) if num_heads is None else num_heads
+    if num_heads is None:
+        raise UserError(
+            f"{source}: nothing in it tells the number of heads of width {hidden_size}, so --heads is needed"
+        )
+    if num_heads < 1 or hidden_size % num_heads:
+        raise UserError(f"{source}: its width {hidden_size} is not divided by {num_heads} heads")
+    ratio = hidden / hidden_size
     return SiTShape(
         latent_shape=(channels, latent_size, latent_size), num_classes=rows - 1,
         depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-        width=width, heads=heads, patch_size=patch,
+        hidden_size=hidden_size, num_heads=num_heads, patch_size=patch,
         # The width times the ratio is rounded down.
-        mlp_ratio=ratio if int(width * ratio) == hidden else nextafter(ratio, hidden), qk_norm=qk_norm,
+        mlp_ratio=ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden), qk_norm=qk_norm,
     )  # fmt: skip
 
 
 def to_ours(
-    tensors: Mapping[str, Tensor], shape: SiTShape, convention: Convention, source: Path, ignore: Collection[str] = ()
+    tensors: Mapping[str, Tensor],
+    shape: SiTShape,
+    convention: Convention,
+    source: Path,
+    ignore: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """The state dict of the ``SiT`` that computes the same velocity, in float32, with noise at t = 1.
 
@@ -178,10 +207,14 @@ def to_ours(
     with torch.device("meta"):
         expected = SiT(shape).state_dict()
     ignored = (*TRAINING_HEADS, *ignore)
-    if unknown := [name for name in tensors if name not in expected and not name.startswith(ignored)]:
+    if unknown := [
+        name for name in tensors if name not in expected and not name.startswith(ignored)
+    ]:
         name = unknown[0]
-        raise UserError(f"{source}: {name} is no part of the backbone; if it may be left out: --ignore {_prefix(name)}")
-    fixed = {"pos_embed": sincos_table(shape.width, shape.grid_size)[None]}
+        raise UserError(
+            f"{source}: {name} is no part of the backbone; if it may be left out: --ignore {_prefix(name)}"
+        )
+    fixed = {"pos_embed": sincos_table(shape.hidden_size, shape.grid_size)[None]}
     given = {**fixed, **{name: tensor for name, tensor in tensors.items() if name in expected}}
     if missing := [name for name in expected if name not in given]:
         raise UserError(f"{source}: lacks {missing[0]}")
@@ -189,9 +222,13 @@ def to_ours(
         given[name] = _without_sigma(given[name], expected[name], shape)
     for name, tensor in given.items():
         if tensor.shape != expected[name].shape:
-            raise UserError(f"{source}: {name} is {_times(tensor)}, expected {_times(expected[name])}")
+            raise UserError(
+                f"{source}: {name} is {_times(tensor)}, expected {_times(expected[name])}"
+            )
         if not tensor.is_floating_point():
-            raise UserError(f"{source}: {name} holds {tensor.dtype}, expected floating-point numbers")
+            raise UserError(
+                f"{source}: {name} holds {tensor.dtype}, expected floating-point numbers"
+            )
     ours = {name: tensor.float() for name, tensor in given.items()}
     return reverse_time(ours) if convention == "data-at-1" else ours
 
@@ -215,7 +252,9 @@ def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     frequencies = timestep_frequencies(of_cos.shape[1])
     cos, sin = frequencies.cos(), frequencies.sin()
     turned = torch.cat([of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos], dim=1)
-    output = {name: -tensors[name] for name in ("final_layer.linear.weight", "final_layer.linear.bias")}
+    output = {
+        name: -tensors[name] for name in ("final_layer.linear.weight", "final_layer.linear.bias")
+    }
     return {**tensors, **output, "t_embedder.mlp.0.weight": turned.to(first.dtype)}
 
 
@@ -260,16 +299,26 @@ def to_diffusers(model: SiT) -> DiTTransformer2DModel:
     from diffusers import DiTTransformer2DModel
 
     shape = model.shape
-    for key, found, allowed in (("qk_norm", shape.qk_norm, False), ("mlp_ratio", shape.mlp_ratio, 4.0)):
+    for key, found, allowed in (
+        ("qk_norm", shape.qk_norm, False),
+        ("mlp_ratio", shape.mlp_ratio, 4.0),
+    ):
         if found != allowed:
-            raise UserError(f"{key}: {found}, diffusers' DiTTransformer2DModel can only have {allowed}")
+            raise UserError(
+                f"{key}: {found}, diffusers' DiTTransformer2DModel can only have {allowed}"
+            )
     transformer = DiTTransformer2DModel(
-        num_attention_heads=shape.heads, attention_head_dim=shape.width // shape.heads, in_channels=shape.latent_shape[0],
+        num_attention_heads=shape.num_heads, attention_head_dim=shape.hidden_size // shape.num_heads,
+        in_channels=shape.latent_shape[0],
         num_layers=shape.depth, sample_size=shape.latent_shape[1], patch_size=shape.patch_size,
         num_embeds_ada_norm=shape.num_classes, norm_eps=1e-6,
     )  # fmt: skip
-    if not torch.allclose(transformer.pos_embed.pos_embed, model.pos_embed.float().cpu(), atol=1e-5):
-        raise UserError("pos_embed: diffusers' DiTTransformer2DModel can only have the fixed sin-cos table")
+    if not torch.allclose(
+        transformer.pos_embed.pos_embed, model.pos_embed.float().cpu(), atol=1e-5
+    ):
+        raise UserError(
+            "pos_embed: diffusers' DiTTransformer2DModel can only have the fixed sin-cos table"
+        )
     own = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     own["t_embedder.mlp.0.weight"] = _refitted(own["t_embedder.mlp.0.weight"])
     transformer.load_state_dict(_renamed(own, shape.depth))
@@ -310,7 +359,9 @@ def _refitted(first: Tensor) -> Tensor:
     times = torch.linspace(0, 1, 4 * half, dtype=torch.float64)
     theirs = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / (half - 1))
     wanted = sinusoids(times, timestep_frequencies(half)) @ first.double().T
-    return torch.linalg.lstsq(sinusoids(times, theirs), wanted, rcond=1e-10, driver="gelsd").solution.T.to(first.dtype)
+    return torch.linalg.lstsq(
+        sinusoids(times, theirs), wanted, rcond=1e-10, driver="gelsd"
+    ).solution.T.to(first.dtype)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Public checkpoints in, ours out. ``python -m selftrans.checkpoint import --help``, ``... export --help``."""
+"""Public checkpoints in, ours out. ``python -m selftrans.convert import --help``, ``... export --help``."""
 
 import argparse
 import json
@@ -11,8 +11,8 @@ from typing import Literal, get_args
 from safetensors.torch import save_file
 
 from selftrans import __version__
-from selftrans.config import Convention, Interpolation, Model, Weights, validated
-from selftrans.models.public import read_checkpoint, read_shape, to_diffusers, to_ours
+from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, validated
+from selftrans.models.conversion import read_checkpoint, read_shape, to_diffusers, to_ours
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
@@ -28,15 +28,15 @@ def import_checkpoint(
     *,
     convention: Convention,
     weights: Weights = "ema",
-    heads: int | None = None,
+    num_heads: int | None = None,
     latent_size: int | None = None,
     ignore: Collection[str] = (),
     step: int | None = None,
     scale: float = SD_SCALE,
     shift: float = 0.0,
-    path: Interpolation = "linear",
+    interpolant: InterpolantName = "linear",
     name: str | None = None,
-    expected: Model | None = None,
+    expected: BackboneConfig | None = None,
 ) -> str:
     """Write a public checkpoint as a weight file of ours and return the digest of its tensors.
 
@@ -51,7 +51,7 @@ def import_checkpoint(
         step: the training's step (if it is not given: what the file says, else 0).
         scale: a latent that the model sees is (latent - shift) * scale.
         shift: see ``scale``.
-        path: the interpolant that the model was trained on.
+        interpolant: the one that the model was trained on.
         name: the run's name (if it is not given: the file's).
         expected: the backbone that it must be; tells the heads, too.
 
@@ -61,24 +61,26 @@ def import_checkpoint(
     found = read_checkpoint(file)
     tensors = found.tensors(weights)
     if expected is not None:
-        heads = heads or expected.heads
-    shape = read_shape(tensors, file, heads=heads, latent_size=latent_size)
+        num_heads = num_heads or expected.num_heads
+    shape = read_shape(tensors, file, num_heads=num_heads, latent_size=latent_size)
     for key, wanted in expected.model_dump(exclude={"preset"}).items() if expected else ():
         if (value := getattr(shape, key)) != wanted:
             raise UserError(f"{file}: {key} is {value}, expected {wanted}")
-    facts = {
+    metadata = {
         "run": name or file.stem,
         "seed": 0,
         "step": step if step is not None else found.step or 0,
         "fingerprint": sha256_of(file),
         "shape": shape.to_json(),
-        "path": path,
+        "interpolant": interpolant,
         "latents": {"digest": None, "scale": scale, "shift": shift},
         "version": __version__,
         "weights": weights,
         "imported": {"file": file.name, "convention": convention},
     }
-    return save_tensors(output, to_ours(tensors, shape, convention, file, ignore), "weights", facts)
+    return save_tensors(
+        output, to_ours(tensors, shape, convention, file, ignore), "weights", metadata
+    )
 
 
 def export_checkpoint(weights: Path, to: Target, output: Path) -> None:
@@ -87,11 +89,11 @@ def export_checkpoint(weights: Path, to: Target, output: Path) -> None:
     Raises:
         UserError: the file is no weight file, or diffusers' class cannot express its model.
     """
-    model, facts = load_backbone(weights, CPU)
+    model, metadata = load_backbone(weights, CPU)
     if to == "safetensors":
         with atomic_path(output / "model.safetensors") as temporary:
             save_file(model.state_dict(), temporary, metadata={"format": "pt"})
-        write_json(output / "config.json", facts)
+        write_json(output / "config.json", metadata)
         return
     transformer = to_diffusers(model)
     output.mkdir(parents=True, exist_ok=True)
@@ -104,28 +106,64 @@ def export_checkpoint(weights: Path, to: Target, output: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.checkpoint", description="Read public checkpoints, write ours for others."
+        prog="python -m selftrans.convert",
+        description="Read public checkpoints, write ours for others.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    reading = commands.add_parser("import", help="a public checkpoint becomes a weight file of ours")
-    reading.add_argument("file", type=Path, help="SiT, REPA, SRA, Self-Transcendence (.pt, .pth, .bin, .safetensors)")
-    reading.add_argument(
-        "--convention", choices=get_args(Convention), required=True, help="SiT: data-at-1; the others: noise-at-1"
+    reading = commands.add_parser(
+        "import", help="a public checkpoint becomes a weight file of ours"
     )
-    reading.add_argument("--output", type=Path, required=True, help="our weight file (.safetensors)")
-    reading.add_argument("--weights", choices=get_args(Weights), default="ema", help="(default: ema)")
-    reading.add_argument("--heads", type=int, help="attention heads, where nothing in the file tells them")
-    reading.add_argument("--latent-size", type=int, help="height of the latents, where nothing in the file tells it")
     reading.add_argument(
-        "--ignore", nargs="+", action="extend", default=[], metavar="PREFIX", help="tensors that may be left out"
+        "file", type=Path, help="SiT, REPA, SRA, Self-Transcendence (.pt, .pth, .bin, .safetensors)"
     )
-    reading.add_argument("--step", type=int, help="step of the training (default: what the file says, else 0)")
-    reading.add_argument("--scale", type=float, default=SD_SCALE, help=f"scale of the latents (default: {SD_SCALE})")
-    reading.add_argument("--shift", type=float, default=0.0, help="shift of the latents (default: 0)")
-    reading.add_argument("--path", choices=get_args(Interpolation), default="linear", help="(default: linear)")
+    reading.add_argument(
+        "--convention",
+        choices=get_args(Convention),
+        required=True,
+        help="SiT: data-at-1; the others: noise-at-1",
+    )
+    reading.add_argument(
+        "--output", type=Path, required=True, help="our weight file (.safetensors)"
+    )
+    reading.add_argument(
+        "--weights", choices=get_args(Weights), default="ema", help="(default: ema)"
+    )
+    reading.add_argument(
+        "--num-heads", type=int, help="attention heads, where nothing in the file tells them"
+    )
+    reading.add_argument(
+        "--latent-size", type=int, help="height of the latents, where nothing in the file tells it"
+    )
+    reading.add_argument(
+        "--ignore",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PREFIX",
+        help="tensors that may be left out",
+    )
+    reading.add_argument(
+        "--step", type=int, help="step of the training (default: what the file says, else 0)"
+    )
+    reading.add_argument(
+        "--scale", type=float, default=SD_SCALE, help=f"scale of the latents (default: {SD_SCALE})"
+    )
+    reading.add_argument(
+        "--shift", type=float, default=0.0, help="shift of the latents (default: 0)"
+    )
+    reading.add_argument(
+        "--interpolant",
+        choices=get_args(InterpolantName),
+        default="linear",
+        help="(default: linear)",
+    )
     reading.add_argument("--name", help="name of the run (default: the file's)")
-    reading.add_argument("--expected", help="the backbone that it must be: an experiment's `model`, as JSON")
-    writing = commands.add_parser("export", help="a weight file of ours becomes a directory for others")
+    reading.add_argument(
+        "--expected", help="the backbone that it must be: an experiment's `model`, as JSON"
+    )
+    writing = commands.add_parser(
+        "export", help="a weight file of ours becomes a directory for others"
+    )
     writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
     writing.add_argument("--to", choices=get_args(Target), required=True, help="whose files")
     writing.add_argument("--output", type=Path, required=True, help="the directory")
@@ -133,21 +171,25 @@ def main() -> None:
     if arguments.pop("command") == "export":
         export_checkpoint(**arguments)
         return
-    for option, least in (("heads", 1), ("latent_size", 1), ("step", 0)):
+    for option, least in (("num_heads", 1), ("latent_size", 1), ("step", 0)):
         if (value := arguments[option]) is not None and value < least:
-            raise UserError(f"--{option.replace('_', '-')}: {value} is too small (allowed: {least} or more)")
+            raise UserError(
+                f"--{option.replace('_', '-')}: {value} is too small (allowed: {least} or more)"
+            )
     if not 0 < arguments["scale"] < math.inf:
         raise UserError(f"--scale: {arguments['scale']} is no scale (allowed: a positive number)")
     if not math.isfinite(arguments["shift"]):
         raise UserError(f"--shift: {arguments['shift']} is no shift (allowed: a finite number)")
     if arguments["output"].suffix != ".safetensors":
-        raise UserError(f"--output: {arguments['output']} is no name of a weight file (allowed: .safetensors)")
+        raise UserError(
+            f"--output: {arguments['output']} is no name of a weight file (allowed: .safetensors)"
+        )
     if arguments["expected"] is not None:
         try:
             expected = json.loads(arguments["expected"])
         except json.JSONDecodeError as error:
             raise UserError(f"--expected: not JSON ({error})") from None
-        arguments["expected"] = validated(Model, expected, "--expected")
+        arguments["expected"] = validated(BackboneConfig, expected, "--expected")
     print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
 
 

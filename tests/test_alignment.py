@@ -8,44 +8,44 @@ import torch
 from torch.nn import functional
 
 from benchmarks.training import plain_loss
+from selftrans.alignment.base import Batch
+from selftrans.alignment.registry import build_alignment_losses
+from selftrans.alignment.repa import resized_tokens
 from selftrans.config import (
-    Decay,
-    LayerSync,
-    Repa,
-    SelfTranscendence,
-    Sra,
-    TeacherChoice,
-    TimeRange,
-    TrainedEncoder,
-    VaeAlignment,
+    DecayConfig,
+    LayerSyncConfig,
+    RepaConfig,
+    SelfTranscendenceConfig,
+    SraConfig,
+    TeacherConfig,
+    TimeRangeConfig,
+    TrainedEncoderConfig,
+    VaeAlignmentConfig,
 )
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.guidance.base import Batch
-from selftrans.guidance.registry import build_guidance
-from selftrans.guidance.repa import resized_tokens
 from selftrans.models.encoder import PatchEncoder, build_network, stand_in_architecture
 from selftrans.models.sit import SiT, SiTTrunk, patchify, unpatchify
 from selftrans.runtime.errors import UserError
-from selftrans.training.gradients import alignment_gradient, part_norms
-from selftrans.training.precision import Arithmetic, make_accelerator
+from selftrans.training.gradients import alignment_gradient, gradient_norms
+from selftrans.training.precision import MixedPrecision, make_accelerator
 from selftrans.training.trainer import TrainingModel, accumulate
 from tests.conftest import randomise
 
-RANGE = TimeRange(low=0.4, high=0.7)
+RANGE = TimeRangeConfig(low=0.4, high=0.7)
 TIMES = (0.05, 0.41, 0.55, 0.69, 0.71, 0.98)
 
 
-def make_batch(times=TIMES, seed=0, path="linear", step=0, **more):
+def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
     rng = torch.Generator().manual_seed(seed)
     size = len(times)
     z = torch.randn(size, 4, 8, 8, generator=rng, dtype=torch.float64)
     eps = torch.randn(size, 4, 8, 8, generator=rng, dtype=torch.float64)
     t = torch.tensor(times, dtype=torch.float64)
-    way, t_B111 = INTERPOLANTS[path], t.reshape(-1, 1, 1, 1)
+    way, t_B111 = INTERPOLANTS[interpolant], t.reshape(-1, 1, 1, 1)
     labels = torch.arange(size) % 10
     dropped = torch.where(torch.arange(size) % 3 == 1, 10, labels)
     return Batch(
-        step=step, path=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
+        step=step, interpolant=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
         velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32), labels_B=labels,
         dropped_labels_B=dropped, uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
     )  # fmt: skip
@@ -53,19 +53,27 @@ def make_batch(times=TIMES, seed=0, path="linear", step=0, **more):
 
 def build(shape, *signals, **inputs):
     """A randomised model with these signals."""
-    return randomise(TrainingModel(SiT(shape), build_guidance(signals, shape, **inputs)).double())
+    return randomise(
+        TrainingModel(SiT(shape), build_alignment_losses(signals, shape, **inputs)).double()
+    )
 
 
 def silu_mlp(layers, x):
     for position, layer in enumerate(layers):
-        x = functional.linear(x, layer.weight, layer.bias) if position % 2 == 0 else x * torch.sigmoid(x)
+        x = (
+            functional.linear(x, layer.weight, layer.bias)
+            if position % 2 == 0
+            else x * torch.sigmoid(x)
+        )
     return x
 
 
 def tokens_of(model, batch, i, depth):
     """The student's tokens of sample i after a block, computed alone."""
     one = slice(i, i + 1)
-    return model.with_features(batch.x_BCHW[one], batch.t_B[one], batch.dropped_labels_B[one], (depth,))[1][depth][0]
+    return model.with_features(
+        batch.x_BCHW[one], batch.t_B[one], batch.dropped_labels_B[one], (depth,)
+    )[1][depth][0]
 
 
 def cosine(a, b):
@@ -79,16 +87,20 @@ def mean_cosine(tokens, others):
 
 @pytest.mark.parametrize("target", ["velocity", "latent"])
 def test_stage_1_is_its_formula(shape, target):
-    settings = VaeAlignment(method="vae-alignment", depth=2, target=target, t_range=RANGE, projector_width=16)
+    settings = VaeAlignmentConfig(
+        method="vae-alignment", depth=2, target=target, t_range=RANGE, projector_width=16
+    )
     model = build(shape, settings)
     batch = make_batch()
     _, term, cosines = model(batch)
 
     expected, similar = 0.0, []
-    head = model.guidance.terms[0].head
+    head = model.alignment.terms[0].head
     for i, t in enumerate(TIMES):
         tokens = silu_mlp(head.projector, tokens_of(model.backbone, batch, i, 2))
-        normal = (tokens - tokens.mean(1, keepdim=True)) / (tokens.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+        normal = (tokens - tokens.mean(1, keepdim=True)) / (
+            tokens.var(1, unbiased=False, keepdim=True) + 1e-6
+        ).sqrt()
         patches = functional.linear(normal, head.linear.weight, head.linear.bias)
         prediction = torch.zeros(4, 8, 8, dtype=torch.float64)
         for token in range(16):
@@ -109,8 +121,8 @@ def test_patches_are_put_together_as_they_were_cut(shape):
 
 
 def stage_2(shape, w=5.0, stop_after=None):
-    settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherChoice(run="t", step=1), student_depth=2, teacher_depth=3,
+    settings = SelfTranscendenceConfig(
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2, teacher_depth=3,
         guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
     )  # fmt: skip
     full_teacher = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
@@ -131,11 +143,15 @@ def test_stage_2_is_its_formula(shape, w):
     for i, t in enumerate(TIMES):
         one = slice(i, i + 1)
         x, time = batch.x_BCHW[one], batch.t_B[one]
-        f_c = teacher.with_features(x, time, batch.labels_B[one], (3,))[1][3]  # the true label, dropped or not
+        f_c = teacher.with_features(x, time, batch.labels_B[one], (3,))[1][
+            3
+        ]  # the true label, dropped or not
         f_u = teacher.with_features(x, time, torch.tensor([10]), (3,))[1][3]
         assert not torch.allclose(f_c, f_u)
         f_g = (f_u + w * (f_c - f_u))[0]
-        prediction = silu_mlp(model.guidance.terms[0].projector, tokens_of(model.backbone, batch, i, 2))
+        prediction = silu_mlp(
+            model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)
+        )
         if 0.4 <= t <= 0.7:
             expected += (prediction - f_g).square().mean()
             similar.append(mean_cosine(prediction, f_g))
@@ -146,47 +162,64 @@ def test_stage_2_is_its_formula(shape, w):
 class Stored:
     """Stands for a feature store: what REPA's head is built by."""
 
-    grid_size, width, name, stand_in = 4, 24, "encoder", False
+    grid_size, hidden_size, name, stand_in = 4, 24, "encoder", False
 
 
-REPA = Repa(method="repa", encoder="encoder", depth=2, projector_width=16)
+REPA = RepaConfig(method="repa", encoder="encoder", depth=2, projector_width=16)
 
 
 def test_repa_is_its_formula(shape):
     model = build(shape, REPA, encoders={"encoder": Stored()})
     tokens = torch.randn(len(TIMES), 16, 24, dtype=torch.float64)
-    batch = make_batch(encoded={"encoder": tokens})
+    batch = make_batch(encoder_features={"encoder": tokens})
     _, term, cosines = model(batch)
     similar = [
-        mean_cosine(silu_mlp(model.guidance.terms[0].projector, tokens_of(model.backbone, batch, i, 2)), tokens[i])
+        mean_cosine(
+            silu_mlp(model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)),
+            tokens[i],
+        )
         for i in range(len(TIMES))
     ]
     torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(term.double(), -0.5 * sum(similar) / len(TIMES), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        term.double(), -0.5 * sum(similar) / len(TIMES), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_repa_on_images_is_repa_on_their_stored_features(shape):
     """The encoder run at every step, against its own tokens given; its weights are neither trained nor saved."""
-    settings = TrainedEncoder(kind="trained", width=24, depth=2, heads=2)
+    settings = TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2)
     torch.manual_seed(0)
     network = randomise(build_network(stand_in_architecture(settings, 32))).eval()
-    facts = {"name": "encoder", "stand_in": True, "input_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    encoder = PatchEncoder(network, facts, "digest")
+    metadata = {
+        "name": "encoder",
+        "stand_in": True,
+        "input_size": 32,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    }
+    encoder = PatchEncoder(network, metadata, "digest")
     images = torch.randint(0, 256, (len(TIMES), 32, 32, 3), dtype=torch.uint8)
     stored = build(shape, REPA, encoders={"encoder": Stored()})
-    live = build(shape, REPA.model_copy(update={"features": "images"}), encoders={"encoder": encoder})
+    live = build(
+        shape, REPA.model_copy(update={"features": "images"}), encoders={"encoder": encoder}
+    )
     assert stored.state_dict().keys() == live.state_dict().keys()
-    expected = stored(make_batch(encoded={"encoder": encoder(images)}))[1]
+    expected = stored(make_batch(encoder_features={"encoder": encoder(images)}))[1]
     torch.testing.assert_close(live(make_batch(images_BHWC=images))[1], expected, rtol=1e-6, atol=0)
 
 
 def test_tokens_of_another_grid_are_matched():
     """Linear ramps survive a bilinear resize, up and down, away from the border; an equal grid is left as it is."""
     side = torch.arange(8, dtype=torch.float64)
-    ramp = torch.stack([side.repeat(8), side.repeat_interleave(8)], dim=1)[None]  # column and row of each token
+    ramp = torch.stack([side.repeat(8), side.repeat_interleave(8)], dim=1)[
+        None
+    ]  # column and row of each token
     assert resized_tokens(ramp, 8) is ramp
     down = resized_tokens(ramp, 4).reshape(4, 4, 2)
-    torch.testing.assert_close(down[1:3, 1:3, 0], torch.tensor([[2.5, 4.5], [2.5, 4.5]], dtype=torch.float64))
+    torch.testing.assert_close(
+        down[1:3, 1:3, 0], torch.tensor([[2.5, 4.5], [2.5, 4.5]], dtype=torch.float64)
+    )
     up = resized_tokens(ramp, 16).reshape(16, 16, 2)
     torch.testing.assert_close(up[4, 5], torch.tensor([2.25, 1.75], dtype=torch.float64))
 
@@ -194,11 +227,13 @@ def test_tokens_of_another_grid_are_matched():
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 @pytest.mark.parametrize("loss", ["smooth-l1", "cosine"])
 def test_sra_is_its_formula(shape, path, loss):
-    settings = Sra(method="sra", student_depth=2, teacher_depth=3, loss=loss, projector_width=16)
+    settings = SraConfig(
+        method="sra", student_depth=2, teacher_depth=3, loss=loss, projector_width=16
+    )
     model = build(shape, settings)
     average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
-    model.guidance.follow(average)
-    batch = make_batch(path=path)
+    model.alignment.set_ema_model(average)
+    batch = make_batch(interpolant=path)
     _, term, cosines = model(batch)
 
     expected, similar = 0.0, []
@@ -207,8 +242,12 @@ def test_sra_is_its_formula(shape, path, loss):
         alpha = 1 - less if path == "linear" else torch.cos(torch.pi * less / 2)
         sigma = less if path == "linear" else torch.sin(torch.pi * less / 2)
         x = (alpha * batch.z_BCHW[i] + sigma * batch.eps_BCHW[i])[None]
-        target = average.with_features(x, less[None], batch.dropped_labels_B[i : i + 1], (3,))[1][3][0]
-        prediction = silu_mlp(model.guidance.terms[0].projector, tokens_of(model.backbone, batch, i, 2))
+        target = average.with_features(x, less[None], batch.dropped_labels_B[i : i + 1], (3,))[1][
+            3
+        ][0]
+        prediction = silu_mlp(
+            model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)
+        )
         similar.append(mean_cosine(prediction, target))
         if loss == "cosine":
             expected += 0.5 * -similar[-1]
@@ -222,32 +261,38 @@ def test_sra_is_its_formula(shape, path, loss):
 
 def test_sra_sees_no_less_noise_than_none(shape):
     """Near t = 0 the teacher's time is clipped, and it sees the clean latent."""
-    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3, less_noise=1.0))
+    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3, less_noise=1.0))
     average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
-    model.guidance.follow(average)
+    model.alignment.set_ema_model(average)
     batch = make_batch(times=(1e-6,))
-    found = model.guidance.terms[0].guiding_features(batch, {})
-    clean = average.features(batch.z_BCHW, torch.zeros(1, dtype=torch.float64), batch.dropped_labels_B, (3,))[3]
+    found = model.alignment.terms[0].guiding_features(batch, {})
+    clean = average.features(
+        batch.z_BCHW, torch.zeros(1, dtype=torch.float64), batch.dropped_labels_B, (3,)
+    )[3]
     torch.testing.assert_close(found, clean.float())
 
 
 def test_sras_weight_falls_late_in_training(shape):
     """The authors' code: 2 * 0.1 ** ((epoch - 149) / 1000 + 1) beyond epoch 149, 2 * 0.1 before."""
-    decay = Decay(after=149, steps=1000)
-    (term,) = build(shape, Sra(method="sra", student_depth=1, teacher_depth=2, decay=decay)).guidance.terms
+    decay = DecayConfig(after=149, steps=1000)
+    (term,) = build(
+        shape, SraConfig(method="sra", student_depth=1, teacher_depth=2, decay=decay)
+    ).alignment.terms
     for epoch in (0, 149, 150, 649, 1149):
         expected = 2 * (0.1 ** (((epoch - 149) / 1000 + 1) if epoch > 149 else 1))
         assert term.weight_at(epoch) == pytest.approx(expected, rel=1e-12)
-    (cosine_term,) = build(shape, Sra(method="sra", student_depth=1, teacher_depth=2, loss="cosine")).guidance.terms
+    (cosine_term,) = build(
+        shape, SraConfig(method="sra", student_depth=1, teacher_depth=2, loss="cosine")
+    ).alignment.terms
     assert cosine_term.weight_at(0) == cosine_term.weight_at(10**9) == 0.5
 
 
-LAYERSYNC = LayerSync(method="layersync", student_depth=1, teacher_depth=3)
+LAYERSYNC = LayerSyncConfig(method="layersync", student_depth=1, teacher_depth=3)
 
 
 def test_layersync_is_its_formula(shape):
     model = build(shape, LAYERSYNC)
-    assert not list(model.guidance.parameters())
+    assert not list(model.alignment.parameters())
     batch = make_batch()
     _, term, cosines = model(batch)
     similar = [
@@ -255,18 +300,24 @@ def test_layersync_is_its_formula(shape):
         for i in range(len(TIMES))
     ]
     torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(term.double(), -0.2 * sum(similar) / len(TIMES), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        term.double(), -0.2 * sum(similar) / len(TIMES), rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("method", ["layersync", "sra", "repa"])
 def test_no_gradient_goes_through_what_is_followed(shape, method):
     """The term moves no block behind the student's, and no output layer; for LayerSync that is the stop-gradient."""
-    signal = {"layersync": LAYERSYNC, "repa": REPA, "sra": Sra(method="sra", student_depth=2, teacher_depth=3)}[method]
+    signal = {
+        "layersync": LAYERSYNC,
+        "repa": REPA,
+        "sra": SraConfig(method="sra", student_depth=2, teacher_depth=3),
+    }[method]
     model = build(shape, signal, encoders={"encoder": Stored()})
     average = randomise(SiT(shape).double(), seed=7)
-    model.guidance.follow(average)
-    model(make_batch(encoded={"encoder": torch.randn(6, 16, 24)}))[1].backward()
-    last = max(signal.own_blocks["student_depth" if method != "repa" else "depth"], 1)
+    model.alignment.set_ema_model(average)
+    model(make_batch(encoder_features={"encoder": torch.randn(6, 16, 24)}))[1].backward()
+    last = max(signal.student_blocks["student_depth" if method != "repa" else "depth"], 1)
     for depth, block in enumerate(model.backbone.blocks, start=1):
         moved = [p.grad is not None and bool(p.grad.any()) for p in block.parameters()]
         assert any(moved) is (depth <= last)
@@ -274,9 +325,9 @@ def test_no_gradient_goes_through_what_is_followed(shape, method):
 
 
 def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
-    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3))
+    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3))
     average = randomise(SiT(shape).double(), seed=7)
-    model.guidance.follow(average)
+    model.alignment.set_ema_model(average)
     average.blocks[3] = torch.nn.Identity()  # would refuse its two arguments
     average.final_layer = None
     assert torch.isfinite(model(make_batch())[1])
@@ -284,30 +335,34 @@ def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
 
 def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
     signals = [
-        VaeAlignment(method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, weight=0.3),
+        VaeAlignmentConfig(
+            method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, weight=0.3
+        ),
         LAYERSYNC,
-        Repa(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
+        RepaConfig(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
     ]
     tokens = {"encoder": torch.randn(len(TIMES), 16, 24)}
     model = build(shape, *signals, encoders={"encoder": Stored()})
-    batch = make_batch(encoded=tokens)
-    assert model.guidance.depths(0) == (1, 3)
+    batch = make_batch(encoder_features=tokens)
+    assert model.alignment.depths(0) == (1, 3)
     features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (1, 3))
-    terms = [term(batch, features).term for term in model.guidance.terms]
+    terms = [term(batch, features).loss for term in model.alignment.terms]
     expected = 0.3 * terms[0] + 0.2 * terms[1] + 2.0 * terms[2]
     torch.testing.assert_close(model(batch)[1], expected, rtol=1e-6, atol=0)
 
 
 def test_each_signal_of_a_list_stops_for_itself(shape):
     """The head of the one that is over gets zeros, then no gradient at all; the other one goes on."""
-    stopped = VaeAlignment(method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100)
+    stopped = VaeAlignmentConfig(
+        method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100
+    )
     model = build(shape, stopped, REPA, encoders={"encoder": Stored()})
-    assert [model.guidance.depths(step) for step in (99, 100)] == [(1, 2), (2,)]
-    _, term, _ = model(make_batch(step=100, encoded={"encoder": torch.randn(6, 16, 24)}))
+    assert [model.alignment.depths(step) for step in (99, 100)] == [(1, 2), (2,)]
+    _, term, _ = model(make_batch(step=100, encoder_features={"encoder": torch.randn(6, 16, 24)}))
     term.backward()
-    over, goes_on = model.guidance.terms
+    over, goes_on = model.alignment.terms
     assert all(head.grad is not None and not head.grad.any() for head in over.parameters())
-    model.guidance.drop_idle_gradients(100)
+    model.alignment.drop_idle_gradients(100)
     assert all(head.grad is None for head in over.parameters())
     assert any(head.grad.any() for head in goes_on.parameters())
 
@@ -315,14 +370,16 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
 def test_the_saving_changes_no_gradient(shape):
     """Ours against the plain arithmetic of the benchmark: everything on the whole batch, then a mask."""
     model, _ = stage_2(shape)
-    (cut,) = model.guidance.terms[0]._teacher
+    (cut,) = model.alignment.terms[0]._teacher
     batch = make_batch()
     gradients = []
     for saving in (True, False):
         model.zero_grad()
         loss = sum(model(batch)[:2]) if saving else plain_loss(model, cut, batch)
         loss.backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
+        gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        )
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-9, msg=name)
     assert gradients[0]["backbone.blocks.0.mlp.fc1.weight"].abs().max() > 1e-6
@@ -332,16 +389,21 @@ def test_the_saving_changes_no_gradient(shape):
 def test_the_parts_of_the_gradient_add_up(shape, micro_batches):
     """Norms of the two parts against two backward passes of their own."""
     model, _ = stage_2(shape)
-    model.guidance.terms[0].weight = 40.0  # so that neither part is lost beside the other
+    model.alignment.terms[0].weight = 40.0  # so that neither part is lost beside the other
     batches = [make_batch(seed=seed) for seed in range(micro_batches)]
-    accelerator, arithmetic = make_accelerator(on_gpu=False), Arithmetic("fp32", torch.device("cpu"))
+    accelerator, arithmetic = (
+        make_accelerator(on_gpu=False),
+        MixedPrecision("fp32", torch.device("cpu")),
+    )
     aligned = alignment_gradient(model, batches, arithmetic, accelerator)
     accumulate(model, batches, arithmetic, accelerator)
-    found = part_norms(model.backbone, aligned)
+    found = gradient_norms(model.backbone, aligned)
     expected = []
     for part in range(2):
         loss = sum(model(batch)[part] for batch in batches) / micro_batches
-        trained = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+        trained = [
+            parameter for parameter in model.backbone.parameters() if parameter.requires_grad
+        ]
         gradient = torch.autograd.grad(loss, trained, allow_unused=True)
         expected.append(sum(g.square().sum() for g in gradient if g is not None).sqrt().item())
     assert found == pytest.approx(expected, rel=1e-5)
@@ -351,14 +413,17 @@ def test_the_parts_of_the_gradient_add_up(shape, micro_batches):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_an_empty_range_gives_zero_and_zero_gradients(shape, stage):
     if stage == 1:
-        model = build(shape, VaeAlignment(method="vae-alignment", depth=2, t_range=RANGE, projector_width=16))
+        model = build(
+            shape,
+            VaeAlignmentConfig(method="vae-alignment", depth=2, t_range=RANGE, projector_width=16),
+        )
     else:
         model, _ = stage_2(shape)
     _, term, cosines = model(make_batch(times=(0.1, 0.2, 0.9)))
     assert term.item() == 0
     assert len(cosines) == 0
     term.backward()
-    for head in model.guidance.parameters():
+    for head in model.alignment.parameters():
         assert head.grad is not None
         assert not head.grad.any()
 
@@ -366,20 +431,32 @@ def test_an_empty_range_gives_zero_and_zero_gradients(shape, stage):
 def test_the_teacher_is_no_part_of_the_model(shape):
     model, _ = stage_2(shape)
     assert not any("teacher" in name for name in model.state_dict())
-    assert sum(p.numel() for p in model.guidance.parameters()) == 32 * 16 + 16 + 16 * 16 + 16 + 16 * 32 + 32
+    assert (
+        sum(p.numel() for p in model.alignment.parameters())
+        == 32 * 16 + 16 + 16 * 16 + 16 + 16 * 32 + 32
+    )
 
 
 def test_the_average_is_no_part_of_the_model(shape):
-    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3))
-    model.guidance.follow(SiT(shape))
+    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3))
+    model.alignment.set_ema_model(SiT(shape))
     heads = [name for name in model.state_dict() if not name.startswith("backbone")]
-    assert heads == [f"guidance.terms.0.projector.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")]
-    assert model.guidance.terms[0].projector[0].out_features == 64  # twice the width
+    assert heads == [
+        f"alignment.terms.0.projector.{layer}.{part}"
+        for layer in (0, 2)
+        for part in ("weight", "bias")
+    ]
+    assert model.alignment.terms[0].projector[0].out_features == 64  # twice the width
 
 
 def test_stop_after_switches_the_term_off(shape):
     model, _ = stage_2(shape, stop_after=100)
-    assert [bool(model.guidance.active(step)) for step in (0, 99, 100, 101)] == [True, True, False, False]
+    assert [bool(model.alignment.active(step)) for step in (0, 99, 100, 101)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     _, term, _ = model(make_batch(step=100))
     assert term.item() == 0
 
@@ -388,8 +465,11 @@ def test_stop_after_switches_the_term_off(shape):
     ("signal", "message"),
     [
         (
-            SelfTranscendence(
-                method="self-transcendence", teacher=TeacherChoice(run="t", step=1), student_depth=2, teacher_depth=3
+            SelfTranscendenceConfig(
+                method="self-transcendence",
+                teacher=TeacherConfig(run="t", step=1),
+                student_depth=2,
+                teacher_depth=3,
             ),
             "self-transcendence needs a frozen teacher",
         ),
@@ -398,4 +478,4 @@ def test_stop_after_switches_the_term_off(shape):
 )
 def test_a_signal_without_what_it_follows_is_refused(shape, signal, message):
     with pytest.raises(UserError, match=message):
-        build_guidance([signal], shape)
+        build_alignment_losses([signal], shape)

@@ -18,15 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from selftrans.config import Sra
-from selftrans.guidance.base import Alignment, Batch, Guidance, SignalInputs, shown_cosines, token_cosines
+from selftrans.alignment.base import (
+    AlignmentInputs,
+    AlignmentLoss,
+    Batch,
+    LossOutput,
+    detached_cosines,
+    token_cosines,
+)
+from selftrans.config import SraConfig
 from selftrans.models.heads import two_layer_head
 from selftrans.models.sit import SiT
 
 BETA = 0.05
 
 
-class SraGuidance(Guidance):
+class SraLoss(AlignmentLoss):
     """The signal of SRA.
 
     Args:
@@ -34,18 +41,18 @@ class SraGuidance(Guidance):
         inputs: the student's shape.
     """
 
-    def __init__(self, settings: Sra, inputs: SignalInputs) -> None:
+    def __init__(self, settings: SraConfig, inputs: AlignmentInputs) -> None:
         super().__init__(settings)
         self.settings = settings
         self.depths = (settings.student_depth,)
-        self.followed = f"SRA: average, block {settings.teacher_depth}"
-        width = inputs.shape.width
-        self.projector = two_layer_head(width, settings.projector_width or 2 * width)
-        self._average: tuple[SiT, ...] = ()  # in a tuple, so that it is no submodule
+        self.target_name = f"SRA: average, block {settings.teacher_depth}"
+        hidden_size = inputs.shape.hidden_size
+        self.projector = two_layer_head(hidden_size, settings.projector_width or 2 * hidden_size)
+        self._ema_model: tuple[SiT, ...] = ()  # in a tuple, so that it is no submodule
 
-    def follow(self, average: SiT) -> None:
+    def set_ema_model(self, ema_model: SiT) -> None:
         """The teacher is the moving average."""
-        self._average = (average,)
+        self._ema_model = (ema_model,)
 
     def weight_at(self, step: int) -> float:
         """The weight, falling late in training."""
@@ -53,20 +60,22 @@ class SraGuidance(Guidance):
             return self.weight
         return self.weight * 0.1 ** (1 + max(step - decay.after, 0) / decay.steps)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> Alignment:
+    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """Smooth L1 or -cos, averaged over numbers and samples."""
         prediction = self.projector(features[self.settings.student_depth]).float()
         target = self.guiding_features(batch, features)
         if self.settings.loss == "smooth-l1":
             term = functional.smooth_l1_loss(prediction, target, beta=BETA)
-            return Alignment(term, shown_cosines(prediction, target))
+            return LossOutput(term, detached_cosines(prediction, target))
         cosines = token_cosines(prediction, target)
-        return Alignment(-cosines.mean(), cosines)
+        return LossOutput(-cosines.mean(), cosines)
 
     @torch.no_grad()
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
         """The average's tokens at less noise, (B, T, D), in float32."""
-        (average,) = self._average
+        (ema_model,) = self._ema_model
         depth = self.settings.teacher_depth
         t_B = (batch.t_B - self.settings.less_noise * batch.uniform_B).clamp_min(0)
-        return average.features(batch.noised(t_B), t_B, batch.dropped_labels_B, (depth,))[depth].float()
+        return ema_model.features(batch.noised(t_B), t_B, batch.dropped_labels_B, (depth,))[
+            depth
+        ].float()

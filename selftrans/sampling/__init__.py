@@ -1,0 +1,1 @@
+"""Sampling: sets of images and pictures from a checkpoint."""
