@@ -1,1 +1,1 @@
-"""Training signals: one file each, one small interface, one registry."""
+"""What trains beside denoising: one file per method, one small interface, one registry."""

@@ -1,9 +1,8 @@
-"""What a training signal is: a term of the loss over the tokens of some blocks."""
+"""What trains beside denoising: batches, terms of the loss, their weighted sum."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selftrans.config import AlignmentConfig, TimeRangeConfig
+from selftrans.alignment.method import AlignmentMethod
+from selftrans.config import TimeRangeConfig
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import Interpolant
 from selftrans.models.encoder import PatchEncoder
@@ -22,7 +22,7 @@ from selftrans.models.sit import SiT, SiTShape, SiTTrunk
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One micro-batch of noisy latents, with all that a training signal may ask about it."""
+    """One micro-batch of noisy latents, with all that a method may need to know about it."""
 
     step: int
     """Optimizer step, counted from 0."""
@@ -45,14 +45,14 @@ class Batch:
     dropped_labels_B: Tensor
     """Classes with some replaced by the null class: what the student sees."""
     uniform_B: Tensor
-    """A number in [0, 1) for each sample, for a signal's own use."""
+    """A number in [0, 1) for each sample, for a method's own use."""
     encoder_features: Mapping[str, Tensor] = field(default_factory=dict)
     """Stored patch tokens of the clean images, (B, T', D'), by encoder."""
     images_BHWC: Tensor | None = None
-    """The clean images in uint8, where a signal asks for them."""
+    """The clean images in uint8, where a method requests them."""
 
     def rows_within(self, t_range: TimeRangeConfig) -> Tensor:
-        """Rows whose time lies in the range: the others contribute exactly zero and need not be computed."""
+        """Rows whose time lies in the range: the others contribute exactly zero."""
         rows = np.flatnonzero((self.times >= t_range.low) & (self.times <= t_range.high))
         return torch.from_numpy(rows).to(self.t_B.device, non_blocking=True)
 
@@ -62,115 +62,132 @@ class Batch:
 
 
 class LossOutput(NamedTuple):
-    """What a signal comes to on a micro-batch."""
+    """What a term evaluates to on a micro-batch."""
 
     loss: Tensor
-    """The term of the loss, averaged over the whole micro-batch: a scalar in float32."""
+    """Averaged over the whole micro-batch: a scalar in float32."""
     cosine_similarity: Tensor
-    """Cosine of prediction and guiding feature, for each sample that counts; without gradient where the term is another."""
+    """Of prediction and guiding feature, for each sample that counts; for logging."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentInputs:
-    """What a signal is built from, beside its settings."""
+    """What a term is built from, beside its keys."""
 
     shape: SiTShape
     """The student's."""
     teacher: SiTTrunk | None = None
-    """The frozen teacher, for a signal that follows one."""
+    """The frozen teacher, for a method that follows one."""
     encoder: FeatureStore | PatchEncoder | None = None
-    """The encoder's stored features, or the encoder itself, for a signal that follows one."""
+    """The encoder's stored features, or the encoder itself, for a method that follows one."""
 
 
-class AlignmentLoss(nn.Module, ABC):
-    """A training signal; its parameters are heads that only training needs.
+class AlignmentLoss(nn.Module):
+    """One term of the loss: a method with its heads and with what it follows.
 
-    Every parameter takes part in ``forward`` whatever the batch holds, so that distributed training never meets a parameter
-    without gradient.
+    Args:
+        method: keys and formula.
+        inputs: what it follows.
     """
 
-    depths: tuple[int, ...] = ()
-    """Student blocks, counted from 1, whose tokens ``forward`` is given."""
-    target_name: str = "guiding features"
-    """What the guiding features are called in figures."""
-    label_conditioned: bool = True
-    """Whether the guiding features are a function of the sample's class, so that they may give it away."""
-
-    def __init__(self, settings: AlignmentConfig) -> None:
+    def __init__(self, method: AlignmentMethod, inputs: AlignmentInputs) -> None:
         super().__init__()
-        self.weight, self.stop_after = settings.weight, settings.stop_after
+        self.method = method
+        self.heads = nn.ModuleDict(dict(method.build_heads(inputs)))
+        # In tuples, so that they are no submodules: not trained, not saved, never in training mode.
+        self._inputs = (inputs,)
+        self._ema_model: tuple[SiT, ...] = ()
 
-    def is_active(self, step: int) -> bool:
-        """Whether the term counts in optimizer step ``step`` (counted from 0)."""
-        return self.stop_after is None or step < self.stop_after
+    @property
+    def shape(self) -> SiTShape:
+        """The student's shape."""
+        return self._inputs[0].shape
 
-    def weight_at(self, step: int) -> float:
-        """Factor of the term in the loss."""
-        return self.weight
+    @property
+    def teacher(self) -> SiTTrunk:
+        """The frozen teacher, cut at the block that is followed."""
+        (inputs,) = self._inputs
+        assert inputs.teacher is not None
+        return inputs.teacher
+
+    @property
+    def encoder(self) -> FeatureStore | PatchEncoder:
+        """The encoder, or its stored features."""
+        (inputs,) = self._inputs
+        assert inputs.encoder is not None
+        return inputs.encoder
+
+    @property
+    def ema_model(self) -> SiT:
+        """The moving average of the model's weights, which changes as they do."""
+        (ema_model,) = self._ema_model
+        return ema_model
 
     def set_ema_model(self, ema_model: SiT) -> None:
-        """Called once with the moving average of the model's weights, which goes on changing as they do."""
+        """Called once, before the first step."""
+        self._ema_model = (ema_model,)
 
-    @abstractmethod
     def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
-        """What the student's tokens are drawn to, for every sample, (B, T, D'), without gradient."""
+        """What the student's tokens follow, for every sample, (B, T, D'), without gradient."""
+        return self.method.guiding_features(self, batch, features)
 
-    @abstractmethod
     def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
         """The term; ``features[d]`` are the tokens (B, T, D) after student block d."""
+        return self.method.compute_loss(self, batch, features)
 
 
 class AlignmentLosses(nn.Module):
-    """All training signals of a run: their weighted sum is what the loss has beside denoising. SiT itself has none."""
+    """All terms of a run, by name: their weighted sum stands beside denoising in the loss."""
 
-    def __init__(self, terms: Iterable[AlignmentLoss]) -> None:
+    def __init__(self, terms: Mapping[str, AlignmentLoss]) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(terms)
+        self.terms = nn.ModuleDict(dict(terms))
 
-    def active(self, step: int) -> list[AlignmentLoss]:
-        """The signals that count in optimizer step ``step``."""
-        return [term for term in self.losses if term.is_active(step)]
+    def items(self) -> Iterator[tuple[str, AlignmentLoss]]:
+        """Names and terms."""
+        yield from zip(self.terms, self.values(), strict=True)
 
-    @property
-    def losses(self) -> list[AlignmentLoss]:
-        """All signals."""
-        return [term for term in self.terms if isinstance(term, AlignmentLoss)]
+    def values(self) -> Iterator[AlignmentLoss]:
+        """The terms."""
+        for term in self.terms.values():
+            assert isinstance(term, AlignmentLoss)
+            yield term
 
     def depths(self, step: int) -> tuple[int, ...]:
         """Student blocks whose tokens are needed in that step."""
-        return tuple(sorted({depth for term in self.active(step) for depth in term.depths}))
+        active = (term.method for term in self.values() if term.method.is_active(step))
+        return tuple(sorted({depth for method in active for depth in method.depths}))
 
     def set_ema_model(self, ema_model: SiT) -> None:
-        """Tell every signal the moving average."""
-        for term in self.losses:
+        """Give every term the moving average."""
+        for term in self.values():
             term.set_ema_model(ema_model)
 
     def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
-        """The weighted sum of the active terms."""
-        total, cosines = (
-            batch.t_B.new_zeros((), dtype=torch.float32),
-            [batch.t_B.new_zeros(0, dtype=torch.float32)],
-        )
-        for term in self.losses:
-            if term.is_active(batch.step):
+        """The weighted sum of the active terms, and all their cosines."""
+        total = batch.t_B.new_zeros((), dtype=torch.float32)
+        cosines = [batch.t_B.new_zeros(0, dtype=torch.float32)]
+        for term in self.values():
+            if term.method.is_active(batch.step):
                 output = term(batch, features)
-                total = total + term.weight_at(batch.step) * output.loss
+                total = total + term.method.weight_at(batch.step) * output.loss
                 cosines.append(output.cosine_similarity.detach().float())
-            else:  # a head without a term takes part with zero gradients, so that every process reduces the same buckets
+            else:  # idle heads take part with zero gradients: every process reduces the same buckets
                 total = sum((0.0 * head.sum() for head in term.parameters()), total)
         return LossOutput(total, torch.cat(cosines))
 
     def drop_idle_gradients(self, step: int) -> None:
-        """Take the heads of signals that are over out of the optimizer's step: momentum must not move them either."""
-        for term in self.losses:
-            if not term.is_active(step):
+        """Take heads whose term is over out of the step: momentum must not move them either."""
+        for term in self.values():
+            if not term.method.is_active(step):
                 term.zero_grad(set_to_none=True)
 
 
 def mean_squared_error_over_batch(prediction: Tensor, target: Tensor, batch_size: int) -> Tensor:
-    """Per-sample mean squared errors of the selected rows, summed and divided by the size of the whole batch.
+    """Per-sample mean squared errors of the selected rows, summed, over the whole batch's size.
 
-    This is "multiply each sample's loss by 1 if t is in range, else 0, then average over the batch".
+    This is "multiply each sample's loss by 1 if t is in range, else 0, then average over the
+    batch".
     """
     errors = (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
     return errors.sum() / batch_size
@@ -178,9 +195,8 @@ def mean_squared_error_over_batch(prediction: Tensor, target: Tensor, batch_size
 
 def token_cosines(prediction_BTD: Tensor, target_BTD: Tensor) -> Tensor:
     """Cosine similarity of each sample's tokens, averaged over them, in float32, (B,)."""
-    return functional.cosine_similarity(prediction_BTD.float(), target_BTD.float(), dim=-1).mean(
-        dim=1
-    )
+    prediction, target = prediction_BTD.float(), target_BTD.float()
+    return functional.cosine_similarity(prediction, target, dim=-1).mean(dim=1)
 
 
 def detached_cosines(prediction_BTD: Tensor, target_BTD: Tensor) -> Tensor:

@@ -1,45 +1,74 @@
-"""LayerSync (Haghighi et al. 2025, arXiv 2510.12581): a block follows a deeper block of the same forward pass.
+"""LayerSync (Haghighi et al. 2025, arXiv 2510.12581): a block follows a deeper one of the same pass.
 
     L = -mean over samples and tokens of cos(student's tokens after block ``student_depth``,
                                              stop-gradient of those after block ``teacher_depth``)
 
-Neither a projector nor another pass: what it costs are the cosines. Weight 0.2, blocks 8 and 16 of XL/2.
+Neither a projector nor another pass: what it costs are the cosines. Weight 0.2, blocks 8 and 16 of
+XL/2.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Self
 
-from torch import Tensor
+from pydantic import model_validator
 
-from selftrans.alignment.base import (
-    AlignmentInputs,
-    AlignmentLoss,
-    Batch,
-    LossOutput,
-    token_cosines,
-)
-from selftrans.config import LayerSyncConfig
+from selftrans.alignment.method import AlignmentMethod
+from selftrans.config import PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selftrans.alignment.base import AlignmentLoss, Batch, LossOutput
 
 
-class LayerSyncLoss(AlignmentLoss):
-    """The signal of LayerSync.
+class LayerSync(AlignmentMethod):
+    """LayerSync (Haghighi et al. 2025): a block follows a deeper block, without a projector."""
 
-    Args:
-        settings: depths and weight.
-        inputs: nothing of them is needed.
-    """
+    method: Literal["layersync"]
+    student_depth: PositiveInt
+    """Block that learns, counted from 1 (8 for XL/2)."""
+    teacher_depth: PositiveInt
+    """Deeper block that it follows, through which no gradient goes (16 for XL/2)."""
+    weight: PositiveFloat = 0.2
+    """Factor lambda of the term in the loss."""
 
-    def __init__(self, settings: LayerSyncConfig, inputs: AlignmentInputs) -> None:
-        super().__init__(settings)
-        self.settings = settings
-        self.depths = (settings.student_depth, settings.teacher_depth)
-        self.target_name = f"LayerSync: block {settings.teacher_depth}"
+    @model_validator(mode="after")
+    def _teacher_is_deeper(self) -> Self:
+        if self.teacher_depth <= self.student_depth:
+            raise ValueError(
+                f"teacher_depth: {self.teacher_depth} is not deeper than"
+                f" student_depth {self.student_depth}"
+            )
+        return self
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
+    @property
+    def student_blocks(self) -> dict[str, int]:
+        """Both blocks are the model's."""
+        return {"student_depth": self.student_depth, "teacher_depth": self.teacher_depth}
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The block that learns, and the one that it follows."""
+        return (self.student_depth, self.teacher_depth)
+
+    def target_name(self, term: AlignmentLoss) -> str:
+        """The block that is followed."""
+        return f"LayerSync: block {self.teacher_depth}"
+
+    def compute_loss(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> LossOutput:
         """-cos, averaged over tokens and samples."""
-        target = self.guiding_features(batch, features)
-        cosines = token_cosines(features[self.settings.student_depth], target)
+        from selftrans.alignment.base import LossOutput, token_cosines
+
+        target = self.guiding_features(term, batch, features)
+        cosines = token_cosines(features[self.student_depth], target)
         return LossOutput(-cosines.mean(), cosines)
 
-    def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+    def guiding_features(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> Tensor:
         """The deeper block's tokens, (B, T, D)."""
-        return features[self.settings.teacher_depth].detach()
+        return features[self.teacher_depth].detach()

@@ -1,9 +1,9 @@
-"""From a run's settings to its training signals."""
+"""From a run's settings to the terms of its loss."""
 
-from collections.abc import Mapping, Sequence
-from pkgutil import resolve_name
+from collections.abc import Mapping
 
 from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, AlignmentLosses
+from selftrans.alignment.method import AlignmentMethod
 from selftrans.config import AlignmentConfig
 from selftrans.data.store import FeatureStore
 from selftrans.models.encoder import PatchEncoder
@@ -12,37 +12,34 @@ from selftrans.runtime.errors import UserError
 
 
 def build_alignment_losses(
-    signals: Sequence[AlignmentConfig],
+    alignments: Mapping[str, AlignmentConfig],
     shape: SiTShape,
-    teachers: Sequence[SiTTrunk] = (),
+    teachers: Mapping[str, SiTTrunk] | None = None,
     encoders: Mapping[str, FeatureStore | PatchEncoder] | None = None,
 ) -> AlignmentLosses:
-    """The training signals of a run.
+    """The terms of a run's loss beside denoising.
 
     Args:
-        signals: their settings.
+        alignments: their settings, by the term's name.
         shape: the student's shape.
-        teachers: a frozen teacher for each signal that follows one, in order.
-        encoders: stored features, or encoders, by name.
+        teachers: frozen teachers, by the name of the term that follows them.
+        encoders: stored features, or encoders, by the encoder's name.
 
     Raises:
-        UserError: a signal needs a teacher or an encoder, and none is given.
+        UserError: a term needs a teacher or an encoder, and none is given.
     """
-    waiting, given = list(teachers), encoders or {}
-    built = []
-    for settings in signals:
+    terms: dict[str, AlignmentLoss] = {}
+    for name, method in alignments.items():
+        assert isinstance(method, AlignmentMethod)
         teacher = encoder = None
-        if settings.frozen_teacher:
-            if not waiting:
+        if method.frozen_teacher and (teacher := (teachers or {}).get(name)) is None:
+            raise UserError(f"alignment {name!r}: needs a frozen teacher, none was given")
+        if method.encoder_use:
+            used = method.encoder_use.name
+            if (encoder := (encoders or {}).get(used)) is None:
                 raise UserError(
-                    f"guidance.method: {settings.method} needs a frozen teacher, none was given"
+                    f"alignment {name!r}: neither features nor weights of {used!r} were given"
                 )
-            teacher = waiting.pop(0)
-        if settings.encoder_use and (encoder := given.get(settings.encoder_use.name)) is None:
-            raise UserError(
-                f"guidance.encoder: neither features nor weights of {settings.encoder_use.name!r} were given"
-            )
-        implementation: type[AlignmentLoss] = resolve_name(settings.implementation)
         inputs = AlignmentInputs(shape=shape, teacher=teacher, encoder=encoder)
-        built.append(implementation(settings, inputs))  # type: ignore[call-arg]
-    return AlignmentLosses(built)
+        terms[name] = AlignmentLoss(method, inputs)
+    return AlignmentLosses(terms)

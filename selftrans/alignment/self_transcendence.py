@@ -1,76 +1,116 @@
-"""Stage 2, self-guided representation: a shallow block follows the frozen teacher's deeper, guided features.
+"""Stage 2, self-guided representation (Sun et al. 2026, arXiv 2601.07773).
 
-For the same x_t and t, with the teacher's tokens after block ``teacher_depth``,
+A shallow block follows the frozen teacher's deeper features, sharpened by classifier-free guidance
+in feature space. For the same x_t and t, with the teacher's tokens after block ``teacher_depth``,
 
     f_c = teacher(x_t, t, y)      f_u = teacher(x_t, t, null)      f_g = f_u + w (f_c - f_u)
 
-and the student's tokens after block ``student_depth`` go through an MLP h: L_self = mean |h(student) - f_g|^2, counted
-only where t is in range, averaged over the whole batch. The teacher sees the true label even where the student's was
-dropped.
+and the student's tokens after block ``student_depth`` go through an MLP h:
+
+    L_self = mean over the batch of 1[t in range] mean |h(student) - f_g|^2
+
+The teacher sees the true label even where the student's was dropped.
+What need not be computed: a sample out of range contributes exactly zero, so neither the teacher
+nor h sees it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from selftrans.alignment.method import AlignmentMethod
+from selftrans.config import FrozenTeacher, PositiveInt, TeacherConfig, TimeRangeConfig
 
-from selftrans.alignment.base import (
-    AlignmentInputs,
-    AlignmentLoss,
-    Batch,
-    LossOutput,
-    detached_cosines,
-    mean_squared_error_over_batch,
-)
-from selftrans.config import SelfTranscendenceConfig
-from selftrans.models.heads import projector
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
 
 
-class SelfTranscendenceLoss(AlignmentLoss):
-    """The signal of stage 2.
+class SelfTranscendence(AlignmentMethod):
+    """Stage 2: a shallow block follows the frozen teacher's deeper features, guided."""
 
-    Args:
-        settings: depths, guidance scale, weight, time range, projector width, last step.
-        inputs: the student's shape, and the frozen trunk, cut at ``teacher_depth``, on the student's device.
-    """
+    method: Literal["self-transcendence"]
+    teacher: TeacherConfig
+    """The model whose features are followed."""
+    student_depth: PositiveInt
+    """Student block, counted from 1."""
+    teacher_depth: PositiveInt
+    """Teacher block, counted from 1."""
+    guidance_scale: float = 5.0
+    """Scale w of f_u + w (f_c - f_u)."""
+    t_range: TimeRangeConfig = TimeRangeConfig()
+    """Times at which the term counts."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
 
-    def __init__(self, settings: SelfTranscendenceConfig, inputs: AlignmentInputs) -> None:
-        super().__init__(settings)
+    @property
+    def student_blocks(self) -> dict[str, int]:
+        """The block that learns."""
+        return {"student_depth": self.student_depth}
+
+    @property
+    def frozen_teacher(self) -> FrozenTeacher:
+        """The teacher, cut at the block that is followed."""
+        return FrozenTeacher(self.teacher, self.teacher_depth)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The block that learns."""
+        return (self.student_depth,)
+
+    def build_heads(self, inputs: AlignmentInputs) -> Mapping[str, nn.Module]:
+        """The projector h."""
+        from selftrans.models.heads import projector
+
         assert inputs.teacher is not None
-        self.settings = settings
-        self.depths = (settings.student_depth,)
-        self.projector = projector(
-            inputs.shape.hidden_size, settings.projector_width, inputs.teacher.shape.hidden_size
-        )
-        # In a tuple, so that it is no submodule: not trained, not saved, never switched to training mode.
-        self._teacher = (inputs.teacher,)
+        output_size = inputs.teacher.shape.hidden_size
+        width = self.projector_width
+        return {"projector": projector(inputs.shape.hidden_size, width, output_size)}
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
-        """L_self; teacher and projector run only for the samples that count."""
-        rows = batch.rows_within(self.settings.t_range)
-        prediction = self.projector(features[self.settings.student_depth][rows])
+    def compute_loss(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> LossOutput:
+        """L_self."""
+        from selftrans.alignment.base import (
+            LossOutput,
+            detached_cosines,
+            mean_squared_error_over_batch,
+        )
+
+        rows = batch.rows_within(self.t_range)
+        prediction = term.heads["projector"](features[self.student_depth][rows])
         if not len(rows):  # zero, and a zero gradient for every parameter of the projector
             return LossOutput(prediction.float().sum(), batch.t_B.new_zeros(0))
-        target = self.guided_features(batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows])
-        term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
-        return LossOutput(term, detached_cosines(prediction, target))
+        target = self.guided_features(
+            term, batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows]
+        )
+        loss = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        return LossOutput(loss, detached_cosines(prediction, target))
 
-    def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+    def guiding_features(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> Tensor:
         """f_g, (B, T, D)."""
-        return self.guided_features(batch.x_BCHW, batch.t_B, batch.labels_B)
+        return self.guided_features(term, batch.x_BCHW, batch.t_B, batch.labels_B)
 
-    def guided_features(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+    def guided_features(
+        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+    ) -> Tensor:
         """f_g = f_u + w (f_c - f_u), (B, T, D)."""
-        unconditional, conditional = self.teacher_features(x_BCHW, t_B, labels_B)
-        return torch.lerp(unconditional, conditional, self.settings.guidance_scale)
+        unconditional, conditional = self.teacher_features(term, x_BCHW, t_B, labels_B)
+        return unconditional.lerp(conditional, self.guidance_scale)
 
-    @torch.no_grad()
     def teacher_features(
-        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """f_u and f_c, (B, T, D) each, in float32: both passes in one batch."""
-        (teacher,) = self._teacher
-        labels = torch.cat([torch.full_like(labels_B, teacher.null_class), labels_B])
-        tokens = teacher.tokens(torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B]), labels)
-        unconditional, conditional = tokens.float().chunk(2)
+        """f_u and f_c, (B, T, D) each, in float32, without gradient: both passes in one batch."""
+        import torch
+
+        with torch.no_grad():
+            null = torch.full_like(labels_B, term.teacher.null_class)
+            labels = torch.cat([null, labels_B])
+            x, t = torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B])
+            unconditional, conditional = term.teacher.tokens(x, t, labels).float().chunk(2)
         return unconditional, conditional

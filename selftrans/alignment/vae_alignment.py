@@ -1,56 +1,87 @@
-"""Stage 1, VAE-based alignment: tokens of a shallow block predict the diffusion target in latent space.
+"""Stage 1, VAE-based alignment (Sun et al. 2026, arXiv 2601.07773, section "VAE-based alignment").
 
-L_vae is the mean squared error between the head's prediction and the velocity (the authors' code) or the clean latent
-(the letter of the text), counted only where t is in range, averaged over the whole batch.
+Tokens of a shallow block go through a head h and predict the diffusion target in latent space:
+
+    L_vae = mean over the batch of 1[t in range] mean |h(student) - target|^2
+
+The target is the velocity (the authors' code) or the clean latent (the letter of the text).
+What need not be computed: a sample out of range contributes exactly zero, so h never sees it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor
+from selftrans.alignment.method import AlignmentMethod
+from selftrans.config import PositiveInt, TimeRangeConfig
 
-from selftrans.alignment.base import (
-    AlignmentInputs,
-    AlignmentLoss,
-    Batch,
-    LossOutput,
-    detached_cosines,
-    mean_squared_error_over_batch,
-)
-from selftrans.config import VaeAlignmentConfig
-from selftrans.models.heads import LatentHead
-from selftrans.models.sit import patchify
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
 
 
-class VaeAlignmentLoss(AlignmentLoss):
-    """The signal of stage 1.
+class VaeAlignment(AlignmentMethod):
+    """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
 
-    Args:
-        settings: depth, weight, target, time range, projector width.
-        inputs: the student's shape.
-    """
+    label_conditioned: ClassVar[bool] = False
 
-    def __init__(self, settings: VaeAlignmentConfig, inputs: AlignmentInputs) -> None:
-        super().__init__(settings)
-        self.settings, self.shape = settings, inputs.shape
-        self.depths = (settings.depth,)
-        self.target_name, self.label_conditioned = f"VAE {settings.target}", False
-        self.head = LatentHead(inputs.shape, settings.projector_width)
+    method: Literal["vae-alignment"]
+    depth: PositiveInt
+    """Student block, counted from 1."""
+    target: Literal["velocity", "latent"] = "velocity"
+    """What is predicted: the velocity (the authors' code) or the clean latent (the letter of the
+    text)."""
+    t_range: TimeRangeConfig = TimeRangeConfig()
+    """Times at which the term counts."""
+    projector_width: PositiveInt = 2048
+    """Hidden width of the three-layer projector."""
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
-        """L_vae; the head runs only for the samples that count."""
-        rows = batch.rows_within(self.settings.t_range)
-        prediction, target = (
-            self.head(features[self.settings.depth][rows]),
-            self._target(batch)[rows],
+    @property
+    def student_blocks(self) -> dict[str, int]:
+        """The block that is aligned."""
+        return {"depth": self.depth}
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The block that is aligned."""
+        return (self.depth,)
+
+    def target_name(self, term: AlignmentLoss) -> str:
+        """VAE velocity, or VAE latent."""
+        return f"VAE {self.target}"
+
+    def build_heads(self, inputs: AlignmentInputs) -> Mapping[str, nn.Module]:
+        """Projector, layer norm, linear map to the patch."""
+        from selftrans.models.heads import LatentHead
+
+        return {"latent": LatentHead(inputs.shape, self.projector_width)}
+
+    def compute_loss(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> LossOutput:
+        """L_vae."""
+        from selftrans.alignment.base import (
+            LossOutput,
+            detached_cosines,
+            mean_squared_error_over_batch,
         )
-        term = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
-        return LossOutput(
-            term, detached_cosines(prediction.flatten(1)[:, None], target.flatten(1)[:, None])
-        )
 
-    def guiding_features(self, batch: Batch, features: Mapping[int, Tensor]) -> Tensor:
+        rows = batch.rows_within(self.t_range)
+        prediction = term.heads["latent"](features[self.depth][rows])
+        target = self._target(batch)[rows]
+        loss = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        vectors = (tensor.flatten(1)[:, None] for tensor in (prediction, target))
+        return LossOutput(loss, detached_cosines(*vectors))
+
+    def guiding_features(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> Tensor:
         """The target's patches, (B, T, p p C)."""
-        return patchify(self._target(batch), self.shape)
+        from selftrans.models.sit import patchify
+
+        return patchify(self._target(batch), term.shape)
 
     def _target(self, batch: Batch) -> Tensor:
-        return batch.velocity_BCHW if self.settings.target == "velocity" else batch.z_BCHW
+        return batch.velocity_BCHW if self.target == "velocity" else batch.z_BCHW

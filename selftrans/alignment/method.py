@@ -1,0 +1,66 @@
+"""What a method is: its keys, its formula, its loss, in one class.
+
+Files of methods import torch only where they compute, since reading an experiment imports them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from selftrans.config import AlignmentConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
+
+
+class AlignmentMethod(AlignmentConfig):
+    """A method of alignment: a term of the loss over the tokens of some of the student's blocks.
+
+    Its keys are those of ``AlignmentConfig`` and its own. What it computes with besides (heads, a
+    frozen teacher, an encoder, the EMA model) comes as ``term``, the module that runs it.
+    """
+
+    label_conditioned: ClassVar[bool] = True
+    """Whether the guiding features are a function of the sample's class, so that they may give it
+    away."""
+
+    @property
+    @abstractmethod
+    def depths(self) -> tuple[int, ...]:
+        """Student blocks, counted from 1, whose tokens the loss is computed from."""
+
+    def is_active(self, step: int) -> bool:
+        """Whether the term counts in optimizer step ``step``, counted from 0."""
+        return self.stop_after is None or step < self.stop_after
+
+    def weight_at(self, step: int) -> float:
+        """Factor of the term in the loss."""
+        return self.weight
+
+    def target_name(self, term: AlignmentLoss) -> str:
+        """What the guiding features are called in figures."""
+        return "guiding features"
+
+    def build_heads(self, inputs: AlignmentInputs) -> Mapping[str, nn.Module]:
+        """Fresh heads that only training needs, by name: they are trained, saved and resumed.
+
+        Every parameter takes part in the loss whatever the batch holds, so that distributed
+        training never meets a parameter without a gradient.
+        """
+        return {}
+
+    @abstractmethod
+    def guiding_features(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> Tensor:
+        """What the student's tokens follow, for every sample, (B, T, D'), without gradient."""
+
+    @abstractmethod
+    def compute_loss(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> LossOutput:
+        """The term; ``features[d]`` are the student's tokens (B, T, D) after block d."""

@@ -1,0 +1,173 @@
+"""What the parts of an experiment ask of each other. Every problem is listed, not the first only."""
+
+from collections.abc import Iterator, Sequence
+
+from selftrans.config.alignment import FrozenTeacher
+from selftrans.config.errors import Problem
+from selftrans.config.experiment import ExperimentConfig, RunConfig
+
+
+def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Everything that is wrong between the parts of an experiment."""
+    if experiment.name == "data":
+        yield Problem(("name",), "'data' is where data sets lie (allowed: any other name)")
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        yield Problem(("seeds",), f"{list(experiment.seeds)} has duplicates")
+    yield from _label_problems(experiment)
+    for name, run in experiment.runs.items():
+        yield from _run_problems(experiment, name, run)
+    yield from _circles(experiment)
+    yield from _evaluation_problems(experiment)
+    yield from _figure_problems(experiment)
+    if (analysis := experiment.analysis) is not None:
+        if analysis.encoder is not None:
+            yield from _encoder_problems(experiment, ("analysis", "encoder"), analysis.encoder)
+        shallowest = min(run.model.depth for run in experiment.runs.values())
+        for depth in analysis.shown_blocks or ():
+            yield from _depth_problems(("analysis", "shown_blocks"), depth, shallowest)
+
+
+def _label_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    names: dict[str, str] = {}
+    for name, run in experiment.runs.items():
+        if (other := names.setdefault(label := run.label or name, name)) != name:
+            yield Problem(("runs", name, "label"), f"{label!r} is the name of run {other!r}, too")
+
+
+def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> Iterator[Problem]:
+    side, patch = experiment.data.latent_shape[1], run.model.patch_size
+    if side % patch:
+        message = f"{patch} does not divide the {side}x{side} latents"
+        yield Problem(("runs", name, "model", "patch_size"), message)
+    if run.imported and run.alignments:
+        message = "an imported checkpoint is not trained (allowed: none)"
+        yield Problem(("runs", name, "alignment"), message)
+        return
+    for number, term in enumerate(run.alignments.values()):
+        keys: tuple[str | int, ...] = ("runs", name, "alignment")
+        keys += (number,) if isinstance(run.alignment, tuple) else ()
+        for key, depth in term.student_blocks.items():
+            yield from _depth_problems((*keys, key), depth, run.model.depth)
+        if term.frozen_teacher:
+            yield from _teacher_problems(experiment, keys, run, term.frozen_teacher)
+        if term.encoder_use:
+            yield from _encoder_problems(experiment, (*keys, "encoder"), term.encoder_use.name)
+    ways: dict[str, str] = {}
+    for use in run.encoders:
+        if ways.setdefault(use.name, use.features) != use.features:
+            message = f"features of {use.name!r} are 'store' and 'images' at once"
+            yield Problem(("runs", name, "alignment"), message)
+
+
+def _teacher_problems(
+    experiment: ExperimentConfig, keys: Sequence[str | int], run: RunConfig, teacher: FrozenTeacher
+) -> Iterator[Problem]:
+    choice = teacher.choice
+    if choice.run not in experiment.runs:
+        allowed = ", ".join(experiment.runs)
+        yield Problem(
+            (*keys, "teacher", "run"), f"{choice.run!r} is not a run (allowed: {allowed})"
+        )
+        return
+    source = experiment.runs[choice.run]
+    if choice.step not in source.training.checkpoints:
+        allowed = ", ".join(map(str, source.training.checkpoints))
+        message = f"{choice.step} is not a checkpoint of {choice.run!r} (allowed: {allowed})"
+        yield Problem((*keys, "teacher", "step"), message)
+    for key, student, teachers in (
+        ("model.patch_size", run.model.patch_size, source.model.patch_size),
+        ("training.interpolant", run.training.interpolant, source.training.interpolant),
+    ):
+        if student != teachers:
+            message = f"{choice.run!r} has {key} {teachers}, its student has {student}"
+            yield Problem((*keys, "teacher", "run"), message)
+    yield from _depth_problems((*keys, "teacher_depth"), teacher.depth, source.model.depth)
+
+
+def _circles(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Runs that are taught by themselves, or by a student of their own: each circle once."""
+    reported: set[frozenset[str]] = set()
+    for name in experiment.runs:
+        if (circle := _circle(experiment, (name,))) and frozenset(circle) not in reported:
+            reported.add(frozenset(circle))
+            keys = ("runs", name, "alignment", "teacher", "run")
+            yield Problem(keys, f"{' -> '.join(circle)} is a circle")
+
+
+def _circle(experiment: ExperimentConfig, chain: tuple[str, ...]) -> tuple[str, ...]:
+    for teacher in experiment.runs[chain[-1]].teachers.values():
+        if (run := teacher.choice.run) == chain[0]:
+            return (*chain, run)
+        known = run in experiment.runs and run not in chain
+        if known and (circle := _circle(experiment, (*chain, run))):
+            return circle
+    return ()
+
+
+def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    if not {"fid", "is"} & {*experiment.evaluation.metrics}:
+        message = "the convergence figure needs fid or is among them"
+        yield Problem(("evaluation", "metrics"), message)
+    steps = {step for run in experiment.runs.values() for step in run.training.checkpoints}
+    for name, sampler in experiment.evaluation.samplers.items():
+        if isinstance(sampler.checkpoints, tuple):
+            keys = ("evaluation", "samplers", name, "checkpoints")
+            yield from _step_problems(
+                keys, sampler.checkpoints, steps, "not a checkpoint of any run"
+            )
+
+
+def _figure_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    figures, runs = experiment.figures, ", ".join(experiment.runs)
+    for run in figures.published.curves if figures.published else ():
+        if run not in experiment.runs:
+            message = f"{run!r} is not a run (allowed: {runs})"
+            yield Problem(("figures", "published", "curves"), message)
+    if experiment.baseline not in experiment.runs:
+        message = f"{experiment.baseline!r} is not a run (allowed: {runs})"
+        yield Problem(("figures", "baseline"), message)
+        return
+    if experiment.trained_runs and experiment.baseline not in experiment.trained_runs:
+        message = f"{experiment.baseline!r} was not trained here (allowed: a run that was)"
+        yield Problem(("figures", "baseline"), message)
+    name, samplers = figures.sampler, experiment.evaluation.samplers
+    if name not in samplers:
+        message = f"{name!r} is not a sampler (allowed: {', '.join(samplers)})"
+        yield Problem(("figures", "sampler"), message)
+        return
+    if not experiment.evaluated_steps(experiment.baseline, name):
+        message = f"{name!r} samples no checkpoint of the baseline {experiment.baseline!r}"
+        yield Problem(("figures", "sampler"), message)
+    sampled = {step for run in experiment.runs for step in experiment.evaluated_steps(run, name)}
+    keys = ("figures", "sample_checkpoints")
+    yield from _step_problems(keys, figures.sample_checkpoints, sampled, f"not sampled by {name!r}")
+    if figures.sample_columns > (count := samplers[name].num_samples):
+        yield Problem(
+            ("figures", "sample_columns"),
+            f"{figures.sample_columns} is beyond the {count} samples of {name!r}"
+            f" (allowed: 1 to {count})",
+        )
+
+
+def _encoder_problems(
+    experiment: ExperimentConfig, keys: tuple[str | int, ...], name: str
+) -> Iterator[Problem]:
+    if name not in (encoders := experiment.data.encoders):
+        allowed = ", ".join(encoders) or "none"
+        message = f"{name!r} is not an encoder of data {experiment.data.name!r}"
+        yield Problem(keys, f"{message} (allowed: {allowed})")
+
+
+def _step_problems(
+    keys: tuple[str, ...], wanted: tuple[int, ...], existing: set[int], problem: str
+) -> Iterator[Problem]:
+    for step in wanted:
+        if step not in existing:
+            allowed = ", ".join(map(str, sorted(existing)))
+            yield Problem(keys, f"{step} is {problem} (allowed: {allowed})")
+
+
+def _depth_problems(keys: tuple[str | int, ...], depth: int, blocks: int) -> Iterator[Problem]:
+    if depth > blocks:
+        message = f"{depth} is beyond the model's {blocks} blocks (allowed: 1 to {blocks})"
+        yield Problem(keys, message)

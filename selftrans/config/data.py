@@ -1,0 +1,268 @@
+"""What is learnt from: images, crop, autoencoder, latents; and the small networks beside it."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from selftrans.config.base import ConfigModel, Name, PositiveFloat, PositiveInt, Precision, Seed
+from selftrans.config.defaults import VERSION
+
+ENCODE_BATCH = 64
+"""Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
+on the number of processes."""
+
+
+class DigitsSource(ConfigModel):
+    """The 1,797 handwritten digits of scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
+
+    kind: Literal["digits"]
+
+
+class FileSource(ConfigModel):
+    """What sources of image files have in common.
+
+    Images get the ADM crop: halved by box averages, resized bicubically, cropped at the centre.
+    """
+
+    path: str
+    """Where the images lie."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """An image that cannot be decoded ends the job with its name, or is left out and listed in the
+    manifest of the latents."""
+    exif_rotation: bool = False
+    """Turn images as their EXIF data say. ADM's preparation, whose statistics the field compares
+    with, does not."""
+
+
+class FolderSource(FileSource):
+    """A folder with a folder of images for each class, as ImageNet's `train/`.
+
+    Or a folder whose `dataset.json` holds the labels, as EDM's.
+    """
+
+    kind: Literal["folder"]
+
+
+class ZipSource(FileSource):
+    """A zip of such a folder, read without unpacking."""
+
+    kind: Literal["zip"]
+
+
+class HuggingFaceSource(FileSource):
+    """A directory that `save_to_disk` of Hugging Face's `datasets` wrote."""
+
+    kind: Literal["huggingface"]
+    split: str | None = None
+    """Which split, where the directory holds several."""
+    image_column: str = "image"
+    """Name of the column of images."""
+    label_column: str = "label"
+    """Name of the column of classes."""
+
+
+class RepaSource(FileSource):
+    """What REPA's preparation makes: `images/`, and their moments in `vae-sd/`.
+
+    The moments are reused without encoding.
+    """
+
+    kind: Literal["repa"]
+
+
+AnySource = Annotated[
+    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource,
+    Field(discriminator="kind"),
+]
+
+
+class TrainedAutoencoderConfig(ConfigModel):
+    """A small `AutoencoderKL`, trained on the data itself by a rule of its own."""
+
+    kind: Literal["trained"]
+    block_channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (16, 32, 32)
+    """Channels per resolution; each further entry halves the resolution."""
+    latent_channels: PositiveInt = 4
+    """Channels C of the latent."""
+    norm_groups: PositiveInt = 8
+    """Groups of the group normalisation; divides every entry of `block_channels`."""
+    steps: PositiveInt = 400
+    """Optimizer steps."""
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the KL divergence per latent element against the squared error per pixel."""
+    seed: Seed = 0
+    """Seed of weights, order and posterior noise."""
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> Self:
+        for channels in self.block_channels:
+            if channels % self.norm_groups:
+                raise ValueError(
+                    f"norm_groups: {self.norm_groups} does not divide block_channels {channels}"
+                )
+        return self
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.block_channels) - 1)
+
+
+class PretrainedAutoencoderConfig(ConfigModel):
+    """An existing autoencoder of diffusers: a directory of `save_pretrained`, or a hub name."""
+
+    kind: Literal["pretrained"]
+    path: str
+    """Directory, or name on the Hugging Face hub, for instance `stabilityai/sd-vae-ft-mse`."""
+    latent_channels: PositiveInt = 4
+    """Channels C of its latents."""
+    downsampling: PositiveInt = 8
+    """Pixels per latent, along a side."""
+
+
+AutoencoderConfig = Annotated[
+    TrainedAutoencoderConfig | PretrainedAutoencoderConfig, Field(discriminator="kind")
+]
+
+
+class LatentsConfig(ConfigModel):
+    """How the posterior's moments are stored."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the stored means and standard deviations."""
+    shard_size: PositiveInt = 16384
+    """Images per shard; a shard is the unit of work and of resuming."""
+    flip: bool = False
+    """Store the mirrored image's moments as well; training samples one of the two at every
+    visit."""
+    precision: Precision = "fp32"
+    """Arithmetic of the encoder."""
+
+
+class ClassifierConfig(ConfigModel):
+    """A small classifier trained on the data: the feature extractor where there is no Inception."""
+
+    width: PositiveInt = 32
+    """Channels of the first convolution."""
+    features: PositiveInt = 64
+    """Length of the feature vector in front of the logits."""
+    steps: PositiveInt = 300
+    """Optimizer steps."""
+    batch_size: PositiveInt = 128
+    """Images per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and augmentation."""
+
+
+class TrainedEncoderConfig(ConfigModel):
+    """A small timm vision transformer, trained to classify the data by a rule of its own.
+
+    It stands in for DINOv2 where no weights can be had, and is called a stand-in wherever it is
+    shown: unlike DINOv2 it has seen the labels.
+    """
+
+    kind: Literal["trained"]
+    patch_size: PositiveInt = 8
+    """Side of a patch in pixels."""
+    depth: PositiveInt = 4
+    """Transformer blocks."""
+    hidden_size: PositiveInt = 96
+    """Length of a token."""
+    num_heads: PositiveInt = 4
+    """Attention heads; divides `hidden_size`."""
+    steps: PositiveInt = 600
+    """Optimizer steps."""
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and augmentation."""
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden_size(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        return self
+
+
+class PretrainedEncoderConfig(ConfigModel):
+    """An existing vision transformer: any of timm's, with its published weights or a file."""
+
+    kind: Literal["pretrained"]
+    model: str
+    """Name in timm, for instance `vit_base_patch14_dinov2` (REPA's DINOv2 ViT-B)."""
+    input_size: PositiveInt = 224
+    """Side in pixels that images are resized to. 224 gives 16x16 patches of 14, the grid of SiT
+    with patch 2 at 256 pixels."""
+    weights: str | None = None
+    """File of weights (`.safetensors`, `.pth`); timm's own from the Hugging Face hub, if it is not
+    given."""
+
+
+EncoderConfig = Annotated[
+    TrainedEncoderConfig | PretrainedEncoderConfig, Field(discriminator="kind")
+]
+
+
+class DatasetConfig(ConfigModel):
+    """A data set as it is learnt from. Experiments that name it share its latents."""
+
+    name: Name
+    """Name under which the results lie; the file's name if it is not given."""
+    defaults: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    """Version of the defaults; that of its results if there are any, else the newest."""
+    source: AnySource
+    """Where the images come from."""
+    images: PositiveInt | None = None
+    """How many images the source has. Another number is refused, and a plan can be made before the
+    images are there."""
+    image_size: PositiveInt
+    """Height and width of the square images, in pixels."""
+    autoencoder: AutoencoderConfig
+    """The map between images and latents."""
+    latents: LatentsConfig = LatentsConfig()
+    """Storage of the latents."""
+    classifier: ClassifierConfig = ClassifierConfig()
+    """The embedded feature extractor."""
+    encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
+    """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
+    name."""
+    reference: str | None = None
+    """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a
+    data file, or statistics of ours; all images of this data set, if it is not given."""
+
+    @model_validator(mode="after")
+    def _latents_are_whole(self) -> Self:
+        if self.image_size % (factor := self.autoencoder.downsampling):
+            raise ValueError(
+                f"image_size: {self.image_size} is not a multiple of the autoencoder's {factor}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prepared_moments_are_as_they_are(self) -> Self:
+        if isinstance(self.source, RepaSource):
+            if self.latents.flip:
+                raise ValueError(
+                    "latents.flip: true, but source.kind 'repa' has no moments of mirrored images"
+                )
+            if self.source.on_error == "skip":
+                raise ValueError(
+                    "source.on_error: 'skip', but images of source.kind 'repa' are not decoded again"
+                )
+        return self
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        side = self.image_size // self.autoencoder.downsampling
+        return self.autoencoder.latent_channels, side, side

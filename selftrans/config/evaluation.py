@@ -1,0 +1,126 @@
+"""What is measured, on which samples."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, WithJsonSchema, model_validator
+
+from selftrans.config.base import ConfigModel, Name, PositiveInt, Seed, UnitFloat, Weights
+
+ExtractorName = Literal["classifier", "inception", "dinov2"]
+EXTRACTORS: tuple[ExtractorName, ...] = ("classifier", "inception", "dinov2")
+DistanceArithmetic = Literal["fp32", "adm"]
+Metric = Literal["fid", "sfid", "is", "precision", "recall", "kid", "fd-dinov2"]
+# Extractors that a metric is defined for; an FID of the classifier never compares with one of
+# Inception.
+METRIC_EXTRACTORS: dict[Metric, tuple[ExtractorName, ...]] = {
+    "fid": ("classifier", "inception"),
+    "sfid": ("inception",),
+    "is": ("classifier", "inception"),
+    "precision": ("classifier", "inception"),
+    "recall": ("classifier", "inception"),
+    "kid": ("classifier", "inception"),
+    "fd-dinov2": ("dinov2",),
+}
+FIRST_IMAGES = 100
+"""Images of every set that stay for figures when the others are deleted."""
+DECODED_ELEMENTS = 32 * 4 * 32 * 32
+"""Elements of latents that are decoded at a time: those of 32 images of 256 pixels."""
+
+_NUMBER = {"type": "number"}
+_NUMBER_OR_SWEEP = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 1}]}
+
+
+class GuidanceConfig(ConfigModel):
+    """Classifier-free guidance in an interval of time; outside it only the conditional pass is run."""
+
+    scale: Annotated[float, WithJsonSchema(_NUMBER_OR_SWEEP)] = 1.0
+    """Scale of v_u + scale (v_c - v_u); 1 is no guidance. A list is a sweep: a set of samples for
+    each of its scales."""
+    low: UnitFloat = 0.0
+    """First t that is guided."""
+    high: UnitFloat = 1.0
+    """Last t that is guided."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low} is above high {self.high}")
+        return self
+
+
+class SamplerConfig(ConfigModel):
+    """How one set of samples is generated from a checkpoint."""
+
+    sampler: Literal["euler", "heun", "euler-maruyama"]
+    """ODE (Euler, Heun) or SDE (Euler-Maruyama)."""
+    num_steps: Annotated[int, Field(ge=2)] = 250
+    """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0)."""
+    num_samples: Annotated[int, Field(ge=2)] = 10000
+    """Images."""
+    guidance: GuidanceConfig = GuidanceConfig()
+    """Classifier-free guidance."""
+    weights: Weights = "ema"
+    """Which weights are sampled."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """Class of sample i: i modulo the number of classes, or sampled from (seed, i)."""
+    seed: Seed = 0
+    """Seed of labels, noise and SDE paths; sample i is a function of (seed, i)."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the network; the state of the sampler is always float64. `tf32` rounds the
+    factors of products on GPUs."""
+    decoder_precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the autoencoder's decoder."""
+    checkpoints: Literal["all", "last"] | tuple[PositiveInt, ...] = "all"
+    """Which checkpoints are sampled."""
+    sweep: Name | None = None
+    """The sweep that this set belongs to; filled in where `guidance.scale` is a list."""
+
+
+class EvaluationConfig(ConfigModel):
+    """What is measured, on which samples."""
+
+    extractor: Literal["classifier", "inception"] = "classifier"
+    """Feature network of every metric but `fd-dinov2`, which has its own."""
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("fid", "is")
+    """Metrics to compute."""
+    distances: DistanceArithmetic = "fp32"
+    """Arithmetic of the distances of precision and recall; `adm` is half precision, as in the ADM
+    evaluator."""
+    keep_samples: bool = True
+    """Keep all images; else they are deleted once their statistics are there, but for the first
+    ones."""
+    samplers: Annotated[dict[Name, SamplerConfig], Field(min_length=1)]
+    """Sets of samples, by name."""
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_extractor(self) -> Self:
+        for metric in self.metrics:
+            allowed = METRIC_EXTRACTORS[metric]
+            if self.extractor_of(metric) not in allowed:
+                raise ValueError(
+                    f"metrics: {metric!r} needs extractor {' or '.join(allowed)},"
+                    f" found {self.extractor!r}"
+                )
+        return self
+
+    def metrics_of(self, extractor: ExtractorName) -> tuple[Metric, ...]:
+        """The metrics that are computed from an extractor's features."""
+        return tuple(metric for metric in self.metrics if self.extractor_of(metric) == extractor)
+
+    def extractor_of(self, metric: Metric) -> ExtractorName:
+        """The extractor that a metric is computed with."""
+        return "dinov2" if metric == "fd-dinov2" else self.extractor
+
+    @property
+    def extractors(self) -> tuple[ExtractorName, ...]:
+        """Extractors required by the metrics."""
+        return tuple(dict.fromkeys(self.extractor_of(metric) for metric in self.metrics))
+
+    @property
+    def sweeps(self) -> dict[str, tuple[str, ...]]:
+        """The sets of samples of each sweep over the guidance scale."""
+        names: dict[str, tuple[str, ...]] = {}
+        for name, sampler in self.samplers.items():
+            if sampler.sweep:
+                names[sampler.sweep] = (*names.get(sampler.sweep, ()), name)
+        return names

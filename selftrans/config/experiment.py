@@ -1,0 +1,130 @@
+"""One comparison: runs that differ in what they say, and in nothing else."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from selftrans.config.alignment import (
+    Alignment,
+    AlignmentConfig,
+    EncoderUse,
+    FrozenTeacher,
+    NoAlignment,
+)
+from selftrans.config.base import ConfigModel, Name, Seed
+from selftrans.config.data import DatasetConfig
+from selftrans.config.defaults import VERSION
+from selftrans.config.evaluation import EvaluationConfig
+from selftrans.config.figures import AnalysisConfig, FiguresConfig, GridConfig
+from selftrans.config.model import Backbone
+from selftrans.config.resources import ResourcesConfig
+from selftrans.config.training import ImportedConfig, TrainingConfig
+
+
+class RunConfig(ConfigModel):
+    """One arm of the comparison."""
+
+    label: str | None = None
+    """Name in figures and tables; the run's key if it is not given."""
+    imported: ImportedConfig | None = None
+    """A checkpoint that others trained: nothing is trained."""
+    grid: Name | None = None
+    """The grid that made this run; filled in."""
+    alignment: Alignment = NoAlignment()
+    """What trains beside denoising: one method, or a list whose weighted losses are added."""
+    model: Backbone
+    """Backbone; what is not given here is the experiment's."""
+    training: TrainingConfig
+    """Recipe; what is not given here is the experiment's."""
+
+    @property
+    def alignments(self) -> dict[str, AlignmentConfig]:
+        """The terms of the loss beside denoising, by name: their method, numbered if it recurs."""
+        if isinstance(self.alignment, NoAlignment):
+            return {}
+        terms = self.alignment if isinstance(self.alignment, tuple) else (self.alignment,)
+        named: dict[str, AlignmentConfig] = {}
+        for term in terms:
+            method = term.method.rpartition(":")[2]
+            count = sum(other.method == term.method for other in named.values())
+            named[f"{method}-{count + 1}" if count else method] = term
+        return named
+
+    @property
+    def teachers(self) -> dict[str, FrozenTeacher]:
+        """The frozen teacher of each term that follows one, by the term's name."""
+        return {
+            name: teacher
+            for name, term in self.alignments.items()
+            if (teacher := term.frozen_teacher)
+        }
+
+    @property
+    def encoders(self) -> tuple[EncoderUse, ...]:
+        """The encoders that terms follow, each once."""
+        uses = (term.encoder_use for term in self.alignments.values())
+        return tuple(dict.fromkeys(use for use in uses if use))
+
+
+class ExperimentConfig(ConfigModel):
+    """One comparison: runs that differ in what they say, and in nothing else."""
+
+    name: Name
+    """Name under which the results lie; the file's name if it is not given."""
+    defaults: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    """Version of the defaults; that of its results if there are any, else the newest."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    data: DatasetConfig
+    """Name of a data file in `experiments/data/`, or the path of one."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Every run is trained once for each seed."""
+    model: Backbone
+    """Backbone of every run."""
+    training: TrainingConfig
+    """Recipe of every run."""
+    runs: Annotated[dict[Name, RunConfig], Field(min_length=1)]
+    """The arms, by name; null leaves out a run of the experiment that is extended."""
+    grids: dict[Name, GridConfig] = Field(default_factory=dict)
+    """Runs that are varied, by name."""
+    evaluation: EvaluationConfig
+    """What is measured."""
+    figures: FiguresConfig
+    """Settings of the figures."""
+    analysis: AnalysisConfig | None = None
+    """What is asked about the features; nothing, if it is not given."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What the jobs request; the configuration of the workflow may override it."""
+
+    @property
+    def baseline(self) -> str:
+        """The run that the others are compared with."""
+        return self.figures.baseline or next(iter(self.trained_runs or self.runs))
+
+    @property
+    def main_runs(self) -> dict[str, RunConfig]:
+        """The runs in figures of the whole experiment: those that no grid made."""
+        return {name: run for name, run in self.runs.items() if run.grid is None}
+
+    @property
+    def trained_runs(self) -> tuple[str, ...]:
+        """Names of the runs that are not imported."""
+        return tuple(name for name, run in self.runs.items() if not run.imported)
+
+    @property
+    def aligned_runs(self) -> tuple[str, ...]:
+        """Names of the main runs that have an alignment loss."""
+        return tuple(name for name, run in self.main_runs.items() if run.alignments)
+
+    def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
+        """The checkpoints of ``run`` that ``sampler`` is applied to."""
+        steps = self.runs[run].training.checkpoints
+        if self.runs[run].imported:  # its only checkpoint is what there is to sample
+            return steps
+        match self.evaluation.samplers[sampler].checkpoints:
+            case "all":
+                return steps
+            case "last":
+                return steps[-1:]
+            case chosen:
+                return tuple(step for step in steps if step in chosen)

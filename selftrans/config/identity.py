@@ -1,0 +1,213 @@
+"""What identifies a run, a store, and what a job makes: the settings that define its numbers.
+
+An identity holds the settings that differ from their defaults, and the version of the defaults. So
+a key that is added later changes no identity. One that was written before, by whatever version, is
+completed by the defaults of its own version and compared with what an experiment says now.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_args
+
+from selftrans.config.alignment import AlignmentConfig
+from selftrans.config.base import ConfigModel
+from selftrans.config.data import AnySource, DatasetConfig
+from selftrans.config.defaults import MISSING, RETIRED, default_of
+from selftrans.config.experiment import ExperimentConfig
+from selftrans.config.model import BackboneConfig
+from selftrans.config.user_code import is_reference, source_digest
+
+# What may change without changing the numbers of a run: the list of checkpoints, and how the work
+# is done. The precision does change them: a definition holds what `auto` evaluated to.
+EXECUTION_FIELDS = {
+    "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile",
+    "deterministic", "log_every", "save_minutes",
+}  # fmt: skip
+# Where images, autoencoder and weights lie on a machine: what is in them is recorded by digests.
+LOCATION_FIELDS = {"path", "weights"}
+NUMERIC_DATA_FIELDS = ("source", "image_size", "autoencoder", "latents")
+
+Json = dict[str, Any]
+
+
+def identity(
+    model: ConfigModel,
+    version: int,
+    *,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+) -> Json:
+    """The settings of a model that differ from the defaults of a version, as JSON.
+
+    Args:
+        model: the settings.
+        version: of the defaults.
+        only: keys to take; all, if it is not given.
+        exclude: keys to leave out, here and in parts below.
+    """
+    if is_reference(name := getattr(model, "method", None) or getattr(model, "kind", None)):
+        exclude = {*exclude, "method", "kind"}
+    settings: Json = {}
+    for key in type(model).model_fields:
+        if key in exclude or (only is not None and key not in only):
+            continue
+        value = getattr(model, key)
+        if isinstance(value, ConfigModel):
+            part = identity(value, version, exclude=exclude)
+            default = default_of(type(model), key, version)
+            if default is MISSING or part != _identity_of_json(type(value), default, version):
+                settings[key] = part
+        else:
+            dumped = model.model_dump(mode="json", include={key})[key]
+            if dumped != default_of(type(model), key, version):
+                settings[key] = dumped
+    if is_reference(name):
+        own = type(model)
+        settings |= {"class": own.__name__, "source": source_digest(own)}
+    return settings
+
+
+def _identity_of_json(model: type[ConfigModel], values: Mapping[str, Any], version: int) -> Json:
+    """The identity of a default, which is JSON."""
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in model.model_fields or value != default_of(model, key, version)
+    }
+
+
+def dataset_identity(data: DatasetConfig, *keys: str) -> Json:
+    """What the named parts of a data set are a function of, wherever its files lie."""
+    settings = identity(data, data.defaults, only=keys, exclude=LOCATION_FIELDS)
+    return {"defaults": data.defaults, **settings}
+
+
+def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> Json:
+    """All settings that define the numbers of a run, its teachers' and encoders' included.
+
+    Neither the list of checkpoints, nor the devices, nor the evaluation is among them.
+    """
+    settings, version = experiment.runs[run], experiment.defaults
+    data, teachers = experiment.data, settings.teachers.values()
+    encoders = {use.name: data.encoders[use.name] for use in settings.encoders}
+    return {
+        "defaults": version,
+        "seed": seed,
+        "data": identity(data, version, only=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS),
+        "model": identity(settings.model, version, exclude={"preset"}),
+        "alignment": [identity(term, version) for term in settings.alignments.values()],
+        "training": identity(settings.training, version, exclude=EXECUTION_FIELDS),
+        "teachers": [run_definition(experiment, one.choice.run, seed) for one in teachers],
+        "encoders": {
+            name: identity(encoder, version, exclude=LOCATION_FIELDS)
+            for name, encoder in encoders.items()
+        },
+    }
+
+
+def run_differences(
+    experiment: ExperimentConfig, run: str, seed: int, stored: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """What an experiment says of a run otherwise than a stored definition, key by key."""
+    settings, data = experiment.runs[run], experiment.data
+    version = stored.get("defaults", 1)  # the first definitions were full and named none
+    if stored.get("seed") != seed:
+        yield f"{prefix}seed (trained: {stored.get('seed')}, now: {seed})"
+    yield from differences(
+        data, stored.get("data"), version, f"{prefix}data",
+        only=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS,
+    )  # fmt: skip
+    model: BackboneConfig = settings.model
+    yield from differences(
+        model, stored.get("model"), version, f"{prefix}model", exclude={"preset"}
+    )
+    training = stored.get("training")
+    yield from differences(
+        settings.training, training, version, f"{prefix}training", exclude=EXECUTION_FIELDS
+    )
+    terms: list[AlignmentConfig] = list(settings.alignments.values())
+    before = stored.get("alignment", [])
+    if len(before) != len(terms):
+        now = [identity(term, experiment.defaults) for term in terms]
+        yield f"{prefix}alignment (trained: {before}, now: {now})"
+    else:
+        for number, (term, trained) in enumerate(zip(terms, before, strict=True)):
+            yield from differences(term, trained, version, f"{prefix}alignment.{number}")
+    teachers = list(settings.teachers.values())
+    for number, (teacher, trained) in enumerate(
+        zip(teachers, stored.get("teachers", []), strict=False)
+    ):
+        below = f"{prefix}teachers.{number}."
+        yield from run_differences(experiment, teacher.choice.run, seed, trained, below)
+    for name in sorted({use.name for use in settings.encoders}):
+        trained = stored.get("encoders", {}).get(name)
+        key = f"{prefix}encoders.{name}"
+        yield from differences(data.encoders[name], trained, version, key, exclude=LOCATION_FIELDS)
+
+
+def differences(
+    model: ConfigModel,
+    stored: Any,
+    version: int,
+    prefix: str,
+    *,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+) -> Iterator[str]:
+    """What a model says otherwise than a stored identity or full dump, key by key.
+
+    A key that only one side has is a difference unless it equals its default.
+    """
+    if not isinstance(stored, Mapping):
+        yield f"{prefix} (trained: {stored}, now: {identity(model, version)})"
+        return
+    now: Json = {}
+    if is_reference(getattr(model, "method", None) or getattr(model, "kind", None)):
+        exclude = {*exclude, "method", "kind"}
+        now = {"class": type(model).__name__, "source": source_digest(type(model))}
+    for key in type(model).model_fields:
+        if key not in exclude and (only is None or key in only):
+            now[key] = getattr(model, key)
+    for key in sorted({*now, *stored} - {*exclude}):
+        before = stored.get(key, MISSING)
+        if before is MISSING:
+            known = key in type(model).model_fields
+            before = default_of(type(model), key, version) if known else MISSING
+        if key not in now:
+            if before != RETIRED.get(f"{type(model).__name__}.{key}", MISSING):
+                yield f"{prefix}.{key} (trained: {before}, now: not a key)"
+            continue
+        value = now[key]
+        if isinstance(value, ConfigModel):
+            yield from differences(value, before, version, f"{prefix}.{key}", exclude=exclude)
+            continue
+        if key in type(model).model_fields:
+            value = model.model_dump(mode="json", include={key})[key]
+        if value != before:
+            trained = "not a key" if before is MISSING else before
+            yield f"{prefix}.{key} (trained: {trained}, now: {value})"
+
+
+def same_images(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether what two stores recorded of their data, in any version, means the same images."""
+    records = ((_source(record), record.get("image_size"), record.get("images"))
+               for record in (first, second))  # fmt: skip
+    return next(records) == next(records)
+
+
+def _source(record: Mapping[str, Any]) -> Json | None:
+    """The recorded source with the defaults of its version filled in."""
+    source, version = record.get("source"), record.get("defaults", 1)
+    if not isinstance(source, Mapping):
+        return None
+    for model in get_args(get_args(AnySource)[0]):
+        if source.get("kind") in get_args(model.model_fields["kind"].annotation):
+            keys = model.model_fields.keys() - LOCATION_FIELDS
+            return {key: default_of(model, key, version) for key in keys} | dict(source)
+    return dict(source)
+
+
+def fingerprint(definition: Mapping[str, Any]) -> str:
+    """SHA-256 of a definition, as it is stored."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()

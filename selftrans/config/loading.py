@@ -1,0 +1,215 @@
+"""Experiment and data files: found by name or path, read, inherited, written out, checked."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selftrans.config import defaults
+from selftrans.config.checks import experiment_problems
+from selftrans.config.data import DatasetConfig
+from selftrans.config.errors import Layer, Problem, Source, check, validated, with_tuples
+from selftrans.config.expand import Expansion, merged, without_left_out
+from selftrans.config.experiment import ExperimentConfig, RunConfig
+from selftrans.config.figures import PublishedCurves
+from selftrans.config.user_code import is_reference, relative_to
+from selftrans.runtime.errors import ConfigError
+
+EXPERIMENTS = Path("experiments")
+DATA_FILES = EXPERIMENTS / "data"
+Changes = Mapping[str, Mapping[str, Any]]
+"""Changes to data files, by name: where images lie on a machine."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number and a duplicate key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"duplicate key {key!r}", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or does not hold a mapping.
+    """
+    try:
+        value = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML ({problem})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}, allowed is a mapping of keys")
+    return value
+
+
+def experiment_path(reference: str | Path) -> Path:
+    """The file that ``reference`` means: a path, or a name in ``experiments/``."""
+    return _find(str(reference), EXPERIMENTS)
+
+
+def extended_experiment(reference: str | Path) -> Path | None:
+    """The file of the experiment that an experiment extends."""
+    path = experiment_path(reference)
+    base = read_yaml(path).get("extends")
+    return None if base is None else _base_path(path, base, EXPERIMENTS)
+
+
+def load_experiment(
+    reference: str | Path, data_changes: Changes | None = None, version: int | None = None
+) -> ExperimentConfig:
+    """Read an experiment file and the data file that it names.
+
+    Args:
+        reference: the path of an experiment file, or the name of one in ``experiments/``. A file
+            may say ``extends: OTHER`` and give only what differs.
+        data_changes: changes to data files, by their names.
+        version: of the defaults that keys which are not given have, unless the file says it; the
+            newest, if it is not given.
+
+    Raises:
+        ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
+    """
+    path = experiment_path(reference)
+    layers = _read_layers(path, EXPERIMENTS)
+    source = Source(layers)
+    values: dict[str, Any] = {"name": path.stem}
+    extended: dict[str, Any] | None = None
+    problems: list[Problem] = []
+    for layer in reversed(layers):
+        inherited = {key: value for key, value in values.items() if key != "name"}
+        values, missing = without_left_out(merged(inherited, layer.values), extended)
+        values.setdefault("name", path.stem)
+        problems += missing
+        extended = values
+    version = _version(values, version)
+    if isinstance(values.get("data"), str):
+        values["data"] = load_dataset(values["data"], data_changes).model_dump()
+    figures = values.get("figures")
+    if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
+        values["figures"] = {**figures, "published": _load_published(published).model_dump()}
+    expansion = Expansion(values, lambda run, base: _is_same_run(run, base, version))
+    source.origins = expansion.origins
+    experiment = check(ExperimentConfig, {**expansion.values, "defaults": version}, version)
+    problems += expansion.problems
+    problems += experiment if isinstance(experiment, list) else experiment_problems(experiment)
+    if isinstance(experiment, list) or problems:
+        raise source.error(problems)
+    return experiment
+
+
+def load_dataset(
+    reference: str | Path, changes: Changes | None = None, version: int | None = None
+) -> DatasetConfig:
+    """Read a data file: a path, or a name in ``experiments/data/``; it, too, may say ``extends``.
+
+    Args:
+        reference: path or name.
+        changes: changes to data files, by their names.
+        version: as in ``load_experiment``.
+
+    Raises:
+        ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
+    """
+    path = _find(str(reference), DATA_FILES)
+    layers = _read_layers(path, DATA_FILES, changes or {})
+    values: dict[str, Any] = {}
+    for layer in reversed(layers):
+        values = merged({key: values[key] for key in values if key != "name"}, layer.values)
+    values.setdefault("name", path.stem)
+    version = _version(values, version)
+    dataset = check(DatasetConfig, {**values, "defaults": version}, version)
+    if isinstance(dataset, list):
+        raise Source(layers).error(dataset)
+    return dataset
+
+
+def _version(values: Mapping[str, Any], version: int | None) -> int:
+    """The version of the defaults that a file is read with."""
+    chosen = values.get("defaults", version or defaults.VERSION)
+    known = isinstance(chosen, int) and 1 <= chosen <= defaults.VERSION
+    return chosen if known else defaults.VERSION  # another one is reported by the model
+
+
+def _load_published(reference: str) -> PublishedCurves:
+    path = _find(reference, EXPERIMENTS / "published")
+    return validated(PublishedCurves, read_yaml(path), str(path))
+
+
+def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any], version: int) -> bool:
+    """Whether two runs of a file train alike, defaults filled in."""
+    named = {"label": None, "grid": None}
+    pair = [check(RunConfig, with_tuples({**run, **named}), version) for run in (first, second)]
+    return isinstance(pair[0], RunConfig) and pair[0] == pair[1]
+
+
+def _find(reference: str, directory: Path) -> Path:
+    if _is_path(reference):
+        return Path(reference)
+    path = directory / f"{reference}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml"))) or "none"
+        raise ConfigError(
+            f"{reference!r} is neither a .yaml file nor a name in {directory}/ (allowed: {known})"
+        )
+    return path
+
+
+def _base_path(path: Path, base: Any, directory: Path) -> Path:
+    return path.parent / base if _is_path(base) else _find(str(base), directory)
+
+
+def _read_layers(
+    path: Path, directory: Path, changes: Changes | None = None, read: tuple[Path, ...] = ()
+) -> list[Layer]:
+    """A file, its changes, and what it extends, youngest first; its paths are relative to it."""
+    if path.resolve() in read:
+        raise ConfigError(f"{path}: extends: is circular")
+    values = read_yaml(path)
+    if _is_path(values.get("data")):
+        values["data"] = str(path.parent / values["data"])
+    figures = values.get("figures")
+    if isinstance(figures, dict) and _is_path(figures.get("published")):
+        figures["published"] = str(path.parent / figures["published"])
+    _locate_user_code(values, path.parent)
+    base = values.pop("extends", None)
+    name = values.get("name", path.stem)
+    layers = [Layer(str(path), values)]
+    if isinstance(name, str) and name in (changes or {}):
+        layers.insert(0, Layer(f"data: {name}", (changes or {})[name]))
+    if base is not None:
+        base_path = _base_path(path, base, directory)
+        layers += _read_layers(base_path, directory, changes, (*read, path.resolve()))
+    return layers
+
+
+def _locate_user_code(values: Any, directory: Path) -> None:
+    """Classes in files of the user's own are found beside the experiment file."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if str(key).rpartition(".")[2] in ("method", "kind") and is_reference(value):
+            values[key] = relative_to(directory, value)
+        elif isinstance(value, dict | list):
+            _locate_user_code(value, directory)
+
+
+def _is_path(reference: Any) -> bool:
+    return isinstance(reference, str) and reference.endswith((".yaml", ".yml"))

@@ -1,0 +1,106 @@
+"""The backbone: a named size, or free numbers; SiT, or a class of the user's own."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import PlainValidator, SerializeAsAny, ValidationInfo, model_validator
+
+from selftrans.config.base import ConfigModel, PositiveFloat, PositiveInt
+from selftrans.config.user_code import is_reference, load_class
+
+PresetName = Literal[
+    "SiT-S/2", "SiT-S/4", "SiT-S/8", "SiT-B/2", "SiT-B/4", "SiT-B/8",
+    "SiT-L/2", "SiT-L/4", "SiT-L/8", "SiT-XL/2", "SiT-XL/4", "SiT-XL/8",
+]  # fmt: skip
+# Depth, hidden size, heads of the DiT family (Peebles and Xie 2023, table 1), which SiT keeps.
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+
+
+def _preset(name: str) -> dict[str, int]:
+    size, patch_size = name.removeprefix("SiT-").split("/")
+    depth, hidden_size, num_heads = SIZES[size]
+    return {
+        "depth": depth,
+        "hidden_size": hidden_size,
+        "num_heads": num_heads,
+        "patch_size": int(patch_size),
+    }
+
+
+PRESETS: dict[str, dict[str, int]] = {name: _preset(name) for name in get_args(PresetName)}
+
+
+class BackboneConfig(ConfigModel):
+    """The backbone: a named size, or free numbers; numbers beside a name override it.
+
+    A class of one's own is a subclass with further keys and a ``build`` of its own.
+    """
+
+    kind: str = "sit"
+    """`sit`, or `FILE.py:CLASS` or `MODULE:CLASS` of one's own."""
+    preset: PresetName | None = None
+    """`SiT-S/2`, `SiT-B/2`, `SiT-L/2`, `SiT-XL/2`, or the same with patch 4 or 8."""
+    depth: PositiveInt
+    """Number of transformer blocks."""
+    hidden_size: PositiveInt
+    """Length D of a token."""
+    num_heads: PositiveInt
+    """Attention heads; divides `hidden_size`."""
+    patch_size: PositiveInt
+    """Side p of the square of latents that becomes one token."""
+    mlp_ratio: PositiveFloat = 4.0
+    """Hidden width of a block's MLP over D."""
+    qk_norm: bool = True
+    """Normalise queries and keys (on in the authors' runs, off in original SiT checkpoints)."""
+
+    def build(self, latent_shape: tuple[int, int, int], num_classes: int) -> Any:
+        """A network of this size with fresh weights (``selftrans.models.sit.SiT``).
+
+        Args:
+            latent_shape: (C, H, W).
+            num_classes: K; the null class is K.
+        """
+        # By name: reading an experiment does not import torch.
+        return import_module("selftrans.models.sit").build_sit(self, latent_shape, num_classes)
+
+    @classmethod
+    def from_preset(cls, preset: PresetName, **changes: Any) -> Self:
+        """A named size, with some of its numbers changed."""
+        return cls.model_validate(expand_preset({"preset": preset, **changes}))
+
+    @model_validator(mode="after")
+    def _fits_sincos_table(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}"
+            )
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} is not a multiple of 4,"
+                " as the 2-D sin-cos table needs"
+            )
+        return self
+
+
+def expand_preset(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that a backbone's ``preset`` stands for, under those that are given."""
+    return {**PRESETS.get(str(model.get("preset")), {}), **model}
+
+
+def _validate_backbone(values: Any, info: ValidationInfo) -> BackboneConfig:
+    if isinstance(values, BackboneConfig):
+        return values
+    kind = values.get("kind", "sit") if isinstance(values, Mapping) else "sit"
+    model: type[BackboneConfig] = BackboneConfig
+    if is_reference(kind):
+        try:
+            model = load_class(kind, BackboneConfig)
+        except ValueError as error:
+            raise ValueError(f"kind: {error}") from None
+    elif kind != "sit":
+        raise ValueError(f"kind: {kind!r} is unknown (allowed: 'sit', or FILE.py:CLASS)")
+    return model.model_validate(values, strict=True, context=info.context)
+
+
+Backbone = Annotated[SerializeAsAny[BackboneConfig], PlainValidator(_validate_backbone)]

@@ -1,0 +1,111 @@
+"""The recipe of a training, and checkpoints that others trained."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from selftrans.config.base import (
+    ConfigModel,
+    InterpolantName,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    UnitFloat,
+)
+from selftrans.runtime.errors import ConfigError
+
+Convention = Literal["noise-at-1", "data-at-1"]
+"""Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's.
+``data-at-1``: SiT's."""
+
+
+class TrainingConfig(ConfigModel):
+    """One recipe for every run of an experiment; a run may override parts of it."""
+
+    checkpoints: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Optimizer steps that leave weights behind: teachers and evaluations choose among them."""
+    batch_size: PositiveInt = 256
+    """Images per optimizer step, over all processes."""
+    learning_rate: PositiveFloat = 1e-4
+    """Constant learning rate of AdamW."""
+    betas: tuple[UnitFloat, UnitFloat] = (0.9, 0.999)
+    """AdamW's averaging factors."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of the gradient; none if null."""
+    ema_decay: UnitFloat = 0.9999
+    """Decay per step of the moving average of the weights (EMA)."""
+    label_dropout: UnitFloat = 0.1
+    """Probability that a label is replaced by the null class."""
+    interpolant: InterpolantName = "linear"
+    """Interpolant between data (t=0) and noise (t=1)."""
+    time_sampling: Literal["uniform", "log-normal"] = "uniform"
+    """Distribution of t."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Arithmetic of forward and backward. `auto` is bf16 where the device has it and the hidden
+    size gains by it, else fp32."""
+    tf32: bool = False
+    """Let a GPU round the factors of fp32 matrix products and convolutions to TF32."""
+    accumulate: PositiveInt = 1
+    """Micro-batches per optimizer step and process."""
+    activation_checkpointing: bool = False
+    """Recompute activations block by block in the backward pass, to save memory."""
+    compile: bool = False
+    """Compile the backbone with torch.compile."""
+    deterministic: bool = True
+    """On GPUs, sum in a fixed order, so that a resumed training has the same bits. Without,
+    attention may be faster."""
+    log_every: PositiveInt = 100
+    """Optimizer steps that one logged loss is the mean of."""
+    save_minutes: PositiveFloat = 10.0
+    """Minutes between two saves of the state in progress."""
+
+    @model_validator(mode="after")
+    def _steps_and_batches_add_up(self) -> Self:
+        if list(self.checkpoints) != sorted(set(self.checkpoints)):
+            raise ValueError(
+                f"checkpoints: {list(self.checkpoints)} must ascend without duplicates"
+            )
+        if self.log_every > self.checkpoints[0]:
+            raise ValueError(
+                f"log_every: {self.log_every} is beyond the first checkpoint, {self.checkpoints[0]}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
+            )
+        return self
+
+    def check_processes(self, processes: int, where: str) -> None:
+        """Refuse a number of processes that the global batch cannot be shared among.
+
+        Raises:
+            ConfigError: naming ``where`` the recipe is set.
+        """
+        if self.batch_size % (processes * self.accumulate):
+            raise ConfigError(
+                f"{where}: training.batch_size: {self.batch_size} is not a multiple of {processes}"
+                f" processes times {self.accumulate} micro-batches"
+            )
+
+
+class ImportedConfig(ConfigModel):
+    """A checkpoint that others trained, to be sampled, evaluated or followed as a teacher."""
+
+    file: str
+    """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is
+    executed. A published file of one set of weights counts as `ema`, also where it is a teacher."""
+    convention: Convention
+    """Where the noise is: at t = 1 (REPA, the authors of Self-Transcendence), or the data, with the
+    velocity turned (SiT)."""
+    step: PositiveInt
+    """Optimizer steps it was trained for, by which it is called."""
+    scale: PositiveFloat = 0.18215
+    """Factor of the latents that it was trained on."""
+    shift: float = 0.0
+    """What was subtracted from them before."""
+    ignore: tuple[str, ...] = ()
+    """Beginnings of the names of further training-only heads in it."""
