@@ -27,8 +27,8 @@ from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.generate import ImageSampler, SampleNoise
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.inputs import Inputs
-from tests.conftest import randomise
-from tests.runs import run
+from tests.support.random_models import randomise
+from tests.support.trainings import run
 
 CPU = torch.device("cpu")
 

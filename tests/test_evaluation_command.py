@@ -23,7 +23,8 @@ from selftrans.evaluation.weights import INCEPTION, PublishedFile
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import save_tensors
-from tests.conftest import REPOSITORY, randomise
+from tests.support import REPOSITORY
+from tests.support.random_models import randomise
 
 CPU = torch.device("cpu")
 

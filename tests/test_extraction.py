@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderDC
 
 from selftrans.config import TrainingConfig, load_data
 from selftrans.data.latents import extract
@@ -20,27 +20,12 @@ from selftrans.data.store import LatentStore
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource, mirrored
-from tests.conftest import REPOSITORY
-from tests.miniature import make_imagenet, make_repa
+from tests.support import REPOSITORY
+from tests.support.miniature import make_imagenet, make_repa
+from tests.support.random_models import save_autoencoder
 
 CPU = torch.device("cpu")
 SIZE = 32
-
-
-def save_autoencoder(path, seed=0, **changes):
-    torch.manual_seed(seed)
-    settings = {
-        "block_out_channels": (8, 16),
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "layers_per_block": 1,
-    }
-    levels = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-    }
-    AutoencoderKL(**settings, **levels, sample_size=SIZE, **changes).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

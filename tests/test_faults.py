@@ -16,16 +16,16 @@ import torch
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.launch import first_host, rendezvous
-from tests.conftest import REPOSITORY
-from tests.runs import ARMS, assert_equal, command, everything, run, words_of
-
-
-def assert_close(one, two):
-    """The same training but for the rounding of sums in another order."""
-    torch.testing.assert_close(two["history"], one["history"], rtol=2e-4, atol=1e-6, equal_nan=True)
-    for name in one:
-        if name.startswith(("model.", "ema.")) and not name.endswith("k_norm.bias"):
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-4, msg=name)
+from tests.support import REPOSITORY
+from tests.support.trainings import (
+    ARMS,
+    assert_close,
+    assert_equal,
+    command,
+    everything,
+    run,
+    words_of,
+)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -377,7 +377,7 @@ def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
     )
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(
-        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.runs"]
+        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.support.trainings"]
     )
     directory, rng = tmp_path / "parts", random.Random(0)
     hit = {"state": 0, "checkpoints": 0}

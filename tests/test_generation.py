@@ -27,7 +27,7 @@ from selftrans.sampling.generate import (
     sample_labels,
 )
 from selftrans.sampling.sample_grid import autoencoder_of, class_names
-from tests.conftest import randomise
+from tests.support.random_models import randomise
 
 CPU = torch.device("cpu")
 

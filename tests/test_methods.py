@@ -22,9 +22,10 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
-from tests.conftest import OTHER_METHODS, REPOSITORY, TINY, randomise
-from tests.runs import StopAt, assert_equal, command, everything, run
-from tests.test_faults import assert_close
+from tests.support import REPOSITORY
+from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.random_models import randomise
+from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything, run
 
 CPU = torch.device("cpu")
 

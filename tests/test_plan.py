@@ -38,8 +38,8 @@ from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.generate import SampleNoise, sample_latents
-from tests.conftest import REPOSITORY
-from tests.runs import peak_of
+from tests.support import REPOSITORY
+from tests.support.programs import peak_of
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from tests.conftest import REPOSITORY, tiny_values
-from tests.test_extraction import save_autoencoder
+from tests.support import REPOSITORY
+from tests.support.experiments import tiny_values
+from tests.support.random_models import save_autoencoder
 
 
 def prefetch(tmp_path, *words):

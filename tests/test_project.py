@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
 CHECKS = {
     "ruff": ["ruff", "check", "."],

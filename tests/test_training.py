@@ -14,8 +14,8 @@ from selftrans.training import precision
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
-from tests.conftest import OTHER_METHODS, TINY
-from tests.runs import ARMS, StopAt, assert_equal, command, everything, run
+from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.trainings import ARMS, StopAt, assert_equal, command, everything, run
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -228,7 +228,7 @@ def test_what_changes_no_number_is_no_other_definition(tiny, tmp_path, manifest)
 
 
 def test_other_latents_are_another_definition(tiny, tmp_path, manifest):
-    from tests.conftest import write_store
+    from tests.support.stores import write_store
 
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     with pytest.raises(UserError, match=r"inputs\.latents"):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,10 @@ import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
-from tests.conftest import OTHER_METHODS, REPOSITORY, tiny_values
+from tests.support import REPOSITORY
+from tests.support.experiments import OTHER_METHODS
+from tests.support.workplace import Workplace
 
-DATA = {
-    "source": {"kind": "digits"},
-    "image_size": 32,
-    "autoencoder": {
-        "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
-    },
-    "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
-    "encoders": {"stand-in": {"kind": "trained", "hidden_size": 16, "depth": 2, "num_heads": 2, "steps": 3}},
-}  # fmt: skip
 SAMPLERS = {
     "ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20},
     "heun": {
@@ -41,78 +33,12 @@ SAMPLERS = {
 }
 
 
-class Workplace:
-    """A copy of the workflow with a tiny experiment in it."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        for name in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
-            source = REPOSITORY / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
-        (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
-        self.write("tiny")
-
-    def write(self, name, **changes):
-        values = tiny_values(**{"data": "tiny", "evaluation.samplers": SAMPLERS, **changes})
-        values["name"] = name
-        (self.directory / f"experiments/{name}.yaml").write_text(
-            yaml.safe_dump(values, sort_keys=False)
-        )
-
-    def command(self, *words, experiments=("tiny",)):
-        return [
-            "snakemake",
-            *words,
-            "--cores",
-            "2",
-            "--config",
-            f"experiments=[{','.join(experiments)}]",
-        ]
-
-    def snakemake(self, *words, experiments=("tiny",)):
-        command = self.command(*words, experiments=experiments)
-        return subprocess.run(command, cwd=self.directory, capture_output=True, text=True)
-
-    def run(self, *words, **options):
-        ended = self.snakemake(*words, **options)
-        assert ended.returncode == 0, ended.stdout + ended.stderr + self.logs()
-        return ended
-
-    def planned(self, *words, **options):
-        """Jobs that a dry run announces: rule -> number."""
-        ended = self.snakemake("-n", *words, **options)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        output = ended.stdout + ended.stderr
-        table = re.search(r"job\s+count\n[- ]+\n(.*?)\ntotal", output, re.DOTALL)
-        if table is None:
-            assert "Nothing to be done" in output
-            return {}
-        counts = dict(line.split() for line in table[1].splitlines())
-        return {
-            rule: int(count)
-            for rule, count in counts.items()
-            if rule not in ("all", "evaluate", "figures", "train")
-        }
-
-    def logs(self):
-        return "\n".join(
-            path.read_text()[-500:] for path in self.directory.glob("results/**/logs/*.log")
-        )
-
-    def path(self, pattern):
-        return self.directory / "results" / pattern
-
-    def written(self, pattern="**/*"):
-        """When each result file was written."""
-        return {
-            path: path.stat().st_mtime_ns for path in self.path("").glob(pattern) if path.is_file()
-        }
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A workplace where everything was run once."""
-    place = Workplace(tmp_path_factory.mktemp("finished"))
+    place = Workplace(tmp_path_factory.mktemp("finished"), **{"evaluation.samplers": SAMPLERS})
+    place.write("tiny")
+    place.configure("tiny")
     place.run()
     return place
 
@@ -120,10 +46,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def place(finished, tmp_path):
     """A copy of the finished workplace, to change."""
-    shutil.copytree(finished.directory, tmp_path / "copy", symlinks=True)
-    copied = Workplace.__new__(Workplace)
-    copied.directory = tmp_path / "copy"
-    return copied
+    return finished.copied(tmp_path / "copy")
 
 
 RUNS = ("sit", "vae-align", "self-transcendence")
@@ -520,12 +443,6 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
     planned = place.planned(experiments=("published",))
     assert planned["extractor_weights"] == 2
     assert planned["reference_statistics"] == 2
-
-
-def test_the_report_shows_the_figures(place):
-    place.run("report")
-    report = place.path("report.html").read_text()
-    assert "convergence.png" in report
 
 
 def test_other_methods_their_analysis_and_the_comparison(place):

@@ -7,7 +7,7 @@ import numpy as np
 from selftrans.config import load_experiment
 from selftrans.data.store import StoreWriter
 from selftrans.flops import training_memory
-from tests.runs import peak_of
+from tests.support.programs import peak_of
 
 STEP = """
 import sys, torch
