@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
@@ -12,6 +13,8 @@ from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support import REPOSITORY
 from tests.support.experiments import TINY
 from tests.support.workplace import copy_project
+
+pytestmark = pytest.mark.slow
 
 ARM = {
     "alignment": [

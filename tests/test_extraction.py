@@ -79,6 +79,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_file, autoencoder):
     data = data_file(on_error="skip", corrupt=2)
     for processes in ("1", "2"):
@@ -132,6 +133,7 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
     assert open_extracted(tmp_path / "data.yaml").names == source.names
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, autoencoder):
     process = start(data_file(corrupt=2), autoencoder, tmp_path / "latents", "--processes", "2")
     errors = process.communicate()[1]
@@ -252,6 +254,7 @@ def test_an_autoencoder_of_another_class_and_channel_count(tmp_path, data_file):
     assert not moments[:, 1].any()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file, monkeypatch):
     data = data_file(path=make_imagenet(tmp_path / "few", per_class=2, classes=2))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -267,6 +270,7 @@ def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file
     )
 
 
+@pytest.mark.slow
 def test_an_autoencoder_in_the_hubs_cache_is_found_offline(
     tmp_path, data_file, autoencoder, monkeypatch
 ):

@@ -11,6 +11,8 @@ import pytest
 from tests.support import REPOSITORY
 from tests.support.workplace import copy_project
 
+pytestmark = pytest.mark.slow
+
 PROFILE = REPOSITORY / "workflow/profiles/generic"
 QSUB = """#!/usr/bin/env bash
 echo "$@" >> "$HERE/asked"

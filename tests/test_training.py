@@ -15,7 +15,7 @@ from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
 from tests.support.experiments import OTHER_METHODS, TINY
-from tests.support.trainings import ARMS, StopAt, assert_equal, command, everything, run
+from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -318,12 +318,12 @@ def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
 
 
 def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
-    ended = command(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
+    ended = command_here(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
         "error: --run: 'nobody' is no run of the experiment (allowed: sit, vae-align, self-transcendence)"
     )
-    ended = command(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
+    ended = command_here(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "none.json: no such file" in ended.stderr
 
@@ -339,6 +339,7 @@ def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest
     assert_equal(everything(tmp_path / "plain", 4), everything(tmp_path / "recomputed", 4))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
 )

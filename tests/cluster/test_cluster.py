@@ -16,6 +16,8 @@ from selftrans.runtime.tensors import load_tensors
 from tests.support.experiments import tiny_values
 from tests.support.workplace import Workplace
 
+pytestmark = pytest.mark.cluster
+
 SLURM = ("--workflow-profile", "workflow/profiles/slurm")
 FAST = (
     "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",

@@ -65,5 +65,5 @@ def tiny_values(**changes: Any) -> dict[str, Any]:
         part = values
         for parent in parents:
             part = part.setdefault(parent, {})
-        part[last] = value
+        part[last] = copy.deepcopy(value)
     return values

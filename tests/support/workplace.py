@@ -70,7 +70,8 @@ class Workplace:
     def command(self, *words: str, experiments: tuple[str, ...] = ()) -> list[str]:
         """Snakemake on two cores; without experiments, on those of ``config.yaml``."""
         chosen = ["--config", f"experiments=[{','.join(experiments)}]"] if experiments else []
-        return ["snakemake", *words, "--cores", "2", *chosen]
+        cores = [] if "--cores" in words else ["--cores", "2"]
+        return ["snakemake", *words, *cores, *chosen]
 
     def snakemake(self, *words: str, experiments: tuple[str, ...] = ()) -> Any:
         """Run Snakemake to its end."""
