@@ -1,6 +1,8 @@
 # make demo   set everything up and run the embedded experiment: figures in results/digits/figures/
-# make test   set everything up and run every test, in two processes (WORKERS=2); those on a SLURM of their own
-#             (make test-cluster) where one can be started
+# make test   set everything up, run the static checks and every test, in two processes (WORKERS=2); those on a SLURM
+#             of their own (make test-cluster) where one can be started
+# make test-fast   the tests that take milliseconds, in one process
+# make check       format, lint, types, workflow files, import contracts
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
@@ -9,13 +11,28 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-cluster golden bench check-adm schema format clean
+.PHONY: demo test test-fast check mutations test-cluster golden bench check-adm schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
 
-test: $(VENV)/ready
+test: check
 	$(run) python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/ready
+	$(run) OMP_NUM_THREADS=1 python -m pytest -q --strict-tiers -m "not slow and not workflow and not cluster"
+
+# Every planted fault must fail a fast test. See tests/mutations/__init__.py.
+mutations: $(VENV)/ready
+	$(run) python -m pytest -q tests/mutations
+
+check: $(VENV)/ready
+	$(run) ruff format --check .
+	$(run) ruff check .
+	$(run) mypy
+	$(run) snakefmt --check Snakefile workflow
+	$(run) snakemake --lint
+	$(run) lint-imports
 
 # The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
 test-cluster: $(VENV)/ready

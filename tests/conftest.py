@@ -1,40 +1,31 @@
-"""Small things that many tests need: random models, a latent store, an experiment."""
+"""Fixtures that many tests need: a latent store, an experiment, an autoencoder, an encoder."""
 
-import copy
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
+
+from tests.support import REPOSITORY
+from tests.support.experiments import tiny_values
+from tests.support.random_models import randomise
+from tests.support.stores import write_store
+
+pytest_plugins = ["tests.support.tiers"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 @pytest.fixture(autouse=True)
 def at_repository(monkeypatch):
     """Names of experiments are looked up in the working directory, as in every use of the project."""
     monkeypatch.chdir(REPOSITORY)
-
-
-def randomise(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch.nn.Module:
-    """Random numbers for every weight: a fresh adaLN-Zero model makes most tests vacuous."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(
-                    torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * std
-                )
-    return module
 
 
 @pytest.fixture
@@ -46,100 +37,9 @@ def shape():
     )
 
 
-def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
-    """A latent store of random moments in three shards; returns the manifest's path."""
-    from selftrans.data.store import StoreWriter
-
-    rng = np.random.default_rng(seed)
-    writer = StoreWriter(
-        directory, {"seed": seed, "count": count}, count, shard_size=count // 3 + 1
-    )
-    for number, start, stop in writer.ranges():
-        moments = rng.standard_normal((stop - start, 2, 4, 8, 8))
-        moments[:, 1] = np.abs(moments[:, 1]) * 0.1
-        writer.write(number, moments.astype(np.float16))
-    writer.finish(
-        rng.integers(0, 10, count),
-        class_names=tuple("0123456789"),
-        latent_shape=(4, 8, 8),
-        image_size=32,
-        dtype="float16",
-        scale=0.5,
-        shift=0.1,
-        scale_origin="measured",
-    )
-    return directory / "manifest.json"
-
-
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
     return write_store(tmp_path_factory.mktemp("latents"))
-
-
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "data": "digits",
-    "model": {"depth": 4, "hidden_size": 32, "num_heads": 2, "patch_size": 2},
-    "training": {
-        "checkpoints": [4, 8],
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "log_every": 3,
-        "ema_decay": 0.9,
-    },
-    "runs": {
-        "sit": {},
-        "vae-align": {"alignment": {"method": "vae-alignment", "depth": 1, "projector_width": 16}},
-        "self-transcendence": {
-            "alignment": {
-                "method": "self-transcendence",
-                "teacher": {"run": "vae-align", "step": 4},
-                "student_depth": 2,
-                "teacher_depth": 3,
-                "guidance_scale": 2,
-                "projector_width": 16,
-            }
-        },
-    },
-    "evaluation": {"samplers": {"ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20}}},
-    "figures": {"sampler": "ode", "sample_checkpoints": [4, 8], "sample_columns": 5},
-}
-
-
-OTHER_METHODS: dict[str, Any] = {
-    "repa": {
-        "alignment": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16}
-    },
-    "repa-on-images": {
-        "alignment": {
-            "method": "repa",
-            "encoder": "stand-in",
-            "depth": 2,
-            "projector_width": 16,
-            "features": "images",
-        }
-    },
-    "sra": {"alignment": {"method": "sra", "student_depth": 2, "teacher_depth": 3}},
-    "layersync": {"alignment": {"method": "layersync", "student_depth": 1, "teacher_depth": 3}},
-    "both": {
-        "alignment": [
-            {"method": "layersync", "student_depth": 1, "teacher_depth": 3, "stop_after": 5},
-            {"method": "vae-alignment", "depth": 1, "projector_width": 16},
-        ]
-    },
-}
-
-
-def tiny_values(**changes: Any) -> dict[str, Any]:
-    """The content of a tiny experiment file; a key like ``training.batch_size`` sets a value below."""
-    values = copy.deepcopy(TINY)
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        part = values
-        for parent in parents:
-            part = part.setdefault(parent, {})
-        part[last] = value
-    return values
 
 
 @pytest.fixture
@@ -221,7 +121,7 @@ def features(tmp_path_factory, manifest, encoder) -> Path:
 def teacher(tmp_path_factory, manifest):
     """A frozen teacher of the tiny stage-1 run."""
     from selftrans.training.freeze import freeze_teacher
-    from tests.runs import run
+    from tests.support.trainings import run
 
     directory = tmp_path_factory.mktemp("teacher")
     path = directory / "tiny.yaml"

@@ -29,7 +29,7 @@ from selftrans.runtime.errors import UserError
 from selftrans.training.gradients import alignment_gradient, gradient_norms
 from selftrans.training.precision import MixedPrecision, make_accelerator
 from selftrans.training.trainer import TrainingModel, accumulate
-from tests.conftest import randomise
+from tests.support.random_models import randomise
 
 RANGE = TimeRangeConfig(low=0.4, high=0.7)
 TIMES = (0.05, 0.41, 0.55, 0.69, 0.71, 0.98)

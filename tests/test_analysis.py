@@ -27,8 +27,8 @@ from selftrans.evaluation.probes import (
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
 from selftrans.training.inputs import Inputs
-from tests.conftest import OTHER_METHODS, TINY
-from tests.runs import run
+from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.trainings import run
 
 RNG = np.random.default_rng(0)
 

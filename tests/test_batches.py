@@ -7,6 +7,7 @@ import torch
 from selftrans.config import TrainingConfig
 from selftrans.data.store import LatentStore
 from selftrans.runtime.random import Stream, generator
+from selftrans.runtime.workers import Shard
 from selftrans.training.batches import BatchSource, local_batch_slices
 
 
@@ -84,6 +85,58 @@ def test_time_is_uniform(store):
     times = torch.cat([source.draw(step, range(16)).t_B for step in range(200)])
     counts = torch.histc(times, bins=10, min=0, max=1)
     assert ((counts - 320).abs() < 5 * 17).all()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "accumulate"), [(8, 1, 1), (8, 2, 2), (24, 3, 4), (256, 8, 2)]
+)
+def test_shares_cover_the_global_batch_once(batch_size, processes, accumulate):
+    shares = [
+        local_batch_slices(batch_size, processes, accumulate, rank) for rank in range(processes)
+    ]
+    assert all(len(share) == accumulate for share in shares)
+    assert {len(part) for share in shares for part in share} == {
+        batch_size // processes // accumulate
+    }
+    assert [position for share in shares for part in share for position in part] == list(
+        range(batch_size)
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 50_000])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_shards_cover_the_work_once_and_evenly(count, world_size):
+    spans = [Shard(rank, world_size).span(count) for rank in range(world_size)]
+    assert [item for span in spans for item in span] == list(range(count))
+    assert max(map(len, spans)) - min(map(len, spans)) <= 1
+    assert Shard.parse(f"{world_size - 1}/{world_size}").span(count) == spans[-1]
+    assert Shard.all().span(count) == range(count)
+
+
+@pytest.mark.parametrize("position", [0, 5, 15])
+def test_the_parts_of_a_sample_are_independent(store, position):
+    """Noise, posterior noise and time of many steps: no two of them are correlated."""
+    source = BatchSource(store, training(), seed=2)
+    part = range(position, position + 1)
+    batches = [source.draw(step, part) for step in range(40)]
+    eps = torch.cat([batch.eps_BCHW.flatten() for batch in batches])
+    z = torch.cat([batch.z_BCHW.flatten() for batch in batches])
+    moments = [store.moments(source.indices(step, part))[0] for step in range(40)]
+    mean, std = (np.stack([one[which] for one in moments]).ravel() for which in (0, 1))
+    posterior = (z.numpy() / 0.5 + 0.1 - mean) / std
+    assert abs(np.corrcoef(eps.numpy(), posterior)[0, 1]) < 5 / np.sqrt(len(eps))
+    assert posterior.std() == pytest.approx(1, abs=0.05)
+    assert eps.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_a_block_of_draws_depends_on_each_of_its_four_numbers():
+    """Also where two of them change places, and where one is beyond 32 bits."""
+    numbers = [0, 1, 2, 2**32, 2**63]
+    blocks = {
+        (seed, stream, major, minor): tuple(generator(seed, stream, major, minor).bytes(16))
+        for seed in numbers for stream in (Stream.BATCH, Stream.SAMPLE) for major in numbers for minor in numbers
+    }  # fmt: skip
+    assert len(set(blocks.values())) == len(blocks)
 
 
 def test_random_streams_never_meet():

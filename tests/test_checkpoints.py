@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -27,8 +26,9 @@ from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.generate import ImageSampler, SampleNoise
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.inputs import Inputs
-from tests.conftest import randomise
-from tests.runs import run
+from tests.support.programs import run_module
+from tests.support.random_models import randomise
+from tests.support.trainings import run
 
 CPU = torch.device("cpu")
 
@@ -494,8 +494,7 @@ def test_the_expected_backbone_tells_the_heads(tmp_path):
 
 
 def checkpoint_command(*options):
-    command = [sys.executable, "-m", "selftrans.convert", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_module("selftrans.convert", *options)
 
 
 def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
@@ -521,19 +520,8 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
         "--classes",
         "3,7",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "selftrans.sampling.sample_grid",
-        *options,
-        "--steps",
-        2,
-        "--columns",
-        2,
-        "--out",
-        tmp_path / "a.png",
-    ]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    words = ("--steps", 2, "--columns", 2, "--out", tmp_path / "a.png")
+    ended = run_module("selftrans.sampling.sample_grid", *options, *words)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "a.png").is_file()
 

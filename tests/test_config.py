@@ -10,7 +10,8 @@ import yaml
 
 from selftrans import config
 from selftrans.config import ConfigError, load_data, load_experiment
-from tests.conftest import OTHER_METHODS, REPOSITORY, TINY, tiny_values
+from tests.support import REPOSITORY
+from tests.support.experiments import OTHER_METHODS, TINY, tiny_values
 
 MISTAKES = {
     "unknown key": ({"modle": 1}, "modle: unknown key"),

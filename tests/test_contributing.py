@@ -2,15 +2,19 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
 from selftrans.training.progress import HISTORY_COLUMNS
-from tests.conftest import REPOSITORY, TINY
+from tests.support import REPOSITORY
+from tests.support.experiments import TINY
+from tests.support.workplace import copy_project
+
+pytestmark = pytest.mark.slow
 
 ARM = {
     "alignment": [
@@ -26,8 +30,7 @@ def test_the_example_method_trains(tmp_path, manifest):
     )
     assert registration.count("\n") == 1
     assert formula.count("\n") < 100
-    for name in ("selftrans", "experiments"):
-        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    copy_project(tmp_path, "selftrans", "experiments")
     settings = tmp_path / "selftrans/config.py"
     text = settings.read_text()
     (line,) = re.findall(r"^BuiltInAlignment = .*\n", text, re.MULTILINE)

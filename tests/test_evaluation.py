@@ -69,6 +69,25 @@ def test_frechet_distance_of_commuting_covariances_is_closed_form():
     )
 
 
+@pytest.mark.parametrize("d", [1, 2, 5, 17, 64])
+def test_frechet_distance_is_a_squared_distance(d):
+    """Zero for equal Gaussians, symmetric, the same in any basis; and of scaled ones in closed form."""
+    rng = np.random.default_rng(d)
+    mean1, mean2 = rng.standard_normal((2, d))
+    factors = rng.standard_normal((2, d, d + 5))
+    cov1, cov2 = (factor @ factor.T for factor in factors)
+    distance = frechet_distance(mean1, cov1, mean2, cov2)
+    scale = np.trace(cov1) + np.trace(cov2)
+    assert frechet_distance(mean1, cov1, mean1, cov1) == pytest.approx(0, abs=1e-9 * scale)
+    assert frechet_distance(mean2, cov2, mean1, cov1) == pytest.approx(distance, rel=1e-8)
+    basis = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    turned = (basis @ mean1, basis @ cov1 @ basis.T, basis @ mean2, basis @ cov2 @ basis.T)
+    assert frechet_distance(*turned) == pytest.approx(distance, rel=1e-8)
+    # sqrt of (c^2 S) is c sqrt(S): (c - 1)^2 tr S.
+    scaled = frechet_distance(mean1, cov1, mean1, 9 * cov1)
+    assert scaled == pytest.approx(4 * np.trace(cov1), rel=1e-8)
+
+
 def test_frechet_distance_of_rank_deficient_covariances():
     """Rank 3 in 20 dimensions, within one subspace where the closed form holds."""
     basis = np.linalg.qr(RNG.standard_normal((20, 20)))[0]

@@ -23,7 +23,9 @@ from selftrans.evaluation.weights import INCEPTION, PublishedFile
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import save_tensors
-from tests.conftest import REPOSITORY, randomise
+from tests.support import REPOSITORY
+from tests.support.programs import last_line, run_module
+from tests.support.random_models import randomise
 
 CPU = torch.device("cpu")
 
@@ -62,9 +64,7 @@ def inputs(tmp_path, images):
 
 
 def evaluate(*words):
-    command = [sys.executable, "-m", "selftrans.evaluation", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return run_module("selftrans.evaluation", *words)
 
 
 def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier):
@@ -106,6 +106,7 @@ def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, t
     assert compute_metrics(("fid",), saved, reference)["fid"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_collect_what_one_does(inputs, classifier):
     command = [
         sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
@@ -139,6 +140,7 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
     words = [
@@ -226,8 +228,7 @@ def test_mistakes_are_one_line_and_leave_no_number(inputs, classifier, images, w
     ended = evaluate(
         inputs / "samples.npz", "--reference", inputs / "samples.npz", *words, "--output", output
     )
-    assert ended.returncode == 1
-    assert message in ended.stderr.strip().splitlines()[-1]
+    assert message in last_line(ended)
     assert ended.stdout == ""
     assert not output.exists()
 
@@ -285,6 +286,7 @@ def extractor(random_inception, monkeypatch) -> InceptionExtractor:
     return inception.load_inception(path, CPU)
 
 
+@pytest.mark.slow
 def test_numbers_are_torch_fidelitys_where_definitions_agree(
     tmp_path, extractor, random_inception, images
 ):
@@ -328,6 +330,7 @@ def test_kid_is_torch_fidelitys():
     assert kernel_distance(x, y, subsets=1, size=50) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adm_reference_brings_its_own_moments(tmp_path, extractor, images):
     rng = np.random.default_rng(0)
     mu, mu_s = rng.standard_normal(2048), rng.standard_normal(2023)
@@ -358,16 +361,14 @@ def test_a_file_with_a_published_name_is_checked(tmp_path):
     check_published(tmp_path / "of my own.npz")
 
 
-def test_the_check_against_published_numbers_says_what_it_needs(inputs):
-    environment = {**os.environ, "SELFTRANS_CACHE": str(inputs / "cache")}
-    command = [sys.executable, "-m", "benchmarks.check_adm", inputs / "samples.npz"]
-    ended = subprocess.run(
-        list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: {inputs}/cache/{INCEPTION.name}: no such file")
+def test_the_check_against_published_numbers_says_what_it_needs(inputs, monkeypatch):
+    monkeypatch.setenv("SELFTRANS_CACHE", str(inputs / "cache"))
+    ended = run_module("benchmarks.check_adm", inputs / "samples.npz")
+    expected = f"error: {inputs}/cache/{INCEPTION.name}: no such file"
+    assert last_line(ended).startswith(expected)
 
 
+@pytest.mark.slow
 def test_the_check_against_published_numbers_compares(
     inputs, random_inception, extractor, monkeypatch, capsys
 ):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderDC
 
 from selftrans.config import TrainingConfig, load_data
 from selftrans.data.latents import extract
@@ -20,27 +20,12 @@ from selftrans.data.store import LatentStore
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource, mirrored
-from tests.conftest import REPOSITORY
-from tests.miniature import make_imagenet, make_repa
+from tests.support import REPOSITORY
+from tests.support.miniature import make_imagenet, make_repa
+from tests.support.random_models import save_autoencoder
 
 CPU = torch.device("cpu")
 SIZE = 32
-
-
-def save_autoencoder(path, seed=0, **changes):
-    torch.manual_seed(seed)
-    settings = {
-        "block_out_channels": (8, 16),
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "layers_per_block": 1,
-    }
-    levels = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-    }
-    AutoencoderKL(**settings, **levels, sample_size=SIZE, **changes).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +79,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_file, autoencoder):
     data = data_file(on_error="skip", corrupt=2)
     for processes in ("1", "2"):
@@ -147,6 +133,7 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
     assert open_extracted(tmp_path / "data.yaml").names == source.names
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, autoencoder):
     process = start(data_file(corrupt=2), autoencoder, tmp_path / "latents", "--processes", "2")
     errors = process.communicate()[1]
@@ -267,6 +254,7 @@ def test_an_autoencoder_of_another_class_and_channel_count(tmp_path, data_file):
     assert not moments[:, 1].any()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file, monkeypatch):
     data = data_file(path=make_imagenet(tmp_path / "few", per_class=2, classes=2))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -282,6 +270,7 @@ def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file
     )
 
 
+@pytest.mark.slow
 def test_an_autoencoder_in_the_hubs_cache_is_found_offline(
     tmp_path, data_file, autoencoder, monkeypatch
 ):

@@ -16,18 +16,19 @@ import torch
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.launch import first_host, rendezvous
-from tests.conftest import REPOSITORY
-from tests.runs import ARMS, assert_equal, command, everything, run, words_of
+from tests.support import REPOSITORY
+from tests.support.trainings import (
+    ARMS,
+    assert_close,
+    assert_equal,
+    command,
+    everything,
+    run,
+    words_of,
+)
 
 
-def assert_close(one, two):
-    """The same training but for the rounding of sums in another order."""
-    torch.testing.assert_close(two["history"], one["history"], rtol=2e-4, atol=1e-6, equal_nan=True)
-    for name in one:
-        if name.startswith(("model.", "ema.")) and not name.endswith("k_norm.bias"):
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-4, msg=name)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, arm):
     path = tiny(
@@ -43,6 +44,7 @@ def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, arm):
     assert_close(everything(tmp_path / "one", 50)[0], everything(tmp_path / "two", 50)[0])
 
 
+@pytest.mark.slow
 def test_a_process_without_a_sample_in_range_and_a_term_that_stops(
     tiny, tmp_path, manifest, teacher
 ):
@@ -82,6 +84,7 @@ def test_the_masks_of_that_test_are_empty_in_one_process_only(tiny, manifest):
     assert [False, False] in there
 
 
+@pytest.mark.slow
 def test_two_nodes_equal_one_process(tiny, tmp_path, manifest):
     """Two launchers, as srun starts them, on addresses of this machine that stand for two nodes."""
     path = tiny(**{"training.log_every": 1})
@@ -183,6 +186,7 @@ def descendants(pid):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
     child = start(
@@ -218,6 +222,7 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
     ).exists()  # a crash may pass: it is tried again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_job", [True, False])
 def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
     """Whether the scheduler signals the first process only, or every process of the job, launcher and torchrun included."""
@@ -241,6 +246,7 @@ def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, ma
     assert (tmp_path / f"run/state/step-{stopped:08}.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
     """It held the lease of their cards: whoever takes those next must find them free."""
     child = start(
@@ -287,6 +293,7 @@ def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+@pytest.mark.slow
 def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, manifest):
     diverging = {"training.learning_rate": 1e30}
     for attempt in (1, 2, 3):
@@ -306,6 +313,7 @@ def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, ma
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_what_only_this_machine_lacks_does_not_stop_the_retries(
     tiny, tmp_path, manifest, monkeypatch
 ):
@@ -326,6 +334,7 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
     changes = {
         "training.checkpoints": [300],
@@ -359,6 +368,7 @@ def train_as_a_job(words):
     main()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["sit", "self-transcendence"])
 def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
     tiny, tmp_path, manifest, teacher, arm
@@ -377,7 +387,7 @@ def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
     )
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(
-        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.runs"]
+        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.support.trainings"]
     )
     directory, rng = tmp_path / "parts", random.Random(0)
     hit = {"state": 0, "checkpoints": 0}

@@ -9,7 +9,7 @@ import torch
 
 from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun
-from selftrans.flow.times import ode_times, sde_times
+from selftrans.flow.times import guidance_acts, ode_times, sde_times
 from selftrans.runtime.random import Stream, generator
 
 MEAN, STD = 1.7, 0.6
@@ -117,6 +117,58 @@ def test_sde_with_wrong_noise_is_noticed(flow):
 
     x = euler_maruyama(field_of(flow), unguided, noise(), 400, flow.path, lambda: noise() / 2)
     assert abs(x.std().item() - STD) > 0.05
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 40])
+def test_the_last_step_of_the_sde_draws_no_noise(flow, num_steps):
+    """Every other step draws once: from 1 to 0.04 in ``num_steps - 1`` steps, then to 0."""
+    drawn = []
+
+    def noise():
+        drawn.append(torch.zeros(1, dtype=torch.float64))
+        return drawn[-1]
+
+    euler_maruyama(field_of(flow), unguided, torch.zeros(1).double(), num_steps, flow.path, noise)
+    assert len(drawn) == num_steps - 1
+
+
+@pytest.mark.parametrize("num_steps", [2, 3, 7, 50, 250])
+def test_times_fall_from_noise_to_data(num_steps):
+    for times in (ode_times(num_steps), sde_times(num_steps)):
+        assert (times[0], times[-1]) == (1.0, 0.0)
+        assert all(now > after for now, after in pairwise(times))
+        assert times == pytest.approx(sorted(times, reverse=True))
+
+
+@pytest.mark.parametrize("t", [0.01, 0.2, 0.5, 0.77, 0.99])
+def test_the_time_of_a_ratio_is_the_inverse_of_the_ratio(flow, t):
+    at = torch.tensor(t, dtype=torch.float64)
+    ratio = (flow.path.sigma(at) / flow.path.alpha(at)).numpy()
+    assert flow.path.time_of_ratio(ratio) == pytest.approx(t, rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.37, 0.5, 0.9, 1.0])
+def test_data_and_noise_come_back_from_the_path_and_its_velocity(flow, t):
+    """x and v are two equations in z and eps, which the samplers and the score solve."""
+    rng = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(2, 7, generator=rng, dtype=torch.float64)
+    at = torch.tensor(t, dtype=torch.float64)
+    x, v = flow.path.noised(z, noise, at), flow.path.velocity(z, noise, at)
+    alpha, sigma = flow.path.alpha(at), flow.path.sigma(at)
+    d_alpha, d_sigma = flow.path.d_alpha(at), flow.path.d_sigma(at)
+    determinant = alpha * d_sigma - sigma * d_alpha
+    torch.testing.assert_close((d_sigma * x - sigma * v) / determinant, z)
+    torch.testing.assert_close((alpha * v - d_alpha * x) / determinant, noise)
+    if t > 0:
+        torch.testing.assert_close(flow.path.score(v, x, at), -noise / sigma)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5, 4.0])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.2, 0.65), (0.5, 0.5), (0.9, 1.0)])
+def test_guidance_acts_in_its_closed_interval_only(scale, low, high):
+    for t in (0.0, 0.2, 0.21, 0.5, 0.65, 0.9, 1.0):
+        assert guidance_acts(t, scale, low, high) is (low <= t <= high)
+        assert not guidance_acts(t, 1.0, low, high)
 
 
 def test_time_grids():

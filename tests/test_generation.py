@@ -27,7 +27,8 @@ from selftrans.sampling.generate import (
     sample_labels,
 )
 from selftrans.sampling.sample_grid import autoencoder_of, class_names
-from tests.conftest import randomise
+from tests.support.programs import last_line, run_module
+from tests.support.random_models import randomise
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def weights(tmp_path, shape):
 def settings(**changes):
     guidance = GuidanceConfig(scale=1.5, low=0.2, high=0.8)
     return SamplerConfig(
-        **{"sampler": "euler", "num_steps": 4, "num_samples": 11, "alignment": guidance, **changes}
+        **{"sampler": "euler", "num_steps": 4, "num_samples": 11, "guidance": guidance, **changes}
     )
 
 
@@ -145,6 +146,7 @@ def sampling(one, weights, autoencoder, output, *options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "euler-maruyama"])
 def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sampler):
     one = settings(sampler=sampler, num_samples=23, labels="random")
@@ -168,6 +170,7 @@ def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sa
     ]
 
 
+@pytest.mark.slow
 def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, weights, autoencoder):
     one = settings(num_samples=400, num_steps=10)
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts/samples.npz"
@@ -284,17 +287,12 @@ def test_wrong_settings_on_the_command_line_are_one_line(tmp_path):
         ("{", "--settings: not JSON"),
         ('{"sampler": "rk4"}', "--settings: sampler: input should be"),
     ):
-        command = [sys.executable, "-m", "selftrans.sampling.generate", *words, given]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 1
-        assert message in ended.stderr.splitlines()[-1]
+        ended = run_module("selftrans.sampling.generate", *words, given)
+        assert message in last_line(ended)
 
 
 def sample(*options):
-    command = [sys.executable, "-m", "selftrans.sampling.sample_grid", *map(str, options)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    return run_module("selftrans.sampling.sample_grid", *options)
 
 
 def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, weights, autoencoder):
@@ -341,8 +339,7 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(
         "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png", f"{options[0]}={options[1]}",
         *options[2:],
     )  # fmt: skip
-    assert ended.returncode == 1
-    assert message in ended.stderr.strip().splitlines()[-1]
+    assert message in last_line(ended)
     assert not list(tmp_path.glob("*grid*"))
 
 

@@ -1,7 +1,6 @@
 """The profile for any scheduler, on a Grid Engine that is pretended by processes of this machine."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -9,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
+from tests.support.workplace import copy_project
+
+pytestmark = pytest.mark.slow
 
 PROFILE = REPOSITORY / "workflow/profiles/generic"
 QSUB = """#!/usr/bin/env bash
@@ -50,7 +52,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("HERE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(REPOSITORY / "workflow/profiles", "workflow/profiles")
+    copy_project(tmp_path, "workflow/profiles")
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     yield tmp_path
     (tmp_path / "go").touch()  # what a failed test left waiting ends

@@ -13,7 +13,7 @@ from selftrans.config import DatasetConfig, validated
 from selftrans.data.image_files import CorruptImage, adm_crop
 from selftrans.data.sources import open_source, read_all
 from selftrans.runtime.errors import ConfigError, UserError
-from tests.miniature import NASTY, make_imagenet
+from tests.support.miniature import NASTY, make_imagenet
 
 SIZE = 32
 

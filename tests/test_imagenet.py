@@ -1,8 +1,6 @@
 """A miniature ImageNet through the preset's own path: nothing but overrides, from nasty JPEGs to the figure."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -18,12 +16,16 @@ from selftrans.models.sit import SiT, SiTShape
 from selftrans.runtime.files import read_json
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.autoencoder import train_autoencoder
-from tests.conftest import REPOSITORY, randomise
-from tests.miniature import CLASSES, make_imagenet
+from tests.support.miniature import CLASSES, make_imagenet
+from tests.support.programs import run_module
+from tests.support.random_models import randomise
+from tests.support.workplace import Workplace
+
+pytestmark = pytest.mark.workflow
 
 SIZE = 32
 CPU = torch.device("cpu")
-MODEL = {"depth": 4, "width": 64, "heads": 4, "patch_size": 2}
+MODEL = {"depth": 4, "hidden_size": 64, "num_heads": 4, "patch_size": 2}
 EXPERIMENT = {
     "extends": "imagenet256-b2",
     "model": MODEL,
@@ -67,30 +69,32 @@ def small_autoencoder(images, path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Everything that the preset makes, and beside it a run whose teacher others trained."""
-    place = tmp_path_factory.mktemp("place")
-    for name in ("Snakefile", "workflow", "profiles", "experiments", "envs"):
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, place / name)
-    images = make_imagenet(place / "imagenet", corrupt=2)
-    data, scale = small_autoencoder(images, place / "autoencoder")
+    place = Workplace(tmp_path_factory.mktemp("place"))
+    images = make_imagenet(place.directory / "imagenet", corrupt=2)
+    data, scale = small_autoencoder(images, place.directory / "autoencoder")
     shape = SiTShape(latent_shape=data.latent_shape, num_classes=CLASSES, **MODEL)
     torch.save(
-        {"ema": randomise(SiT(shape)).state_dict(), "opt": {}, "steps": 5}, place / "public.pt"
+        {"ema": randomise(SiT(shape)).state_dict(), "opt": {}, "steps": 5},
+        place.directory / "public.pt",
     )
     imported = {"file": "public.pt", "convention": "noise-at-1", "step": 5, "scale": scale}
     follower = {
-        **EXPERIMENT["runs"]["self-transcendence"]["guidance"],
+        **EXPERIMENT["runs"]["self-transcendence"]["alignment"],
         "method": "self-transcendence",
         "guidance_scale": 1,
     }
     follower["teacher"] = {"run": "public", "step": 5, "weights": "ema"}
-    runs = {"public": {"imported": imported}, "follows-public": {"alignment": follower}}
+    runs = {
+        "public": {"imported": imported},
+        "follows-public": {"alignment": follower, "training": {"checkpoints": [60]}},
+    }
     experiment = {**EXPERIMENT, "runs": {**EXPERIMENT["runs"], **runs}}
-    (place / "experiments/mini.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
-    (place / "experiments/published.yaml").write_text(yaml.safe_dump(PUBLISHED))
+    written = place.directory / "experiments"
+    (written / "mini.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    (written / "published.yaml").write_text(yaml.safe_dump(PUBLISHED))
     on_this_machine = {
         "source": {"path": str(images), "on_error": "skip"}, "images": 400, "image_size": SIZE, "reference": None,
-        "autoencoder": {"path": str(place / "autoencoder"), "downsampling": 4}, "latents": {"shard_size": 128},
+        "autoencoder": {"path": str(place.directory / "autoencoder"), "downsampling": 4}, "latents": {"shard_size": 128},
         "classifier": {"steps": 150},
     }  # fmt: skip
     jobs = {
@@ -98,42 +102,39 @@ def finished(tmp_path_factory):
         for kind in ("data", "train", "generate", "evaluate")
     }
     jobs["extract"] = {"gpu": 0, "processes": 2, "threads": 2, "mem_mb": 2000}
-    config = {"experiments": ["mini"], "data": {"imagenet256": on_this_machine}, "resources": jobs}
-    (place / "config.yaml").write_text(yaml.safe_dump(config))
-    command = ["snakemake", "--cores", "2"]
-    ended = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-5000:]
+    place.configure("mini", data={"imagenet256": on_this_machine}, resources=jobs)
+    place.run()
     return place
 
 
 def test_the_nasty_images_are_there_and_the_corrupt_ones_are_listed(finished):
-    manifest = read_json(finished / "results/data/imagenet256/latents/manifest.json")
+    manifest = read_json(finished.path("data/imagenet256/latents/manifest.json"))
     assert manifest["skipped"] == ["n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG"]
     assert manifest["count"] == 398
     assert manifest["class_names"] == [f"n{label:08}" for label in range(CLASSES)]
-    with np.load(
-        finished / "results/data/imagenet256/reference/classifier.npz", allow_pickle=False
-    ) as reference:
-        assert reference["count"] == 398
+    reference = finished.path("data/imagenet256/reference/classifier.npz")
+    with np.load(reference, allow_pickle=False) as statistics:
+        assert statistics["count"] == 398
 
 
 def test_every_checkpoint_is_measured_and_drawn(finished):
-    table = pd.read_csv(finished / "results/mini/metrics.csv")
+    table = pd.read_csv(finished.path("mini/metrics.csv"))
     found = set(table[["run", "step"]].itertuples(index=False, name=None))
-    trained = ("sit", "vae-align", "self-transcendence", "follows-public")
-    assert found == {(run, step) for run in trained for step in (30, 60)} | {("public", 5)}
+    trained = ("sit", "vae-align", "self-transcendence")
+    measured = {(run, step) for run in trained for step in (30, 60)}
+    assert found == measured | {("follows-public", 60), ("public", 5)}
     for name in ("convergence", "samples", "losses", "comparison"):
-        assert (finished / f"results/mini/figures/{name}.pdf").is_file()
-        with Image.open(finished / f"results/mini/figures/{name}.png") as figure:
+        assert finished.path(f"mini/figures/{name}.pdf").is_file()
+        with Image.open(finished.path(f"mini/figures/{name}.png")) as figure:
             assert figure.width > 800
-    for run in trained[:3]:
+    for run in trained:
         curve = table[table["run"] == run].sort_values("step")["fid"]
         assert curve.is_monotonic_decreasing, curve
 
 
 def test_the_presets_other_values_are_kept(finished):
-    resolved = yaml.safe_load((finished / "results/mini/experiment.yaml").read_text())
-    stage_2 = resolved["runs"]["self-transcendence"]["guidance"]
+    resolved = yaml.safe_load(finished.path("mini/experiment.yaml").read_text())
+    stage_2 = resolved["runs"]["self-transcendence"]["alignment"]
     assert (stage_2["weight"], stage_2["t_range"], stage_2["stop_after"]) == (
         0.5,
         {"low": 0.4, "high": 0.7},
@@ -144,57 +145,42 @@ def test_the_presets_other_values_are_kept(finished):
 
 
 def test_an_imported_checkpoint_is_sampled_and_a_teacher(finished):
-    run = finished / "results/mini/runs"
-    assert not (run / "public/seed0/state").exists()
-    teacher = read_metadata(
-        run / "follows-public/../public/seed0/teachers/5-ema-depth3.safetensors", "teacher"
-    )
+    runs = finished.path("mini/runs")
+    assert not (runs / "public/seed0/state").exists()
+    teacher = read_metadata(runs / "public/seed0/teachers/5-ema-depth3.safetensors", "teacher")
     assert (teacher["source"]["run"], teacher["source"]["step"], teacher["shape"]["depth"]) == (
         "public",
         5,
         3,
     )
-    described = read_json(run / "public/seed0/samples/5/sde-n100/samples.json")
+    described = read_json(runs / "public/seed0/samples/5/sde-n100/samples.json")
     assert described["checkpoint"]["step"] == 5
-    history = pd.read_csv(run / "follows-public/seed0/checkpoints/60/history.csv")
+    history = pd.read_csv(runs / "follows-public/seed0/checkpoints/60/history.csv")
     assert (history["alignment"] > 0).all()
 
 
-def test_classes_can_be_looked_at(finished):
-    weights = finished / "results/mini/runs/sit/seed0/checkpoints/60/ema.safetensors"
-    words = [
-        sys.executable,
-        "-m",
-        "selftrans.sampling.sample_grid",
-        "--checkpoint",
-        weights,
-        "--classes",
-        "0,19",
-        "--steps",
-        "4",
-    ]
-    subprocess.run(
-        [*map(str, words), "--out", str(finished / "grid.png")], check=True, cwd=finished
-    )
-    with Image.open(finished / "grid.png") as grid:
+def test_classes_can_be_looked_at(finished, monkeypatch):
+    monkeypatch.chdir(finished.directory)
+    weights = finished.path("mini/runs/sit/seed0/checkpoints/60/ema.safetensors")
+    words = ("--checkpoint", weights, "--classes", "0,19", "--steps", 4, "--out", "grid.png")
+    ended = run_module("selftrans.sampling.sample_grid", *words)
+    assert ended.returncode == 0, ended.stderr
+    with Image.open("grid.png") as grid:
         assert grid.width == 4 * SIZE
 
 
 def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
-    """Numbers and nothings among the changes to a data file reach the second Snakemake as they are."""
-    ended = subprocess.run(
-        ["snakemake", "--cores", "2", "report"], cwd=finished, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr + (finished / "results/report.log").read_text()
-    assert (finished / "results/report.html").stat().st_size > 100_000
-    assert not list((finished / "results").glob("*.json"))
+    """Numbers and nothings among the changes to a data file reach the second Snakemake."""
+    ended = finished.snakemake("report")
+    assert ended.returncode == 0, ended.stderr + finished.path("report.log").read_text()
+    report = finished.path("report.html").read_text()
+    assert len(report) > 100_000
+    assert "convergence.png" in report
+    assert not list(finished.path("").glob("*.json"))
 
 
-def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished):
-    ended = subprocess.run(
-        ["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True
-    )
-    assert "Nothing to be done" in ended.stdout + ended.stderr
-    words = [sys.executable, "-m", "selftrans.plan"]
-    planned = subprocess.run(words, cwd=finished, capture_output=True, text=True, check=True).stdout
+def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished, monkeypatch):
+    assert finished.planned() == {}
+    monkeypatch.chdir(finished.directory)
+    planned = run_module("selftrans.plan").stdout
     assert [line for line in planned.splitlines() if line.startswith("import_checkpoint")]

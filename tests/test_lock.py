@@ -32,6 +32,7 @@ def owned_elsewhere(directory, **changes):
     (directory / "owner.json").write_text(json.dumps(owner))
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_told_who_the_first_one_is(tmp_path):
     with DirectoryLock(tmp_path):
         assert (
@@ -41,6 +42,7 @@ def test_a_second_writer_is_told_who_the_first_one_is(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_dead_writer_is_replaced(tmp_path):
     enter_and_die(tmp_path)
     assert (tmp_path / "owner.json").exists()
@@ -49,6 +51,7 @@ def test_a_dead_writer_is_replaced(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_writer_elsewhere_is_replaced_only_when_its_heart_has_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)
@@ -105,6 +108,7 @@ def test_a_writer_that_was_replaced_writes_no_more_and_leaves_its_successor_alon
     assert json.loads((tmp_path / "owner.json").read_text())["key"] == "theirs"
 
 
+@pytest.mark.slow
 def test_of_many_that_find_a_dead_writer_one_gets_in(tmp_path):
     """Each that gets in holds for a while; the spans never overlap."""
     enter_and_die(tmp_path)

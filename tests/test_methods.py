@@ -1,9 +1,6 @@
 """Trainings by REPA, SRA, LayerSync and lists of signals: as exact as those of stage 1 and 2; and the encoders they follow."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +19,10 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
-from tests.conftest import OTHER_METHODS, REPOSITORY, TINY, randomise
-from tests.runs import StopAt, assert_equal, command, everything, run
-from tests.test_faults import assert_close
+from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.programs import last_line, run_module
+from tests.support.random_models import randomise
+from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything, run
 
 CPU = torch.device("cpu")
 
@@ -52,6 +50,7 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
     assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["repa", "sra", "both"])
 def test_two_processes_equal_one(methods, tmp_path, manifest, features, arm):
     path = methods(
@@ -114,25 +113,9 @@ def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, mani
     ],
 )
 def test_what_a_signal_follows_must_be_given(methods, tmp_path, manifest, arm, message):
-    words = [
-        sys.executable,
-        "-m",
-        "selftrans.training",
-        methods(),
-        "--run",
-        arm,
-        "--seed",
-        0,
-        "--until",
-        4,
-    ]
-    words += ["--latents", manifest, "--directory", tmp_path / "run"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode == 1
-    assert message in ended.stderr.strip().splitlines()[-1]
+    words = ("--run", arm, "--seed", 0, "--until", 4, "--latents", manifest)
+    ended = run_module("selftrans.training", methods(), *words, "--directory", tmp_path / "run")
+    assert message in last_line(ended)
 
 
 def test_features_of_other_images_are_refused(tmp_path, manifest, features):

@@ -10,7 +10,7 @@ from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import save_tensors
 from selftrans.training.freeze import freeze_teacher
-from tests.conftest import randomise
+from tests.support.random_models import randomise
 
 # Millions of parameters in the DiT and SiT papers (S/2, B/2, L/2, XL/2), which have no qk-norm.
 PUBLISHED_MILLIONS = {"SiT-S/2": 33, "SiT-B/2": 130, "SiT-L/2": 458, "SiT-XL/2": 675}

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -38,8 +37,8 @@ from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.generate import SampleNoise, sample_latents
-from tests.conftest import REPOSITORY
-from tests.runs import peak_of
+from tests.support import REPOSITORY
+from tests.support.programs import peak_of, run_module
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
 
@@ -131,6 +130,7 @@ def test_passes_of_a_sampler(settings, passes):
     assert len(run) == planned == passes
 
 
+@pytest.mark.workflow
 def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     """All shipped experiments together, none of whose data but the digits' are there."""
     words = [
@@ -182,10 +182,7 @@ def test_the_command_line_reads_the_configuration(tmp_path):
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     config |= {"experiments": ["imagenet256-b2"], "data": {"imagenet256": {"images": 1000}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    words = [sys.executable, "-m", "selftrans.plan", "--config", tmp_path / "config.yaml"]
-    result = subprocess.run(
-        list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    result = run_module("selftrans.plan", "--config", tmp_path / "config.yaml")
     latents = next(
         line for line in result.stdout.splitlines() if line.startswith("extract_latents")
     )
@@ -249,6 +246,7 @@ sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size):
     """Megabytes of SiT-S/2 at ImageNet's size on a CPU: never more than asked for, and most of it. The optimizer's moments come
@@ -282,6 +280,7 @@ def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size
     assert 0.6 * requested < peak / 1e6 < requested
 
 
+@pytest.mark.slow
 def test_memory_asked_for_sampling_is_what_it_takes(tiny):
     """Without its decoder, which would need most."""
     found = load_experiment(tiny(data="imagenet256", model={"preset": "SiT-S/2"}, runs={"sit": {}}))

@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, tiny_values
-from tests.test_extraction import save_autoencoder
+from tests.support import REPOSITORY
+from tests.support.experiments import tiny_values
+from tests.support.random_models import save_autoencoder
+
+pytestmark = pytest.mark.slow
 
 
 def prefetch(tmp_path, *words):

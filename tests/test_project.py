@@ -1,4 +1,4 @@
-"""The project itself: lint, formatting, types, pins, README."""
+"""The project itself: pins, imports, README. Its static checks are those of `make check`."""
 
 import ast
 import re
@@ -11,15 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
-CHECKS = {
-    "ruff": ["ruff", "check", "."],
-    "ruff format": ["ruff", "format", "--check", "."],
-    "mypy": ["mypy"],
-    "snakefmt": ["snakefmt", "--check", "Snakefile", "workflow"],
-    "snakemake lint": ["snakemake", "--lint"],
-}
 HEAVY = {
     "torch",
     "torchvision",
@@ -32,12 +25,6 @@ HEAVY = {
     "sklearn",
     "snakemake",
 }
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_static_check(check):
-    ended = subprocess.run(CHECKS[check], cwd=REPOSITORY, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def pins():
@@ -106,6 +93,7 @@ def loaded_by(module):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
@@ -146,6 +134,35 @@ def test_the_readmes_links_lead_somewhere():
 def test_make_and_ci_use_the_one_place():
     assert "-c pins.txt" in Path("Makefile").read_text()
     assert "make test" in Path(".ci/run").read_text()
+
+
+def test_make_test_runs_the_static_checks():
+    text = Path("Makefile").read_text()
+    assert re.search(r"^test: check$", text, re.MULTILINE)
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1]
+    checks = (
+        "ruff format --check .",
+        "ruff check .",
+        "mypy",
+        "snakefmt --check",
+        "snakemake --lint",
+        "lint-imports",
+    )
+    assert all(f"$(run) {check}" in recipe for check in checks)
+
+
+def imports_in(path):
+    return {name for name in imports_of(path) if name.startswith("tests")}
+
+
+def test_tests_share_only_what_stands_in_support():
+    """No test imports from a test module or from a conftest."""
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        package = ".".join(path.relative_to(REPOSITORY).parent.parts)
+        shared = ("tests.support", package) if package != "tests" else ("tests.support",)
+        for name in imports_in(path):
+            assert name.startswith(shared), f"{path}: {name}"
+            assert not name.rpartition(".")[2].startswith(("test_", "conftest")), f"{path}: {name}"
 
 
 @pytest.mark.parametrize("recipe", ["envs/Dockerfile", "envs/selftrans.def"])

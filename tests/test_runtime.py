@@ -141,6 +141,7 @@ def test_progress_in_a_file_is_plain_lines_with_rate_and_remaining_time(caplog):
     assert rate < 101  # six steps of at least 0.01 s: those done before do not count
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal_is_a_bar():
     code = (
         "import time\nfrom selftrans.runtime.logs import Progress\n"
@@ -193,6 +194,7 @@ def holder(tmp_path, count, seconds, **environment):
     )
 
 
+@pytest.mark.slow
 def test_no_card_is_ever_leased_twice(tmp_path):
     children = [holder(tmp_path, count, 0.3) for count in (1, 2, 1, 4, 1, 2, 3, 1)]
     held = []
@@ -217,6 +219,7 @@ rule card:
 """
 
 
+@pytest.mark.workflow
 def test_snakemake_packs_jobs_of_one_two_and_eight_cards_on_eight_pretended_ones(tmp_path):
     """Real concurrent jobs: no card twice at a time, never more than eight in use, and small jobs do run side by side."""
     (tmp_path / "hold.py").write_text(HOLD)
@@ -249,6 +252,7 @@ def _span(path):
     return float(first.split()[1]), float(last)
 
 
+@pytest.mark.slow
 def test_a_killed_holder_keeps_no_card(tmp_path):
     first = holder(tmp_path, 4, 600)
     first.stdout.readline()
@@ -259,11 +263,13 @@ def test_a_killed_holder_keeps_no_card(tmp_path):
     assert second.communicate(timeout=60)[0].startswith("0,1,2,7 ")
 
 
+@pytest.mark.slow
 def test_more_cards_than_there_are_is_one_line(tmp_path):
     child = holder(tmp_path, 5, 0)
     assert "--gpus: 5 asked for, 4 visible (0, 1, 2, 7)" in child.communicate(timeout=60)[1]
 
 
+@pytest.mark.slow
 def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
     """Those of a job of our own; within a larger allocation, jobs of one Snakemake lease from it."""
     mine = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
@@ -280,6 +286,7 @@ def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
     assert {child.communicate(timeout=60)[0].split()[0] for child in within} == {"5", "6"}
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")

@@ -11,7 +11,7 @@ from selftrans.config import TrainingConfig
 from selftrans.data.store import LatentStore, StoreWriter
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource
-from tests.conftest import write_store
+from tests.support.stores import write_store
 
 
 def test_rows_come_back_across_shards(tmp_path):

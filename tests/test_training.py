@@ -14,8 +14,8 @@ from selftrans.training import precision
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
-from tests.conftest import OTHER_METHODS, TINY
-from tests.runs import ARMS, StopAt, assert_equal, command, everything, run
+from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -228,7 +228,7 @@ def test_what_changes_no_number_is_no_other_definition(tiny, tmp_path, manifest)
 
 
 def test_other_latents_are_another_definition(tiny, tmp_path, manifest):
-    from tests.conftest import write_store
+    from tests.support.stores import write_store
 
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     with pytest.raises(UserError, match=r"inputs\.latents"):
@@ -318,12 +318,12 @@ def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
 
 
 def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
-    ended = command(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
+    ended = command_here(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
         "error: --run: 'nobody' is no run of the experiment (allowed: sit, vae-align, self-transcendence)"
     )
-    ended = command(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
+    ended = command_here(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "none.json: no such file" in ended.stderr
 
@@ -339,6 +339,7 @@ def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest
     assert_equal(everything(tmp_path / "plain", 4), everything(tmp_path / "recomputed", 4))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
 )

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,12 @@ import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
-from tests.conftest import OTHER_METHODS, REPOSITORY, tiny_values
+from tests.support import REPOSITORY
+from tests.support.experiments import OTHER_METHODS
+from tests.support.workplace import Workplace
 
-DATA = {
-    "source": {"kind": "digits"},
-    "image_size": 32,
-    "autoencoder": {
-        "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
-    },
-    "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
-    "encoders": {"stand-in": {"kind": "trained", "hidden_size": 16, "depth": 2, "num_heads": 2, "steps": 3}},
-}  # fmt: skip
+pytestmark = pytest.mark.workflow
+
 SAMPLERS = {
     "ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20},
     "heun": {
@@ -37,82 +31,15 @@ SAMPLERS = {
         "checkpoints": "last",
         "guidance": {"scale": 1.5},
     },
-    "sde": {"sampler": "euler-maruyama", "num_steps": 3, "num_samples": 12, "checkpoints": "last"},
 }
-
-
-class Workplace:
-    """A copy of the workflow with a tiny experiment in it."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        for name in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
-            source = REPOSITORY / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
-        (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
-        self.write("tiny")
-
-    def write(self, name, **changes):
-        values = tiny_values(**{"data": "tiny", "evaluation.samplers": SAMPLERS, **changes})
-        values["name"] = name
-        (self.directory / f"experiments/{name}.yaml").write_text(
-            yaml.safe_dump(values, sort_keys=False)
-        )
-
-    def command(self, *words, experiments=("tiny",)):
-        return [
-            "snakemake",
-            *words,
-            "--cores",
-            "2",
-            "--config",
-            f"experiments=[{','.join(experiments)}]",
-        ]
-
-    def snakemake(self, *words, experiments=("tiny",)):
-        command = self.command(*words, experiments=experiments)
-        return subprocess.run(command, cwd=self.directory, capture_output=True, text=True)
-
-    def run(self, *words, **options):
-        ended = self.snakemake(*words, **options)
-        assert ended.returncode == 0, ended.stdout + ended.stderr + self.logs()
-        return ended
-
-    def planned(self, *words, **options):
-        """Jobs that a dry run announces: rule -> number."""
-        ended = self.snakemake("-n", *words, **options)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        output = ended.stdout + ended.stderr
-        table = re.search(r"job\s+count\n[- ]+\n(.*?)\ntotal", output, re.DOTALL)
-        if table is None:
-            assert "Nothing to be done" in output
-            return {}
-        counts = dict(line.split() for line in table[1].splitlines())
-        return {
-            rule: int(count)
-            for rule, count in counts.items()
-            if rule not in ("all", "evaluate", "figures", "train")
-        }
-
-    def logs(self):
-        return "\n".join(
-            path.read_text()[-500:] for path in self.directory.glob("results/**/logs/*.log")
-        )
-
-    def path(self, pattern):
-        return self.directory / "results" / pattern
-
-    def written(self, pattern="**/*"):
-        """When each result file was written."""
-        return {
-            path: path.stat().st_mtime_ns for path in self.path("").glob(pattern) if path.is_file()
-        }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A workplace where everything was run once."""
-    place = Workplace(tmp_path_factory.mktemp("finished"))
+    place = Workplace(tmp_path_factory.mktemp("finished"), **{"evaluation.samplers": SAMPLERS})
+    place.write("tiny")
+    place.configure("tiny")
     place.run()
     return place
 
@@ -120,10 +47,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def place(finished, tmp_path):
     """A copy of the finished workplace, to change."""
-    shutil.copytree(finished.directory, tmp_path / "copy", symlinks=True)
-    copied = Workplace.__new__(Workplace)
-    copied.directory = tmp_path / "copy"
-    return copied
+    return finished.copied(tmp_path / "copy")
 
 
 RUNS = ("sit", "vae-align", "self-transcendence")
@@ -168,7 +92,7 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
 
 def test_the_table_has_every_set_of_samples(finished):
     table = pd.read_csv(finished.path("tiny/metrics.csv"))
-    assert len(table) == 3 * (2 + 1 + 1)
+    assert len(table) == 3 * (2 + 1)
     assert {
         "fid",
         "is",
@@ -250,7 +174,7 @@ def test_another_guidance_scale_regenerates_that_sampler_only(place):
 
 
 def test_another_number_of_samples_leaves_the_old_ones(place):
-    changed = {**SAMPLERS, "sde": {**SAMPLERS["sde"], "num_samples": 14}}
+    changed = {**SAMPLERS, "heun": {**SAMPLERS["heun"], "num_samples": 14}}
     place.write("tiny", **{"evaluation.samplers": changed})
     planned = place.planned()
     assert planned["generate_samples"] == 3
@@ -260,7 +184,7 @@ def test_another_number_of_samples_leaves_the_old_ones(place):
 def test_another_metric_computes_numbers_only(place):
     place.write("tiny", **{"evaluation.metrics": ["fid"]})
     assert {"generate_samples", "sample_statistics", "train_segment"}.isdisjoint(place.planned())
-    assert place.planned()["metrics"] == 12
+    assert place.planned()["metrics"] == 9
 
 
 def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place):
@@ -277,9 +201,7 @@ def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place)
     assert untouched == before
     assert place.planned("train") == {}
     planned = place.planned()
-    assert (
-        planned["generate_samples"] == 4
-    )  # ode at 6 and 10; heun and sde at the new last checkpoint
+    assert planned["generate_samples"] == 3  # ode at 6 and 10; heun at the new last checkpoint
     assert "train_segment" not in planned
 
 
@@ -325,7 +247,7 @@ def test_evaluation_alone_works_on_a_finished_training(place):
         shutil.rmtree(place.path(f"tiny/runs/{run}/seed0/samples"))
     place.path("tiny/metrics.csv").unlink()
     planned = place.planned("evaluate")
-    assert planned == {"generate_samples": 12, "sample_statistics": 12, "metrics": 12, "table": 1}
+    assert planned == {"generate_samples": 9, "sample_statistics": 9, "metrics": 9, "table": 1}
     one = "results/tiny/runs/sit/seed0/samples/8/ode-n20/classifier.json"
     place.run(one)
     assert (place.directory / one).is_file()
@@ -359,25 +281,13 @@ def test_another_run_and_seed_add_jobs_and_nothing_else(place):
     assert planned == {"train_segment": 2 * 2 + 3 * 2, "freeze_teacher": 1}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"trainig": {}}, "experiments/tiny.yaml: trainig: unknown key"),
-        (
-            {"model.depth": "four"},
-            "experiments/tiny.yaml: model.depth: input should be a valid integer, found 'four'",
-        ),
-        (
-            {"runs.self-transcendence.alignment.teacher.step": 5},
-            "runs.self-transcendence.alignment.teacher.step: 5 is not a checkpoint of 'vae-align' (allowed: 4, 8)",
-        ),
-    ],
-)
-def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, message):
-    place.write("tiny", **changes)
+def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place):
+    """One of many: the others are those of test_config.py, where they take no Snakemake."""
+    place.write("tiny", **{"model.depth": "four"})
     ended = place.snakemake()
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
+    message = "experiments/tiny.yaml: model.depth: input should be a valid integer, found 'four'"
     assert [
         line for line in ended.stderr.splitlines() if line.startswith("error: ") and message in line
     ]
@@ -386,29 +296,17 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place, changes, 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("experiments: []", "config.yaml: experiments"),
         ("experiments: [tiny]\ngpus: 8", "config.yaml: gpus: unknown key"),
-        (
-            "experiments: [tiny]\nresources: {train: {gpu: many}}",
-            "config.yaml: resources: train.gpu: ",
-        ),
-        (
-            "experiments: [tinny]",
-            "'tinny' is neither a .yaml file nor a name in experiments/ (there: ablations-b2, digits, ",
-        ),
         (
             "experiments: [tiny]\ndata: {tinny: {images: 3}}",
             "config.yaml: data: 'tinny' is no data file (allowed: ",
         ),
-        (
-            "experiments: [tiny]\ndata: {tiny: {imagez: 3}}",
-            "experiments/data/tiny.yaml: imagez: unknown key",
-        ),
     ],
 )
 def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
+    """One that the package finds, and one that only the workflow can."""
     (place.directory / "config.yaml").write_text(config)
-    ended = subprocess.run(["snakemake", "-n"], cwd=place.directory, capture_output=True, text=True)
+    ended = place.snakemake("-n")
     assert ended.returncode != 0
     assert message in ended.stderr.strip().splitlines()[-1]
 
@@ -465,22 +363,22 @@ def test_a_nan_stops_the_retries_of_its_job_at_once(place):
 def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
     """One set for each guidance scale and a figure of them; images are deleted once seen, and later metrics need none."""
     ode = {"sampler": "euler", "num_steps": 2, "num_samples": 12, "checkpoints": "last"}
-    samplers = {"ode": ode, "cfg": {**ode, "guidance": {"scale": [1.0, 1.5, 2.25]}}}
+    samplers = {"ode": ode, "cfg": {**ode, "guidance": {"scale": [1.0, 2.25]}}}
     changes = {
         "runs": {"sit": {}}, "evaluation.samplers": samplers, "evaluation.keep_samples": False,
-        "figures.sample_checkpoints": [8],
+        "training.checkpoints": [4], "figures.sample_checkpoints": [4],
     }  # fmt: skip
     place.write("sweeping", **changes)
     place.run(experiments=("sweeping",))
-    samples = place.path("sweeping/runs/sit/seed0/samples/8")
-    names = {"ode-n12", "cfg-scale1.0-n12", "cfg-scale1.5-n12", "cfg-scale2.25-n12"}
+    samples = place.path("sweeping/runs/sit/seed0/samples/4")
+    names = {"ode-n12", "cfg-scale1.0-n12", "cfg-scale2.25-n12"}
     assert {path.name for path in samples.iterdir()} == names
     for name in names:
         assert not (samples / name / "samples.npz").exists()
         with np.load(samples / name / "first.npz") as first:
             assert first["arr_0"].shape == (12, 32, 32, 3)
     table = pd.read_csv(place.path("sweeping/metrics.csv"))
-    assert sorted(table["guidance_scale"]) == [1, 1, 1.5, 2.25]
+    assert sorted(table["guidance_scale"]) == [1, 1, 2.25]
     assert (
         table.set_index("samples")["fid"]["cfg-scale1.0"]
         == table.set_index("samples")["fid"]["ode"]
@@ -490,7 +388,7 @@ def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
     place.write(
         "sweeping", **changes, **{"evaluation.metrics": ["fid", "is", "precision", "recall", "kid"]}
     )
-    assert place.planned("evaluate", experiments=("sweeping",)) == {"metrics": 4, "table": 1}
+    assert place.planned("evaluate", experiments=("sweeping",)) == {"metrics": 3, "table": 1}
     place.run("evaluate", experiments=("sweeping",))
     table = pd.read_csv(place.path("sweeping/metrics.csv"))
     assert (
@@ -499,7 +397,7 @@ def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
         .all()
     )
     assert place.planned("evaluate", experiments=("sweeping",)) == {}
-    samplers["cfg"]["guidance"]["scale"] = [1.0, 1.5, 3.0]  # another scale draws that set only
+    samplers["cfg"]["guidance"]["scale"] = [1.0, 3.0]  # another scale draws that set only
     place.write("sweeping", **changes)
     assert place.planned("generate", experiments=("sweeping",))["generate_temporary_samples"] == 1
 
@@ -522,17 +420,11 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
     assert planned["reference_statistics"] == 2
 
 
-def test_the_report_shows_the_figures(place):
-    place.run("report")
-    report = place.path("report.html").read_text()
-    assert "convergence.png" in report
-
-
 def test_other_methods_their_analysis_and_the_comparison(place):
-    """REPA and a list of signals, two seeds: every figure and table, and an analysis that is changed trains nothing."""
-    names = ("repa", "both")
+    """REPA in a list of terms, two seeds: every figure and table; a changed analysis trains nothing."""
+    several = [OTHER_METHODS["repa"]["alignment"], *OTHER_METHODS["both"]["alignment"]]
     changes = {
-        "runs": {"sit": {}, **{name: OTHER_METHODS[name] for name in names}}, "seeds": [0, 1], "training.checkpoints": [4],
+        "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1], "training.checkpoints": [4],
         "figures.sample_checkpoints": [4], "evaluation.samplers": {"ode": SAMPLERS["ode"]},
     }  # fmt: skip
     analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_classes": 2}
@@ -541,20 +433,20 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     figures = {path.stem for path in place.path("methods/figures").glob("*.png")}
     assert figures == {
         "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps", "similarity",
-        "guiding-features", "dynamics-repa", "dynamics-both",
+        "guiding-features", "dynamics-several",
     }  # fmt: skip
     comparison = pd.read_csv(place.path("methods/comparison.csv"))
-    assert comparison["run"].tolist() == ["sit", *names]
+    assert comparison["run"].tolist() == ["sit", "several"]
     assert comparison["fid_low"].notna().all()  # two seeds have an interval
     assert (comparison["hours"] > 0).all()
     paired = pd.read_csv(place.path("methods/paired.csv"))
     assert set(paired["metric"]) == {"fid", "is"}
     probes = pd.read_csv(place.path("methods/discriminability.csv"))
     blocks = probes[probes["kind"] == "block"]
-    assert len(blocks) == 3 * 2 * 2 * 4  # runs, seeds, times, blocks
+    assert len(blocks) == 2 * 2 * 2 * 4  # runs, seeds, times, blocks
     assert blocks[["linear", "knn"]].min().min() >= 0
     assert set(probes[probes["kind"] == "guiding"]["name"]) == {
-        "REPA: stand-in", "1: LayerSync: block 3", "2: VAE latents"
+        "1: REPA: stand-in", "2: LayerSync: block 3", "3: VAE latents"
     }  # fmt: skip
     assert (probes["kind"] == "encoder").sum() == 1
     assert "stand-in encoder" in place.path("methods/discriminability.md").read_text()
@@ -567,7 +459,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     }
     place.write("methods", **changes, analysis={**analysis, "num_images": 200})
     planned = place.planned(experiments=("methods",))
-    assert planned["block_features"] == 6
+    assert planned["block_features"] == 4
     assert {"train_segment", "extract_features", "encoder"}.isdisjoint(planned)
 
 
@@ -585,102 +477,83 @@ def test_a_schedulers_warning_comes_as_long_before_as_saving_takes(place):
     assert "slurm_extra=--signal=USR1@61" in place.run("-n", target).stdout
 
 
-def planned_resources(place, rule, target, *words, rate=100.0, **resources):
-    """What Snakemake would ask for, for a job of imagenet256-b2."""
-    config = {
-        "experiments": ["imagenet256-b2"],
-        "rates": {"bf16": rate, "tf32": rate},
-        "resources": resources,
+def planned_resources(place, targets, *words, rate=100.0, **resources):
+    """What Snakemake would request for jobs of imagenet256-b2, by rule."""
+    rates = {"bf16": rate, "tf32": rate}
+    place.configure("imagenet256-b2", rates=rates, resources=resources)
+    named = [f"results/{target}" for target in targets.values()]
+    planned = place.run("-n", *named, "--cores", "32", *words).stdout
+    lines = {
+        rule: re.search(rf"rule {rule}:.*?resources: (.*?)\n", planned, re.DOTALL)[1]
+        for rule in targets
     }
-    (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
-    command = ["snakemake", "-n", "--cores", "32", f"results/{target}", *words]
-    planned = subprocess.run(
-        command, cwd=place.directory, capture_output=True, text=True, check=True
-    ).stdout
-    line = re.search(rf"rule {rule}:.*?resources: (.*?)\n", planned, re.DOTALL)[1]
-    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", line)}
+    return {
+        rule: {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", line)}
+        for rule, line in lines.items()
+    }
 
 
 B2_FORWARD = 46.1e9  # operations for one sample, DiT's paper (table 4)
-SEGMENT = "imagenet256-b2/runs/sit/seed0/checkpoints/50000/ema.safetensors"
-DRAWN = "imagenet256-b2/runs/sit/seed0/samples/50000/sde-n10000/samples.npz"
+SAMPLES = "imagenet256-b2/runs/sit/seed0/samples/50000/sde-n10000"
+TARGETS = {
+    "train_segment": "imagenet256-b2/runs/sit/seed0/checkpoints/50000/ema.safetensors",
+    "freeze_teacher": "imagenet256-b2/runs/vae-align/seed0/teachers/200000-ema-depth8.safetensors",
+    "generate_temporary_samples": f"{SAMPLES}/samples.npz",
+    "sample_statistics": f"{SAMPLES}/inception.npz",
+    "metrics": f"{SAMPLES}/inception.json",
+    "extract_latents": "data/imagenet256/latents/manifest.json",
+}
 
 
-def test_time_limits_follow_from_the_work_and_stated_rates(place):
-    """B/2 at 100 TFLOP/s for each GPU: half as much again and ten minutes; twice as fast, half the time; under a ceiling."""
-    limits = [
-        planned_resources(place, "train_segment", SEGMENT, rate=rate)["runtime"] for rate in (100.0, 200.0)
-    ]  # fmt: skip
-    assert limits[0] == pytest.approx(
-        10 + 1.5 * 50_000 * 256 * 3 * B2_FORWARD / 400e12 / 60, rel=0.03
-    )
-    assert limits[1] == pytest.approx(
-        (limits[0] + 10 + 3) / 2, abs=1.5
-    )  # the last save takes two minutes either way
-    ceiling = ["--default-resources", "max_runtime=60"]
-    assert planned_resources(place, "train_segment", SEGMENT, *ceiling)["runtime"] == 60
-    assert (
-        planned_resources(place, "train_segment", SEGMENT, train={"runtime": 30})["runtime"] == 30
-    )
+def test_resources_follow_from_the_work_and_stated_rates(place):
+    """B/2 at 100 TFLOP/s for each GPU: half as much time again and ten minutes."""
+    planned = planned_resources(place, TARGETS)
+    runtime = {rule: requested["runtime"] for rule, requested in planned.items()}
+    training = 10 + 1.5 * 50_000 * 256 * 3 * B2_FORWARD / 400e12 / 60
+    assert runtime["train_segment"] == pytest.approx(training, rel=0.03)
     decoded = 10_000 * 9.5e6 * 256**2 / 12e12  # in fp32
-    drawn = planned_resources(place, "generate_temporary_samples", DRAWN)["runtime"]
-    assert drawn == pytest.approx(
-        10 + 1.5 * (10_000 * 250 * B2_FORWARD / 100e12 + decoded) / 60, abs=1
-    )
-    latents = planned_resources(place, "extract_latents", "data/imagenet256/latents/manifest.json")[
-        "runtime"
-    ]
-    assert latents == pytest.approx(10 + 1.5 * 1281167 * 4.2e6 * 256**2 / 12e12 / 8 / 60, abs=1)
+    sampling = 10 + 1.5 * (10_000 * 250 * B2_FORWARD / 100e12 + decoded) / 60
+    assert runtime["generate_temporary_samples"] == pytest.approx(sampling, abs=1)
+    latents = 10 + 1.5 * 1281167 * 4.2e6 * 256**2 / 12e12 / 8 / 60
+    assert runtime["extract_latents"] == pytest.approx(latents, abs=1)
+    # Twice as fast, half the time, but for the last save, which takes two minutes either way.
+    twice = planned_resources(place, TARGETS, rate=200.0)
+    halved = (runtime["train_segment"] + 10 + 3) / 2
+    assert twice["train_segment"]["runtime"] == pytest.approx(halved, abs=1.5)
+    # Memory: weights, average and two moments of 131 million numbers in each of four processes.
+    four = planned["train_segment"]["mem_mb"]
+    assert four > 4 * 4 * 4 * 131
+    # Light jobs get more memory at each attempt; the others are also retried after their time was up.
+    third = planned_resources(place, TARGETS, "--attempt", "3")
+    for rule, times in (("freeze_teacher", 3), ("train_segment", 1)):
+        assert third[rule]["mem_mb"] == times * planned[rule]["mem_mb"]
+    # What a user requests is taken as it is; memory is that of each node.
+    only = {"train_segment": TARGETS["train_segment"]}
+    two = planned_resources(place, only, train={"gpu": 2, "runtime": 30})["train_segment"]
+    assert four == pytest.approx(2 * two["mem_mb"], rel=0.01)
+    assert two["runtime"] == 30
+    stated = planned_resources(place, only, train={"mem_mb": 1234})["train_segment"]
+    assert stated["mem_mb"] == 1234
+    spread = {"train_segment_on_nodes": TARGETS["train_segment"]}
+    on_nodes = planned_resources(place, spread, train={"gpu": 4, "nodes": 2})
+    assert on_nodes["train_segment_on_nodes"]["mem_mb"] == two["mem_mb"]
 
 
-def test_a_group_of_jobs_stays_below_the_ceiling(place):
-    """Its jobs' limits add up."""
-    made = DRAWN.replace("samples.npz", "inception{}")
-    ceiling = ["--default-resources", "max_runtime=30"]
-    limits = [
-        planned_resources(place, "sample_statistics", made.format(".npz"), *ceiling)["runtime"],
-        planned_resources(place, "metrics", made.format(".json"), *ceiling)["runtime"],
-    ]  # fmt: skip
-    assert sum(limits) <= 30
+def test_time_limits_stay_below_a_ceiling(place):
+    """A profile's; the limits of a group's jobs add up."""
+    ceiling = ("--default-resources", "max_runtime=30")
+    planned = planned_resources(place, TARGETS, *ceiling)
+    assert planned["train_segment"]["runtime"] == 30
+    assert planned["sample_statistics"]["runtime"] + planned["metrics"]["runtime"] <= 30
 
 
 def test_a_profile_need_not_name_a_ceiling(place):
-    assert (
-        planned_resources(
-            place, "train_segment", SEGMENT, "--default-resources", "slurm_account=me"
-        )["runtime"]
-        > 60
-    )
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        planned_resources(
-            place, "train_segment", SEGMENT, "--default-resources", "max_runtime='a day'"
-        )
-    assert "error: default-resources: max_runtime: " in refused.value.stdout + refused.value.stderr
-
-
-def test_light_jobs_ask_for_more_memory_at_every_attempt(place):
-    """The others do not: they are also tried again after their time was up."""
-    teacher = "imagenet256-b2/runs/vae-align/seed0/teachers/200000-ema-depth8.safetensors"
-    for rule, target, times in (("freeze_teacher", teacher, 3), ("train_segment", SEGMENT, 1)):
-        once = planned_resources(place, rule, target)["mem_mb"]
-        assert planned_resources(place, rule, target, "--attempt", "3")["mem_mb"] == times * once
-
-
-def test_memory_follows_from_what_each_process_holds(place):
-    """Weights, average and two moments of 131 million numbers in each process, and what CUDA takes."""
-    four, two = (
-        planned_resources(place, "train_segment", SEGMENT, train={"gpu": gpu})["mem_mb"]
-        for gpu in (4, 2)
-    )
-    assert four == pytest.approx(2 * two, rel=0.01)
-    assert four > 4 * 4 * 4 * 131
-    assert (
-        planned_resources(place, "train_segment", SEGMENT, train={"mem_mb": 1234})["mem_mb"] == 1234
-    )
-    spread = planned_resources(
-        place, "train_segment_on_nodes", SEGMENT, train={"gpu": 4, "nodes": 2}
-    )
-    assert spread["mem_mb"] == two  # of each node
+    only = {"train_segment": TARGETS["train_segment"]}
+    account = ("--default-resources", "slurm_account=me")
+    assert planned_resources(place, only, *account)["train_segment"]["runtime"] > 60
+    command = ("-n", "train", "--default-resources", "max_runtime='a day'")
+    refused = place.snakemake(*command)
+    assert "error: default-resources: max_runtime: " in refused.stdout + refused.stderr
 
 
 def test_as_many_attempts_as_a_ceiling_needs(place):
@@ -688,9 +561,7 @@ def test_as_many_attempts_as_a_ceiling_needs(place):
     (place.directory / "attempts.smk").write_text(
         'include: "Snakefile"\nprint("ATTEMPTS", {rule.name: rule._restart_times for rule in workflow.rules})\n'
     )
-    (place.directory / "config.yaml").write_text(
-        yaml.safe_dump({"experiments": ["imagenet256-b2"]})
-    )
+    place.configure("imagenet256-b2")
     found = []
     for words in ([], ["--default-resources", "max_runtime=60"]):
         command = ["snakemake", "latents", "-n", "-s", "attempts.smk", "--cores", "8", *words]
@@ -711,6 +582,5 @@ def test_as_many_attempts_as_a_ceiling_needs(place):
 def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
     """Another number of nodes, GPUs or threads trains nothing anew."""
     for train in ({"nodes": 2, "processes": 2}, {"gpu": 2}, {"threads": 2, "mem_mb": 1234}):
-        config = {"experiments": ["tiny"], "resources": {"train": train}}
-        (place.directory / "config.yaml").write_text(yaml.safe_dump(config))
+        place.configure("tiny", resources={"train": train})
         assert place.planned() == {}, train

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from selftrans.config import load_experiment
 from selftrans.data.store import StoreWriter
 from selftrans.flops import training_memory
-from tests.runs import peak_of
+from tests.support.programs import peak_of
+
+pytestmark = pytest.mark.slow
 
 STEP = """
 import sys, torch

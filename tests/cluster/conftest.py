@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import PREFIX, Cluster, why_not
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +10,13 @@ from itertools import combinations
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from selftrans.runtime.signals import die_with_parent
 from selftrans.runtime.tensors import load_tensors
-from tests.conftest import REPOSITORY, tiny_values
-from tests.test_workflow import DATA
+from tests.support.experiments import tiny_values
+from tests.support.workplace import Workplace
+
+pytestmark = pytest.mark.cluster
 
 SLURM = ("--workflow-profile", "workflow/profiles/slurm")
 FAST = (
@@ -96,16 +96,13 @@ def numbers_of_jobs(said):
     return re.findall(r"SLURM jobid (\d+)", said)
 
 
-class Workplace:
+class ClusterWorkplace(Workplace):
     """A copy of the workflow with tiny experiments, on a cluster."""
 
     def __init__(self, directory, cluster):
-        self.directory, self.cluster = directory, cluster
+        super().__init__(directory)
+        self.cluster = cluster
         self.started = []
-        for name in ("Snakefile", "workflow", "profiles", "experiments", "envs"):
-            source = REPOSITORY / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, directory / name)
-        (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
         runs = {name: tiny_values()["runs"][name] for name in ("vae-align", "self-transcendence")}
         once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4], "resources": ASKED}
         self.write("tiny", runs=runs, **once)
@@ -119,13 +116,6 @@ class Workplace:
         )
         shim.chmod(0o755)
 
-    def write(self, name, **changes):
-        values = tiny_values(**{"data": "tiny", **changes})
-        values["name"] = name
-        (self.directory / f"experiments/{name}.yaml").write_text(
-            yaml.safe_dump(values, sort_keys=False)
-        )
-
     def write_disturbed(self, name, nodes=1, save_seconds=3):
         """A training without GPUs that saves every few seconds, by a process on each node."""
         slow = {
@@ -138,10 +128,6 @@ class Workplace:
             "train": {"nodes": nodes, "processes": nodes, "mem_mb": 1500, "runtime": 7}
         }
         self.write(name, runs={"sit": {}}, **slow)
-
-    def config(self, experiment, **settings):
-        content = {"experiments": [experiment], **settings}
-        (self.directory / "config.yaml").write_text(yaml.safe_dump(content))
 
     def start(self, *words, profile=(*SLURM, *FAST), slow_disk=0):
         command = ["snakemake", *words, *profile]
@@ -222,7 +208,7 @@ class Workplace:
     def start_training(self, experiment, *, slow_disk=0, retries=3, **disturbed):
         """Submit one training and wait until it has saved once; Snakemake's process and the job."""
         self.write_disturbed(experiment, **disturbed)
-        self.config(experiment, retries=retries)
+        self.configure(experiment, retries=retries)
         process = self.start(TARGET.format(experiment, STEPS), slow_disk=slow_disk)
         self.cluster.wait_for(lambda: self.saved_steps(experiment) or process.poll() is not None)
         assert process.poll() is None, self.said()
@@ -232,7 +218,7 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    made = Workplace(tmp_path_factory.mktemp("place"), cluster)
+    made = ClusterWorkplace(tmp_path_factory.mktemp("place"), cluster)
     yield made
     made.end()
 
@@ -240,7 +226,7 @@ def place(cluster, tmp_path_factory):
 @pytest.fixture(scope="module")
 def lifecycle(place):
     """What Snakemake said when it ran the whole lifecycle, and who got which cards."""
-    place.config("tiny")
+    place.configure("tiny")
     assert place.run("--jobs", "3") == 0, place.said()[-6000:]
     return place.said(), place.cards()
 
@@ -249,7 +235,7 @@ def lifecycle(place):
 def undisturbed(place):
     """The weights of the trainings that something happens to, if nothing does."""
     place.write_disturbed("undisturbed")
-    place.config("undisturbed")
+    place.configure("undisturbed")
     assert place.run("latents", profile=("--cores", "2")) == 0, place.said()
     return place.train_here("undisturbed")
 
@@ -306,7 +292,7 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
 
 def test_two_nodes_train_as_one_job(lifecycle, place, cluster):
     """Two GPUs on two nodes: a task with one card on each, and the training of one process on one node."""
-    place.config("pair")
+    place.configure("pair")
     target = "results/pair/runs/vae-align/seed0/checkpoints/4/ema.safetensors"
     assert place.run(target) == 0, place.said()
     (number,) = numbers_of_jobs(place.said())

@@ -1,0 +1,198 @@
+"""The faults, by name."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One fault."""
+
+    file: str
+    """Path in the repository."""
+    old: str
+    """Text that occurs in it exactly once."""
+    new: str
+    """What stands there instead."""
+    tests: str
+    """The tests that must fail: arguments of pytest."""
+
+
+FLOW, BATCHES, ALIGNMENT = "tests/test_flow.py", "tests/test_batches.py", "tests/test_alignment.py"
+TRAINING, EVALUATION = "tests/test_training.py", "tests/test_evaluation.py"
+
+FAULTS = {
+    "the words of the generator's counter are swapped": Fault(
+        file="selftrans/runtime/random.py",
+        old="counter=[0, 0, minor, major]",
+        new="counter=[0, 0, major, minor]",
+        tests="tests/golden -k generator",
+    ),
+    "the stream is no part of the generator's key": Fault(
+        file="selftrans/runtime/random.py",
+        old="key=[seed, int(stream)]",
+        new="key=[seed, 0]",
+        tests=f"{BATCHES} -k never_meet",
+    ),
+    "the velocity has the sign of the noise's part turned": Fault(
+        file="selftrans/flow/interpolant.py",
+        old="return self.d_alpha(t) * z + self.d_sigma(t) * noise",
+        new="return self.d_alpha(t) * z - self.d_sigma(t) * noise",
+        tests=f"{FLOW} -k derivative",
+    ),
+    "the score has the sign of the velocity turned": Fault(
+        file="selftrans/flow/interpolant.py",
+        old="return -((1 - t) * velocity + x) / t",
+        new="return ((1 - t) * velocity - x) / t",
+        tests=f"{FLOW} -k score",
+    ),
+    "the interval of guidance is ignored": Fault(
+        file="selftrans/flow/times.py",
+        old="return scale != 1.0 and low <= t <= high",
+        new="return scale != 1.0",
+        tests=f"{FLOW} -k guidance_is_the_formula",
+    ),
+    "Heun's second evaluation is not guided": Fault(
+        file="selftrans/flow/sampler.py",
+        old="velocity(ahead, after, is_guided(now))",
+        new="velocity(ahead, after, False)",
+        tests=f"{FLOW} -k heun",
+    ),
+    "the last step of the SDE has noise": Fault(
+        file="selftrans/flow/sampler.py",
+        old="        if after > 0:\n            x = x + (diffusion",
+        new="        if after >= 0:\n            x = x + (diffusion",
+        tests=f"{FLOW} -k last_step",
+    ),
+    "the average is updated before the weights": Fault(
+        file="selftrans/training/trainer.py",
+        old="""            step_skipped = mixed_precision.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            ema.update()
+""",
+        new="""            ema.update()
+            step_skipped = mixed_precision.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+""",
+        tests=f"{TRAINING} -k recursion",
+    ),
+    "stage 1 ignores its range of times": Fault(
+        file="selftrans/alignment/vae_alignment.py",
+        old="rows = batch.rows_within(self.settings.t_range)",
+        new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
+        tests=f"{ALIGNMENT} -k stage_1",
+    ),
+    "stage 2 ignores its range of times": Fault(
+        file="selftrans/alignment/self_transcendence.py",
+        old="rows = batch.rows_within(self.settings.t_range)",
+        new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
+        tests=f"{ALIGNMENT} -k stage_2",
+    ),
+    "the teacher sees dropped labels": Fault(
+        file="selftrans/alignment/self_transcendence.py",
+        old="batch.t_B[rows], batch.labels_B[rows])",
+        new="batch.t_B[rows], batch.dropped_labels_B[rows])",
+        tests=f"{ALIGNMENT} -k stage_2",
+    ),
+    "the teacher is guided away from the label": Fault(
+        file="selftrans/alignment/self_transcendence.py",
+        old="torch.lerp(unconditional, conditional,",
+        new="torch.lerp(conditional, unconditional,",
+        tests=f"{ALIGNMENT} -k stage_2",
+    ),
+    "a mean over the samples in range instead of the batch": Fault(
+        file="selftrans/alignment/base.py",
+        old="return errors.sum() / batch_size",
+        new="return errors.mean()",
+        tests=f"{ALIGNMENT} -k stage_1",
+    ),
+    "LayerSync's deeper block is pulled, too": Fault(
+        file="selftrans/alignment/layersync.py",
+        old="return features[self.settings.teacher_depth].detach()",
+        new="return features[self.settings.teacher_depth]",
+        tests=f"{ALIGNMENT} -k no_gradient_goes",
+    ),
+    "momentum moves a projector whose term is over": Fault(
+        file="selftrans/alignment/base.py",
+        old="term.zero_grad(set_to_none=True)",
+        new="term.zero_grad(set_to_none=False)",
+        tests=f"{TRAINING} -k head_without_a_term",
+    ),
+    "a resumed training has lost the optimizer's moments": Fault(
+        file="selftrans/training/progress.py",
+        old="self.optimizer.state[parameter].update(on_device)",
+        new="on_device.clear()",
+        tests=f"{TRAINING} -k stopped_at_every_step",
+    ),
+    "dropped labels are class 0": Fault(
+        file="selftrans/training/batches.py",
+        old="np.where(dropped, self.store.manifest.num_classes, labels)",
+        new="np.where(dropped, 0, labels)",
+        tests=f"{BATCHES} -k dropped",
+    ),
+    "the noise is that of the posterior": Fault(
+        file="selftrans/training/batches.py",
+        old="rng.standard_normal(dtype=np.float32, out=noise[row])",
+        new="noise[row] = posterior_noise[row]",
+        tests=f"{BATCHES} -k independent",
+    ),
+    "every epoch has the same order": Fault(
+        file="selftrans/training/batches.py",
+        old="generator(self.seed, Stream.ORDER, epoch)",
+        new="generator(self.seed, Stream.ORDER)",
+        tests=f"{BATCHES} -k epoch",
+    ),
+    "every process computes from the same place on": Fault(
+        file="selftrans/training/batches.py",
+        old="first = rank * accumulate * size",
+        new="first = 0 * accumulate * size",
+        tests=f"{BATCHES} -k share",
+    ),
+    "the number of processes is ignored": Fault(
+        file="selftrans/training/batches.py",
+        old="size = batch_size // (processes * accumulate)",
+        new="size = batch_size // accumulate",
+        tests=f"{BATCHES} -k share",
+    ),
+    "latents are scaled before they are shifted": Fault(
+        file="selftrans/data/store.py",
+        old="            .sub_(self.manifest.shift)\n            .mul_(self.manifest.scale)",
+        new="            .mul_(self.manifest.scale)\n            .sub_(self.manifest.shift)",
+        tests=f"{BATCHES} -k scaled_posterior",
+    ),
+    "images are cut off to whole numbers instead of rounded": Fault(
+        file="selftrans/models/autoencoder.py",
+        old="        .round()\n",
+        new="",
+        tests="tests/test_autoencoder.py -k uint8",
+    ),
+    "the crop is off by one": Fault(
+        file="selftrans/data/image_files.py",
+        old="left, top = (image.width - size) // 2,",
+        new="left, top = (image.width - size + 1) // 2,",
+        tests="tests/test_image_files.py -k crop_is_adms",
+    ),
+    "the covariance is that of a population": Fault(
+        file="selftrans/evaluation/statistics.py",
+        old="np.outer(mean, mean)) / (self.count - 1)",
+        new="np.outer(mean, mean)) / self.count",
+        tests=f"{EVALUATION} -k streamed_moments",
+    ),
+    "chunks of the Inception score begin anew with each batch": Fault(
+        file="selftrans/evaluation/statistics.py",
+        old='self._add_scores(first, arrays["logits"])',
+        new='self._add_scores(0, arrays["logits"])',
+        tests=f"{EVALUATION} -k chunks_of_file_order",
+    ),
+    "the Fréchet distance has half of its last trace": Fault(
+        file="selftrans/evaluation/metrics.py",
+        old="- 2 * np.sqrt(middle).sum()",
+        new="- np.sqrt(middle).sum()",
+        tests=f"{EVALUATION} -k frechet",
+    ),
+    "the kernel distance is the biased estimate": Fault(
+        file="selftrans/evaluation/metrics.py",
+        old="(kernel.sum() - np.trace(kernel)) / (size * (size - 1))",
+        new="kernel.sum() / size**2",
+        tests=f"{EVALUATION} -k kid_is",
+    ),
+}

@@ -1,0 +1,69 @@
+"""The content of a tiny experiment file, and of runs by every other method."""
+
+import copy
+from typing import Any
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": "digits",
+    "model": {"depth": 4, "hidden_size": 32, "num_heads": 2, "patch_size": 2},
+    "training": {
+        "checkpoints": [4, 8],
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "log_every": 3,
+        "ema_decay": 0.9,
+    },
+    "runs": {
+        "sit": {},
+        "vae-align": {"alignment": {"method": "vae-alignment", "depth": 1, "projector_width": 16}},
+        "self-transcendence": {
+            "alignment": {
+                "method": "self-transcendence",
+                "teacher": {"run": "vae-align", "step": 4},
+                "student_depth": 2,
+                "teacher_depth": 3,
+                "guidance_scale": 2,
+                "projector_width": 16,
+            }
+        },
+    },
+    "evaluation": {"samplers": {"ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20}}},
+    "figures": {"sampler": "ode", "sample_checkpoints": [4, 8], "sample_columns": 5},
+}
+
+
+OTHER_METHODS: dict[str, Any] = {
+    "repa": {
+        "alignment": {"method": "repa", "encoder": "stand-in", "depth": 2, "projector_width": 16}
+    },
+    "repa-on-images": {
+        "alignment": {
+            "method": "repa",
+            "encoder": "stand-in",
+            "depth": 2,
+            "projector_width": 16,
+            "features": "images",
+        }
+    },
+    "sra": {"alignment": {"method": "sra", "student_depth": 2, "teacher_depth": 3}},
+    "layersync": {"alignment": {"method": "layersync", "student_depth": 1, "teacher_depth": 3}},
+    "both": {
+        "alignment": [
+            {"method": "layersync", "student_depth": 1, "teacher_depth": 3, "stop_after": 5},
+            {"method": "vae-alignment", "depth": 1, "projector_width": 16},
+        ]
+    },
+}
+
+
+def tiny_values(**changes: Any) -> dict[str, Any]:
+    """The content of a tiny experiment file; a key like ``training.batch_size`` sets a value below."""
+    values = copy.deepcopy(TINY)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        part = values
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[last] = copy.deepcopy(value)
+    return values

@@ -1,0 +1,79 @@
+"""Command lines for tests: in this process, or as a process whose memory is measured."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from selftrans.runtime.errors import run_main
+from selftrans.runtime.logs import LOG
+from selftrans.runtime.signals import STOP_SIGNALS
+from tests.support import REPOSITORY
+
+PEAK = """
+with open("/proc/self/status") as status:
+    print("PEAK", *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM")))
+"""
+"""Prints the peak memory of a program. ``ru_maxrss`` would count that of the process before."""
+
+
+def run_module(module: str, *words: object) -> Any:
+    """What ``python -m module words`` does, within this process: exit code, stdout and stderr.
+
+    An unexpected exception is raised, where the process would print a traceback. ``test_command_lines``
+    shows once for each module that a real process ends alike.
+    """
+    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if is_package else module).main
+    argv = [module, *map(str, words)]
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    stdout, stderr, code, threads = io.StringIO(), io.StringIO(), None, torch.get_num_threads()
+    logged, level = logging.StreamHandler(stderr), LOG.level
+    LOG.addHandler(logged)
+    LOG.setLevel(logging.INFO)
+    try:
+        with (
+            mock.patch.object(sys, "argv", argv),
+            mock.patch.dict(os.environ),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            run_main(main)
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        LOG.removeHandler(logged)
+        LOG.setLevel(level)
+        torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if isinstance(code, str):  # as the interpreter does at its end
+        stderr.write(f"{code}\n")
+    returncode = 1 if isinstance(code, str) else int(code or 0)
+    return subprocess.CompletedProcess(argv, returncode, stdout.getvalue(), stderr.getvalue())
+
+
+def peak_of(program: str, *words: object) -> tuple[int, str]:
+    """The peak memory of a program in bytes, and what it printed."""
+    command = [sys.executable, "-c", program + PEAK, *map(str, words)]
+    said = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    rest, _, peak = said.rpartition("PEAK ")
+    return int(peak), rest
+
+
+def last_line(ended: Any) -> str:
+    """The last line of a failed command's stderr; the command must have failed with exit code 1."""
+    if ended.returncode != 1:
+        pytest.fail(f"exit code {ended.returncode}, expected 1: {ended.stderr}")
+    return ended.stderr.strip().splitlines()[-1]

@@ -1,0 +1,30 @@
+"""A latent store of random moments."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
+    """A latent store of random moments in three shards; returns the manifest's path."""
+    from selftrans.data.store import StoreWriter
+
+    rng = np.random.default_rng(seed)
+    writer = StoreWriter(
+        directory, {"seed": seed, "count": count}, count, shard_size=count // 3 + 1
+    )
+    for number, start, stop in writer.ranges():
+        moments = rng.standard_normal((stop - start, 2, 4, 8, 8))
+        moments[:, 1] = np.abs(moments[:, 1]) * 0.1
+        writer.write(number, moments.astype(np.float16))
+    writer.finish(
+        rng.integers(0, 10, count),
+        class_names=tuple("0123456789"),
+        latent_shape=(4, 8, 8),
+        image_size=32,
+        dtype="float16",
+        scale=0.5,
+        shift=0.1,
+        scale_origin="measured",
+    )
+    return directory / "manifest.json"

@@ -1,0 +1,110 @@
+"""Every key of an experiment refuses what is no value of it, in one line that names the key."""
+
+import pytest
+
+from selftrans.config import (
+    AnalysisConfig,
+    BackboneConfig,
+    ConfigError,
+    EvaluationConfig,
+    FiguresConfig,
+    GuidanceConfig,
+    LayerSyncConfig,
+    RepaConfig,
+    SamplerConfig,
+    SelfTranscendenceConfig,
+    SraConfig,
+    TeacherConfig,
+    TrainingConfig,
+    VaeAlignmentConfig,
+    WorkflowConfig,
+    load_experiment,
+    validated,
+)
+from tests.support.experiments import OTHER_METHODS, TINY
+
+PARTS = {
+    "training": TrainingConfig,
+    "model": BackboneConfig,
+    "evaluation": EvaluationConfig,
+    "evaluation.samplers.ode": SamplerConfig,
+    "evaluation.samplers.ode.guidance": GuidanceConfig,
+    "figures": FiguresConfig,
+    "analysis": AnalysisConfig,
+    "runs.vae-align.alignment": VaeAlignmentConfig,
+    "runs.self-transcendence.alignment": SelfTranscendenceConfig,
+    "runs.self-transcendence.alignment.teacher": TeacherConfig,
+    "runs.repa.alignment": RepaConfig,
+    "runs.sra.alignment": SraConfig,
+    "runs.layersync.alignment": LayerSyncConfig,
+}
+# "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
+KEYS = [
+    f"{part}.{key}" for part, model in PARTS.items() for key in model.model_fields if key != "sweep"
+]
+RUNS = {**TINY["runs"], **OTHER_METHODS}
+ANY_SIGN = {
+    "evaluation.samplers.ode.guidance.scale",
+    "runs.self-transcendence.alignment.guidance_scale",
+}
+NAMES_A_FILE = {"figures.published"}
+
+
+def refused(tiny, key, value):
+    """The message, without the file's name."""
+    path = tiny(**{"runs": RUNS, key: value})
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_text_is_no_value(tiny, key):
+    message = refused(tiny, key, "nonsense")
+    assert message.startswith((f"{key}: ", f"{key}.")) or key in NAMES_A_FILE
+    assert "nonsense" in message
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key != "model.preset"])
+def test_an_unknown_key_below_is_no_value(tiny, key):
+    assert refused(tiny, key, {"nonsense": 1}).startswith((f"{key}: ", f"{key}."))
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in ANY_SIGN])
+def test_a_negative_number_is_no_value(tiny, key):
+    assert refused(tiny, key, -1).startswith((f"{key}: ", f"{key}."))
+
+
+@pytest.mark.parametrize("part", ["", *PARTS, "runs.sit"])
+def test_a_misspelt_key_is_unknown(tiny, part):
+    key = f"{part}.nonsense".lstrip(".")
+    assert refused(tiny, key, 1).startswith(f"{key}: unknown key")
+
+
+@pytest.mark.parametrize("value", ["nonsense", 3, [1], True])
+@pytest.mark.parametrize("part", [part for part in PARTS if not part.endswith("alignment")])
+def test_what_is_no_mapping_is_no_part(tiny, part, value):
+    assert refused(tiny, part, value).startswith(f"{part}: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"experiments": []}, "experiments"),
+        ({"experiments": 3}, "experiments"),
+        ({"gpus": 8}, "gpus"),
+        ({"retries": -1}, "retries"),
+        ({"rates": {"bf16": 0}}, "rates.bf16"),
+        ({"rates": {"int8": 3}}, "rates.int8"),
+        ({"weights": {"resnet": "x"}}, "weights.resnet"),
+        ({"fetch_weights": "maybe"}, "fetch_weights"),
+        ({"data": 3}, "data"),
+    ],
+)
+def test_config_yaml_is_checked_alike(values, key):
+    with pytest.raises(ConfigError) as caught:
+        validated(WorkflowConfig, {"experiments": ["tiny"], **values}, "config.yaml")
+    assert str(caught.value).startswith(f"config.yaml: {key}")
+    assert "\n" not in str(caught.value)

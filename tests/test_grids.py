@@ -1,0 +1,53 @@
+"""Grids that cannot be expanded, and what is left alone until its types are checked."""
+
+import re
+
+import pytest
+
+from selftrans.grids import expand_grids
+
+RUNS = {"sit": {"training": {"betas": (0.9, 0.95)}}, "other": {}}
+
+
+def expanded(grid, runs=RUNS):
+    return expand_grids({"runs": runs, "grids": {"g": grid}}, lambda one, other: one == other)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"run": "x", "vary": {"a": [1]}}, "grids.g.run: 'x'"),
+        ({"run": None, "vary": {"a": [1]}}, "grids.g.run: None"),
+        ({"vary": {"a": [1]}}, "grids.g.run: None"),
+        ({"run": "sit", "vary": {"a": 1}}, "grids.g.vary.a: 1"),
+        ({"run": "sit", "vary": {"a": []}}, "grids.g.vary.a: []"),
+        ({"run": "sit", "vary": {"a": "12"}}, "grids.g.vary.a: '12'"),
+        ({"run": "sit", "vary": {"training.betas.2": [1]}}, "grids.g.vary.training.betas.2: '2'"),
+        ({"run": "sit", "vary": {"training.betas.x": [1]}}, "grids.g.vary.training.betas.x: 'x'"),
+        ({"run": "sit", "vary": {"a": [1, 1]}}, "grids.g: makes a run 'g-1'"),
+        ({"run": "sit", "vary": {"a": [1]}, "label": "{1}"}, "grids.g.label: '{1}'"),
+        ({"run": "sit", "vary": {"a": [1]}, "label": "{x}"}, "grids.g.label: '{x}'"),
+        ({"run": "sit", "vary": {"a": ["x"]}, "label": "{0:d}"}, "grids.g.label: '{0:d}'"),
+        ({"run": "sit", "vary": {"a": [1]}, "label": "{0"}, "grids.g.label: '{0'"),
+    ],
+)
+def test_what_cannot_be_expanded_is_named(grid, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        expanded(grid)
+
+
+def test_a_cell_never_replaces_a_run():
+    with pytest.raises(ValueError, match=r"grids\.g: makes a run 'g-1'"):
+        expanded({"run": "sit", "vary": {"a": [1]}}, {**RUNS, "g-1": {}})
+
+
+@pytest.mark.parametrize("grid", [None, 3, "text", {"run": "sit"}, {"run": "sit", "vary": [1]}])
+def test_wrong_types_are_left_to_the_models(grid):
+    assert expanded(grid) == {"runs": RUNS, "grids": {"g": grid}}
+
+
+def test_an_expanded_file_comes_back_as_itself():
+    once = expanded({"run": "sit", "vary": {"training.betas.1": [0.95, 0.99]}})
+    assert once["grids"]["g"]["runs"] == ("sit", "g-0.99")
+    assert once["runs"]["g-0.99"]["training"]["betas"] == (0.9, 0.99)
+    assert expand_grids(once, lambda one, other: one == other) == once
