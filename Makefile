@@ -53,7 +53,7 @@ check-adm: $(VENV)/ready
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready
-	$(run) python -m selftrans.schema
+	$(run) python -m selftrans.config.schema
 
 format: $(VENV)/ready
 	$(run) ruff format .

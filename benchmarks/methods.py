@@ -9,14 +9,14 @@ from torch import Tensor
 from benchmarks.timing import Result, faster, interleaved
 from benchmarks.training import BATCH, LATENT, randomised, stage_2_batch, stage_2_models, step_of
 from selftrans.alignment.base import Batch
+from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
+from selftrans.alignment.repa import Repa
+from selftrans.alignment.sra import Sra
+from selftrans.alignment.vae_alignment import VaeAlignment
 from selftrans.config import (
     AlignmentConfig,
     BackboneConfig,
-    LayerSyncConfig,
-    RepaConfig,
-    SraConfig,
-    VaeAlignmentConfig,
 )
 from selftrans.models.encoder import PatchEncoder, build_network
 from selftrans.models.sit import SiT, SiTShape
@@ -70,17 +70,15 @@ def methods() -> Iterator[Result]:
     tokens = torch.randn(BATCH, 256, 768).half()
     batch = replace(stage_2_batch(), encoder_features={"dinov2": tokens})
     stage_2, _ = stage_2_models()
-    repa = RepaConfig(method="repa", encoder="dinov2", depth=4)
-    sra = SraConfig(method="sra", student_depth=4, teacher_depth=8)
+    repa = Repa(method="repa", encoder="dinov2", depth=4)
+    sra = Sra(method="sra", student_depth=4, teacher_depth=8)
     models = {
         "sit": model_of(),
-        "vae-alignment": model_of(VaeAlignmentConfig(method="vae-alignment", depth=2)),
+        "vae-alignment": model_of(VaeAlignment(method="vae-alignment", depth=2)),
         "self-transcendence": stage_2,
         "repa": model_of(repa, encoders={"dinov2": StoredTokens()}),
         "sra": model_of(sra),
-        "layersync": model_of(
-            LayerSyncConfig(method="layersync", student_depth=4, teacher_depth=8)
-        ),
+        "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]
     plain, *others = interleaved(*sides, repetitions=REPETITIONS)
@@ -94,7 +92,7 @@ def methods() -> Iterator[Result]:
 
 
 def _savings(
-    models: dict[str, TrainingModel], batch: Batch, sra: SraConfig, repa: RepaConfig
+    models: dict[str, TrainingModel], batch: Batch, sra: Sra, repa: Repa
 ) -> Iterator[Result]:
     """Ours against the published arithmetic: the whole average for SRA, the encoder at every step for REPA."""
     ours = loss_of(models["sra"], batch)

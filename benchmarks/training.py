@@ -12,7 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from benchmarks.timing import Result, faster, interleaved, matmul_rate
 from selftrans.alignment.base import Batch
 from selftrans.alignment.registry import build_alignment_losses
-from selftrans.config import BackboneConfig, SelfTranscendenceConfig, TeacherConfig
+from selftrans.alignment.self_transcendence import SelfTranscendence
+from selftrans.config import BackboneConfig, TeacherConfig
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
 from selftrans.training.precision import cpu_has_bf16
@@ -53,7 +54,7 @@ def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
         SiTTrunk(SiTShape.of(BackboneConfig(preset="SiT-S/2", depth=8), LATENT, 1000))
     )
     teacher.requires_grad_(False).eval()
-    settings = SelfTranscendenceConfig(
+    settings = SelfTranscendence(
         method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6, teacher_depth=8,
         guidance_scale=30.0,
     )  # fmt: skip

@@ -93,14 +93,14 @@ def encoder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def features(tmp_path_factory, manifest, encoder) -> Path:
     """That encoder's tokens of the digits that stand for the latent store's images."""
-    from selftrans.config import load_data
+    from selftrans.config import load_dataset
     from selftrans.data.sources import open_source
     from selftrans.data.store import FeatureManifest, LatentStore, StoreWriter
     from selftrans.models.encoder import load_encoder
 
     os.chdir(REPOSITORY)
     loaded, count = load_encoder(encoder, torch.device("cpu")), len(LatentStore(manifest))
-    images = torch.from_numpy(open_source(load_data("digits")).read(range(count)))
+    images = torch.from_numpy(open_source(load_dataset("digits")).read(range(count)))
     writer = StoreWriter(
         tmp_path_factory.mktemp("features"), {}, count, shard_size=64, content="features"
     )

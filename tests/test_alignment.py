@@ -9,18 +9,16 @@ from torch.nn import functional
 
 from benchmarks.training import plain_loss
 from selftrans.alignment.base import Batch
+from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
-from selftrans.alignment.repa import resized_tokens
+from selftrans.alignment.repa import Repa, resized_tokens
+from selftrans.alignment.self_transcendence import SelfTranscendence
+from selftrans.alignment.sra import DecayConfig, Sra
+from selftrans.alignment.vae_alignment import VaeAlignment
 from selftrans.config import (
-    DecayConfig,
-    LayerSyncConfig,
-    RepaConfig,
-    SelfTranscendenceConfig,
-    SraConfig,
     TeacherConfig,
     TimeRangeConfig,
     TrainedEncoderConfig,
-    VaeAlignmentConfig,
 )
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.encoder import PatchEncoder, build_network, stand_in_architecture
@@ -87,7 +85,7 @@ def mean_cosine(tokens, others):
 
 @pytest.mark.parametrize("target", ["velocity", "latent"])
 def test_stage_1_is_its_formula(shape, target):
-    settings = VaeAlignmentConfig(
+    settings = VaeAlignment(
         method="vae-alignment", depth=2, target=target, t_range=RANGE, projector_width=16
     )
     model = build(shape, settings)
@@ -121,7 +119,7 @@ def test_patches_are_put_together_as_they_were_cut(shape):
 
 
 def stage_2(shape, w=5.0, stop_after=None):
-    settings = SelfTranscendenceConfig(
+    settings = SelfTranscendence(
         method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2, teacher_depth=3,
         guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
     )  # fmt: skip
@@ -165,7 +163,7 @@ class Stored:
     grid_size, hidden_size, name, stand_in = 4, 24, "encoder", False
 
 
-REPA = RepaConfig(method="repa", encoder="encoder", depth=2, projector_width=16)
+REPA = Repa(method="repa", encoder="encoder", depth=2, projector_width=16)
 
 
 def test_repa_is_its_formula(shape):
@@ -227,9 +225,7 @@ def test_tokens_of_another_grid_are_matched():
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 @pytest.mark.parametrize("loss", ["smooth-l1", "cosine"])
 def test_sra_is_its_formula(shape, path, loss):
-    settings = SraConfig(
-        method="sra", student_depth=2, teacher_depth=3, loss=loss, projector_width=16
-    )
+    settings = Sra(method="sra", student_depth=2, teacher_depth=3, loss=loss, projector_width=16)
     model = build(shape, settings)
     average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     model.alignment.set_ema_model(average)
@@ -261,7 +257,7 @@ def test_sra_is_its_formula(shape, path, loss):
 
 def test_sra_sees_no_less_noise_than_none(shape):
     """Near t = 0 the teacher's time is clipped, and it sees the clean latent."""
-    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3, less_noise=1.0))
+    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3, less_noise=1.0))
     average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     model.alignment.set_ema_model(average)
     batch = make_batch(times=(1e-6,))
@@ -276,18 +272,18 @@ def test_sras_weight_falls_late_in_training(shape):
     """The authors' code: 2 * 0.1 ** ((epoch - 149) / 1000 + 1) beyond epoch 149, 2 * 0.1 before."""
     decay = DecayConfig(after=149, steps=1000)
     (term,) = build(
-        shape, SraConfig(method="sra", student_depth=1, teacher_depth=2, decay=decay)
+        shape, Sra(method="sra", student_depth=1, teacher_depth=2, decay=decay)
     ).alignment.terms
     for epoch in (0, 149, 150, 649, 1149):
         expected = 2 * (0.1 ** (((epoch - 149) / 1000 + 1) if epoch > 149 else 1))
         assert term.weight_at(epoch) == pytest.approx(expected, rel=1e-12)
     (cosine_term,) = build(
-        shape, SraConfig(method="sra", student_depth=1, teacher_depth=2, loss="cosine")
+        shape, Sra(method="sra", student_depth=1, teacher_depth=2, loss="cosine")
     ).alignment.terms
     assert cosine_term.weight_at(0) == cosine_term.weight_at(10**9) == 0.5
 
 
-LAYERSYNC = LayerSyncConfig(method="layersync", student_depth=1, teacher_depth=3)
+LAYERSYNC = LayerSync(method="layersync", student_depth=1, teacher_depth=3)
 
 
 def test_layersync_is_its_formula(shape):
@@ -311,7 +307,7 @@ def test_no_gradient_goes_through_what_is_followed(shape, method):
     signal = {
         "layersync": LAYERSYNC,
         "repa": REPA,
-        "sra": SraConfig(method="sra", student_depth=2, teacher_depth=3),
+        "sra": Sra(method="sra", student_depth=2, teacher_depth=3),
     }[method]
     model = build(shape, signal, encoders={"encoder": Stored()})
     average = randomise(SiT(shape).double(), seed=7)
@@ -325,7 +321,7 @@ def test_no_gradient_goes_through_what_is_followed(shape, method):
 
 
 def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
-    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3))
+    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3))
     average = randomise(SiT(shape).double(), seed=7)
     model.alignment.set_ema_model(average)
     average.blocks[3] = torch.nn.Identity()  # would refuse its two arguments
@@ -335,11 +331,11 @@ def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
 
 def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
     signals = [
-        VaeAlignmentConfig(
+        VaeAlignment(
             method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, weight=0.3
         ),
         LAYERSYNC,
-        RepaConfig(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
+        Repa(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
     ]
     tokens = {"encoder": torch.randn(len(TIMES), 16, 24)}
     model = build(shape, *signals, encoders={"encoder": Stored()})
@@ -353,7 +349,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
 
 def test_each_signal_of_a_list_stops_for_itself(shape):
     """The head of the one that is over gets zeros, then no gradient at all; the other one goes on."""
-    stopped = VaeAlignmentConfig(
+    stopped = VaeAlignment(
         method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100
     )
     model = build(shape, stopped, REPA, encoders={"encoder": Stored()})
@@ -415,7 +411,7 @@ def test_an_empty_range_gives_zero_and_zero_gradients(shape, stage):
     if stage == 1:
         model = build(
             shape,
-            VaeAlignmentConfig(method="vae-alignment", depth=2, t_range=RANGE, projector_width=16),
+            VaeAlignment(method="vae-alignment", depth=2, t_range=RANGE, projector_width=16),
         )
     else:
         model, _ = stage_2(shape)
@@ -438,7 +434,7 @@ def test_the_teacher_is_no_part_of_the_model(shape):
 
 
 def test_the_average_is_no_part_of_the_model(shape):
-    model = build(shape, SraConfig(method="sra", student_depth=2, teacher_depth=3))
+    model = build(shape, Sra(method="sra", student_depth=2, teacher_depth=3))
     model.alignment.set_ema_model(SiT(shape))
     heads = [name for name in model.state_dict() if not name.startswith("backbone")]
     assert heads == [
@@ -465,7 +461,7 @@ def test_stop_after_switches_the_term_off(shape):
     ("signal", "message"),
     [
         (
-            SelfTranscendenceConfig(
+            SelfTranscendence(
                 method="self-transcendence",
                 teacher=TeacherConfig(run="t", step=1),
                 student_depth=2,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from selftrans.config import TrainedAutoencoderConfig, load_data
+from selftrans.config import TrainedAutoencoderConfig, load_dataset
 from selftrans.data.latents import extract
 from selftrans.data.sources import open_source
 from selftrans.data.store import LatentStore
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data():
-    digits = load_data("experiments/data/digits.yaml")
+    digits = load_dataset("experiments/data/digits.yaml")
     small = TrainedAutoencoderConfig(
         kind="trained", block_channels=(8, 8, 8), norm_groups=4, steps=2, batch_size=8
     )
@@ -46,7 +46,7 @@ def test_uint8_survives_the_way_to_floats_and_back():
 
 
 def test_digits_are_digits():
-    source = open_source(load_data("experiments/data/digits.yaml"))
+    source = open_source(load_dataset("experiments/data/digits.yaml"))
     assert len(source.labels) == 1797
     assert source.class_names == tuple("0123456789")
     images = source.read(range(5, 9))

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from selftrans import config
-from selftrans.config import ConfigError, load_data, load_experiment
+from selftrans.alignment.sra import DecayConfig, Sra
+from selftrans.config import ConfigError, load_dataset, load_experiment
+from selftrans.config.schema import dataset_schema, experiment_schema
 from tests.support import REPOSITORY
 from tests.support.experiments import OTHER_METHODS, TINY, tiny_values
 
@@ -41,7 +43,7 @@ MISTAKES = {
     ),
     "no such teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "x"},
-        r"alignment\.teacher\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
+        r"alignment\.teacher\.run: 'x' is not a run \(allowed: sit, vae-align, self-transcendence\)",
     ),
     "own teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "self-transcendence"},
@@ -49,7 +51,7 @@ MISTAKES = {
     ),
     "unknown method": (
         {"runs.sit": {"alignment": {"method": "magic"}}},
-        r"runs\.sit\.alignment\.method: 'magic' is unknown \(allowed: 'none', 'vae-alignment', .*, 'sra', 'layersync'\)$",
+        r"runs\.sit\.alignment\.method: 'magic' is unknown \(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$",
     ),
     "method missing": (
         {"runs.sit": {"alignment": {"depth": 1}}},
@@ -61,7 +63,7 @@ MISTAKES = {
     ),
     "preset": (
         {"model": {"preset": "SiT-Q/2"}},
-        r"model\.preset: 'SiT-Q/2' is unknown \(allowed: SiT-S/2, ",
+        r"model\.preset: input should be 'SiT-S/2', .* found 'SiT-Q/2'",
     ),
     "heads": ({"model.num_heads": 3}, r"model\.num_heads: 3 does not divide hidden_size 32"),
     "falling checkpoints": (
@@ -82,7 +84,7 @@ MISTAKES = {
     ),
     "figure's sampler": (
         {"figures.sampler": "sde"},
-        r"figures\.sampler: 'sde' is no sampler \(allowed: ode\)",
+        r"figures\.sampler: 'sde' is not a sampler \(allowed: ode\)",
     ),
     "figure's step": (
         {"figures.sample_checkpoints": [5]},
@@ -107,7 +109,7 @@ MISTAKES = {
     ),
     "patches that do not tile": (
         {"model.patch_size": 3},
-        r"runs\.sit\.model\.patch_size: 3 does not divide the 8x8 latents",
+        r"model\.patch_size: 3 does not divide the 8x8 latents",
     ),
     "micro-batches": (
         {"training.accumulate": 3},
@@ -117,16 +119,19 @@ MISTAKES = {
         {"training.log_every": 5},
         r"training\.log_every: 5 is beyond the first checkpoint, 4",
     ),
-    "run of nothing": ({"runs.sit": None}, r"runs\.sit: .*found None"),
+    "run of nothing": (
+        {"runs.sit": None},
+        r"runs\.sit: null leaves out a run of the experiment that is extended",
+    ),
     "word for a list": (
         {"evaluation.samplers.ode.checkpoints": "first"},
         r"evaluation\.samplers\.ode\.checkpoints: input should be 'all' or 'last', found 'first'",
     ),
     "reserved name": ({"name": "data"}, r"name: 'data' is where data sets lie"),
-    "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has repeats"),
+    "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has duplicates"),
     "REPA's encoder": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "dino", "depth": 1}}},
-        r"runs\.sit\.alignment\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
+        r"runs\.sit\.alignment\.encoder: 'dino' is not an encoder of data 'digits' \(allowed: stand-in\)",
     ),
     "REPA's depth": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
@@ -171,11 +176,11 @@ MISTAKES = {
     "empty list": ({"runs.sit": {"alignment": []}}, r"runs\.sit\.alignment: .*at least 1 item"),
     "analysis' encoder": (
         {"analysis": {"encoder": "dino"}},
-        r"analysis\.encoder: 'dino' is no encoder of data 'digits' \(allowed: stand-in\)",
+        r"analysis\.encoder: 'dino' is not an encoder of data 'digits' \(allowed: stand-in\)",
     ),
     "analysis' time": (
         {"analysis": {"shown_time": 0.45}},
-        r"analysis\.shown_time: 0\.45 is none of `times`",
+        r"analysis\.shown_time: 0\.45 is not one of `times`",
     ),
     "analysis' block": (
         {"analysis": {"shown_blocks": [5]}},
@@ -206,7 +211,7 @@ MISTAKES = {
     ),
     "baseline": (
         {"figures.baseline": "x"},
-        r"figures\.baseline: 'x' is no run \(allowed: sit, vae-align, ",
+        r"figures\.baseline: 'x' is not a run \(allowed: sit, vae-align, ",
     ),
 }
 
@@ -214,11 +219,119 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_with_file_and_key(tiny, mistake):
     changes, message = MISTAKES[mistake]
+    path = tiny(**changes)
     with pytest.raises(ConfigError, match=message) as caught:
-        load_experiment(tiny(**changes))
-    assert "\n" not in str(caught.value)
+        load_experiment(path)
+    first, *others = str(caught.value).splitlines()
+    assert re.search(message, first)
+    assert len(others) <= 1  # a sampler without a checkpoint leaves the figure without samples
     if "data" not in changes:
-        assert "tiny.yaml: " in str(caught.value)
+        assert first.startswith(f"{path}: ")
+
+
+def test_every_problem_is_listed_with_its_key_and_the_nearest_known_one(tiny):
+    path = tiny(**{"modle": 1, "training.batchsize": 1, "runs.sit": {"alignmnt": {}}, "seeds": [0, 0],
+                   "runs.vae-align.alignment.taget": "latent", "evaluation.samplers.ode.x": 1})  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()) == [
+        "evaluation.samplers.ode.x: unknown key",
+        "modle: unknown key (nearest: model)",
+        "runs.sit.alignmnt: unknown key (nearest: alignment)",
+        "runs.vae-align.alignment.taget: unknown key (nearest: target)",
+        "training.batchsize: unknown key (nearest: batch_size)",
+    ]
+
+
+def test_problems_between_parts_are_all_listed(tiny):
+    path = tiny(**{"seeds": [0, 0], "runs.vae-align.alignment.depth": 9, "figures.baseline": "x",
+                   "runs.self-transcendence.alignment.teacher.step": 5})  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    keys = [
+        line.removeprefix(f"{path}: ").split(": ")[0] for line in str(caught.value).splitlines()
+    ]
+    assert keys == ["seeds", "runs.vae-align.alignment.depth",
+                    "runs.self-transcendence.alignment.teacher.step", "figures.baseline"]  # fmt: skip
+
+
+# A run, a grid or a curve may have the name of what pydantic calls a member of a union.
+NAMES = ["strong", "sra", "repa", "trained", "digits", "none", "tuple"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_location_keeps_the_names_that_users_chose(tiny, tmp_path, name):
+    def problem(**changes):
+        with pytest.raises(ConfigError) as caught:
+            load_experiment(tiny(**changes))
+        return str(caught.value).removeprefix(f"{tmp_path / 'tiny.yaml'}: ")
+
+    run = {f"runs.{name}": {"modle": 1}}
+    assert problem(**run) == f"runs.{name}.modle: unknown key (nearest: model)"
+    grid = {f"grids.{name}": {"run": "sit", "vary": {"label": ["a"]}, "labl": "x"}}
+    assert problem(**grid) == f"grids.{name}.labl: unknown key (nearest: label)"
+    (tmp_path / "paper.yaml").write_text(
+        f"source: a\nmetric: fid\ncurves: {{{name}: [[4, x]], sit: [[1, 2]]}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tiny(**{"figures.published": "paper.yaml"}))
+    expected = f"curves.{name}.0.1: input should be a valid number, found 'x'"
+    assert str(caught.value) == f"{tmp_path / 'paper.yaml'}: {expected}"
+
+
+def test_a_problem_is_located_in_the_file_that_has_it(tiny, tmp_path):
+    tiny(**{"training.batchsize": 1})
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        "extends: tiny.yaml\ntraining: {learning_rat: 1}\nruns: {more: {model: {dept: 3}}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(child)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path / 'tiny.yaml'}: training.batchsize: unknown key (nearest: batch_size)",
+        f"{child}: training.learning_rat: unknown key (nearest: learning_rate)",
+        f"{child}: runs.more.model.dept: unknown key (nearest: depth)",
+    ]
+
+
+def test_another_kind_replaces_and_the_same_kind_merges(tiny, tmp_path):
+    tiny()
+    child = tmp_path / "child.yaml"
+    layersync = "{method: layersync, student_depth: 1, teacher_depth: 2}"
+    child.write_text(
+        f"extends: tiny.yaml\nruns:\n  vae-align: {{alignment: {{target: latent}}}}\n"
+        f"  self-transcendence: {{alignment: {layersync}}}\n  sit: {{alignment: [{layersync}]}}\n"
+    )
+    runs = load_experiment(child).runs
+    assert (runs["vae-align"].alignment.depth, runs["vae-align"].alignment.target) == (1, "latent")
+    assert runs["self-transcendence"].alignment.method == "layersync"
+    assert [term.method for term in runs["sit"].alignments.values()] == ["layersync"]
+
+
+def test_another_autoencoder_replaces_and_the_same_one_merges(tmp_path):
+    for name, autoencoder in (
+        ("fewer", "{kind: trained, steps: 5}"), ("other", "{kind: pretrained, path: x, downsampling: 4}"),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"extends: digits\nautoencoder: {autoencoder}\n")
+    fewer, other = (load_dataset(tmp_path / f"{name}.yaml") for name in ("fewer", "other"))
+    assert (fewer.autoencoder.steps, fewer.autoencoder.batch_size) == (5, 32)
+    assert other.autoencoder.model_dump() == {
+        "kind": "pretrained", "path": "x", "latent_channels": 4, "downsampling": 4,
+    }  # fmt: skip
+
+
+def test_null_leaves_out_a_run_that_is_inherited(tiny, tmp_path):
+    tiny()
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: tiny.yaml\nruns: {sit: null, more: {}}\n")
+    assert list(load_experiment(child).runs) == ["vae-align", "self-transcendence", "more"]
+    child.write_text("extends: tiny.yaml\nruns: {vae-align: null}\n")
+    with pytest.raises(ConfigError, match=r"teacher\.run: 'vae-align' is not a run"):
+        load_experiment(child)
+    child.write_text("extends: tiny.yaml\nruns: {nobody: null}\n")
+    with pytest.raises(ConfigError, match=r"child\.yaml: runs\.nobody: null leaves out a run"):
+        load_experiment(child)
 
 
 def test_a_circle_of_two_teachers_is_named(tiny):
@@ -237,7 +350,7 @@ def test_a_circle_of_two_teachers_is_named(tiny):
     [
         ("a: [1", "not YAML"),
         ("- 1", "holds a list"),
-        ("seeds: [0]\nseeds: [1]", "key 'seeds' is a duplicate key"),
+        ("seeds: [0]\nseeds: [1]", "duplicate key 'seeds'"),
         ("extends: tiny.yaml", "is circular"),
     ],
 )
@@ -311,14 +424,14 @@ def test_shipped_experiments_are_valid(path):
     "path", sorted((REPOSITORY / "experiments/data").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_shipped_data_files_are_valid(path):
-    assert load_data(path).name == path.stem
+    assert load_dataset(path).name == path.stem
 
 
 @pytest.mark.parametrize(
     ("file", "schema"),
     [
-        ("experiments/schema.json", config.experiment_schema),
-        ("experiments/data/schema.json", config.data_schema),
+        ("experiments/schema.json", experiment_schema),
+        ("experiments/data/schema.json", dataset_schema),
     ],
 )
 def test_schemas_are_those_of_the_models(file, schema):
@@ -333,7 +446,7 @@ def test_a_resolved_experiment_reads_back_as_itself(tiny):
 
 
 def test_every_key_of_the_schema_has_a_description():
-    schema = config.experiment_schema()
+    schema = experiment_schema()
     for name, part in {**schema["$defs"], "Experiment": schema}.items():
         for key, entry in part["properties"].items():
             assert entry.get("description") or "const" in entry, f"{name}.{key}"
@@ -349,16 +462,19 @@ def test_tiny_values_do_not_leak():
     [
         (
             {"cfg": {"sampler": "euler", "guidance": {"scale": []}}},
-            "samplers.cfg.guidance.scale: [] is no list of numbers",
+            "samplers.cfg.guidance.scale: [] is not a list of numbers",
         ),
-        ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, "a"]}}}, "is no list of numbers"),
-        ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, 1.5]}}}, "has repeats"),
+        (
+            {"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, "a"]}}},
+            "is not a list of numbers",
+        ),
+        ({"cfg": {"sampler": "euler", "guidance": {"scale": [1.5, 1.5]}}}, "has duplicates"),
         (
             {
                 "cfg-scale1.5": {"sampler": "heun"},
                 "cfg": {"sampler": "euler", "guidance": {"scale": [1.0, 1.5]}},
             },
-            "makes a sampler 'cfg-scale1.5', which is there already",
+            "makes a sampler 'cfg-scale1.5', which exists already",
         ),
     ],
 )
@@ -400,34 +516,32 @@ def test_a_list_of_signals_comes_back_from_its_resolved_file(tiny):
     experiment = load_experiment(tiny(runs={**TINY["runs"], **OTHER_METHODS}))
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
-    assert [signal.method for signal in experiment.runs["both"].alignments] == [
+    assert [signal.method for signal in experiment.runs["both"].alignments.values()] == [
         "layersync",
         "vae-alignment",
     ]
-    assert experiment.runs["sit"].alignments == ()
+    assert experiment.runs["sit"].alignments == {}
     assert experiment.runs["repa-on-images"].encoders == (config.EncoderUse("stand-in", "images"),)
 
 
 def test_sras_weight_and_decay_follow_its_loss():
     distance, cosine, own = (
-        config.SraConfig.model_validate(
-            {"method": "sra", "student_depth": 1, "teacher_depth": 2, **changes}
-        )
+        Sra.model_validate({"method": "sra", "student_depth": 1, "teacher_depth": 2, **changes})
         for changes in ({}, {"loss": "cosine"}, {"weight": 0.3, "decay": {"after": 10, "steps": 5}})
     )
     assert (distance.weight, distance.decay) == (
         2.0,
-        config.DecayConfig(after=750_000, steps=5_000_000),
+        DecayConfig(after=750_000, steps=5_000_000),
     )
     assert (cosine.weight, cosine.decay) == (0.5, None)
-    assert (own.weight, own.decay) == (0.3, config.DecayConfig(after=10, steps=5))
+    assert (own.weight, own.decay) == (0.3, DecayConfig(after=10, steps=5))
 
 
-def test_two_teachers_of_one_run_are_given_in_order(tiny):
+def test_two_terms_of_one_method_have_names_and_teachers_of_their_own(tiny):
     teach = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
     signals = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
     experiment = load_experiment(tiny(**{"runs.two": {"alignment": signals}}))
-    assert [teacher.choice.run for teacher in experiment.runs["two"].teachers] == [
+    assert [teacher.choice.run for teacher in experiment.runs["two"].teachers.values()] == [
         "vae-align",
         "sit",
     ]
@@ -435,7 +549,7 @@ def test_two_teachers_of_one_run_are_given_in_order(tiny):
 
 def test_the_arms_of_the_comparison_differ_in_one_object():
     runs = load_experiment("digits-methods").runs
-    methods = {signal.method for run in runs.values() for signal in run.alignments}
+    methods = {term.method for run in runs.values() for term in run.alignments.values()}
     assert methods == {"vae-alignment", "self-transcendence", "repa", "sra", "layersync"}
     assert len(runs) == 6
     assert (
@@ -450,11 +564,11 @@ def test_the_arms_of_the_comparison_differ_in_one_object():
 )
 def test_editors_find_nothing_wrong_with_shipped_experiments(path):
     """Checked by the schema that editors read, which knows nothing of defaults that depend on other keys."""
-    jsonschema.validate(config.read_yaml(path), config.experiment_schema())
+    jsonschema.validate(config.read_yaml(path), experiment_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(
             {"runs": {"sit": {"alignment": {"method": "magic"}}}, "extends": "x"},
-            config.experiment_schema(),
+            experiment_schema(),
         )
 
 
@@ -479,11 +593,10 @@ def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_f
     base = experiment.runs["self-transcendence"]
     varied = experiment.runs["w-5-0.002"]
     assert (varied.label, varied.grid) == ("w = 5, 0.002", "w")
-    assert (varied.alignments[0].guidance_scale, varied.training.learning_rate) == (5, 2e-3)
-    assert varied.alignments[0].model_copy(update={"guidance_scale": 2}) == base.alignments[0]
+    assert (varied.alignment.guidance_scale, varied.training.learning_rate) == (5, 2e-3)
+    assert varied.alignment.model_copy(update={"guidance_scale": 2}) == base.alignment
     assert varied.training.model_copy(update={"learning_rate": 1e-3}) == base.training
     assert list(experiment.main_runs) == ["sit", "vae-align", "self-transcendence"]
-    assert "grid-w" in experiment.figure_names
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
 
@@ -503,7 +616,7 @@ def test_a_grid_may_vary_what_another_one_made(tiny):
         "stop": {"run": "vae-align", "vary": {"alignment.stop_after": [4, None]}},
     }
     experiment = load_experiment(tiny(grids=grids))
-    assert experiment.runs["teacher-target-latent"].teachers[0].choice.run == "target-latent"
+    assert experiment.runs["teacher-target-latent"].alignment.teacher.run == "target-latent"
     assert experiment.grids["t"].runs == (
         "t-0.0-to-1.0",
         "vae-align",
@@ -517,17 +630,17 @@ def test_a_grid_may_vary_what_another_one_made(tiny):
     [
         (
             {**GRID, "run": "x"},
-            r"grids\.w\.run: 'x' is no run \(allowed: sit, vae-align, self-transcendence\)",
+            r"grids\.w\.run: 'x' is not a run \(allowed: sit, vae-align, self-transcendence\)",
         ),
-        ({**GRID, "vary": {"alignment.w": [1, 2]}}, r"runs\.w-1\.alignment\.w: unknown key"),
+        ({**GRID, "vary": {"alignment.w": [1, 2]}}, r"grids\.w\.vary\.alignment\.w: unknown key"),
         (
             {**GRID, "vary": {"alignment.guidance_scale": 5}},
-            r"grids\.w\.vary\.alignment\.guidance_scale: 5 is no list",
+            r"grids\.w\.vary\.alignment\.guidance_scale: 5 is not a list",
         ),
         ({**GRID, "label": "{7}"}, r"grids\.w\.label: '\{7\}' does not fit its values"),
         (
             {**GRID, "vary": {"alignment.method.x": [5]}},
-            r"grids\.w\.vary\.alignment\.method\.x: 'x' is no key of what the run",
+            r"grids\.w\.vary\.alignment\.method\.x: 'x' is not a key of what the run",
         ),
         ({"run": "sit"}, r"grids\.w\.vary: is missing"),
     ],
@@ -545,7 +658,7 @@ def test_signs_make_other_runs_and_repeats_are_refused(tiny):
         "w-1",
         "self-transcendence",
     )
-    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-5', which is there already"):
+    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-5', which exists already"):
         load_experiment(tiny(grids={"w": {**grid, "vary": {"alignment.guidance_scale": [5, 5]}}}))
 
 
@@ -554,14 +667,15 @@ def test_a_grid_reaches_into_a_list_of_signals(tiny):
     grid = {"run": "both", "vary": {"alignment.1.weight": [0.5, 2.0]}}
     experiment = load_experiment(tiny(runs=runs, grids={"weight": grid}))
     assert experiment.grids["weight"].runs == ("both", "weight-2.0")  # 0.5 is the default
-    assert [signal.weight for signal in experiment.runs["weight-2.0"].alignments] == [0.2, 2.0]
+    assert [signal.weight for signal in experiment.runs["weight-2.0"].alignments.values()] == [
+        0.2,
+        2.0,
+    ]
 
 
 def test_a_grid_never_replaces_a_run(tiny):
     grids = {"w": {"run": "sit", "vary": {"training.learning_rate": [0.5]}}}
-    with pytest.raises(
-        ConfigError, match=r"grids\.w: makes a run 'w-0\.5', which is there already"
-    ):
+    with pytest.raises(ConfigError, match=r"grids\.w: makes a run 'w-0\.5', which exists already"):
         load_experiment(tiny(grids=grids, runs={**TINY["runs"], "w-0.5": {}}))
 
 
@@ -577,7 +691,7 @@ def test_published_curves_are_of_runs(tiny, tmp_path):
     (tmp_path / "paper.yaml").write_text(
         "source: a paper\nmetric: fid\ncurves: {dit: [[4, 9.5]]}\n"
     )
-    with pytest.raises(ConfigError, match=r"figures\.published\.curves: 'dit' is no run"):
+    with pytest.raises(ConfigError, match=r"figures\.published\.curves: 'dit' is not a run"):
         load_experiment(tiny(**{"figures.published": "paper.yaml"}))
 
 
@@ -627,14 +741,14 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
 
 
 def test_data_files_extend_and_are_changed(tmp_path):
-    assert load_data("imagenet512").source == load_data("imagenet256").source
+    assert load_dataset("imagenet512").source == load_dataset("imagenet256").source
     changes = {"imagenet256": {"source": {"kind": "zip", "path": "/data/train.zip"}}}
     assert load_experiment("imagenet256-b2", changes).data.source.path == "/data/train.zip"
     assert (
         load_experiment("imagenet512-xl2", changes).data.source.path == "/data/train.zip"
     )  # it extends imagenet256
-    with pytest.raises(ConfigError, match=r"imagenet256\.yaml: source\.color: unknown key"):
-        load_data("imagenet256", {"imagenet256": {"source": {"color": 1}}})
+    with pytest.raises(ConfigError, match=r"^data: imagenet256: source\.color: unknown key"):
+        load_dataset("imagenet256", {"imagenet256": {"source": {"color": 1}}})
 
 
 PRESETS = ["ablations-b2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2"]
@@ -674,8 +788,8 @@ def test_the_preset_of_b2_is_the_methods():
         True,
     )
     stage_1, stage_2 = (
-        experiment.runs["vae-align"].alignments[0],
-        experiment.runs["self-transcendence"].alignments[0],
+        experiment.runs["vae-align"].alignment,
+        experiment.runs["self-transcendence"].alignment,
     )
     assert (stage_1.depth, stage_1.weight, stage_1.target) == (2, 0.5, "velocity")
     assert (

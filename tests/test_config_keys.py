@@ -2,6 +2,11 @@
 
 import pytest
 
+from selftrans.alignment.layersync import LayerSync
+from selftrans.alignment.repa import Repa
+from selftrans.alignment.self_transcendence import SelfTranscendence
+from selftrans.alignment.sra import Sra
+from selftrans.alignment.vae_alignment import VaeAlignment
 from selftrans.config import (
     AnalysisConfig,
     BackboneConfig,
@@ -9,19 +14,14 @@ from selftrans.config import (
     EvaluationConfig,
     FiguresConfig,
     GuidanceConfig,
-    LayerSyncConfig,
-    RepaConfig,
     SamplerConfig,
-    SelfTranscendenceConfig,
-    SraConfig,
     TeacherConfig,
     TrainingConfig,
-    VaeAlignmentConfig,
-    WorkflowConfig,
     load_experiment,
     validated,
 )
 from tests.support.experiments import OTHER_METHODS, TINY
+from workflow.lib.settings import WorkflowConfig
 
 PARTS = {
     "training": TrainingConfig,
@@ -31,12 +31,12 @@ PARTS = {
     "evaluation.samplers.ode.guidance": GuidanceConfig,
     "figures": FiguresConfig,
     "analysis": AnalysisConfig,
-    "runs.vae-align.alignment": VaeAlignmentConfig,
-    "runs.self-transcendence.alignment": SelfTranscendenceConfig,
+    "runs.vae-align.alignment": VaeAlignment,
+    "runs.self-transcendence.alignment": SelfTranscendence,
     "runs.self-transcendence.alignment.teacher": TeacherConfig,
-    "runs.repa.alignment": RepaConfig,
-    "runs.sra.alignment": SraConfig,
-    "runs.layersync.alignment": LayerSyncConfig,
+    "runs.repa.alignment": Repa,
+    "runs.sra.alignment": Sra,
+    "runs.layersync.alignment": LayerSync,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [

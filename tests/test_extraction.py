@@ -13,7 +13,7 @@ import torch
 import yaml
 from diffusers import AutoencoderDC
 
-from selftrans.config import TrainingConfig, load_data
+from selftrans.config import TrainingConfig, load_dataset
 from selftrans.data.latents import extract
 from selftrans.data.sources import open_extracted, open_source
 from selftrans.data.store import LatentStore
@@ -112,7 +112,7 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
     tmp_path, data_file, autoencoder
 ):
     file = data_file(on_error="skip", corrupt=2)
-    data = load_data(file)
+    data = load_dataset(file)
     manifest = extract(data, str(autoencoder), tmp_path / "latents")
     assert manifest.skipped == ("n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG")
     assert (manifest.count, manifest.num_classes, manifest.latent_shape) == (198, 20, (4, 16, 16))
@@ -145,22 +145,23 @@ def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, 
 
 def test_what_was_encoded_stays_good_when_it_is_moved(tmp_path, data_file, autoencoder):
     data = data_file()
-    first = extract(load_data(data), str(autoencoder), tmp_path / "latents")
+    first = extract(load_dataset(data), str(autoencoder), tmp_path / "latents")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "latents").glob("moments*")}
     (tmp_path / "imagenet").rename(tmp_path / "moved")
     moved = data_file(path=tmp_path / "moved/train")
-    assert extract(load_data(moved), str(autoencoder), tmp_path / "latents") == first
+    assert extract(load_dataset(moved), str(autoencoder), tmp_path / "latents") == first
     assert times == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "latents").glob("moments*")
     }
     (tmp_path / "moved/train/n00000019/n00000019_9.JPEG").unlink()
     assert (
-        extract(load_data(moved), str(autoencoder), tmp_path / "latents").count == first.count - 1
+        extract(load_dataset(moved), str(autoencoder), tmp_path / "latents").count
+        == first.count - 1
     )
 
 
 def test_mirrored_views(tmp_path, data_file, autoencoder):
-    data = load_data(
+    data = load_dataset(
         data_file(
             latents={"flip": True}, path=make_imagenet(tmp_path / "few", per_class=4, classes=20)
         )
@@ -191,12 +192,12 @@ def test_mirrored_views(tmp_path, data_file, autoencoder):
 
 
 def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):
-    data = load_data(data_file(latents={"dtype": "float32"}))
+    data = load_dataset(data_file(latents={"dtype": "float32"}))
     extract(data, str(autoencoder), tmp_path / "own")
     own = LatentStore(tmp_path / "own/manifest.json")
     everything = np.arange(len(own))
     prepared = make_repa(tmp_path / "repa", open_source(data), own.moments(everything))
-    taken = extract(load_data(data_file("repa", prepared)), str(autoencoder), tmp_path / "taken")
+    taken = extract(load_dataset(data_file("repa", prepared)), str(autoencoder), tmp_path / "taken")
     store = LatentStore(tmp_path / "taken/manifest.json")
     np.testing.assert_array_equal(store.labels, own.labels)
     np.testing.assert_allclose(
@@ -205,11 +206,11 @@ def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):
     assert taken.scale == own.manifest.scale
     other = save_autoencoder(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="the prepared moments are not of autoencoder"):
-        extract(load_data(data_file("repa", prepared)), str(other), tmp_path / "refused")
+        extract(load_dataset(data_file("repa", prepared)), str(other), tmp_path / "refused")
     assert not (tmp_path / "refused/manifest.json").exists()
     (prepared / "images/00000/img00000000.png").unlink()
     with pytest.raises(UserError, match="199 images, but 200 arrays"):
-        open_source(load_data(data_file("repa", prepared)))
+        open_source(load_dataset(data_file("repa", prepared)))
 
 
 def test_bf16_is_near_and_float16_is_rounded(tmp_path, data_file, autoencoder):
@@ -220,7 +221,9 @@ def test_bf16_is_near_and_float16_is_rounded(tmp_path, data_file, autoencoder):
         ("bf16", {"dtype": "float32", "precision": "bf16"}),
         ("half", {}),
     ):
-        extract(load_data(data_file(path=few, latents=latents)), str(autoencoder), tmp_path / name)
+        extract(
+            load_dataset(data_file(path=few, latents=latents)), str(autoencoder), tmp_path / name
+        )
         stored[name] = LatentStore(tmp_path / name / "manifest.json").moments(np.arange(6))
     np.testing.assert_array_equal(stored["half"], stored["fp32"].astype(np.float16))
     error = np.abs(stored["bf16"] - stored["fp32"]).mean() / stored["fp32"].std()
@@ -243,11 +246,11 @@ def test_an_autoencoder_of_another_class_and_channel_count(tmp_path, data_file):
     few = make_imagenet(tmp_path / "few", per_class=3, classes=2)
     file = data_file(path=few)
     with pytest.raises(UserError, match=r"latents of shape \(8, 16, 16\).*make \(4, 16, 16\)"):
-        extract(load_data(file), str(tmp_path / "dc"), tmp_path / "latents")
+        extract(load_dataset(file), str(tmp_path / "dc"), tmp_path / "latents")
     values = yaml.safe_load(file.read_text())
     values["autoencoder"]["latent_channels"] = 8
     file.write_text(yaml.safe_dump(values))
-    manifest = extract(load_data(file), str(tmp_path / "dc"), tmp_path / "latents")
+    manifest = extract(load_dataset(file), str(tmp_path / "dc"), tmp_path / "latents")
     moments = LatentStore(tmp_path / "latents/manifest.json").moments(np.arange(6))
     assert manifest.latent_shape == (8, 16, 16)
     assert moments[:, 0].any()

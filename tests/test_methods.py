@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from selftrans.config import PretrainedEncoderConfig, load_data
+from selftrans.config import PretrainedEncoderConfig, load_dataset
 from selftrans.data.features import extract_features, feature_bytes
 from selftrans.data.sources import held_out, open_source
 from selftrans.data.store import FeatureStore, LatentStore, StoreWriter
@@ -132,7 +132,7 @@ def test_features_of_other_images_are_refused(tmp_path, manifest, features):
 def stand_in(tmp_path_factory):
     """The stand-in of the digits, trained for a few steps."""
     path = tmp_path_factory.mktemp("stand-in") / "encoder.safetensors"
-    data = load_data("digits")
+    data = load_dataset("digits")
     settings = data.encoders["stand-in"].model_copy(update={"steps": 60})
     make_encoder(
         data.model_copy(update={"encoders": {"stand-in": settings}}), "stand-in", path, CPU
@@ -153,7 +153,7 @@ def test_every_tenth_image_is_held_out():
 
 
 def test_extraction_stores_the_encoders_tokens_and_resumes(stand_in, tmp_path):
-    data = load_data("digits")
+    data = load_dataset("digits")
     data = data.model_copy(update={"latents": data.latents.model_copy(update={"shard_size": 700})})
     extract_features(data, stand_in, tmp_path / "whole", CPU)
     store, images = FeatureStore(tmp_path / "whole/manifest.json"), open_source(data)
@@ -199,7 +199,7 @@ def test_features_that_the_disk_has_no_room_for_are_refused_before_any_is_writte
     with pytest.raises(
         UserError, match=r"the features need 0\.0 GB, the disk has 0\.0 GB free; `features: images`"
     ):
-        extract_features(load_data("digits"), stand_in, tmp_path / "store", CPU)
+        extract_features(load_dataset("digits"), stand_in, tmp_path / "store", CPU)
     assert not list((tmp_path / "store").iterdir())
 
 
@@ -218,7 +218,7 @@ def published(tmp_path_factory):
 def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_path):
     """Patch tokens of the file written by us, against timm's own model on images prepared by hand."""
     path, network = published
-    data = load_data("digits").model_copy(
+    data = load_dataset("digits").model_copy(
         update={
             "encoders": {
                 "vit": PretrainedEncoderConfig(kind="pretrained", model=MODEL, weights=str(path))

@@ -138,6 +138,7 @@ def _figure_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     if not experiment.evaluated_steps(experiment.baseline, name):
         message = f"{name!r} samples no checkpoint of the baseline {experiment.baseline!r}"
         yield Problem(("figures", "sampler"), message)
+        return
     sampled = {step for run in experiment.runs for step in experiment.evaluated_steps(run, name)}
     keys = ("figures", "sample_checkpoints")
     yield from _step_problems(keys, figures.sample_checkpoints, sampled, f"not sampled by {name!r}")
@@ -163,7 +164,7 @@ def _step_problems(
 ) -> Iterator[Problem]:
     for step in wanted:
         if step not in existing:
-            allowed = ", ".join(map(str, sorted(existing)))
+            allowed = ", ".join(map(str, sorted(existing))) or "none"
             yield Problem(keys, f"{step} is {problem} (allowed: {allowed})")
 
 

@@ -42,14 +42,13 @@ class Source:
         """Keys that an expansion made, and the keys that they come from."""
 
     def error(self, problems: Iterable[Problem]) -> ConfigError:
-        """All problems, a line each, located in the user's own files."""
-        lines = dict.fromkeys(map(self._line, problems))
-        return ConfigError("\n".join(lines))
-
-    def _line(self, problem: Problem) -> str:
-        keys, layer = self._locate(problem.keys)
-        location = ".".join(map(str, keys))
-        return ": ".join(filter(None, (layer.label, location, problem.message)))
+        """All problems, a line for each key, located in the user's own files."""
+        lines: dict[str, str] = {}
+        for problem in problems:
+            keys, layer = self._locate(problem.keys)
+            location = ": ".join(filter(None, (layer.label, ".".join(map(str, keys)))))
+            lines.setdefault(location, f"{location}: {problem.message}")
+        return ConfigError("\n".join(lines.values()))
 
     def _locate(self, keys: Keys) -> tuple[Keys, Layer]:
         """The keys as they are written, and the file that they are written in."""
@@ -104,7 +103,16 @@ def check(model: type[M], values: Mapping[str, Any], version: int) -> M | list[P
     try:  # strict: no "5" for 5, no true for 1
         return model.model_validate(values, strict=True, context={"defaults": version})
     except ValidationError as error:
-        return [_explain(problem, values, model) for problem in error.errors()]
+        problems = [_explain(problem, values, model) for problem in error.errors()]
+    # One line for each key: a union reports a value once for each of its members, and a sequence
+    # whose items are wrong is also too short.
+    by_key = {problem.keys: problem for problem in reversed(problems)}
+    parents = {problem.keys[:depth] for problem in problems for depth in range(len(problem.keys))}
+    return [
+        problem
+        for problem in reversed(by_key.values())
+        if not (problem.message.startswith("tuple should have") and problem.keys in parents)
+    ]
 
 
 def with_tuples(value: Any) -> Any:

@@ -141,14 +141,15 @@ class Expansion:
         return tuple(names)
 
     def _label(self, name: str, grid: Mapping[str, Any], cell: tuple[Any, ...]) -> str:
+        label = f"{name} = {', '.join(map(_text, cell))}"
         if (pattern := grid.get("label")) is None:
-            return f"{name} = {', '.join(map(_text, cell))}"
+            return label
         try:
             return str(pattern).format(*("all" if value is None else value for value in cell))
         except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
             message = f"{pattern!r} does not fit its values ({error!r})"
             self.problems.append(Problem(("grids", name, "label"), message))
-            return name
+            return label
 
     def _expand_sweeps(self) -> None:
         """A sampler for each scale of those that sweep over a list of them."""

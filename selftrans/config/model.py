@@ -84,8 +84,13 @@ class BackboneConfig(ConfigModel):
 
 
 def expand_preset(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that a backbone's ``preset`` stands for, under those that are given."""
-    return {**PRESETS.get(str(model.get("preset")), {}), **model}
+    """The numbers that a backbone's ``preset`` stands for, under those that are given.
+
+    An unknown name, which the model reports, stands for some numbers, so that no more is reported.
+    """
+    if (preset := model.get("preset")) is None:
+        return dict(model)
+    return {**PRESETS.get(str(preset), PRESETS["SiT-B/2"]), **model}
 
 
 def _validate_backbone(values: Any, info: ValidationInfo) -> BackboneConfig:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import DatasetConfig, load_data
+from selftrans.config import DatasetConfig, load_dataset
 from selftrans.data.extraction import (
     EncodedBatch,
     encode_images,
@@ -126,7 +126,7 @@ def main() -> None:
         "selftrans.data.features",
         arguments,
         lambda device: FeatureExtraction(
-            load_data(arguments.data), arguments.encoder, arguments.output, device
+            load_dataset(arguments.data), arguments.encoder, arguments.output, device
         ),
     )
 

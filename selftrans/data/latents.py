@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import DatasetConfig, load_data
+from selftrans.config import DatasetConfig, load_dataset
 from selftrans.data.extraction import (
     EncodedBatch,
     batches_of,
@@ -176,7 +176,7 @@ def main() -> None:
         "selftrans.data.latents",
         arguments,
         lambda device: LatentExtraction(
-            load_data(arguments.data), arguments.autoencoder, arguments.output, device
+            load_dataset(arguments.data), arguments.autoencoder, arguments.output, device
         ),
     )
 

@@ -16,7 +16,7 @@ from selftrans.config import (
     HuggingFaceSource,
     RepaSource,
     ZipSource,
-    load_data,
+    load_dataset,
 )
 from selftrans.data.image_files import (
     CorruptImage,
@@ -124,7 +124,7 @@ def open_extracted(data_file: Path) -> ImageSource:
     Raises:
         UserError: images may be left out, and it is not known which.
     """
-    data = load_data(data_file)
+    data = load_dataset(data_file)
     if not may_skip(data):
         return open_source(data)
     manifest = data_file.parent / "latents/manifest.json"

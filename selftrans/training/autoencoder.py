@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_data
+from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_dataset
 from selftrans.data.sources import read_all
 from selftrans.models.autoencoder import to_signed
 from selftrans.runtime.devices import add_gpu_argument, claim_device
@@ -77,7 +77,7 @@ def main() -> None:
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    data = load_data(arguments.data)
+    data = load_dataset(arguments.data)
     train_autoencoder(data, claim_device(arguments.gpus)).save_pretrained(arguments.output)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from selftrans.config import DatasetConfig, load_data
+from selftrans.config import DatasetConfig, load_dataset
 from selftrans.data.sources import open_source
 from selftrans.evaluation.extractors import ClassifierNetwork
 from selftrans.runtime.devices import add_gpu_argument, claim_device
@@ -38,7 +38,7 @@ def main() -> None:
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    data = load_data(arguments.data)
+    data = load_dataset(arguments.data)
     network, accuracy = train_classifier(data, claim_device(arguments.gpus))
     LOG.info("accuracy on held-out images: %.4f", accuracy)
     metadata = {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from selftrans.config import DatasetConfig, TrainedEncoderConfig, load_data
+from selftrans.config import DatasetConfig, TrainedEncoderConfig, load_dataset
 from selftrans.data.sources import open_source
 from selftrans.models.encoder import (
     build_network,
@@ -97,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     make_encoder(
-        load_data(arguments.data), arguments.name, arguments.output, claim_device(arguments.gpus)
+        load_dataset(arguments.data), arguments.name, arguments.output, claim_device(arguments.gpus)
     )
 
 
