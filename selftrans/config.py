@@ -1206,19 +1206,6 @@ class ExperimentConfig(ConfigModel):
         """Names of the main runs that have a training alignment."""
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
 
-    @property
-    def figure_names(self) -> tuple[str, ...]:
-        """All figures of the experiment."""
-        names = ["convergence", "samples"]
-        names += ["losses", "comparison"] if self.trained_runs else []
-        names += [f"grid-{grid}" for grid in self.grids]
-        names += [f"sweep-{sweep}" for sweep in self.evaluation.sweeps]
-        names += [f"dynamics-{run}" for run in self.aligned_runs]
-        if self.analysis:
-            names += ["discriminability", "feature-maps", "similarity"]
-            names += ["guiding-features"] if self.aligned_runs else []
-        return tuple(names)
-
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to."""
         steps = self.runs[run].training.checkpoints
@@ -1255,53 +1242,6 @@ def _check_depth(key: str, depth: int, model: BackboneConfig) -> None:
     if depth > model.depth:
         raise ValueError(
             f"{key}: {depth} is beyond the model's {model.depth} blocks (allowed: 1 to {model.depth})"
-        )
-
-
-class RatesConfig(ConfigModel):
-    """TFLOP/s that a GPU comes to in such networks; what plans and time limits rest on."""
-
-    bf16: PositiveFloat = 100.0
-    """In bf16 or fp16; the default is a third of an A100's peak."""
-    tf32: PositiveFloat = 50.0
-    """In fp32 with factors rounded to TF32; a third of an A100's peak."""
-    fp32: PositiveFloat = 12.0
-    """In fp32; 60 % of an A100's peak."""
-
-
-class WorkflowConfig(ConfigModel):
-    """What ``config.yaml`` may say: which experiments, and what their jobs ask for."""
-
-    experiments: Annotated[tuple[str, ...], Field(min_length=1)] | str
-    """Names in `experiments/`, or paths of experiment files."""
-    data: dict[Name, dict[str, Any]] = {}
-    """Changes to data files, by name: where images lie on this machine."""
-    resources: dict[str, Any] = {}
-    """Changes to each experiment's `resources`."""
-    rates: RatesConfig = RatesConfig()
-    """What one of this machine's GPUs comes to."""
-    retries: Annotated[int, Field(ge=0)] = 3
-    """Attempts at a training segment after the first; it goes on where it was, so a time limit costs nothing. Those that
-    its time limit needs by the stated rates come on top."""
-    weights: dict[Literal["inception", "dinov2"], str] = {}
-    """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not given."""
-    fetch_weights: bool = False
-    """Download weights that are not there into the cache."""
-
-    def references(self) -> tuple[str, ...]:
-        """The experiments, as a list also where one was given."""
-        return (self.experiments,) if isinstance(self.experiments, str) else self.experiments
-
-    def job_kinds(self, experiment: ExperimentConfig) -> ResourcesConfig:
-        """What an experiment's jobs ask for.
-
-        Raises:
-            ConfigError: in one line, the key that is wrong.
-        """
-        return validated(
-            ResourcesConfig,
-            merged(experiment.resources.model_dump(), self.resources),
-            "config.yaml: resources",
         )
 
 

@@ -482,7 +482,6 @@ def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_f
     assert varied.alignments[0].model_copy(update={"guidance_scale": 2}) == base.alignments[0]
     assert varied.training.model_copy(update={"learning_rate": 1e-3}) == base.training
     assert list(experiment.main_runs) == ["sit", "vae-align", "self-transcendence"]
-    assert "grid-w" in experiment.figure_names
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
 

@@ -195,6 +195,6 @@ def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished):
         ["snakemake", "-n", "--cores", "2"], cwd=finished, capture_output=True, text=True
     )
     assert "Nothing to be done" in ended.stdout + ended.stderr
-    words = [sys.executable, "-m", "selftrans.plan"]
+    words = [sys.executable, "-m", "workflow.lib.plan"]
     planned = subprocess.run(words, cwd=finished, capture_output=True, text=True, check=True).stdout
     assert [line for line in planned.splitlines() if line.startswith("import_checkpoint")]

@@ -6,8 +6,8 @@ import numpy as np
 
 from selftrans.config import load_experiment
 from selftrans.data.store import StoreWriter
-from selftrans.flops import training_memory
 from tests.runs import peak_of
+from workflow.lib.memory import training_memory
 
 STEP = """
 import sys, torch
