@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from safetensors.torch import save_file
 
 from selftrans import __version__
-from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, validated
+from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
 from selftrans.models.conversion import read_checkpoint, read_shape, to_diffusers, to_ours
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
@@ -189,7 +189,7 @@ def main() -> None:
             expected = json.loads(arguments["expected"])
         except json.JSONDecodeError as error:
             raise UserError(f"--expected: not JSON ({error})") from None
-        arguments["expected"] = validated(BackboneConfig, expected, "--expected")
+        arguments["expected"] = restored(BackboneConfig, expected, "--expected")
     print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
 
 

@@ -182,5 +182,5 @@ def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
 def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished, monkeypatch):
     assert finished.planned() == {}
     monkeypatch.chdir(finished.directory)
-    planned = run_module("selftrans.plan").stdout
+    planned = run_module("workflow.lib.plan").stdout
     assert [line for line in planned.splitlines() if line.startswith("import_checkpoint")]

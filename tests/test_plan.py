@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selftrans.config import (
     BackboneConfig,
-    RatesConfig,
     SamplerConfig,
     TimeRangeConfig,
     TrainedAutoencoderConfig,
@@ -26,21 +25,26 @@ from selftrans.flops import (
     EXTRACTOR_FLOP,
     forward_flop,
     parameters,
-    sampling_memory,
     share_in_range,
-    training_memory,
 )
 from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.times import velocity_passes
 from selftrans.models.sit import SiT, SiTShape
-from selftrans.plan import Plan, parse_rates, report
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.generate import SampleNoise, sample_latents
 from tests.support import REPOSITORY
 from tests.support.programs import peak_of, run_module
+from workflow.lib.memory import sampling_memory, training_memory
+from workflow.lib.plan import Plan, parse_rates, report
+from workflow.lib.settings import RatesConfig
+from workflow.lib.study import Study
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
+
+
+def plan_of(*references, rates=None, **settings):
+    return Plan(Study.load({"experiments": tuple(map(str, references)), **settings}), rates)
 
 
 def counted(function, *arguments):
@@ -160,20 +164,20 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     found["generate_samples"] += found.pop("generate_temporary_samples")
     drawn = [rule for rule in found if rule.startswith("plot_") or rule == "table"]
     found["tables and figures"] = sum(found.pop(rule) for rule in drawn)
-    planned = Plan([load_experiment(name) for name in EXPERIMENTS]).costs
+    planned = plan_of(*EXPERIMENTS).costs
     assert {rule: cost.jobs for rule, cost in planned.items() if cost.jobs} == found
 
 
 def test_the_table_says_what_a_known_experiment_takes():
     """By hand: three runs of B/2, 400,000 steps of 256 samples, forward and backward."""
-    found = Plan([load_experiment("imagenet256-b2")])
+    found = plan_of("imagenet256-b2")
     forward = forward_flop(BackboneConfig(preset="SiT-B/2"), (4, 32, 32))
     assert forward / 2 == pytest.approx(23.0e9, rel=0.02)  # multiply-adds, DiT's paper (table 4)
     training = found.costs["train_segment"]
     assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
     assert training.gpu_hours == pytest.approx(training.flop / 100e12 / 3600)
     assert found.costs["extract_latents"].bytes == pytest.approx(1281167 * 2 * 4 * 32 * 32 * 2)
-    twice = Plan([load_experiment("imagenet256-b2")], parse_rates("bf16=200", RatesConfig()))
+    twice = plan_of("imagenet256-b2", rates=parse_rates("bf16=200", RatesConfig()))
     assert twice.costs["train_segment"].gpu_hours == pytest.approx(training.gpu_hours / 2)
     assert "train_segment              15" in report(found)
 
@@ -182,7 +186,7 @@ def test_the_command_line_reads_the_configuration(tmp_path):
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     config |= {"experiments": ["imagenet256-b2"], "data": {"imagenet256": {"images": 1000}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    result = run_module("selftrans.plan", "--config", tmp_path / "config.yaml")
+    result = run_module("workflow.lib.plan", "--config", tmp_path / "config.yaml")
     latents = next(
         line for line in result.stdout.splitlines() if line.startswith("extract_latents")
     )
@@ -191,11 +195,10 @@ def test_the_command_line_reads_the_configuration(tmp_path):
 
 
 def test_what_cannot_be_planned_is_said(tiny):
-    with pytest.raises(UserError, match="--rates: 'int8=3' is no rate"):
+    with pytest.raises(UserError, match="--rates: 'int8=3' is not a rate"):
         parse_rates("int8=3", RatesConfig())
-    experiment = load_experiment("imagenet256-b2", {"imagenet256": {"images": None}})
     with pytest.raises(UserError, match="data 'imagenet256': images: is needed to plan"):
-        Plan([experiment])
+        plan_of("imagenet256-b2", data={"imagenet256": {"images": None}})
 
 
 def test_an_encoder_on_images_costs_its_passes(tiny):
@@ -207,9 +210,7 @@ def test_an_encoder_on_images_costs_its_passes(tiny):
         for how in ("store", "images")
     }
     costs = [
-        Plan([load_experiment(tiny(data="imagenet256", runs={name: run}))])
-        .costs["train_segment"]
-        .flop
+        plan_of(tiny(data="imagenet256", runs={name: run})).costs["train_segment"].flop
         for name, run in runs.items()
     ]
     assert costs[1] - costs[0] == pytest.approx(8 * 8 * 2 * 256 * 85e6, rel=0.02)

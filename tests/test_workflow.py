@@ -299,7 +299,7 @@ def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place):
         ("experiments: [tiny]\ngpus: 8", "config.yaml: gpus: unknown key"),
         (
             "experiments: [tiny]\ndata: {tinny: {images: 3}}",
-            "config.yaml: data: 'tinny' is no data file (allowed: ",
+            "config.yaml: data: 'tinny' is not a data file (allowed: ",
         ),
     ],
 )

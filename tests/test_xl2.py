@@ -7,8 +7,8 @@ import pytest
 
 from selftrans.config import load_experiment
 from selftrans.data.store import StoreWriter
-from selftrans.flops import training_memory
 from tests.support.programs import peak_of
+from workflow.lib.memory import training_memory
 
 pytestmark = pytest.mark.slow
 

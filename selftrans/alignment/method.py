@@ -6,15 +6,30 @@ Files of methods import torch only where they compute, since reading an experime
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from selftrans.config import AlignmentConfig
+from selftrans.config import AlignmentConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
+
+
+class Costs(NamedTuple):
+    """What the cost of a term follows from."""
+
+    hidden_size: int
+    """The student's."""
+    tokens: int
+    """Tokens T of a latent."""
+    training: TrainingConfig
+    """The recipe, with the distribution of t."""
+    student_flop: Callable[[int], float]
+    """Operations of a forward pass through the student's first blocks, for one sample."""
+    teacher_flop: Callable[[int], float]
+    """The same of the frozen teacher's backbone."""
 
 
 class AlignmentMethod(AlignmentConfig):
@@ -52,6 +67,10 @@ class AlignmentMethod(AlignmentConfig):
         training never meets a parameter without a gradient.
         """
         return {}
+
+    def flop(self, costs: Costs) -> float:
+        """Operations of the term for one sample: heads, and passes through what it follows."""
+        return 0.0
 
     @abstractmethod
     def guiding_features(

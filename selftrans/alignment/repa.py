@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from selftrans.alignment.method import AlignmentMethod
+from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import EncoderUse, Name, PositiveInt
+from selftrans.flops import mlp_training_flop
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,6 +74,11 @@ class Repa(AlignmentMethod):
         output_size = inputs.encoder.hidden_size
         width = self.projector_width
         return {"projector": projector(inputs.shape.hidden_size, width, output_size)}
+
+    def flop(self, costs: Costs) -> float:
+        """The projector; an encoder that runs on images is counted with the encoders."""
+        width = self.projector_width
+        return mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

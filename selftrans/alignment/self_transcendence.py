@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from selftrans.alignment.method import AlignmentMethod
+from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import FrozenTeacher, PositiveInt, TeacherConfig, TimeRangeConfig
+from selftrans.flops import mlp_training_flop, share_in_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,6 +69,13 @@ class SelfTranscendence(AlignmentMethod):
         output_size = inputs.teacher.shape.hidden_size
         width = self.projector_width
         return {"projector": projector(inputs.shape.hidden_size, width, output_size)}
+
+    def flop(self, costs: Costs) -> float:
+        """Two passes through the teacher, and the projector, for the samples in range."""
+        width = self.projector_width
+        head = mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
+        passes = 2 * costs.teacher_flop(self.teacher_depth)
+        return share_in_range(self.t_range, costs.training) * (passes + head)
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from selftrans.alignment.method import AlignmentMethod
+from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import ConfigModel, PositiveFloat, PositiveInt, UnitFloat
+from selftrans.flops import mlp_training_flop
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,6 +100,12 @@ class Sra(AlignmentMethod):
         hidden_size = inputs.shape.hidden_size
         width = self.projector_width or 2 * hidden_size
         return {"projector": two_layer_head(hidden_size, width)}
+
+    def flop(self, costs: Costs) -> float:
+        """A pass through the EMA model, and the head."""
+        width = self.projector_width or 2 * costs.hidden_size
+        head = mlp_training_flop(costs.tokens, costs.hidden_size, width, costs.hidden_size)
+        return costs.student_flop(self.teacher_depth) + head
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

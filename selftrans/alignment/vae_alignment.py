@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from selftrans.alignment.method import AlignmentMethod
+from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import PositiveInt, TimeRangeConfig
+from selftrans.flops import mlp_training_flop, share_in_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +58,12 @@ class VaeAlignment(AlignmentMethod):
         from selftrans.models.heads import LatentHead
 
         return {"latent": LatentHead(inputs.shape, self.projector_width)}
+
+    def flop(self, costs: Costs) -> float:
+        """The projector, for the samples in range."""
+        width = self.projector_width
+        head = mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
+        return share_in_range(self.t_range, costs.training) * head
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

@@ -68,6 +68,7 @@ from selftrans.config.identity import (
     dataset_identity,
     fingerprint,
     identity,
+    restored,
     run_definition,
     run_differences,
 )
@@ -161,6 +162,7 @@ __all__ = [
     "load_experiment",
     "merged",
     "read_yaml",
+    "restored",
     "run_definition",
     "run_differences",
     "validated",

@@ -8,12 +8,13 @@ completed by the defaults of its own version and compared with what an experimen
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from selftrans.config.alignment import AlignmentConfig
 from selftrans.config.base import ConfigModel
 from selftrans.config.data import AnySource, DatasetConfig
-from selftrans.config.defaults import MISSING, RETIRED, default_of
+from selftrans.config.defaults import MISSING, RETIRED, VERSION, default_of
+from selftrans.config.errors import validated
 from selftrans.config.experiment import ExperimentConfig
 from selftrans.config.model import BackboneConfig
 from selftrans.config.user_code import is_reference, source_digest
@@ -29,6 +30,7 @@ LOCATION_FIELDS = {"path", "weights"}
 NUMERIC_DATA_FIELDS = ("source", "image_size", "autoencoder", "latents")
 
 Json = dict[str, Any]
+M = TypeVar("M", bound=ConfigModel)
 
 
 def identity(
@@ -66,6 +68,16 @@ def identity(
         own = type(model)
         settings |= {"class": own.__name__, "source": source_digest(own)}
     return settings
+
+
+def restored(model: type[M], values: Mapping[str, Any], where: str) -> M:
+    """The settings that an identity with its version, as ``{"defaults": 1, ...}``, stands for.
+
+    Raises:
+        ConfigError: a line for each key that is wrong.
+    """
+    settings = {key: value for key, value in values.items() if key != "defaults"}
+    return validated(model, settings, where, values.get("defaults", VERSION))
 
 
 def _identity_of_json(model: type[ConfigModel], values: Mapping[str, Any], version: int) -> Json:

@@ -1,7 +1,7 @@
 """Experiment and data files: found by name or path, read, inherited, written out, checked."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ EXPERIMENTS = Path("experiments")
 DATA_FILES = EXPERIMENTS / "data"
 Changes = Mapping[str, Mapping[str, Any]]
 """Changes to data files, by name: where images lie on a machine."""
+Recorded = Callable[[str], int | None]
+"""The version of the defaults of existing results, by the name of an experiment, or ``data/NAME``."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,7 +77,7 @@ def extended_experiment(reference: str | Path) -> Path | None:
 
 
 def load_experiment(
-    reference: str | Path, data_changes: Changes | None = None, version: int | None = None
+    reference: str | Path, data_changes: Changes | None = None, recorded: Recorded | None = None
 ) -> ExperimentConfig:
     """Read an experiment file and the data file that it names.
 
@@ -83,8 +85,8 @@ def load_experiment(
         reference: the path of an experiment file, or the name of one in ``experiments/``. A file
             may say ``extends: OTHER`` and give only what differs.
         data_changes: changes to data files, by their names.
-        version: of the defaults that keys which are not given have, unless the file says it; the
-            newest, if it is not given.
+        recorded: the version of the defaults that keys which are not given have, unless a file
+            says it: that of its results, else of those of what it extends, else the newest.
 
     Raises:
         ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
@@ -101,9 +103,9 @@ def load_experiment(
         values.setdefault("name", path.stem)
         problems += missing
         extended = values
-    version = _version(values, version)
+    version = _version(values, layers, "", recorded)
     if isinstance(values.get("data"), str):
-        values["data"] = load_dataset(values["data"], data_changes).model_dump()
+        values["data"] = load_dataset(values["data"], data_changes, recorded).model_dump()
     figures = values.get("figures")
     if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
         values["figures"] = {**figures, "published": _load_published(published).model_dump()}
@@ -118,14 +120,14 @@ def load_experiment(
 
 
 def load_dataset(
-    reference: str | Path, changes: Changes | None = None, version: int | None = None
+    reference: str | Path, changes: Changes | None = None, recorded: Recorded | None = None
 ) -> DatasetConfig:
     """Read a data file: a path, or a name in ``experiments/data/``; it, too, may say ``extends``.
 
     Args:
         reference: path or name.
         changes: changes to data files, by their names.
-        version: as in ``load_experiment``.
+        recorded: as in ``load_experiment``.
 
     Raises:
         ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
@@ -136,18 +138,25 @@ def load_dataset(
     for layer in reversed(layers):
         values = merged({key: values[key] for key in values if key != "name"}, layer.values)
     values.setdefault("name", path.stem)
-    version = _version(values, version)
+    version = _version(values, layers, "data/", recorded)
     dataset = check(DatasetConfig, {**values, "defaults": version}, version)
     if isinstance(dataset, list):
         raise Source(layers).error(dataset)
     return dataset
 
 
-def _version(values: Mapping[str, Any], version: int | None) -> int:
+def _version(
+    values: Mapping[str, Any], layers: list[Layer], prefix: str, recorded: Recorded | None
+) -> int:
     """The version of the defaults that a file is read with."""
-    chosen = values.get("defaults", version or defaults.VERSION)
-    known = isinstance(chosen, int) and 1 <= chosen <= defaults.VERSION
-    return chosen if known else defaults.VERSION  # another one is reported by the model
+    if (chosen := values.get("defaults")) is not None:
+        known = isinstance(chosen, int) and 1 <= chosen <= defaults.VERSION
+        return chosen if known else defaults.VERSION  # another one is reported by the model
+    for layer in layers if recorded else ():
+        name = layer.values.get("name", Path(layer.label).stem)
+        if recorded and (version := recorded(f"{prefix}{name}")) is not None:
+            return version
+    return defaults.VERSION
 
 
 def _load_published(reference: str) -> PublishedCurves:

@@ -59,7 +59,7 @@ def find_weights(file: PublishedFile, path: Path | None = None) -> Path:
     if not found.is_file():
         raise UserError(
             f"{found}: no such file; needed is {file.name} ({file.bytes:,} bytes, SHA-256 {file.sha256}) from {file.url}:"
-            " put it there, name its path, or have it fetched (`--fetch`, or `python -m selftrans.prefetch`)"
+            " put it there, name its path, or have it fetched (`--fetch`)"
         )
     check_file(found, file, str(found))
     return found

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import DECODED_ELEMENTS, FIRST_IMAGES, SamplerConfig, validated
+from selftrans.config import DECODED_ELEMENTS, FIRST_IMAGES, SamplerConfig, restored
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
@@ -270,7 +270,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     try:
-        settings = validated(SamplerConfig, json.loads(arguments.settings), "--settings")
+        settings = restored(SamplerConfig, json.loads(arguments.settings), "--settings")
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not JSON ({error})") from None
     several = arguments.worker is None and max(arguments.gpus, arguments.processes) > 1

@@ -1,12 +1,13 @@
-# What the features of trained models look like, and what can be read off them. Nothing here touches a training.
+# What the features of trained models look like, and what probes read off them. Nothing here touches a
+# training.
 rule block_features:
     input:
-        checkpoints=analysed_checkpoints,
-        experiment=ancient("results/{experiment}/experiment.yaml"),
-        latents=latents_of_experiment,
-        teachers=teacher_files,
-        features=feature_stores,
-        encoders=encoder_files,
+        checkpoints=analysis.checkpoints,
+        experiment=ancient(paths.EXPERIMENT_FILE),
+        latents=datasets.latents,
+        teachers=training.teacher_files,
+        features=training.feature_stores,
+        encoders=training.encoder_files,
     output:
         FEATURES,
     log:
@@ -14,27 +15,28 @@ rule block_features:
     benchmark:
         f"{RUN}/benchmarks/features.tsv"
     wildcard_constraints:
-        experiment=one_of(ANALYSED),
+        experiment=one_of(study.analysed),
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("evaluate", "threads")
+    threads: request("block_features").threads
     resources:
-        mem_mb=memory("evaluate", memory_of_block_features),
-        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
-        gpu=resource("evaluate", "gpu"),
-        batch_size=resource("evaluate", "batch_size"),
+        mem_mb=request("block_features").mem_mb,
+        runtime=request("block_features").runtime,
+        gpu=request("block_features").gpu,
+        batch_size=request("block_features").batch_size,
     params:
-        definition=analysis_definition,
-        alignment=alignment_options,
+        definition=analysis.definition,
+        alignment=training.alignment_options,
     shell:
-        "exec python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run} --seed {wildcards.seed}"
-        " --checkpoints {input.checkpoints} --latents {input.latents} {params.alignment} --output {output}"
-        " --batch-size {resources.batch_size} --gpus {resources.gpu} > {log} 2>&1"
+        "exec python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run}"
+        " --seed {wildcards.seed} --checkpoints {input.checkpoints} --latents {input.latents}"
+        " {params.alignment} --output {output} --batch-size {resources.batch_size}"
+        " --gpus {resources.gpu} > {log} 2>&1"
 
 
 rule probe_blocks:
     input:
-        features=FEATURES,
+        features=analysis.features,
     output:
         PROBES,
     log:
@@ -43,170 +45,37 @@ rule probe_blocks:
         f"{RUN}/benchmarks/probes.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("evaluate", "threads")
+    threads: request("probe_blocks").threads
     resources:
-        mem_mb=memory("evaluate", memory_of_probes),
-        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
+        mem_mb=request("probe_blocks").mem_mb,
+        runtime=request("probe_blocks").runtime,
         gpu=0,
     params:
-        neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
+        neighbours=analysis.neighbours,
     script:
         "../scripts/probes.py"
 
 
 rule probe_encoder:
     input:
-        encoder=dataset_path("encoders/{encoder}.safetensors"),
-        data=ancient(dataset_path("data.yaml")),
-        features=lambda wildcards: features_of_first_seed(wildcards)[0],
+        encoder=datasets.path(paths.ENCODER),
+        data=ancient(datasets.path(paths.DATA_FILE)),
+        features=analysis.features_of_first_run,
     output:
-        "results/{experiment}/encoders/{encoder}/probes.csv",
+        paths.ENCODER_PROBES,
     log:
-        "results/{experiment}/logs/probes-{encoder}.log",
+        f"{EXPERIMENT}/logs/probes-{{encoder}}.log",
     benchmark:
-        "results/{experiment}/benchmarks/probes-{encoder}.tsv"
+        f"{EXPERIMENT}/benchmarks/probes-{{encoder}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("evaluate", "threads")
+    threads: request("probe_encoder").threads
     resources:
-        mem_mb=memory("evaluate"),
-        runtime=time_limit("evaluate", otherwise=LONG_MINUTES),
-        gpu=resource("evaluate", "gpu"),
-        batch_size=resource("evaluate", "batch_size"),
+        mem_mb=request("probe_encoder").mem_mb,
+        runtime=request("probe_encoder").runtime,
+        gpu=request("probe_encoder").gpu,
+        batch_size=request("probe_encoder").batch_size,
     params:
-        neighbours=lambda wildcards: analysis_of(wildcards).neighbours,
+        neighbours=analysis.neighbours,
     script:
         "../scripts/probe_encoder.py"
-
-
-rule plot_discriminability:
-    input:
-        probes=all_probes,
-        encoder=encoder_probe,
-    output:
-        csv=report(
-            "results/{experiment}/discriminability.csv",
-            category="Tables",
-            caption="../report/discriminability.rst",
-        ),
-        markdown="results/{experiment}/discriminability.md",
-        png=report(
-            f"{FIGURES}/discriminability.png",
-            category="Features",
-            caption="../report/discriminability.rst",
-        ),
-        pdf=f"{FIGURES}/discriminability.pdf",
-    log:
-        "results/{experiment}/logs/discriminability.log",
-    benchmark:
-        "results/{experiment}/benchmarks/discriminability.tsv"
-    localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
-    params:
-        style=figure_style,
-        labels=main_labels,
-        runs=probed_runs,
-        encoder=encoder_title,
-    script:
-        "../scripts/discriminability.py"
-
-
-rule plot_feature_maps:
-    input:
-        features=features_of_first_seed,
-        data=ancient(dataset_path("data.yaml")),
-    output:
-        png=report(
-            f"{FIGURES}/feature-maps.png",
-            category="Features",
-            caption="../report/feature_maps.rst",
-        ),
-        pdf=f"{FIGURES}/feature-maps.pdf",
-    log:
-        "results/{experiment}/logs/feature-maps.log",
-    benchmark:
-        "results/{experiment}/benchmarks/feature-maps.tsv"
-    localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
-    params:
-        style=figure_style,
-        labels=main_labels,
-        runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
-        t=lambda wildcards: analysis_of(wildcards).shown_time,
-    script:
-        "../scripts/feature_maps.py"
-
-
-rule plot_guiding_features:
-    input:
-        features=features_of_aligned_runs,
-        data=ancient(dataset_path("data.yaml")),
-    output:
-        png=report(
-            f"{FIGURES}/guiding-features.png",
-            category="Features",
-            caption="../report/guiding_features.rst",
-        ),
-        pdf=f"{FIGURES}/guiding-features.pdf",
-    log:
-        "results/{experiment}/logs/guiding-features.log",
-    benchmark:
-        "results/{experiment}/benchmarks/guiding-features.tsv"
-    localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
-    params:
-        style=figure_style,
-        labels=main_labels,
-        runs=lambda wildcards: EXPERIMENTS[wildcards.experiment].aligned_runs,
-        t=lambda wildcards: analysis_of(wildcards).shown_time,
-    script:
-        "../scripts/guiding_features.py"
-
-
-rule plot_similarity:
-    input:
-        features=features_of_first_seed,
-    output:
-        png=report(
-            f"{FIGURES}/similarity.png",
-            category="Features",
-            caption="../report/similarity.rst",
-        ),
-        pdf=f"{FIGURES}/similarity.pdf",
-    log:
-        "results/{experiment}/logs/similarity.log",
-    benchmark:
-        "results/{experiment}/benchmarks/similarity.tsv"
-    localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=memory("evaluate"),
-        runtime=time_limit("evaluate"),
-        gpu=0,
-    params:
-        style=figure_style,
-        labels=main_labels,
-        runs=lambda wildcards: list(EXPERIMENTS[wildcards.experiment].runs),
-        t=lambda wildcards: analysis_of(wildcards).shown_time,
-    script:
-        "../scripts/similarity.py"

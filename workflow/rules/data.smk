@@ -1,21 +1,21 @@
 rule autoencoder:
     input:
-        data=ancient("results/data/{dataset}/data.yaml"),
+        data=ancient(paths.DATA_FILE),
     output:
-        [f"results/data/{{dataset}}/autoencoder/{name}" for name in AUTOENCODER_FILES],
+        [f"{paths.AUTOENCODER}/{name}" for name in paths.AUTOENCODER_FILES],
     log:
-        "results/data/{dataset}/logs/autoencoder.log",
+        f"{DATASET}/logs/autoencoder.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/autoencoder.tsv"
+        f"{DATASET}/benchmarks/autoencoder.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("data", "threads")
+    threads: request("autoencoder").threads
     resources:
-        mem_mb=memory("data"),
-        runtime=time_limit("data"),
-        gpu=resource("data", "gpu"),
+        mem_mb=request("autoencoder").mem_mb,
+        runtime=request("autoencoder").runtime,
+        gpu=request("autoencoder").gpu,
     params:
-        definition=lambda wildcards: data_definition(wildcards, "autoencoder"),
+        definition=datasets.definition("autoencoder"),
         directory=subpath(output[0], parent=True),
     shell:
         "exec python -m selftrans.training.autoencoder {input.data} --output {params.directory}"
@@ -24,48 +24,48 @@ rule autoencoder:
 
 rule classifier:
     input:
-        data=ancient("results/data/{dataset}/data.yaml"),
+        data=ancient(paths.DATA_FILE),
     output:
-        "results/data/{dataset}/extractors/classifier.safetensors",
+        paths.CLASSIFIER,
     log:
-        "results/data/{dataset}/logs/classifier.log",
+        f"{DATASET}/logs/classifier.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/classifier.tsv"
+        f"{DATASET}/benchmarks/classifier.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("data", "threads")
+    threads: request("classifier").threads
     resources:
-        mem_mb=memory("data"),
-        runtime=time_limit("data"),
-        gpu=resource("data", "gpu"),
+        mem_mb=request("classifier").mem_mb,
+        runtime=request("classifier").runtime,
+        gpu=request("classifier").gpu,
     params:
-        definition=lambda wildcards: data_definition(wildcards, "classifier"),
+        definition=datasets.definition("classifier"),
     shell:
         "exec python -m selftrans.training.classifier {input.data} --output {output}"
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
-# An encoder that signals follow: the stand-in trained on the data, or published weights, as one file.
+# An encoder that alignments follow: a stand-in trained on the data, or published weights, as a file.
 rule encoder:
     input:
-        data=ancient("results/data/{dataset}/data.yaml"),
-        weights=encoder_weights,
+        data=ancient(paths.DATA_FILE),
+        weights=datasets.encoder_weights,
     output:
-        "results/data/{dataset}/encoders/{encoder}.safetensors",
+        paths.ENCODER,
     log:
-        "results/data/{dataset}/logs/encoder-{encoder}.log",
+        f"{DATASET}/logs/encoder-{{encoder}}.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/encoder-{encoder}.tsv"
+        f"{DATASET}/benchmarks/encoder-{{encoder}}.tsv"
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("data", "threads")
+    threads: request("encoder").threads
     resources:
-        mem_mb=memory("data"),
-        runtime=time_limit("data"),
-        gpu=resource("data", "gpu"),
+        mem_mb=request("encoder").mem_mb,
+        runtime=request("encoder").runtime,
+        gpu=request("encoder").gpu,
     params:
-        definition=encoder_definition,
+        definition=datasets.encoder_definition,
     shell:
-        "exec python -m selftrans.training.encoder {input.data} --name {wildcards.encoder} --output {output}"
-        " --gpus {resources.gpu} > {log} 2>&1"
+        "exec python -m selftrans.training.encoder {input.data} --name {wildcards.encoder}"
+        " --output {output} --gpus {resources.gpu} > {log} 2>&1"

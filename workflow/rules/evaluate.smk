@@ -1,7 +1,8 @@
-# The published weights of Inception and DINOv2: looked for before anything is trained, so that their absence is known at once.
+# The published weights of Inception and DINOv2: looked for before any training, so that their absence
+# is known at once.
 rule extractor_weights:
     output:
-        "results/extractors/{extractor}.json",
+        paths.EXTRACTOR_WEIGHTS,
     log:
         "results/extractors/{extractor}.log",
     benchmark:
@@ -15,136 +16,130 @@ rule extractor_weights:
         mem_mb=500,
         runtime=60,
         gpu=0,
-        place=lambda wildcards: (
-            f"--path {shlex.quote(SETTINGS.weights[wildcards.extractor])}"
-            if wildcards.extractor in SETTINGS.weights
-            else ""
-        ),
-        fetch="--fetch" if SETTINGS.fetch_weights else "",
+        place=evaluation.search_option,
+        fetch=evaluation.fetch_option(),
     shell:
-        "exec python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place} {resources.fetch}"
-        " --record {output} > {log} 2>&1"
+        "exec python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place}"
+        " {resources.fetch} --record {output} > {log} 2>&1"
 
 
 rule reference_statistics:
     input:
-        data=ancient("results/data/{dataset}/data.yaml"),
-        extractor=extractor_of_data,
-        latents=list_of_skipped,
+        data=ancient(paths.DATA_FILE),
+        extractor=evaluation.extractor_of_data,
+        latents=datasets.list_of_skipped,
     output:
-        statistics="results/data/{dataset}/reference/{extractor}.npz",
-        features="results/data/{dataset}/reference/{extractor}-features.npy",
+        statistics=paths.REFERENCE,
+        features=paths.REFERENCE_FEATURES,
     log:
-        "results/data/{dataset}/logs/reference-{extractor}.log",
+        f"{DATASET}/logs/reference-{{extractor}}.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/reference-{extractor}.tsv"
-    priority: 10**9  # a reference that is not there is said before anything is trained
+        f"{DATASET}/benchmarks/reference-{{extractor}}.tsv"
+    priority: 10**9  # a missing reference is reported before any training
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("data", "threads")
+    threads: request("reference_statistics").threads
     resources:
-        mem_mb=memory("data", memory_of_statistics),
-        runtime=time_limit("data", reference_minutes, otherwise=LONG_MINUTES),
-        gpu=resource("data", "gpu"),
-        processes=resource("data", "processes"),
-        batch_size=resource("data", "batch_size"),
-        weights=weights_option,
+        mem_mb=request("reference_statistics").mem_mb,
+        runtime=request("reference_statistics").runtime,
+        gpu=request("reference_statistics").gpu,
+        processes=request("reference_statistics").processes,
+        batch_size=request("reference_statistics").batch_size,
+        weights=evaluation.weights_option,
     params:
-        definition=lambda wildcards: data_definition(wildcards, "reference"),
-        images=reference_images,
+        definition=datasets.definition("reference"),
+        images=datasets.reference_images,
     shell:
-        "exec python -m selftrans.evaluation.compute_statistics {params.images:q} --extractor {wildcards.extractor} {resources.weights}"
-        " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        "exec python -m selftrans.evaluation.compute_statistics {params.images:q}"
+        " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
+        " --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 
 
 rule sample_statistics:
     input:
-        images=f"{SAMPLES}/samples.npz",
-        extractor=extractor_of_experiment,
+        images=paths.SAMPLE_IMAGES,
+        extractor=evaluation.extractor_of_experiment,
     output:
-        statistics=f"{SAMPLES}/{{extractor}}.npz",
-        features=f"{SAMPLES}/{{extractor}}-features.npy",
+        statistics=paths.STATISTICS,
+        features=paths.SAMPLE_FEATURES,
     log:
         f"{RUN}/logs/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
         f"{RUN}/benchmarks/statistics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("evaluate", "threads")
+    threads: request("sample_statistics").threads
     resources:
-        mem_mb=memory("evaluate", memory_of_statistics),
-        runtime=time_limit("evaluate", statistics_minutes, share=2),
-        gpu=resource("evaluate", "gpu"),
-        processes=resource("evaluate", "processes"),
-        batch_size=resource("evaluate", "batch_size"),
-        weights=weights_option,
+        mem_mb=request("sample_statistics").mem_mb,
+        runtime=request("sample_statistics").runtime,
+        gpu=request("sample_statistics").gpu,
+        processes=request("sample_statistics").processes,
+        batch_size=request("sample_statistics").batch_size,
+        weights=evaluation.weights_option,
     shell:
-        "exec python -m selftrans.evaluation.compute_statistics {input.images} --extractor {wildcards.extractor} {resources.weights}"
-        " --output {output.statistics} --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        "exec python -m selftrans.evaluation.compute_statistics {input.images}"
+        " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
+        " --batch-size {resources.batch_size} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 
 
 rule metrics:
     input:
-        description=f"{SAMPLES}/samples.json",
-        statistics=f"{SAMPLES}/{{extractor}}.npz",
-        features=f"{SAMPLES}/{{extractor}}-features.npy",
-        reference=dataset_path("reference/{extractor}.npz"),
-        reference_features=dataset_path("reference/{extractor}-features.npy"),
+        description=evaluation.description,
+        statistics=evaluation.statistics,
+        features=evaluation.sample_features,
+        reference=datasets.path(paths.REFERENCE),
+        reference_features=datasets.path(paths.REFERENCE_FEATURES),
     output:
-        f"{SAMPLES}/{{extractor}}.json",
+        paths.METRICS,
     log:
         f"{RUN}/logs/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
         f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
     conda:
         "../../envs/selftrans.yaml"
-    threads: asks_for_metrics(resource("light", "threads"), resource("evaluate", "threads"))
+    threads: request("metrics").threads
     resources:
-        mem_mb=metrics_memory,
-        runtime=asks_for_metrics(
-            time_limit("light", share=2), time_limit("evaluate", share=2)
-        ),
-        gpu=asks_for_metrics(resource("light", "gpu"), resource("evaluate", "gpu")),
+        mem_mb=request("metrics").mem_mb,
+        runtime=request("metrics").runtime,
+        gpu=request("metrics").gpu,
     params:
-        metrics=metrics_of_extractor,
-        distances=lambda wildcards: EXPERIMENTS[
-            wildcards.experiment
-        ].evaluation.distances,
+        metrics=evaluation.metrics_of_extractor,
+        distances=evaluation.distances,
     script:
         "../scripts/metrics.py"
 
 
 rule table:
     input:
-        metrics=all_metrics,
+        metrics=evaluation.all_metrics,
     output:
         csv=report(
-            "results/{experiment}/metrics.csv",
+            paths.METRICS_TABLE,
             category="Tables",
             caption="../report/metrics.rst",
         ),
-        markdown="results/{experiment}/metrics.md",
+        markdown=f"{EXPERIMENT}/metrics.md",
     log:
-        "results/{experiment}/logs/table.log",
+        f"{EXPERIMENT}/logs/table.log",
     benchmark:
-        "results/{experiment}/benchmarks/table.tsv"
+        f"{EXPERIMENT}/benchmarks/table.tsv"
     localrule: True
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
+        mem_mb=request("table").mem_mb,
+        runtime=request("table").runtime,
         gpu=0,
     params:
-        labels=run_labels,
+        labels=figures.run_labels,
     script:
         "../scripts/table.py"
 
 
 rule evaluate:
     input:
-        expand("results/{experiment}/metrics.csv", experiment=EXPERIMENTS),
+        evaluation.targets(),
     localrule: True

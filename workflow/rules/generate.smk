@@ -1,52 +1,48 @@
 rule generate_samples:
     input:
-        weights=weights_to_sample,
-        autoencoder=autoencoder_of_experiment,
+        weights=evaluation.weights_to_sample,
+        autoencoder=datasets.autoencoder_files_of_experiment,
     output:
-        samples=f"{SAMPLES}/samples.npz",
-        first=f"{SAMPLES}/first.npz",
-        description=f"{SAMPLES}/samples.json",
+        samples=paths.SAMPLE_IMAGES,
+        first=paths.FIRST_SAMPLES,
+        description=paths.SAMPLES_DESCRIPTION,
     log:
         f"{RUN}/logs/generate-{{step}}-{{sampler}}-n{{number}}.log",
     benchmark:
         f"{RUN}/benchmarks/generate-{{step}}-{{sampler}}-n{{number}}.tsv"
     wildcard_constraints:
-        experiment=one_of(KEEPING),
-    retries: retries_of_sampling()
+        experiment=one_of(study.keeping_samples),
+    retries: request("generate_samples").retries(evaluation.jobs())
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("generate", "threads")
+    threads: request("generate_samples").threads
     resources:
-        mem_mb=memory("generate", memory_of_sampling),
-        runtime=time_limit("generate", sampling_minutes),
-        gpu=resource("generate", "gpu"),
-        processes=resource("generate", "processes"),
-        batch_size=resource("generate", "batch_size"),
+        mem_mb=request("generate_samples").mem_mb,
+        runtime=request("generate_samples").runtime,
+        gpu=request("generate_samples").gpu,
+        processes=request("generate_samples").processes,
+        batch_size=request("generate_samples").batch_size,
     params:
-        settings=sampler_definition,
-        autoencoder=autoencoder_path_of_experiment,
+        settings=evaluation.sampler_definition,
+        autoencoder=datasets.autoencoder_path_of_experiment,
     shell:
-        "exec python -m selftrans.sampling.generate {input.weights} --autoencoder {params.autoencoder:q}"
-        " --settings {params.settings:q} --batch-size {resources.batch_size} --output {output.samples}"
-        " --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+        "exec python -m selftrans.sampling.generate {input.weights}"
+        " --autoencoder {params.autoencoder:q} --settings {params.settings:q}"
+        " --batch-size {resources.batch_size} --output {output.samples} --gpus {resources.gpu}"
+        " --processes {resources.processes} > {log} 2>&1"
 
 
-# 50,000 images at 256 pixels are 10 GB: an experiment may let them go once their statistics are there.
+# 50,000 images at 256 pixels are 10 GB: an experiment may have them deleted after their statistics.
 use rule generate_samples as generate_temporary_samples with:
     output:
-        samples=temp(f"{SAMPLES}/samples.npz"),
-        first=f"{SAMPLES}/first.npz",
-        description=f"{SAMPLES}/samples.json",
+        samples=temp(paths.SAMPLE_IMAGES),
+        first=paths.FIRST_SAMPLES,
+        description=paths.SAMPLES_DESCRIPTION,
     wildcard_constraints:
-        experiment=one_of(NOT_KEEPING),
+        experiment=one_of(study.experiments_except(study.keeping_samples)),
 
 
 rule generate:
     input:
-        [
-            path
-            for experiment in EXPERIMENTS.values()
-            for samples in sample_sets(experiment)
-            for path in sample_targets(experiment, samples)
-        ],
+        evaluation.sample_targets(),
     localrule: True

@@ -1,61 +1,61 @@
 rule extract_latents:
     input:
-        autoencoder=lambda wildcards: autoencoder_files(wildcards.dataset),
-        data=ancient("results/data/{dataset}/data.yaml"),
+        autoencoder=datasets.autoencoder_files,
+        data=ancient(paths.DATA_FILE),
     output:
-        "results/data/{dataset}/latents/manifest.json",
+        paths.LATENTS,
     log:
-        "results/data/{dataset}/logs/latents.log",
+        f"{DATASET}/logs/latents.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/latents.tsv"
-    retries: retries_of_latents()
+        f"{DATASET}/benchmarks/latents.tsv"
+    retries: request("extract_latents").retries(datasets.jobs())
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("extract", "threads")
+    threads: request("extract_latents").threads
     resources:
-        mem_mb=memory("extract", memory_of_extraction),
-        runtime=time_limit("extract", latents_minutes),
-        gpu=resource("extract", "gpu"),
-        processes=resource("extract", "processes"),
+        mem_mb=request("extract_latents").mem_mb,
+        runtime=request("extract_latents").runtime,
+        gpu=request("extract_latents").gpu,
+        processes=request("extract_latents").processes,
     params:
-        definition=lambda wildcards: data_definition(
-            wildcards, "autoencoder", "latents"
-        ),
-        autoencoder=lambda wildcards: autoencoder_of(wildcards.dataset),
+        definition=datasets.definition("autoencoder", "latents"),
+        autoencoder=datasets.autoencoder_path,
         directory=subpath(output[0], parent=True),
     shell:
         "exec python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
-        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        " > {log} 2>&1"
 
 
 rule extract_features:
     input:
-        data=ancient("results/data/{dataset}/data.yaml"),
-        encoder="results/data/{dataset}/encoders/{encoder}.safetensors",
+        data=ancient(paths.DATA_FILE),
+        encoder=paths.ENCODER,
     output:
-        "results/data/{dataset}/features/{encoder}/manifest.json",
+        paths.ENCODER_FEATURES,
     log:
-        "results/data/{dataset}/logs/features-{encoder}.log",
+        f"{DATASET}/logs/features-{{encoder}}.log",
     benchmark:
-        "results/data/{dataset}/benchmarks/features-{encoder}.tsv"
+        f"{DATASET}/benchmarks/features-{{encoder}}.tsv"
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("extract", "threads")
+    threads: request("extract_features").threads
     resources:
-        mem_mb=memory("extract", memory_of_extraction),
-        runtime=time_limit("extract", features_minutes),
-        gpu=resource("extract", "gpu"),
-        processes=resource("extract", "processes"),
+        mem_mb=request("extract_features").mem_mb,
+        runtime=request("extract_features").runtime,
+        gpu=request("extract_features").gpu,
+        processes=request("extract_features").processes,
     params:
-        definition=lambda wildcards: data_definition(wildcards),
+        definition=datasets.definition(),
         directory=subpath(output[0], parent=True),
     shell:
         "exec python -m selftrans.data.features {input.data} --encoder {input.encoder}"
-        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        " > {log} 2>&1"
 
 
 rule latents:
     input:
-        expand("results/data/{dataset}/latents/manifest.json", dataset=DATA),
+        datasets.targets(),
     localrule: True

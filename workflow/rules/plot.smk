@@ -1,6 +1,24 @@
-rule plot_convergence:
+# Every plot inherits from this rule: a light job on the submitting machine. A plot names its inputs,
+# outputs and params; its script bears the rule's name. `use rule` does not pass on `localrule`.
+rule plot_base:
+    log:
+        "results/plot.log",
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=request("plot").mem_mb,
+        runtime=request("plot").runtime,
+        gpu=0,
+    params:
+        style=figures.style,
+    script:
+        "../scripts/plot.py"
+
+
+use rule plot_base as plot_convergence with:
     input:
-        table="results/{experiment}/metrics.csv",
+        table=paths.METRICS_TABLE,
     output:
         report(
             f"{FIGURES}/convergence.png",
@@ -9,30 +27,20 @@ rule plot_convergence:
         ),
         f"{FIGURES}/convergence.pdf",
     log:
-        "results/{experiment}/logs/convergence.log",
+        f"{EXPERIMENT}/logs/convergence.log",
     benchmark:
-        "results/{experiment}/benchmarks/convergence.tsv"
+        f"{EXPERIMENT}/benchmarks/convergence.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        sampler=shown_sampler,
-        style=figure_style,
-        labels=main_labels,
-        published=published_curves,
-        imported=imported_runs_of,
-    script:
-        "../scripts/convergence.py"
+        sampler=figures.sampler,
+        labels=figures.main_labels,
+        published=figures.published,
+        imported=figures.imported_runs,
 
 
-rule plot_grid:
+use rule plot_base as plot_grid with:
     input:
-        table="results/{experiment}/metrics.csv",
+        table=paths.METRICS_TABLE,
     output:
         report(
             f"{FIGURES}/grid-{{grid}}.png",
@@ -41,58 +49,40 @@ rule plot_grid:
         ),
         f"{FIGURES}/grid-{{grid}}.pdf",
     log:
-        "results/{experiment}/logs/grid-{grid}.log",
+        f"{EXPERIMENT}/logs/grid-{{grid}}.log",
     benchmark:
-        "results/{experiment}/benchmarks/grid-{grid}.tsv"
+        f"{EXPERIMENT}/benchmarks/grid-{{grid}}.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        sampler=shown_sampler,
-        style=figure_style,
-        labels=grid_labels,
+        sampler=figures.sampler,
+        labels=figures.grid_labels,
         published=None,
-        imported=imported_runs_of,
-    script:
-        "../scripts/convergence.py"
+        imported=figures.imported_runs,
 
 
-rule plot_losses:
+use rule plot_base as plot_losses with:
     input:
-        histories=last_histories,
+        histories=figures.last_histories,
     output:
         report(
-            f"{FIGURES}/losses.png", category="Figures", caption="../report/losses.rst"
+            f"{FIGURES}/losses.png",
+            category="Figures",
+            caption="../report/losses.rst",
         ),
         f"{FIGURES}/losses.pdf",
     log:
-        "results/{experiment}/logs/losses.log",
+        f"{EXPERIMENT}/logs/losses.log",
     benchmark:
-        "results/{experiment}/benchmarks/losses.tsv"
+        f"{EXPERIMENT}/benchmarks/losses.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        style=figure_style,
-        labels=compared_labels,
-        runs=last_history_runs,
-    script:
-        "../scripts/losses.py"
+        labels=figures.compared_labels,
+        runs=figures.last_history_runs,
 
 
-rule plot_samples:
+use rule plot_base as plot_samples with:
     input:
-        samples=shown_samples,
+        samples=figures.shown_samples,
     output:
         report(
             f"{FIGURES}/samples.png",
@@ -101,31 +91,19 @@ rule plot_samples:
         ),
         f"{FIGURES}/samples.pdf",
     log:
-        "results/{experiment}/logs/samples.log",
+        f"{EXPERIMENT}/logs/samples.log",
     benchmark:
-        "results/{experiment}/benchmarks/samples.tsv"
+        f"{EXPERIMENT}/benchmarks/samples.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        style=figure_style,
-        labels=main_labels,
-        rows=shown_rows,
-        columns=lambda wildcards: EXPERIMENTS[
-            wildcards.experiment
-        ].figures.sample_columns,
-    script:
-        "../scripts/samples.py"
+        labels=figures.main_labels,
+        rows=figures.shown_rows,
+        columns=figures.columns,
 
 
-rule plot_sweep:
+use rule plot_base as plot_sweep with:
     input:
-        table="results/{experiment}/metrics.csv",
+        table=paths.METRICS_TABLE,
     output:
         report(
             f"{FIGURES}/sweep-{{sweep}}.png",
@@ -134,29 +112,19 @@ rule plot_sweep:
         ),
         f"{FIGURES}/sweep-{{sweep}}.pdf",
     log:
-        "results/{experiment}/logs/sweep-{sweep}.log",
+        f"{EXPERIMENT}/logs/sweep-{{sweep}}.log",
     benchmark:
-        "results/{experiment}/benchmarks/sweep-{sweep}.tsv"
+        f"{EXPERIMENT}/benchmarks/sweep-{{sweep}}.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        sets=sweep_sets,
-        style=figure_style,
-        labels=main_labels,
-    script:
-        "../scripts/sweep.py"
+        sets=figures.sweep_sets,
+        labels=figures.main_labels,
 
 
-rule plot_comparison:
+use rule plot_base as plot_comparison with:
     input:
-        table="results/{experiment}/metrics.csv",
-        checkpoints=checkpoint_records,
+        table=paths.METRICS_TABLE,
+        checkpoints=figures.checkpoint_records,
     output:
         png=report(
             f"{FIGURES}/comparison.png",
@@ -165,39 +133,29 @@ rule plot_comparison:
         ),
         pdf=f"{FIGURES}/comparison.pdf",
         csv=report(
-            "results/{experiment}/comparison.csv",
+            f"{EXPERIMENT}/comparison.csv",
             category="Tables",
             caption="../report/comparison.rst",
         ),
-        paired="results/{experiment}/paired.csv",
-        markdown="results/{experiment}/comparison.md",
+        paired=f"{EXPERIMENT}/paired.csv",
+        markdown=f"{EXPERIMENT}/comparison.md",
     log:
-        "results/{experiment}/logs/comparison.log",
+        f"{EXPERIMENT}/logs/comparison.log",
     benchmark:
-        "results/{experiment}/benchmarks/comparison.tsv"
+        f"{EXPERIMENT}/benchmarks/comparison.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
-    resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
-        gpu=0,
     params:
-        sampler=shown_sampler,
-        style=figure_style,
-        labels=run_labels,
-        shown=compared_labels,
-        baseline=lambda wildcards: EXPERIMENTS[wildcards.experiment].baseline,
-        teachers=teachers_of_runs,
-        checkpoints=compared_checkpoints,
-    script:
-        "../scripts/comparison.py"
+        sampler=figures.sampler,
+        labels=figures.run_labels,
+        shown=figures.compared_labels,
+        baseline=figures.baseline,
+        teachers=figures.teachers_of_runs,
+        checkpoints=figures.compared_checkpoints,
 
 
-rule plot_dynamics:
+use rule plot_base as plot_dynamics with:
     input:
-        histories=histories_of_run,
+        histories=figures.histories_of_run,
     output:
         report(
             f"{FIGURES}/dynamics-{{run}}.png",
@@ -206,32 +164,114 @@ rule plot_dynamics:
         ),
         f"{FIGURES}/dynamics-{{run}}.pdf",
     log:
-        "results/{experiment}/logs/dynamics-{run}.log",
+        f"{EXPERIMENT}/logs/dynamics-{{run}}.log",
     benchmark:
-        "results/{experiment}/benchmarks/dynamics-{run}.tsv"
+        f"{EXPERIMENT}/benchmarks/dynamics-{{run}}.tsv"
     localrule: True
-    conda:
-        "../../envs/selftrans.yaml"
-    threads: 1
+    params:
+        labels=figures.compared_labels,
+
+
+use rule plot_base as plot_discriminability with:
+    input:
+        probes=analysis.all_probes,
+        encoder=analysis.encoder_probe,
+    output:
+        csv=report(
+            f"{EXPERIMENT}/discriminability.csv",
+            category="Tables",
+            caption="../report/discriminability.rst",
+        ),
+        markdown=f"{EXPERIMENT}/discriminability.md",
+        png=report(
+            f"{FIGURES}/discriminability.png",
+            category="Features",
+            caption="../report/discriminability.rst",
+        ),
+        pdf=f"{FIGURES}/discriminability.pdf",
+    log:
+        f"{EXPERIMENT}/logs/discriminability.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/discriminability.tsv"
+    localrule: True
+    params:
+        labels=figures.main_labels,
+        runs=analysis.probed_runs,
+        encoder=analysis.encoder_title,
+
+
+use rule plot_base as plot_feature_maps with:
+    input:
+        features=analysis.features_of_first_seed,
+        data=ancient(datasets.path(paths.DATA_FILE)),
+    output:
+        png=report(
+            f"{FIGURES}/feature-maps.png",
+            category="Features",
+            caption="../report/feature_maps.rst",
+        ),
+        pdf=f"{FIGURES}/feature-maps.pdf",
+    log:
+        f"{EXPERIMENT}/logs/feature-maps.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/feature-maps.tsv"
+    localrule: True
+    params:
+        labels=figures.main_labels,
+        runs=figures.main_runs,
+        t=analysis.shown_time,
+
+
+use rule plot_base as plot_guiding_features with:
+    input:
+        features=analysis.features_of_aligned_runs,
+        data=ancient(datasets.path(paths.DATA_FILE)),
+    output:
+        png=report(
+            f"{FIGURES}/guiding-features.png",
+            category="Features",
+            caption="../report/guiding_features.rst",
+        ),
+        pdf=f"{FIGURES}/guiding-features.pdf",
+    log:
+        f"{EXPERIMENT}/logs/guiding-features.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/guiding-features.tsv"
+    localrule: True
+    params:
+        labels=figures.main_labels,
+        runs=figures.aligned_runs,
+        t=analysis.shown_time,
+
+
+use rule plot_base as plot_similarity with:
+    input:
+        features=analysis.features_of_first_seed,
+    output:
+        png=report(
+            f"{FIGURES}/similarity.png",
+            category="Features",
+            caption="../report/similarity.rst",
+        ),
+        pdf=f"{FIGURES}/similarity.pdf",
+    log:
+        f"{EXPERIMENT}/logs/similarity.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/similarity.tsv"
+    localrule: True
     resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
+        mem_mb=request("plot_similarity").mem_mb,
+        runtime=request("plot_similarity").runtime,
         gpu=0,
     params:
-        style=figure_style,
-        labels=compared_labels,
-    script:
-        "../scripts/dynamics.py"
+        labels=figures.main_labels,
+        runs=figures.main_runs,
+        t=analysis.shown_time,
 
 
 rule figures:
     input:
-        [
-            f"{FIGURES}/{figure}.{format}".format(experiment=name)
-            for name, experiment in EXPERIMENTS.items()
-            for figure in experiment.figure_names
-            for format in ("png", "pdf")
-        ],
+        figures.targets(),
     localrule: True
 
 
@@ -248,18 +288,14 @@ rule prefetch:
         runtime=240,
         gpu=0,
     params:
-        experiments=shlex.join(
-            f"results/{name}/experiment.yaml" for name in EXPERIMENTS
-        ),
-        weights=shlex.join(
-            f"--weights={extractor}={path}"
-            for extractor, path in SETTINGS.weights.items()
-        ),
+        options=prefetch_options(study),
+        library=workflow.basedir,
     shell:
-        "python -m selftrans.prefetch {params.experiments} {params.weights} 2>&1 | tee {log}"
+        "PYTHONPATH={params.library:q}:${{PYTHONPATH:-}} python -m workflow.lib.prefetch"
+        " {params.options} 2>&1 | tee {log}"
 
 
-# The report shows what is there; it is made by a second Snakemake, which reads and changes nothing.
+# The report shows the present results; a second Snakemake makes it, which reads and changes nothing.
 rule report:
     input:
         rules.figures.input,
@@ -279,7 +315,8 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        config=json.dumps({"experiments": REFERENCES, "data": SETTINGS.data}),
+        config=report_config(study),
     shell:
         'config=$(mktemp); trap \'rm -f "$config"\' EXIT; printf %s {params.config:q} > "$config";'
-        ' snakemake figures evaluate --nolock --configfile "$config" --report {output} > {log} 2>&1'
+        ' snakemake figures evaluate --nolock --configfile "$config" --report {output}'
+        " > {log} 2>&1"

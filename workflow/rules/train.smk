@@ -1,13 +1,14 @@
-# The state in progress lies in the run's own state/ directory, which no rule declares: Snakemake would delete it.
-# exec, as in every rule: a shell in between dies of the signal that all processes of a job get, and ends the job while it saves.
+# The state in progress lies in the run's state/ directory, which no rule declares: Snakemake would
+# delete it. exec, as in every rule: the signal that all processes of a job get would kill a shell in
+# between, and end the job while it saves.
 rule train_segment:
     input:
-        before=segment_before,
-        experiment=ancient("results/{experiment}/experiment.yaml"),
-        latents=frozen_inputs(lambda wildcards: [latents_of_experiment(wildcards)]),
-        teachers=frozen_inputs(teacher_files),
-        features=frozen_inputs(feature_stores),
-        encoders=frozen_inputs(encoder_files),
+        before=training.segment_before,
+        experiment=ancient(paths.EXPERIMENT_FILE),
+        latents=training.frozen_latents,
+        teachers=training.frozen_teachers,
+        features=training.frozen_features,
+        encoders=training.frozen_encoders,
     output:
         multiext(
             f"{CHECKPOINT}/",
@@ -21,85 +22,86 @@ rule train_segment:
     benchmark:
         f"{RUN}/benchmarks/train-{{step}}.tsv"
     wildcard_constraints:
-        run=one_of(TRAINED),
-        experiment=one_of(ON_ONE_NODE),
-    priority: urgency
-    retries: retries_of_trainings()
+        run=one_of(study.trained_runs),
+        experiment=one_of(study.on_one_node),
+    priority: training.urgency
+    retries: request("train_segment").retries(training.jobs())
     conda:
         "../../envs/selftrans.yaml"
-    threads: resource("train", "threads")
+    threads: request("train_segment").threads
     resources:
-        mem_mb=memory("train", memory_of_segment),
-        runtime=time_limit("train", segment_minutes),
-        gpu=resource("train", "gpu"),
-        processes=resource("train", "processes"),
-        attempt=attempt_at_job,
-        warning=warning_seconds,
-        slurm_extra=options_for_slurm,
+        mem_mb=request("train_segment").mem_mb,
+        runtime=request("train_segment").runtime,
+        gpu=request("train_segment").gpu,
+        processes=request("train_segment").processes,
+        attempt=attempt_number,
+        warning=slurm.warning,
+        slurm_extra=slurm.options,
         nodes=1,
         tasks_per_gpu=0,
         launcher="",
     params:
         directory=RUN,
-        alignment=alignment_options,
-        after=step_before,
+        alignment=training.alignment_options,
+        after=training.step_before,
     shell:
-        "exec {resources.launcher}python -m selftrans.training {input.experiment} --run {wildcards.run}"
-        " --seed {wildcards.seed} --until {wildcards.step} --after {params.after} --latents {input.latents}"
-        " {params.alignment} --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        "exec {resources.launcher}python -m selftrans.training {input.experiment}"
+        " --run {wildcards.run} --seed {wildcards.seed} --until {wildcards.step}"
+        " --after {params.after} --latents {input.latents} {params.alignment}"
+        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
 
 
-# Several nodes: one task of srun on each, all GPUs of the node its own.
+# Several nodes: one task of srun on each, which uses all GPUs of its node.
 use rule train_segment as train_segment_on_nodes with:
     wildcard_constraints:
-        run=one_of(TRAINED),
-        experiment=one_of(ON_SEVERAL_NODES),
+        run=one_of(study.trained_runs),
+        experiment=one_of(study.experiments_except(study.on_one_node)),
     resources:
-        mem_mb=memory("train", memory_of_segment),
-        runtime=time_limit("train", segment_minutes),
-        gpu=resource("train", "gpu"),
-        processes=resource("train", "processes"),
-        attempt=attempt_at_job,
-        warning=warning_seconds,
-        slurm_extra=options_for_slurm,
-        nodes=resource("train", "nodes"),
-        tasks=resource("train", "nodes"),
+        mem_mb=request("train_segment").mem_mb,
+        runtime=request("train_segment").runtime,
+        gpu=request("train_segment").gpu,
+        processes=request("train_segment").processes,
+        attempt=attempt_number,
+        warning=slurm.warning,
+        slurm_extra=slurm.options,
+        nodes=request("train_segment").nodes,
+        tasks=request("train_segment").nodes,
         tasks_per_gpu=0,
         mpi="srun",
-        launcher=launcher,
+        launcher=slurm.launcher,
 
 
-# A checkpoint that others trained takes the place of a segment.
+# A published checkpoint takes the place of a segment.
 rule import_checkpoint:
     input:
-        lambda wildcards: settings_of_run(wildcards).imported.file,
+        training.imported_file,
     output:
-        f"{CHECKPOINT}/{{weights}}.safetensors",
+        paths.WEIGHTS,
     log:
         f"{RUN}/logs/import-{{step}}-{{weights}}.log",
     benchmark:
         f"{RUN}/benchmarks/import-{{step}}-{{weights}}.tsv"
     wildcard_constraints:
-        run=one_of(IMPORTED),
+        run=one_of(study.imported_runs),
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=memory("generate", memory_of_import),
-        runtime=time_limit("generate"),
+        mem_mb=request("import_checkpoint").mem_mb,
+        runtime=request("import_checkpoint").runtime,
         gpu=0,
     params:
-        options=import_options,
+        options=training.import_options,
     shell:
-        "exec python -m selftrans.convert import {input:q} {params.options} --weights {wildcards.weights}"
-        " --output {output} > {log} 2>&1"
+        "exec python -m selftrans.convert import {input:q} {params.options}"
+        " --weights {wildcards.weights} --output {output} > {log} 2>&1"
 
 
 rule freeze_teacher:
     input:
-        f"{CHECKPOINT}/{{weights}}.safetensors",
+        paths.WEIGHTS,
     output:
         TEACHER,
     log:
@@ -111,18 +113,15 @@ rule freeze_teacher:
         "../../envs/selftrans.yaml"
     threads: 1
     resources:
-        mem_mb=light_memory,
-        runtime=time_limit("light"),
+        mem_mb=request("freeze_teacher").mem_mb,
+        runtime=request("freeze_teacher").runtime,
         gpu=0,
     shell:
-        "exec python -m selftrans.training.freeze {input} --depth {wildcards.depth} --output {output} > {log} 2>&1"
+        "exec python -m selftrans.training.freeze {input} --depth {wildcards.depth}"
+        " --output {output} > {log} 2>&1"
 
 
 rule train:
     input:
-        [
-            f"{CHECKPOINT}/ema.safetensors".format(**segment)
-            for experiment in EXPERIMENTS.values()
-            for segment in segments(experiment)
-        ],
+        training.targets(),
     localrule: True

@@ -1,7 +1,8 @@
-"""Fetch what experiments need from elsewhere, where there is a network. ``python -m selftrans.prefetch --help``.
+"""Fetch what experiments need from elsewhere. ``python -m workflow.lib.prefetch --help``.
 
-Compute nodes often have none: run on a login node, this leaves autoencoders and encoders in the Hugging Face cache and the
-extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them there. Images are only looked for.
+Compute nodes often have no network. Run on a login node, this leaves autoencoders and encoders in the
+Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them.
+Images are only looked for.
 """
 
 import argparse
@@ -16,7 +17,6 @@ from selftrans.config import (
     ExperimentConfig,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
-    WorkflowConfig,
     load_experiment,
     read_yaml,
     validated,
@@ -25,15 +25,16 @@ from selftrans.evaluation.references import REFERENCE_BATCHES
 from selftrans.evaluation.weights import WEIGHT_FILES, PublishedFile, fetch_weights, find_weights
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
+from workflow.lib.settings import WorkflowConfig
 
 
-def needed(
+def required(
     experiment: ExperimentConfig, weights: Mapping[Any, str]
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What an experiment needs from elsewhere, by name, each with what finds or fetches it.
+    """What an experiment needs from elsewhere, by name, with the function that finds or fetches it.
 
     Args:
-        experiment: what is to be made.
+        experiment: the experiment.
         weights: where the extractors' weights lie, if not in the cache.
     """
     data = experiment.data
@@ -49,11 +50,8 @@ def needed(
             yield f"encoder {encoder.model}", partial(_encoder, encoder)
     for extractor in experiment.evaluation.extractors:
         if extractor != "classifier":
-            path = weights.get(extractor)
-            yield (
-                f"weights of {extractor}",
-                partial(_file, WEIGHT_FILES[extractor], Path(path) if path else None),
-            )
+            path = Path(weights[extractor]) if extractor in weights else None
+            yield f"weights of {extractor}", partial(_file, WEIGHT_FILES[extractor], path)
     if data.reference and not Path(data.reference).exists():
         yield f"reference {data.reference}", partial(_reference, Path(data.reference))
 
@@ -63,7 +61,7 @@ def _images(data: DatasetConfig) -> None:
     assert not isinstance(source, DigitsSource)
     if not Path(source.path).exists():
         raise UserError(
-            f"{source.path}: the images of {data.name!r} are not there (config.yaml: data)"
+            f"{source.path}: the images of {data.name!r} do not exist (config.yaml: data)"
         )
 
 
@@ -91,7 +89,7 @@ def _file(file: PublishedFile, path: Path | None) -> None:
 def _reference(path: Path) -> None:
     if path.name not in REFERENCE_BATCHES:
         raise UserError(
-            f"{path}: no such file, and none that is known where to fetch (data file: reference)"
+            f"{path}: no such file, nor a published one that can be fetched (data file: reference)"
         )
     fetch_weights(REFERENCE_BATCHES[path.name], path.parent)
 
@@ -99,8 +97,9 @@ def _reference(path: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.prefetch",
-        description="Fetch what experiments need: autoencoders, encoders, weights, reference batches; look for their images.",
+        prog="python -m workflow.lib.prefetch",
+        description="Fetch what experiments need: autoencoders, encoders, weights, reference batches;"
+        " look for their images.",
     )
     parser.add_argument(
         "experiments", nargs="*", help="names or files (default: those of config.yaml)"
@@ -119,11 +118,11 @@ def main() -> None:
     weights = validated(
         WorkflowConfig, {"experiments": ["-"], "weights": settings.weights | overrides}, "--weights"
     ).weights
-    wanted: dict[str, Callable[[], object]] = {}
+    requirements: dict[str, Callable[[], object]] = {}
     for name in arguments.experiments or settings.references():
-        wanted |= dict(needed(load_experiment(name, settings.data), weights))
+        requirements |= dict(required(load_experiment(name, settings.data), weights))
     missing = []
-    for name, fetch in wanted.items():
+    for name, fetch in requirements.items():
         try:
             fetch()
             LOG.info("%s: there", name)
@@ -132,7 +131,8 @@ def main() -> None:
             missing.append(name)
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(wanted)} not there: {', '.join(missing)}; the reasons stand above"
+            f"{len(missing)} of {len(requirements)} not there: {', '.join(missing)};"
+            " the reasons stand above"
         )
     LOG.info("nothing is missing")
 

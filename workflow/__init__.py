@@ -1,0 +1,1 @@
+"""The Snakemake workflow: rules, scripts, profiles, and the typed library behind the rules."""

@@ -1,0 +1,107 @@
+"""Data sets, autoencoders and encoders: what their rules read, and what others read of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from selftrans.config import (
+    DatasetConfig,
+    PretrainedEncoderConfig,
+    TrainedAutoencoderConfig,
+    TrainedEncoderConfig,
+    identity,
+)
+from selftrans.data.sources import may_skip
+from workflow.lib import paths
+from workflow.lib.paths import Wildcards, fill
+from workflow.lib.study import Study
+
+
+class Datasets:
+    """Input and params functions of what is made of data sets, by the wildcard ``dataset``."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Wildcards of every data set."""
+        return [{"dataset": name} for name in self.study.datasets]
+
+    def targets(self) -> list[str]:
+        """The latents of every data set."""
+        return [fill(paths.LATENTS, job) for job in self.jobs()]
+
+    def _data(self, wildcards: Wildcards) -> DatasetConfig:
+        return self.study.datasets[wildcards["dataset"]]
+
+    def definition(self, *parts: str) -> Callable[[Wildcards], dict[str, Any]]:
+        """What a rule's result depends on: the images, and the named parts of the data file."""
+
+        def of_job(wildcards: Wildcards) -> dict[str, Any]:
+            data = self._data(wildcards)
+            settings = identity(data, data.defaults, only={"source", "image_size", *parts})
+            return {"defaults": data.defaults, **settings}
+
+        return of_job
+
+    def autoencoder_files(self, wildcards: Wildcards) -> list[str]:
+        """The outputs of the autoencoder's rule; none for an existing autoencoder."""
+        if not isinstance(self._data(wildcards).autoencoder, TrainedAutoencoderConfig):
+            return []
+        directory = fill(paths.AUTOENCODER, wildcards)
+        return [f"{directory}/{name}" for name in paths.AUTOENCODER_FILES]
+
+    def autoencoder_path(self, wildcards: Wildcards) -> str:
+        """The directory or hub name that the autoencoder is loaded from."""
+        autoencoder = self._data(wildcards).autoencoder
+        if isinstance(autoencoder, TrainedAutoencoderConfig):
+            return fill(paths.AUTOENCODER, wildcards)
+        return autoencoder.path
+
+    def encoder_weights(self, wildcards: Wildcards) -> str | list[str]:
+        """The file of a published encoder's weights, where the data file names it."""
+        encoder = self._data(wildcards).encoders[wildcards["encoder"]]
+        if isinstance(encoder, PretrainedEncoderConfig) and encoder.weights:
+            return encoder.weights
+        return []
+
+    def encoder_definition(self, wildcards: Wildcards) -> dict[str, Any]:
+        """What an encoder depends on; the images only if it is trained on them."""
+        encoder = self._data(wildcards).encoders[wildcards["encoder"]]
+        trained = isinstance(encoder, TrainedEncoderConfig)
+        images = self.definition()(wildcards) if trained else None
+        version = self._data(wildcards).defaults
+        return {"images": images, "defaults": version, "encoder": identity(encoder, version)}
+
+    def reference_images(self, wildcards: Wildcards) -> str:
+        """What samples are measured against: what the data file names, or all its own images."""
+        return self._data(wildcards).reference or fill(paths.DATA_FILE, wildcards)
+
+    def list_of_skipped(self, wildcards: Wildcards) -> str | list[str]:
+        """The manifest that lists skipped images, where the others are the reference."""
+        data = self._data(wildcards)
+        return fill(paths.LATENTS, wildcards) if may_skip(data) and not data.reference else []
+
+    # -- by the wildcard `experiment`
+
+    def _of_experiment(self, wildcards: Wildcards) -> dict[str, str]:
+        return {"dataset": self.study.experiment_of(wildcards).data.name}
+
+    def path(self, template: str) -> Callable[[Wildcards], str]:
+        """A path of the data set of a job's experiment."""
+
+        def of_job(wildcards: Wildcards) -> str:
+            return fill(template, wildcards, **self._of_experiment(wildcards))
+
+        return of_job
+
+    def latents(self, wildcards: Wildcards) -> str:
+        """The latents that a job's experiment trains on."""
+        return self.path(paths.LATENTS)(wildcards)
+
+    def autoencoder_files_of_experiment(self, wildcards: Wildcards) -> list[str]:
+        """The files of the autoencoder of a job's experiment, where a rule makes it."""
+        return self.autoencoder_files(self._of_experiment(wildcards))
+
+    def autoencoder_path_of_experiment(self, wildcards: Wildcards) -> str:
+        """Where the autoencoder of a job's experiment is loaded from."""
+        return self.autoencoder_path(self._of_experiment(wildcards))

@@ -1,0 +1,184 @@
+"""Sets of samples, their statistics and metrics."""
+
+import json
+import shlex
+from collections.abc import Collection, Iterable
+from itertools import product
+from typing import Any, Protocol
+
+from selftrans.config import Metric, SamplerConfig, identity
+from workflow.lib import paths
+from workflow.lib.paths import Job, Wildcards, fill, unique
+from workflow.lib.study import Study
+
+
+class ExtractorInput(Protocol):
+    """The inputs of a job that applies an extractor."""
+
+    extractor: str
+
+
+class Evaluation:
+    """Input and params functions of generation and evaluation."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    # -- samples
+
+    def sample_sets(
+        self,
+        experiment: str,
+        sampler: str | None = None,
+        checkpoints: Collection[int] | None = None,
+    ) -> list[Job]:
+        """Wildcards of an experiment's sets of samples, as it sees them.
+
+        Args:
+            experiment: the experiment that needs them, which need not own them.
+            sampler: only the sets of this one.
+            checkpoints: only the sets of these.
+        """
+        settings = self.study.experiments[experiment]
+        samplers = settings.evaluation.samplers
+        return [
+            {
+                "experiment": experiment,
+                "run": run,
+                "seed": seed,
+                "step": step,
+                "sampler": name,
+                "number": samplers[name].num_samples,
+            }
+            for run, seed, name in product(settings.runs, settings.seeds, samplers)
+            for step in settings.evaluated_steps(run, name)
+            if sampler in (None, name) and (checkpoints is None or step in checkpoints)
+        ]
+
+    def owned_samples(self, samples: Wildcards) -> Job:
+        """Wildcards of a set of samples where its owner has it."""
+        experiment, run = samples["experiment"], samples["run"]
+        owner = self.study.samples_owner(experiment, run, samples["sampler"])
+        return {**samples, "experiment": owner}
+
+    def owned_metrics(self, samples: Wildcards, extractor: str) -> Job:
+        """Wildcards of the metrics of a set of samples where their owner has them."""
+        experiment, run = samples["experiment"], samples["run"]
+        owner = self.study.metrics_owner(experiment, run, samples["sampler"], extractor)
+        return {**samples, "experiment": owner, "extractor": extractor}
+
+    def jobs(self) -> list[Job]:
+        """Wildcards of all sets of samples, each once, where their owners have them."""
+        return unique(
+            self.owned_samples(samples)
+            for name in self.study.experiments
+            for samples in self.sample_sets(name)
+        )
+
+    def sample_targets(self) -> list[str]:
+        """What `generate` requests: the images, or the statistics after which they are deleted."""
+        targets = [
+            path
+            for name, experiment in self.study.experiments.items()
+            for samples in self.sample_sets(name)
+            for path in self._targets_of(samples, experiment.evaluation.extractors)
+        ]
+        return list(dict.fromkeys(targets))
+
+    def _targets_of(self, samples: Wildcards, extractors: Iterable[str]) -> list[str]:
+        owned = self.owned_samples(samples)
+        if self.study.experiment_of(owned).evaluation.keep_samples:
+            return [fill(paths.SAMPLE_IMAGES, owned)]
+        return [fill(paths.STATISTICS, owned, extractor=extractor) for extractor in extractors]
+
+    def sampler_of(self, wildcards: Wildcards) -> SamplerConfig:
+        """The settings of a job's sampler."""
+        return self.study.experiment_of(wildcards).evaluation.samplers[wildcards["sampler"]]
+
+    def sampler_definition(self, wildcards: Wildcards) -> str:
+        """What a set of samples depends on, as JSON."""
+        version = self.study.experiment_of(wildcards).defaults
+        settings = identity(self.sampler_of(wildcards), version, exclude={"checkpoints", "sweep"})
+        return json.dumps({"defaults": version, **settings})
+
+    def sampled_checkpoint(self, wildcards: Wildcards) -> Job:
+        """Wildcards of the weights of a set of samples, which lie with the run's owner."""
+        owner = self.study.run_owner(wildcards["experiment"], wildcards["run"])
+        return {**wildcards, "experiment": owner, "weights": self.sampler_of(wildcards).weights}
+
+    def weights_to_sample(self, wildcards: Wildcards) -> str:
+        """The weights of a set of samples."""
+        return fill(paths.WEIGHTS, self.sampled_checkpoint(wildcards))
+
+    # -- extractors
+
+    def extractor_of_data(self, wildcards: Wildcards) -> str:
+        """What represents an extractor among the inputs.
+
+        The classifier's weights, or the record that published weights exist.
+        """
+        if wildcards["extractor"] == "classifier":
+            return fill(paths.CLASSIFIER, wildcards)
+        return fill(paths.EXTRACTOR_WEIGHTS, wildcards)
+
+    def extractor_of_experiment(self, wildcards: Wildcards) -> str:
+        """The same, for the data set of a job's experiment."""
+        dataset = self.study.experiment_of(wildcards).data.name
+        return self.extractor_of_data({"dataset": dataset, "extractor": wildcards["extractor"]})
+
+    def weights_option(self, wildcards: Wildcards, input: ExtractorInput) -> str:  # noqa: A002
+        """The file of an extractor's weights; published ones may lie in the cache."""
+        if wildcards["extractor"] == "classifier":
+            return f"--weights {input.extractor}"
+        return self._weights_file("--weights", wildcards["extractor"])
+
+    def search_option(self, wildcards: Wildcards) -> str:
+        """Where published weights are looked for, if not in the cache."""
+        return self._weights_file("--path", wildcards["extractor"])
+
+    def fetch_option(self) -> str:
+        """Whether published weights are downloaded."""
+        return "--fetch" if self.study.settings.fetch_weights else ""
+
+    def _weights_file(self, option: str, extractor: str) -> str:
+        files: dict[Any, str] = self.study.settings.weights
+        return f"{option} {shlex.quote(files[extractor])}" if extractor in files else ""
+
+    # -- metrics
+
+    def description(self, wildcards: Wildcards) -> str:
+        """The description of the samples that metrics are computed of."""
+        return fill(paths.SAMPLES_DESCRIPTION, self.owned_samples(wildcards))
+
+    def statistics(self, wildcards: Wildcards) -> str:
+        """The statistics of these samples."""
+        return fill(paths.STATISTICS, self.owned_samples(wildcards))
+
+    def sample_features(self, wildcards: Wildcards) -> str:
+        """The features of these samples."""
+        return fill(paths.SAMPLE_FEATURES, self.owned_samples(wildcards))
+
+    def metrics_of_extractor(self, wildcards: Wildcards) -> tuple[Metric, ...]:
+        """The metrics that are computed from an extractor's features."""
+        return self.study.experiment_of(wildcards).evaluation.metrics_of(wildcards["extractor"])
+
+    def distances(self, wildcards: Wildcards) -> str:
+        """The arithmetic of the distances of precision and recall."""
+        return self.study.experiment_of(wildcards).evaluation.distances
+
+    def metrics_jobs(self, experiment: str) -> list[Job]:
+        """Wildcards of all metrics that an experiment tabulates, where their owners have them."""
+        extractors = self.study.experiments[experiment].evaluation.extractors
+        return [
+            self.owned_metrics(samples, extractor)
+            for samples in self.sample_sets(experiment)
+            for extractor in extractors
+        ]
+
+    def all_metrics(self, wildcards: Wildcards) -> list[str]:
+        """The metrics that an experiment tabulates."""
+        return [fill(paths.METRICS, job) for job in self.metrics_jobs(wildcards["experiment"])]
+
+    def targets(self) -> list[str]:
+        """The table of metrics of every experiment."""
+        return [paths.METRICS_TABLE.format(experiment=name) for name in self.study.experiments]
