@@ -13,6 +13,7 @@ from selftrans.config import ExperimentConfig
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
+from selftrans.models.metadata import LatentScaling
 from selftrans.models.sit import SiTShape, SiTTrunk
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
@@ -53,7 +54,7 @@ class Inputs:
             raise UserError(f"--teacher: {len(teachers)} given, run {run!r} follows {len(wanted)}")
         loaded = [load_teacher(path, device) for path in teachers]
         for path, (trunk, metadata), teacher in zip(teachers, loaded, wanted, strict=True):
-            _check_latents(path, trunk.shape, metadata["latents"], store)
+            _check_latents(path, trunk.shape, metadata.latents, store)
             if teacher.depth != trunk.shape.depth:
                 raise UserError(
                     f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}"
@@ -63,7 +64,7 @@ class Inputs:
             stored.check_fits(store)
         return cls(
             teachers=tuple(trunk for trunk, _ in loaded),
-            teacher_digests=tuple(metadata["digest"] for _, metadata in loaded),
+            teacher_digests=tuple(metadata.digest for _, metadata in loaded),
             features=stores,
             encoders=tuple(load_encoder(path, device) for path in encoders),
             images=open_source(experiment.data, store.manifest.skipped) if encoders else None,
@@ -88,18 +89,18 @@ class Inputs:
 
 
 def _check_latents(
-    path: Path, shape: SiTShape, latents: dict[str, Any], store: LatentStore
+    path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore
 ) -> None:
     """Raise unless a teacher fits a store's latents; of an imported one nobody knows which it was trained on."""
     manifest = store.manifest
-    if latents["digest"] is None:
+    if latents.digest is None:
         for key, found, expected in (
-            ("scale", latents["scale"], manifest.scale),
-            ("shift", latents["shift"], manifest.shift),
+            ("scale", latents.scale, manifest.scale),
+            ("shift", latents.shift, manifest.shift),
             ("latent_shape", shape.latent_shape, manifest.latent_shape),
             ("num_classes", shape.num_classes, manifest.num_classes),
         ):
             if found != expected:
                 raise UserError(f"{path}: {key} is {found}, {store.directory} has {expected}")
-    elif latents["digest"] != manifest.digest:
+    elif latents.digest != manifest.digest:
         raise UserError(f"{path}: was trained on other latents than {store.directory}")

@@ -24,7 +24,7 @@ rule extract_latents:
         autoencoder=lambda wildcards: autoencoder_of(wildcards.dataset),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
+        "exec python -m selftrans.extraction.latents {input.data} --autoencoder {params.autoencoder:q}"
         " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 
 
@@ -51,7 +51,7 @@ rule extract_features:
         definition=lambda wildcards: data_definition(wildcards),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.data.features {input.data} --encoder {input.encoder}"
+        "exec python -m selftrans.extraction.features {input.data} --encoder {input.encoder}"
         " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
 
 
