@@ -170,9 +170,7 @@ def main() -> None:
             f"--scale: {arguments['scale']} is not a scale (allowed: a positive number)"
         )
     if not math.isfinite(arguments["shift"]):
-        raise UserError(
-            f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)"
-        )
+        raise UserError(f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)")
     if arguments["output"].suffix != ".safetensors":
         raise UserError(
             f"--output: {arguments['output']} is not a weight file's name (allowed: .safetensors)"

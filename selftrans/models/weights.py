@@ -26,9 +26,7 @@ def load_backbone(path: Path, device: torch.device) -> tuple[SiT, WeightsMetadat
     return _frozen(SiT(metadata.shape), tensors, device), metadata
 
 
-def load_exported(
-    directory: Path | str, device: torch.device = CPU
-) -> tuple[SiT, WeightsMetadata]:
+def load_exported(directory: Path | str, device: torch.device = CPU) -> tuple[SiT, WeightsMetadata]:
     """The backbone of a directory that ``python -m selftrans.convert export`` wrote.
 
     Also its ``config.json``.

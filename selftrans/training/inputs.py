@@ -88,9 +88,7 @@ class Inputs:
         }
 
 
-def _check_latents(
-    path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore
-) -> None:
+def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore) -> None:
     """Raise unless a teacher fits a store's latents; of an imported one nobody knows which it was trained on."""
     manifest = store.manifest
     if latents.digest is None:

@@ -76,7 +76,8 @@ class IntervalSums(NamedTuple):
 
     def gathered(self, accelerator: Accelerator) -> IntervalSums:
         """Those of every process, (P,) each."""
-        return IntervalSums(*accelerator.gather(torch.stack(self)[None]).unbind(1))
+        columns = accelerator.gather(torch.stack(self)[None]).unbind(1)
+        return IntervalSums(*(torch.cat([column]) for column in columns))
 
     def mean(self) -> IntervalSums:
         """Of the sums of P processes, the means over the processes."""
