@@ -20,7 +20,7 @@ from selftrans.config import (
 )
 from selftrans.models.encoder import PatchEncoder, build_network
 from selftrans.models.sit import SiT, SiTShape
-from selftrans.training.trainer import TrainingModel
+from selftrans.training.model import TrainingModel
 
 REPETITIONS = 3
 SHAPE = SiTShape.of(

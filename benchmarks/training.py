@@ -16,7 +16,7 @@ from selftrans.config import BackboneConfig, SelfTranscendenceConfig, TeacherCon
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
 from selftrans.training.precision import cpu_has_bf16
-from selftrans.training.trainer import TrainingModel
+from selftrans.training.model import TrainingModel
 
 BATCH, IN_RANGE = 10, 3
 LATENT = (4, 32, 32)

@@ -23,12 +23,17 @@ from selftrans.config import (
     VaeAlignmentConfig,
 )
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.encoder import PatchEncoder, build_network, stand_in_architecture
+from selftrans.models.encoder import (
+    EncoderMetadata,
+    PatchEncoder,
+    build_network,
+    stand_in_architecture,
+)
 from selftrans.models.sit import SiT, SiTTrunk, patchify, unpatchify
 from selftrans.runtime.errors import UserError
 from selftrans.training.gradients import alignment_gradient, gradient_norms
+from selftrans.training.model import TrainingModel, accumulate
 from selftrans.training.precision import MixedPrecision, make_accelerator
-from selftrans.training.trainer import TrainingModel, accumulate
 from tests.conftest import randomise
 
 RANGE = TimeRangeConfig(low=0.4, high=0.7)
@@ -191,14 +196,16 @@ def test_repa_on_images_is_repa_on_their_stored_features(shape):
     settings = TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2)
     torch.manual_seed(0)
     network = randomise(build_network(stand_in_architecture(settings, 32))).eval()
-    metadata = {
-        "name": "encoder",
-        "stand_in": True,
-        "input_size": 32,
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-    }
-    encoder = PatchEncoder(network, metadata, "digest")
+    metadata = EncoderMetadata(
+        name="encoder",
+        stand_in=True,
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        architecture={},
+        digest="digest",
+    )
+    encoder = PatchEncoder(network, metadata)
     images = torch.randint(0, 256, (len(TIMES), 32, 32, 3), dtype=torch.uint8)
     stored = build(shape, REPA, encoders={"encoder": Stored()})
     live = build(

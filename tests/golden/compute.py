@@ -42,15 +42,9 @@ from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.ema import MovingAverage
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.inputs import Inputs
+from selftrans.training.model import TrainingModel, accumulate, build_model, build_optimizer
 from selftrans.training.precision import MixedPrecision, make_accelerator
-from selftrans.training.trainer import (
-    Segment,
-    TrainingModel,
-    accumulate,
-    build_model,
-    build_optimizer,
-    train,
-)
+from selftrans.training.trainer import Segment, train
 
 Json = Any
 M = TypeVar("M", bound=nn.Module)
@@ -334,13 +328,13 @@ def training_in_float64(arm: str) -> Json:
     for step in range(STEPS):
         micro_batches = [batch_in_float64(batches.draw(step, part)) for part in parts]
         with in_float64():
-            losses, cosines = accumulate(model, micro_batches, arithmetic, accelerator)
+            losses = accumulate(model, micro_batches, arithmetic, accelerator)
         norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
         model.alignment.drop_idle_gradients(step)
         arithmetic.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         average.update()
-        rows.append([*losses.tolist(), float(norm), *cosines.tolist()])
+        rows.append([*map(float, losses[:3]), float(norm), *map(float, losses[3:])])
     series = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
     after = weight_norms(model.backbone.state_dict(), average.average.state_dict())
     return {"series": series, "after": {**after, "with heads": norm_of(parameters)}}
