@@ -14,8 +14,9 @@ from PIL import Image
 
 from benchmarks.timing import Result, interleaved
 from selftrans.config import FolderSource, TrainingConfig
-from selftrans.data.image_files import adm_crop, open_folder
 from selftrans.data.images import write_npy_header
+from selftrans.data.sources.base import adm_crop
+from selftrans.data.sources.folder import open_folder
 from selftrans.data.store import LatentStore, Manifest, ShardRecord, StoreWriter
 from selftrans.runtime.files import write_json
 from selftrans.training.batches import BatchSource

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,11 @@ from selftrans.config import (
 )
 from selftrans.models.encoder import PatchEncoder, build_network
 from selftrans.models.sit import SiT, SiTShape
-from selftrans.training.trainer import TrainingModel
+from selftrans.training.model import TrainingModel
 
 REPETITIONS = 3
 SHAPE = SiTShape.of(
-    BackboneConfig(preset="SiT-S/2"), LATENT, 1000
+    BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000
 )  # the depth of B/2 at half its width
 ENCODER = {"model_name": "vit_base_patch14_dinov2", "img_size": 224}
 MEAN = (0.5, 0.5, 0.5)
@@ -36,9 +37,10 @@ class StoredTokens:
     grid_size, hidden_size, name, stand_in = 16, 768, "dinov2", False
 
 
-def model_of(*signals: AlignmentConfig, **inputs: object) -> TrainingModel:
-    """A model of random weights with these signals, which follow its own copy as the moving average."""
-    model = randomised(TrainingModel(SiT(SHAPE), build_alignment_losses(signals, SHAPE, **inputs)))  # type: ignore[arg-type]
+def model_of(method: AlignmentConfig | None = None, **inputs: Any) -> TrainingModel:
+    """A model of random weights with this method, which has a copy of it as its EMA model."""
+    methods = {} if method is None else {method.method: method}
+    model = randomised(TrainingModel(SiT(SHAPE), build_alignment_losses(methods, SHAPE, **inputs)))
     assert isinstance(model, TrainingModel)
     average = randomised(SiT(SHAPE)).requires_grad_(False).eval()
     assert isinstance(average, SiT)

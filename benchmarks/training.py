@@ -16,8 +16,8 @@ from selftrans.alignment.self_transcendence import SelfTranscendence
 from selftrans.config import BackboneConfig, TeacherConfig
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
+from selftrans.training.model import TrainingModel
 from selftrans.training.precision import cpu_has_bf16
-from selftrans.training.trainer import TrainingModel
 
 BATCH, IN_RANGE = 10, 3
 LATENT = (4, 32, 32)
@@ -49,9 +49,9 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
 
 def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
     """Student and teacher at B/2's depths and S/2's width."""
-    shape = SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)
+    shape = SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)
     teacher = randomised(
-        SiTTrunk(SiTShape.of(BackboneConfig(preset="SiT-S/2", depth=8), LATENT, 1000))
+        SiTTrunk(SiTShape.of(BackboneConfig.from_preset("SiT-S/2", depth=8), LATENT, 1000))
     )
     teacher.requires_grad_(False).eval()
     settings = SelfTranscendence(
@@ -59,7 +59,9 @@ def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
         guidance_scale=30.0,
     )  # fmt: skip
     student = randomised(
-        TrainingModel(SiT(shape), build_alignment_losses([settings], shape, [teacher]))
+        TrainingModel(
+            SiT(shape), build_alignment_losses({"stage 2": settings}, shape, {"stage 2": teacher})
+        )
     )
     return student, teacher
 
@@ -72,8 +74,9 @@ def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
 
 def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
     """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
-    (signal,) = student.alignment.terms
-    settings = signal.settings
+    (term,) = student.alignment.values()
+    settings = term.method
+    assert isinstance(settings, SelfTranscendence)
     depth, w = settings.student_depth, settings.guidance_scale
     velocity, features = student.backbone.with_features(
         batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,)
@@ -83,7 +86,9 @@ def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tenso
         f_u = teacher.tokens(
             batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class)
         )
-    errors = (signal.projector(features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
+    errors = (
+        (term.heads["projector"](features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
+    )
     mask = (batch.t_B >= settings.t_range.low) & (batch.t_B <= settings.t_range.high)
     return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (
         errors * mask
@@ -135,13 +140,13 @@ def stage_2() -> Iterator[Result]:
 def teacher_precision() -> Iterator[Result]:
     """How far the teacher's features are from exact ones in bf16, and in fp32."""
     student, teacher = stage_2_models()
-    batch, (guidance,) = stage_2_batch(), student.alignment.terms
+    batch, (term,) = stage_2_batch(), student.alignment.values()
     x, t, y = batch.x_BCHW, batch.t_B, batch.labels_B
     with torch.no_grad():
         exact = copy.deepcopy(teacher).double().tokens(x.double(), t.double(), y)
         in_fp32, in_bf16 = teacher.tokens(x, t, y), under_bf16(lambda: teacher.tokens(x, t, y))()
-        guided = guidance.guided_features(x, t, y).double()
-        guided_bf16 = under_bf16(lambda: guidance.guided_features(x, t, y))().double()
+        guided = term.guiding_features(batch, {}).double()
+        guided_bf16 = under_bf16(lambda: term.guiding_features(batch, {}))().double()
     errors = [float((found.double() - exact).norm() / exact.norm()) for found in (in_bf16, in_fp32)]
     yield Result(
         name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1], unit="relative",
@@ -183,7 +188,7 @@ def bf16_gain() -> Iterator[Result]:
 
 def matmul_share() -> Iterator[Result]:
     """FLOP per second of forward and backward over that of bare matrix products of the same shapes."""
-    shape = SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)
+    shape = SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)
     model = randomised(SiT(shape))
     batch = stage_2_batch()
     tokens, width = BATCH * shape.grid_size**2, shape.width
@@ -222,7 +227,7 @@ def matmul_share() -> Iterator[Result]:
 
 def optimizer_and_ema() -> Iterator[Result]:
     """AdamW and EMA against a loop over the parameters."""
-    model = randomised(SiT(SiTShape.of(BackboneConfig(preset="SiT-S/2"), LATENT, 1000)))
+    model = randomised(SiT(SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter)

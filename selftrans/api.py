@@ -1,11 +1,11 @@
-"""What a notebook needs, in one import: experiments, latents, models with their training loss, samples."""
+"""What a notebook needs, in one import: experiments, latents, models with their loss, samples."""
 
 from selftrans.config import GuidanceConfig, SamplerConfig, load_experiment
 from selftrans.data.store import LatentStore
 from selftrans.models.weights import load_backbone, load_exported
 from selftrans.sampling.generate import ImageSampler
 from selftrans.training.batches import BatchSource
-from selftrans.training.trainer import build_model
+from selftrans.training.model import build_model
 
 __all__ = [
     "BatchSource",

@@ -3,23 +3,21 @@
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from safetensors.torch import save_file
 
 from selftrans import __version__
 from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
-from selftrans.models.conversion import read_checkpoint, read_shape, to_diffusers, to_ours
+from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
+from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
-from selftrans.runtime.tensors import save_tensors
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
-Target = Literal["safetensors", "diffusers"]
 
 
 def import_checkpoint(
@@ -45,7 +43,7 @@ def import_checkpoint(
         output: our weight file.
         convention: the model's direction of time.
         weights: averaged or raw, where the file has both.
-        heads: attention heads, where nothing in the file tells them.
+        num_heads: attention heads, where nothing in the file tells them.
         latent_size: height of the latents, where nothing in the file tells it.
         ignore: prefixes of tensors that are no part of the backbone.
         step: the training's step (if it is not given: what the file says, else 0).
@@ -58,49 +56,41 @@ def import_checkpoint(
     Raises:
         UserError: the file cannot be used, or its model has another shape.
     """
-    found = read_checkpoint(file)
-    tensors = found.tensors(weights)
+    public = read_checkpoint(file)
+    tensors = public.tensors(weights)
     if expected is not None:
         num_heads = num_heads or expected.num_heads
     shape = read_shape(tensors, file, num_heads=num_heads, latent_size=latent_size)
     for key, wanted in expected.model_dump(exclude={"preset"}).items() if expected else ():
         if (value := getattr(shape, key)) != wanted:
             raise UserError(f"{file}: {key} is {value}, expected {wanted}")
-    metadata = {
-        "run": name or file.stem,
-        "seed": 0,
-        "step": step if step is not None else found.step or 0,
-        "fingerprint": sha256_of(file),
-        "shape": shape.to_json(),
-        "interpolant": interpolant,
-        "latents": {"digest": None, "scale": scale, "shift": shift},
-        "version": __version__,
-        "weights": weights,
-        "imported": {"file": file.name, "convention": convention},
-    }
-    return save_tensors(
-        output, to_ours(tensors, shape, convention, file, ignore), "weights", metadata
+    metadata = WeightsMetadata(
+        run=name or file.stem,
+        seed=0,
+        step=step if step is not None else public.step or 0,
+        fingerprint=sha256_of(file),
+        shape=shape,
+        interpolant=interpolant,
+        latents=LatentScaling(digest=None, scale=scale, shift=shift),
+        version=__version__,
+        weights=weights,
+        imported=ImportedFrom(file=file.name, convention=convention),
     )
+    return metadata.save(output, to_ours(tensors, shape, convention, file, ignore))
 
 
-def export_checkpoint(weights: Path, to: Target, output: Path) -> None:
-    """Write a weight file for others into a directory: ``load_exported`` or diffusers' ``from_pretrained`` reads it.
+def export_checkpoint(weights: Path, output: Path) -> None:
+    """Write a weight file for others into a directory: plain tensors, and a ``config.json``.
+
+    ``load_exported`` reads it.
 
     Raises:
-        UserError: the file is no weight file, or diffusers' class cannot express its model.
+        UserError: the file is not a weight file.
     """
     model, metadata = load_backbone(weights, CPU)
-    if to == "safetensors":
-        with atomic_path(output / "model.safetensors") as temporary:
-            save_file(model.state_dict(), temporary, metadata={"format": "pt"})
-        write_json(output / "config.json", metadata)
-        return
-    transformer = to_diffusers(model)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".") as temporary_directory:
-        transformer.save_pretrained(temporary_directory)
-        for part in sorted(Path(temporary_directory).iterdir(), reverse=True):  # the config last
-            part.replace(output / part.name)
+    with atomic_path(output / "model.safetensors") as temporary:
+        save_file(model.state_dict(), temporary, metadata={"format": "pt"})
+    write_json(output / "config.json", metadata.model_dump(mode="json"))
 
 
 def main() -> None:
@@ -165,7 +155,6 @@ def main() -> None:
         "export", help="a weight file of ours becomes a directory for others"
     )
     writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    writing.add_argument("--to", choices=get_args(Target), required=True, help="whose files")
     writing.add_argument("--output", type=Path, required=True, help="the directory")
     arguments = vars(parser.parse_args())
     if arguments.pop("command") == "export":
@@ -177,12 +166,14 @@ def main() -> None:
                 f"--{option.replace('_', '-')}: {value} is too small (allowed: {least} or more)"
             )
     if not 0 < arguments["scale"] < math.inf:
-        raise UserError(f"--scale: {arguments['scale']} is no scale (allowed: a positive number)")
+        raise UserError(
+            f"--scale: {arguments['scale']} is not a scale (allowed: a positive number)"
+        )
     if not math.isfinite(arguments["shift"]):
-        raise UserError(f"--shift: {arguments['shift']} is no shift (allowed: a finite number)")
+        raise UserError(f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)")
     if arguments["output"].suffix != ".safetensors":
         raise UserError(
-            f"--output: {arguments['output']} is no name of a weight file (allowed: .safetensors)"
+            f"--output: {arguments['output']} is not a weight file's name (allowed: .safetensors)"
         )
     if arguments["expected"] is not None:
         try:

@@ -73,20 +73,26 @@ def autoencoder(tmp_path_factory) -> str:
 def encoder(tmp_path_factory) -> Path:
     """A random encoder's file."""
     from selftrans.config import TrainedEncoderConfig
-    from selftrans.models.encoder import build_network, save_encoder, stand_in_architecture
+    from selftrans.models.encoder import (
+        EncoderMetadata,
+        build_network,
+        save_encoder,
+        stand_in_architecture,
+    )
 
     path = tmp_path_factory.mktemp("encoder") / "stand-in.safetensors"
     architecture = stand_in_architecture(
         TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2), 32
     )
-    metadata = {
-        "name": "stand-in",
-        "stand_in": True,
-        "input_size": 32,
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-    }
-    save_encoder(path, randomise(build_network(architecture)), architecture, metadata)
+    metadata = EncoderMetadata(
+        name="stand-in",
+        stand_in=True,
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        architecture=architecture,
+    )
+    save_encoder(path, randomise(build_network(architecture)), metadata)
     return path
 
 

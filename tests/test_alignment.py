@@ -21,12 +21,17 @@ from selftrans.config import (
     TrainedEncoderConfig,
 )
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.encoder import PatchEncoder, build_network, stand_in_architecture
+from selftrans.models.encoder import (
+    EncoderMetadata,
+    PatchEncoder,
+    build_network,
+    stand_in_architecture,
+)
 from selftrans.models.sit import SiT, SiTTrunk, patchify, unpatchify
 from selftrans.runtime.errors import UserError
 from selftrans.training.gradients import alignment_gradient, gradient_norms
+from selftrans.training.model import TrainingModel, accumulate
 from selftrans.training.precision import MixedPrecision, make_accelerator
-from selftrans.training.trainer import TrainingModel, accumulate
 from tests.support.random_models import randomise
 
 RANGE = TimeRangeConfig(low=0.4, high=0.7)
@@ -49,11 +54,15 @@ def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
     )  # fmt: skip
 
 
-def build(shape, *signals, **inputs):
-    """A randomised model with these signals."""
-    return randomise(
-        TrainingModel(SiT(shape), build_alignment_losses(signals, shape, **inputs)).double()
-    )
+def build(shape, *methods, **inputs):
+    """A randomised model with these terms, each named by its method."""
+    terms = build_alignment_losses({method.method: method for method in methods}, shape, **inputs)
+    return randomise(TrainingModel(SiT(shape), terms).double())
+
+
+def only_term(model):
+    (term,) = model.alignment.values()
+    return term
 
 
 def silu_mlp(layers, x):
@@ -93,7 +102,7 @@ def test_stage_1_is_its_formula(shape, target):
     _, term, cosines = model(batch)
 
     expected, similar = 0.0, []
-    head = model.alignment.terms[0].head
+    head = only_term(model).heads["latent"]
     for i, t in enumerate(TIMES):
         tokens = silu_mlp(head.projector, tokens_of(model.backbone, batch, i, 2))
         normal = (tokens - tokens.mean(1, keepdim=True)) / (
@@ -118,17 +127,17 @@ def test_patches_are_put_together_as_they_were_cut(shape):
     assert torch.equal(unpatchify(patchify(latents, shape), shape), latents)
 
 
-def stage_2(shape, w=5.0, stop_after=None):
+def stage_2(shape, w=5.0, stop_after=None, weight=0.5):
     settings = SelfTranscendence(
         method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2, teacher_depth=3,
-        guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
+        guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after, weight=weight,
     )  # fmt: skip
     full_teacher = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     cut = copy.deepcopy(full_teacher)
     teacher = SiTTrunk.__new__(SiTTrunk)
     teacher.__dict__.update(cut.__dict__)
     teacher.blocks = cut.blocks[:3]
-    return build(shape, settings, teachers=[teacher]), full_teacher
+    return build(shape, settings, teachers={"self-transcendence": teacher}), full_teacher
 
 
 @pytest.mark.parametrize("w", [0.0, 1.0, 5.0, 30.0])
@@ -148,7 +157,7 @@ def test_stage_2_is_its_formula(shape, w):
         assert not torch.allclose(f_c, f_u)
         f_g = (f_u + w * (f_c - f_u))[0]
         prediction = silu_mlp(
-            model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)
+            only_term(model).heads["projector"], tokens_of(model.backbone, batch, i, 2)
         )
         if 0.4 <= t <= 0.7:
             expected += (prediction - f_g).square().mean()
@@ -173,7 +182,7 @@ def test_repa_is_its_formula(shape):
     _, term, cosines = model(batch)
     similar = [
         mean_cosine(
-            silu_mlp(model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)),
+            silu_mlp(only_term(model).heads["projector"], tokens_of(model.backbone, batch, i, 2)),
             tokens[i],
         )
         for i in range(len(TIMES))
@@ -189,14 +198,16 @@ def test_repa_on_images_is_repa_on_their_stored_features(shape):
     settings = TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2)
     torch.manual_seed(0)
     network = randomise(build_network(stand_in_architecture(settings, 32))).eval()
-    metadata = {
-        "name": "encoder",
-        "stand_in": True,
-        "input_size": 32,
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-    }
-    encoder = PatchEncoder(network, metadata, "digest")
+    metadata = EncoderMetadata(
+        name="encoder",
+        stand_in=True,
+        input_size=32,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        architecture={},
+        digest="digest",
+    )
+    encoder = PatchEncoder(network, metadata)
     images = torch.randint(0, 256, (len(TIMES), 32, 32, 3), dtype=torch.uint8)
     stored = build(shape, REPA, encoders={"encoder": Stored()})
     live = build(
@@ -242,7 +253,7 @@ def test_sra_is_its_formula(shape, path, loss):
             3
         ][0]
         prediction = silu_mlp(
-            model.alignment.terms[0].projector, tokens_of(model.backbone, batch, i, 2)
+            only_term(model).heads["projector"], tokens_of(model.backbone, batch, i, 2)
         )
         similar.append(mean_cosine(prediction, target))
         if loss == "cosine":
@@ -261,7 +272,7 @@ def test_sra_sees_no_less_noise_than_none(shape):
     average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     model.alignment.set_ema_model(average)
     batch = make_batch(times=(1e-6,))
-    found = model.alignment.terms[0].guiding_features(batch, {})
+    found = only_term(model).guiding_features(batch, {})
     clean = average.features(
         batch.z_BCHW, torch.zeros(1, dtype=torch.float64), batch.dropped_labels_B, (3,)
     )[3]
@@ -273,14 +284,14 @@ def test_sras_weight_falls_late_in_training(shape):
     decay = DecayConfig(after=149, steps=1000)
     (term,) = build(
         shape, Sra(method="sra", student_depth=1, teacher_depth=2, decay=decay)
-    ).alignment.terms
+    ).alignment.values()
     for epoch in (0, 149, 150, 649, 1149):
         expected = 2 * (0.1 ** (((epoch - 149) / 1000 + 1) if epoch > 149 else 1))
-        assert term.weight_at(epoch) == pytest.approx(expected, rel=1e-12)
+        assert term.method.weight_at(epoch) == pytest.approx(expected, rel=1e-12)
     (cosine_term,) = build(
         shape, Sra(method="sra", student_depth=1, teacher_depth=2, loss="cosine")
-    ).alignment.terms
-    assert cosine_term.weight_at(0) == cosine_term.weight_at(10**9) == 0.5
+    ).alignment.values()
+    assert cosine_term.method.weight_at(0) == cosine_term.method.weight_at(10**9) == 0.5
 
 
 LAYERSYNC = LayerSync(method="layersync", student_depth=1, teacher_depth=3)
@@ -342,7 +353,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
     batch = make_batch(encoder_features=tokens)
     assert model.alignment.depths(0) == (1, 3)
     features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (1, 3))
-    terms = [term(batch, features).loss for term in model.alignment.terms]
+    terms = [term(batch, features).loss for term in model.alignment.values()]
     expected = 0.3 * terms[0] + 0.2 * terms[1] + 2.0 * terms[2]
     torch.testing.assert_close(model(batch)[1], expected, rtol=1e-6, atol=0)
 
@@ -356,7 +367,7 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
     assert [model.alignment.depths(step) for step in (99, 100)] == [(1, 2), (2,)]
     _, term, _ = model(make_batch(step=100, encoder_features={"encoder": torch.randn(6, 16, 24)}))
     term.backward()
-    over, goes_on = model.alignment.terms
+    over, goes_on = model.alignment.values()
     assert all(head.grad is not None and not head.grad.any() for head in over.parameters())
     model.alignment.drop_idle_gradients(100)
     assert all(head.grad is None for head in over.parameters())
@@ -366,7 +377,7 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
 def test_the_saving_changes_no_gradient(shape):
     """Ours against the plain arithmetic of the benchmark: everything on the whole batch, then a mask."""
     model, _ = stage_2(shape)
-    (cut,) = model.alignment.terms[0]._teacher
+    cut = only_term(model).teacher
     batch = make_batch()
     gradients = []
     for saving in (True, False):
@@ -384,8 +395,7 @@ def test_the_saving_changes_no_gradient(shape):
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_the_parts_of_the_gradient_add_up(shape, micro_batches):
     """Norms of the two parts against two backward passes of their own."""
-    model, _ = stage_2(shape)
-    model.alignment.terms[0].weight = 40.0  # so that neither part is lost beside the other
+    model, _ = stage_2(shape, weight=40.0)  # so that neither part is lost beside the other
     batches = [make_batch(seed=seed) for seed in range(micro_batches)]
     accelerator, arithmetic = (
         make_accelerator(on_gpu=False),
@@ -438,21 +448,17 @@ def test_the_average_is_no_part_of_the_model(shape):
     model.alignment.set_ema_model(SiT(shape))
     heads = [name for name in model.state_dict() if not name.startswith("backbone")]
     assert heads == [
-        f"alignment.terms.0.projector.{layer}.{part}"
+        f"alignment.terms.sra.heads.projector.{layer}.{part}"
         for layer in (0, 2)
         for part in ("weight", "bias")
     ]
-    assert model.alignment.terms[0].projector[0].out_features == 64  # twice the width
+    assert only_term(model).heads["projector"][0].out_features == 64  # twice the width
 
 
 def test_stop_after_switches_the_term_off(shape):
     model, _ = stage_2(shape, stop_after=100)
-    assert [bool(model.alignment.active(step)) for step in (0, 99, 100, 101)] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    depths = [model.alignment.depths(step) for step in (0, 99, 100, 101)]
+    assert depths == [(2,), (2,), (), ()]
     _, term, _ = model(make_batch(step=100))
     assert term.item() == 0
 
@@ -467,11 +473,11 @@ def test_stop_after_switches_the_term_off(shape):
                 student_depth=2,
                 teacher_depth=3,
             ),
-            "self-transcendence needs a frozen teacher",
+            "alignment 'term': needs a frozen teacher",
         ),
         (REPA, "neither features nor weights of 'encoder' were given"),
     ],
 )
 def test_a_signal_without_what_it_follows_is_refused(shape, signal, message):
     with pytest.raises(UserError, match=message):
-        build_alignment_losses([signal], shape)
+        build_alignment_losses({"term": signal}, shape)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from selftrans.config import TrainedAutoencoderConfig, load_dataset
-from selftrans.data.latents import extract
 from selftrans.data.sources import open_source
 from selftrans.data.store import LatentStore
+from selftrans.extraction.latents import extract
 from selftrans.models.autoencoder import (
     decode,
     encode_moments,
@@ -15,7 +15,7 @@ from selftrans.models.autoencoder import (
     to_signed,
     to_uint8,
 )
-from selftrans.training.autoencoder import train_autoencoder
+from selftrans.training.auxiliary.autoencoder import train_autoencoder
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from selftrans.config import ClassifierConfig
 from selftrans.evaluation import inception
 from selftrans.evaluation.__main__ import extractors_of, statistics_of
-from selftrans.evaluation.compute_statistics import take_over
+from selftrans.evaluation.compute_statistics import reuse_statistics
 from selftrans.evaluation.extractors import ClassifierNetwork, load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
@@ -398,17 +398,19 @@ def test_the_check_against_published_numbers_compares(
 def test_statistics_of_ours_are_a_reference_of_the_workflow_too(inputs, classifier, tmp_path):
     extractor = load_classifier(classifier, CPU)
     saved = statistics_of(inputs / "samples.npz", extractor, tmp_path / "out", 10)
-    take_over(tmp_path / "out/samples.npz", "classifier", tmp_path / "reference/classifier.npz")
+    reuse_statistics(
+        tmp_path / "out/samples.npz", "classifier", tmp_path / "reference/classifier.npz"
+    )
     again = ImageStatistics.load(tmp_path / "reference/classifier.npz")
     np.testing.assert_array_equal(again.features, saved.features)
     assert compute_metrics(("fid", "kid"), again, saved) == compute_metrics(
         ("fid", "kid"), saved, saved
     )
-    with pytest.raises(UserError, match="are of classifier features, asked for are inception"):
-        take_over(tmp_path / "out/samples.npz", "inception", tmp_path / "b.npz")
+    with pytest.raises(UserError, match="are of classifier features, requested are inception"):
+        reuse_statistics(tmp_path / "out/samples.npz", "inception", tmp_path / "b.npz")
     features_path(tmp_path / "out/samples.npz").unlink()
     with pytest.raises(UserError, match=r"samples-features\.npy: no such file"):
-        take_over(tmp_path / "out/samples.npz", "classifier", tmp_path / "b.npz")
+        reuse_statistics(tmp_path / "out/samples.npz", "classifier", tmp_path / "b.npz")
 
 
 def test_samples_of_another_size_are_refused(inputs, classifier, images, tmp_path):

@@ -14,9 +14,9 @@ import yaml
 from diffusers import AutoencoderDC
 
 from selftrans.config import TrainingConfig, load_dataset
-from selftrans.data.latents import extract
 from selftrans.data.sources import open_extracted, open_source
 from selftrans.data.store import LatentStore
+from selftrans.extraction.latents import extract
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource, mirrored
@@ -58,7 +58,7 @@ def start(data_file, autoencoder, output, *options):
     words = [
         sys.executable,
         "-m",
-        "selftrans.data.latents",
+        "selftrans.extraction.latents",
         data_file,
         "--autoencoder",
         autoencoder,

@@ -13,17 +13,16 @@ import torch
 from PIL import Image
 
 from selftrans.config import GuidanceConfig, SamplerConfig
+from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import save_tensors
+from selftrans.runtime.workers import Shard
 from selftrans.sampling import generate as generation
 from selftrans.sampling.generate import (
+    Generation,
     ImageSampler,
     PartialImages,
     SampleNoise,
-    describe,
-    finish,
-    generate,
     sample_labels,
 )
 from selftrans.sampling.sample_grid import autoencoder_of, class_names
@@ -36,18 +35,18 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def weights(tmp_path, shape):
     path = tmp_path / "ema.safetensors"
-    metadata = {
-        "shape": shape.to_json(),
-        "run": "sit",
-        "seed": 0,
-        "step": 4,
-        "weights": "ema",
-        "interpolant": "linear",
-    }
-    latents = {"digest": "d", "scale": 0.5, "shift": 0.1}
-    save_tensors(
-        path, randomise(SiT(shape)).state_dict(), "weights", {**metadata, "latents": latents}
+    metadata = WeightsMetadata(
+        run="sit",
+        seed=0,
+        step=4,
+        fingerprint="f",
+        shape=shape,
+        interpolant="linear",
+        latents=LatentScaling(digest="d", scale=0.5, shift=0.1),
+        version="0",
+        weights="ema",
     )
+    metadata.save(path, randomise(SiT(shape)).state_dict())
     return path
 
 
@@ -60,10 +59,9 @@ def settings(**changes):
 
 def make(one, weights, autoencoder, output, batch_size=256):
     """What the command line does."""
-    sampler = ImageSampler(weights, autoencoder, CPU)
-    partial = PartialImages(output.with_suffix(".partial"), describe(one, sampler))
-    generate(one, sampler, partial, batch_size)
-    finish(one, partial, sampler.model.shape.num_classes, output)
+    work = Generation(one, ImageSampler(weights, autoencoder, CPU), output, batch_size)
+    work.run(Shard.all())
+    work.finish()
 
 
 def images(path):
@@ -217,7 +215,7 @@ def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monk
         return decode(decoder, latents)
 
     monkeypatch.setattr(generation, "decode", watched)
-    monkeypatch.setattr(generation, "DECODED_NUMBERS", 4 * 4 * 8 * 8)
+    monkeypatch.setattr(generation, "DECODED_ELEMENTS", 4 * 4 * 8 * 8)
     make(
         settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz"
     )

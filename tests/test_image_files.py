@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from selftrans.config import DatasetConfig, validated
-from selftrans.data.image_files import CorruptImage, adm_crop
 from selftrans.data.sources import open_source, read_all
+from selftrans.data.sources.base import CorruptImage, adm_crop
 from selftrans.runtime.errors import ConfigError, UserError
 from tests.support.miniature import NASTY, make_imagenet
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from selftrans.config import DatasetConfig as DataFile
 from selftrans.config import validated
-from selftrans.data.latents import extract
+from selftrans.extraction.latents import extract
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.runtime.files import read_json
 from selftrans.runtime.tensors import read_metadata
-from selftrans.training.autoencoder import train_autoencoder
+from selftrans.training.auxiliary.autoencoder import train_autoencoder
 from tests.support.miniature import CLASSES, make_imagenet
 from tests.support.programs import run_module
 from tests.support.random_models import randomise

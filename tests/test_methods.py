@@ -11,13 +11,19 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from selftrans.config import PretrainedEncoderConfig, load_dataset
-from selftrans.data.features import extract_features, feature_bytes
 from selftrans.data.sources import held_out, open_source
 from selftrans.data.store import FeatureStore, LatentStore, StoreWriter
-from selftrans.models.encoder import PatchEncoder, build_network, load_encoder, load_published
+from selftrans.extraction.features import extract_features, feature_bytes
+from selftrans.models.encoder import (
+    EncoderMetadata,
+    PatchEncoder,
+    build_network,
+    load_encoder,
+    load_published,
+)
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.tensors import read_metadata
-from selftrans.training.encoder import make_encoder
+from selftrans.training.auxiliary.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.programs import last_line, run_module
@@ -257,14 +263,15 @@ def test_tokens_of_a_model_that_pools_are_normalised_too():
     network = build_network(
         {"model_name": "vit_medium_patch16_reg4_gap_256", "img_size": 64, "depth": 1}
     ).eval()
-    metadata = {
-        "name": "gap",
-        "stand_in": False,
-        "input_size": 64,
-        "mean": (0.5,) * 3,
-        "std": (0.5,) * 3,
-    }
-    tokens = PatchEncoder(network, metadata, "")(
+    metadata = EncoderMetadata(
+        name="gap",
+        stand_in=False,
+        input_size=64,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        architecture={},
+    )
+    tokens = PatchEncoder(network, metadata)(
         torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     )
     torch.testing.assert_close(tokens.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
@@ -277,14 +284,15 @@ def test_dinov2_has_no_class_or_register_token_among_its_patches():
     """REPA's encoder in its real shape but for the depth: 16x16 tokens from 224 pixels, whatever stands before them."""
     for model, prefix in (("vit_base_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 5)):
         network = build_network({"model_name": model, "img_size": 224, "depth": 1}).eval()
-        metadata = {
-            "name": "dinov2",
-            "stand_in": False,
-            "input_size": 224,
-            "mean": (0.5,) * 3,
-            "std": (0.5,) * 3,
-        }
-        encoder = PatchEncoder(network, metadata, "")
+        metadata = EncoderMetadata(
+            name="dinov2",
+            stand_in=False,
+            input_size=224,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            architecture={},
+        )
+        encoder = PatchEncoder(network, metadata)
         assert network.num_prefix_tokens == prefix
         assert encoder.grid_size == 16
         assert encoder(torch.zeros(1, 256, 256, 3, dtype=torch.uint8)).shape == (

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from selftrans.config import PRESETS, BackboneConfig
+from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiT, SiTShape, add_scaled, sincos_table, unpatchify
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import save_tensors
 from selftrans.training.freeze import freeze_teacher
 from tests.support.random_models import randomise
 
@@ -16,14 +16,19 @@ from tests.support.random_models import randomise
 PUBLISHED_MILLIONS = {"SiT-S/2": 33, "SiT-B/2": 130, "SiT-L/2": 458, "SiT-XL/2": 675}
 
 
-FACTS = {
-    "run": "r",
-    "seed": 0,
-    "step": 4,
-    "weights": "raw",
-    "fingerprint": "f",
-    "latents": {"digest": "d"},
-}
+def save_weights(path, model):
+    metadata = WeightsMetadata(
+        run="r",
+        seed=0,
+        step=4,
+        fingerprint="f",
+        shape=model.shape,
+        interpolant="linear",
+        latents=LatentScaling(digest="d", scale=1.0, shift=0.0),
+        version="0",
+        weights="raw",
+    )
+    metadata.save(path, model.state_dict())
 
 
 def inputs(batch=3, seed=0):
@@ -39,7 +44,9 @@ def inputs(batch=3, seed=0):
 @pytest.mark.parametrize(("preset", "millions"), PUBLISHED_MILLIONS.items())
 def test_sizes_are_the_published_ones(preset, millions):
     with torch.device("meta"):
-        model = SiT(SiTShape.of(BackboneConfig(preset=preset, qk_norm=False), (4, 32, 32), 1000))
+        model = SiT(
+            SiTShape.of(BackboneConfig.from_preset(preset, qk_norm=False), (4, 32, 32), 1000)
+        )
     count = sum(parameter.numel() for parameter in model.parameters())
     assert abs(count / 1e6 - millions) < 1
 
@@ -47,7 +54,7 @@ def test_sizes_are_the_published_ones(preset, millions):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     with torch.device("meta"):
-        model = SiT(SiTShape.of(BackboneConfig(preset=preset), (4, 32, 32), 1000))
+        model = SiT(SiTShape.of(BackboneConfig.from_preset(preset), (4, 32, 32), 1000))
     assert len(model.blocks) == PRESETS[preset]["depth"]
 
 
@@ -122,15 +129,10 @@ def test_activation_checkpointing_changes_no_gradient(shape):
 
 def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
     model = randomise(SiT(shape))
-    save_tensors(
-        tmp_path / "raw.safetensors",
-        model.state_dict(),
-        "weights",
-        {**FACTS, "shape": shape.to_json()},
-    )
+    save_weights(tmp_path / "raw.safetensors", model)
     freeze_teacher(tmp_path / "raw.safetensors", 3, tmp_path / "teacher.safetensors")
     teacher, metadata = load_teacher(tmp_path / "teacher.safetensors", torch.device("cpu"))
-    assert metadata["source"]["step"] == 4
+    assert metadata.source.step == 4
     assert len(teacher.blocks) == 3
     assert not hasattr(teacher, "final_layer")
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -141,12 +143,7 @@ def test_frozen_teacher_equals_the_full_models_block_output(shape, tmp_path):
 
 
 def test_teacher_beyond_the_model_is_refused(shape, tmp_path):
-    save_tensors(
-        tmp_path / "raw.safetensors",
-        SiT(shape).state_dict(),
-        "weights",
-        {**FACTS, "shape": shape.to_json()},
-    )
+    save_weights(tmp_path / "raw.safetensors", SiT(shape))
     with pytest.raises(UserError, match="teacher depth 5 is beyond its 4 blocks"):
         freeze_teacher(tmp_path / "raw.safetensors", 5, tmp_path / "teacher.safetensors")
     assert not (tmp_path / "teacher.safetensors").exists()

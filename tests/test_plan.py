@@ -56,7 +56,7 @@ def counted(function, *arguments):
 @pytest.mark.parametrize("preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", "SiT-XL/2"])
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
-    model, latent_shape = BackboneConfig(preset=preset, qk_norm=qk_norm), (4, 32, 32)
+    model, latent_shape = BackboneConfig.from_preset(preset, qk_norm=qk_norm), (4, 32, 32)
     with torch.device("meta"):
         backbone = SiT(SiTShape.of(model, latent_shape, 1000))
         inputs = torch.zeros(1, *latent_shape), torch.zeros(1), torch.zeros(1, dtype=torch.long)
@@ -171,7 +171,7 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
 def test_the_table_says_what_a_known_experiment_takes():
     """By hand: three runs of B/2, 400,000 steps of 256 samples, forward and backward."""
     found = plan_of("imagenet256-b2")
-    forward = forward_flop(BackboneConfig(preset="SiT-B/2"), (4, 32, 32))
+    forward = forward_flop(BackboneConfig.from_preset("SiT-B/2"), (4, 32, 32))
     assert forward / 2 == pytest.approx(23.0e9, rel=0.02)  # multiply-adds, DiT's paper (table 4)
     training = found.costs["train_segment"]
     assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
@@ -240,7 +240,7 @@ from selftrans.config import BackboneConfig, SamplerConfig
 from selftrans.sampling.generate import SampleNoise, sample_latents
 from selftrans.models.sit import SiT, SiTShape
 
-network = SiT(SiTShape.of(BackboneConfig(preset="SiT-S/2"), (4, 32, 32), 1000)).eval()
+network = SiT(SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), (4, 32, 32), 1000)).eval()
 noise = SampleNoise(0, range(24), (4, 32, 32), torch.device("cpu"))
 sampler = SamplerConfig(sampler="euler", num_steps=2, guidance={"scale": 2.0})
 sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_class=1000)

@@ -239,10 +239,11 @@ def test_all_arms_start_from_the_same_backbone(tiny, manifest, teacher):
     from selftrans.data.store import LatentStore
     from selftrans.models.weights import load_teacher
     from selftrans.training.inputs import Inputs
-    from selftrans.training.trainer import build_model
+    from selftrans.training.model import build_model
 
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
-    inputs = Inputs(teachers=(load_teacher(teacher, torch.device("cpu"))[0],))
+    trunk, _ = load_teacher(teacher, torch.device("cpu"))
+    inputs = Inputs(teachers={"self-transcendence": trunk})
     fresh = [build_model(experiment, arm, store, 0, inputs).backbone for arm in ARMS]
     for name, tensor in fresh[0].state_dict().items():
         assert all(torch.equal(tensor, other.state_dict()[name]) for other in fresh[1:]), name
@@ -288,7 +289,7 @@ def test_ema_is_its_recursion(tiny, tmp_path, manifest):
     name = "blocks.0.mlp.fc1.weight"
     expected = None
     from selftrans.data.store import LatentStore
-    from selftrans.training.trainer import build_model
+    from selftrans.training.model import build_model
 
     fresh = build_model(load_experiment(path), "sit", LatentStore(manifest), 0)
     expected = fresh.backbone.state_dict()[name].double()

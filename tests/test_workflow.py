@@ -194,8 +194,8 @@ def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place)
     assert place.planned("train") == {"train_segment": 2}
     place.run("train")
     sit = place.path("tiny/runs/sit/seed0")
-    assert "going on from step 4" in (sit / "logs/train-6.log").read_text()
-    assert "going on from step 8" in (sit / "logs/train-10.log").read_text()
+    assert "resuming from step 4" in (sit / "logs/train-6.log").read_text()
+    assert "resuming from step 8" in (sit / "logs/train-10.log").read_text()
     after = place.written("tiny/runs/**/*.safetensors") | place.written("tiny/runs/**/*.npz")
     untouched = {path: at for path, at in after.items() if path in before}
     assert untouched == before
@@ -340,7 +340,7 @@ def test_a_killed_job_goes_on_where_it_was(place):
     place.run("--unlock", experiments=("slow",))
     place.run(target, experiments=("slow",))
     assert (
-        f"going on from step {saved}"
+        f"resuming from step {saved}"
         in place.path("slow/runs/sit/seed0/logs/train-2000.log").read_text()
     )
     assert not (state / "owner.json").exists()

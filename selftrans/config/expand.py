@@ -67,7 +67,9 @@ class Expansion:
                 continue
             inherited[name] = dict(run)
             for key in ("model", "training"):
-                inherited[name][key] = merged(self.values.get(key, {}), run.get(key, {}))
+                base = self.values.get(key, {})
+                is_mapping = isinstance(base, Mapping)  # anything else is reported by the model
+                inherited[name][key] = merged(base, run.get(key, {})) if is_mapping else base
                 self.origins["runs", name, key] = (key,)
             if isinstance(model := inherited[name]["model"], Mapping):
                 inherited[name]["model"] = expand_preset(model)

@@ -6,7 +6,6 @@
 import argparse
 import dataclasses
 import shutil
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import EXTRACTORS
+from selftrans.config import EXTRACTORS, ExtractorName
 from selftrans.data.images import write_npy_header
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import ImageSet, open_images
 from selftrans.evaluation.partial_statistics import load_partial_statistics, save_partial_statistics
 from selftrans.evaluation.references import check_published, is_statistics, published_moments
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
-from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, remove_stale_temp_files
 from selftrans.runtime.logs import Progress, set_up_logging
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_workers
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
 
 class FeatureFile:
-    """An ``.npy`` of ``count`` rows, written as they come (a memory map would keep them in memory); whole or not there."""
+    """An ``.npy`` of ``count`` rows, written as they come; whole or absent.
+
+    A memory map would keep the rows in memory.
+    """
 
     def __init__(self, path: Path, count: int) -> None:
         self._path, self._count = path, count
@@ -82,51 +83,90 @@ def compute_statistics(
 
 
 def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
-    """Finished statistics; where the images are an ADM reference batch, its own moments take the place of theirs."""
+    """Finished statistics; an ADM reference batch brings its moments, which replace the images'."""
     finished = statistics.finished()
     if finished.extractor == "inception" and reference.suffix == ".npz":
         moments = published_moments(reference, finished.count)
         for kind, gaussian in moments.items():
-            if (width := len(gaussian.mean)) != (own := len(finished.gaussians[kind].mean)):
+            if (size := len(gaussian.mean)) != (expected := len(finished.gaussians[kind].mean)):
                 raise UserError(
-                    f"{reference}: its {kind} moments have {width} numbers, Inception has {own}"
+                    f"{reference}: its {kind} moments have {size} elements, Inception has {expected}"
                 )
         finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
     return finished
 
 
-def merge_parts(directory: Path, workers: int, output: Path) -> Statistics:
-    """The whole of what the workers left in ``directory``; their features, in order, go beside ``output``."""
-    parts = [load_partial_statistics(directory / f"{number}.npz") for number in range(workers)]
-    whole = parts[0]
-    for part in parts[1:]:
-        whole.merge(part)
-    features = [np.load(directory / f"{number}.npy", mmap_mode="r") for number in range(workers)]
-    with FeatureFile(features_path(output), sum(map(len, features))) as file:
-        for part_features in features:
-            file.add(part_features)
-    return whole
+class StatisticsWork:
+    """Statistics of a set of images, computed by any number of processes.
+
+    Args:
+        images: path of the images.
+        extractor: name of the feature network.
+        weights: its file; None where the cache has it.
+        batch_size: images at a time.
+        output: the statistics; the processes' shares lie beside it until they are merged.
+        device: where features are computed.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        extractor: ExtractorName,
+        weights: Path | None,
+        batch_size: int,
+        output: Path,
+        device: torch.device,
+    ) -> None:
+        self.images, self.extractor, self.weights = images, extractor, weights
+        self.batch_size, self.output, self.device = batch_size, output, device
+        self.shares = output.with_suffix(".parts")
+
+    def run(self, shard: Shard) -> None:
+        """Write the sums and features of one process's share of the images."""
+        extractor = load_extractor(self.extractor, self.weights, self.device)
+        features = self.shares / f"{shard.rank}.npy"
+        statistics = compute_statistics(
+            open_images(self.images), extractor, features, self.batch_size, shard
+        )
+        save_partial_statistics(statistics, self.shares / f"{shard.rank}.npz")
+
+    def finish(self, world_size: int) -> None:
+        """Merge the shares: statistics, and beside them all features in order."""
+        ranks = range(world_size)
+        whole, *others = [load_partial_statistics(self.shares / f"{rank}.npz") for rank in ranks]
+        for other in others:
+            whole.merge(other)
+        if world_size == 1:
+            (self.shares / "0.npy").replace(features_path(self.output))
+        else:
+            features = [np.load(self.shares / f"{rank}.npy", mmap_mode="r") for rank in ranks]
+            with FeatureFile(features_path(self.output), sum(map(len, features))) as file:
+                for rows in features:
+                    file.add(rows)
+        finish(whole, self.images).save(self.output)
+        shutil.rmtree(self.shares)
+        remove_stale_temp_files(self.output.parent, features_path(self.output).stem)
 
 
-def take_over(statistics: Path, extractor: str, output: Path) -> None:
-    """Use statistics that were collected before.
+def reuse_statistics(statistics: Path, extractor: ExtractorName, output: Path) -> None:
+    """Write statistics that were computed before as ``output``.
 
     Raises:
         UserError: they are of another extractor, or their features do not lie beside them.
     """
-    found = ImageStatistics.load(statistics)
-    if found.extractor != extractor:
+    loaded = ImageStatistics.load(statistics)
+    if loaded.extractor != extractor:
         raise UserError(
-            f"{statistics}: are of {found.extractor} features, asked for are {extractor}"
+            f"{statistics}: are of {loaded.extractor} features, requested are {extractor}"
         )
-    if found.features is None:
+    if loaded.features is None:
         raise UserError(
             f"{features_path(statistics)}: no such file; the features belong to {statistics.name}"
         )
-    with FeatureFile(features_path(output), len(found.features)) as file:
-        for start in range(0, len(found.features), 1024):
-            file.add(found.features[start : start + 1024])
-    found.save(output)
+    with FeatureFile(features_path(output), len(loaded.features)) as file:
+        for start in range(0, len(loaded.features), 1024):
+            file.add(loaded.features[start : start + 1024])
+    loaded.save(output)
 
 
 def main() -> None:
@@ -141,9 +181,7 @@ def main() -> None:
         help=".npz with arr_0 in uint8 (N, H, W, 3), folder, or data file (.yaml)",
     )
     parser.add_argument("--extractor", choices=EXTRACTORS, required=True, help="feature network")
-    parser.add_argument(
-        "--weights", type=Path, help="its weights (default: where they are fetched to)"
-    )
+    parser.add_argument("--weights", type=Path, help="its weights (default: from the cache)")
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the statistics (.npz); features go beside it"
@@ -151,37 +189,24 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    parts = arguments.output.with_suffix(".parts")
     if is_statistics(arguments.images):
-        take_over(arguments.images, arguments.extractor, arguments.output)
+        reuse_statistics(arguments.images, arguments.extractor, arguments.output)
         return
     if arguments.worker is None:
         check_published(arguments.images)
-    images = open_images(arguments.images)
-    gpus, processes = min(arguments.gpus, len(images)), min(arguments.processes, len(images))
-    if arguments.worker is None and max(gpus, processes) > 1:
-        run_workers(
-            "selftrans.evaluation.compute_statistics", sys.argv[1:], gpus=gpus, processes=processes
-        )
-        statistics = merge_parts(parts, gpus or processes, arguments.output)
-        finish(statistics, arguments.images).save(arguments.output)
-        shutil.rmtree(parts)
-        return
-    extractor = load_extractor(
-        arguments.extractor, arguments.weights, claim_device(min(arguments.gpus, 1))
+    run_sharded(
+        "selftrans.evaluation.compute_statistics",
+        arguments,
+        lambda device: StatisticsWork(
+            arguments.images,
+            arguments.extractor,
+            arguments.weights,
+            arguments.batch_size,
+            arguments.output,
+            device,
+        ),
+        most=len(open_images(arguments.images)),
     )
-    if arguments.worker is not None:
-        number = arguments.worker.number
-        statistics = compute_statistics(
-            images, extractor, parts / f"{number}.npy", arguments.batch_size, arguments.worker
-        )
-        save_partial_statistics(statistics, parts / f"{number}.npz")
-        return
-    statistics = compute_statistics(
-        images, extractor, features_path(arguments.output), arguments.batch_size
-    )
-    finish(statistics, arguments.images).save(arguments.output)
-    remove_stale_temp_files(arguments.output.parent, features_path(arguments.output).stem)
 
 
 if __name__ == "__main__":

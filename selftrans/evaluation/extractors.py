@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from selftrans.config import ClassifierConfig, ExtractorName
+from selftrans.config import ExtractorName
 from selftrans.evaluation.activations import Activations
 from selftrans.models.autoencoder import to_signed
+from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import load_tensors
 
 
 class Extractor(Protocol):
@@ -19,7 +19,7 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in result files."""
+        """Name in result files."""
         ...
 
     @property
@@ -30,29 +30,6 @@ class Extractor(Protocol):
     def __call__(self, images_BHWC: Tensor) -> Activations:
         """Activations of uint8 images (B, H, W, 3)."""
         ...
-
-
-class ClassifierNetwork(nn.Module):
-    """Three convolutions that halve the resolution, a feature layer, logits."""
-
-    def __init__(self, settings: ClassifierConfig, num_classes: int) -> None:
-        super().__init__()
-        width = settings.width
-        self.convolutions = nn.Sequential(
-            *_halving(3, width), *_halving(width, 2 * width), *_halving(2 * width, 2 * width),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        )  # fmt: skip
-        self.features = nn.Linear(8 * width, settings.features)
-        self.head = nn.Linear(settings.features, num_classes)
-
-    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, d) and logits (B, K) of images in [-1, 1]."""
-        features = nn.functional.silu(self.features(self.convolutions(pixels_BCHW)))
-        return features, self.head(features)
-
-
-def _halving(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.SiLU()
 
 
 @dataclass(frozen=True)
@@ -75,24 +52,23 @@ class ClassifierExtractor:
 
 
 def load_classifier(path: Path, device: torch.device) -> ClassifierExtractor:
-    """Load what ``selftrans.training.classifier`` wrote.
+    """Load what ``selftrans.training.auxiliary.classifier`` wrote.
 
     Raises:
-        UserError: the file is absent, damaged or holds something else.
+        UserError: the file is absent, damaged or of another kind.
     """
-    tensors, metadata = load_tensors(path, "classifier")
-    network = ClassifierNetwork(ClassifierConfig(**metadata["settings"]), metadata["num_classes"])
+    tensors, metadata = ClassifierMetadata.load(path)
+    network = ClassifierNetwork(metadata.settings, metadata.num_classes)
     network.load_state_dict(tensors)
-    return ClassifierExtractor(
-        network.requires_grad_(False).eval().to(device), metadata["digest"], device
-    )
+    frozen = network.requires_grad_(False).eval().to(device)
+    return ClassifierExtractor(frozen, metadata.digest, device)
 
 
 def load_extractor(name: ExtractorName, weights: Path | None, device: torch.device) -> Extractor:
     """An extractor by name; ``weights`` is its file, which may be left out where the cache has it.
 
     Raises:
-        UserError: the weights are absent, damaged or others.
+        UserError: the weights are absent, damaged or not the published ones.
     """
     match name:
         case "classifier":

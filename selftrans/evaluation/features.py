@@ -31,7 +31,7 @@ from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.training.batches import HostBatch
 from selftrans.training.inputs import Inputs
-from selftrans.training.trainer import build_model
+from selftrans.training.model import build_model
 
 Arrays = dict[str, NDArray[np.generic]]
 SEED = 0  # of images and noise: the same for every run, whatever its seed
@@ -152,7 +152,7 @@ def maps_over_training(
         maps.append(
             subtract_positional_mean(torch.stack([features[block] for block in blocks]), shown)
         )
-        steps.append(int(metadata["step"]))
+        steps.append(metadata.step)
     return torch.stack(maps), steps, backbone
 
 

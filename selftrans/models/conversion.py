@@ -1,14 +1,14 @@
-"""Weights of public diffusion transformers, turned into ours; and ours, turned into diffusers'.
+"""Weights of public diffusion transformers, converted into ours.
 
-SiT, REPA, SRA, Self-Transcendence and other velocity models with DiT's parameter names are understood, under either direction
-of time. DiT's own published weights predict the noise at 1000 discrete times: no velocity model, and nothing in their names
-or shapes says so. Imported, they would sample noise.
+SiT, REPA, SRA, Self-Transcendence and other velocity models with DiT's parameter names are
+understood, under either direction of time. DiT's own published weights predict the noise at 1000
+discrete times: not a velocity model, and nothing in their names or shapes says so. Imported, they
+would sample noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import pickle
 import re
 import zipfile
@@ -16,26 +16,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isqrt, nextafter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selftrans.config import SIZES, Convention, Weights
-from selftrans.models.sit import SiT, SiTShape, sincos_table, sinusoids, timestep_frequencies
+from selftrans.models.sit import SiT, SiTShape, sincos_table, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import read_safetensors
-
-if TYPE_CHECKING:
-    from diffusers import DiTTransformer2DModel
-    from diffusers.models.embeddings import CombinedTimestepLabelEmbeddings
 
 TRAINING_HEADS = ("projectors.", "projector.", "ap_head.")
 """Prefixes of what only training needs: heads of REPA and Self-Transcendence, of SRA."""
 KNOWN_HEADS = {hidden_size: num_heads for _, hidden_size, num_heads in SIZES.values()}
 WRAPPERS = ("module", "_orig_mod")
 """Parts of names that DistributedDataParallel and torch.compile put in."""
-LARGEST_REFIT_ERROR = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,7 @@ class PublicCheckpoint:
 
     path: Path
     state_dicts: Mapping[Weights, Mapping[str, Tensor]]
-    """Of a published file only one, which passes for the moving average: that is what is published."""
+    """Averaged and raw; of a bare state dict only one, which is taken for the average."""
     step: int | None = None
     """The training's step, where the file says it."""
 
@@ -52,11 +47,11 @@ class PublicCheckpoint:
         """Averaged or raw weights, under names without the parts that wrappers put in.
 
         Raises:
-            UserError: the file does not have them, or two of them under one name.
+            UserError: the file does not have them, or two of them have the same name.
         """
         if weights not in self.state_dicts:
             raise UserError(
-                f"{self.path}: holds no {weights} weights (there: {', '.join(self.state_dicts)})"
+                f"{self.path}: has no {weights} weights (it has: {', '.join(self.state_dicts)})"
             )
         named = self.state_dicts[weights]
         plain = {
@@ -65,20 +60,25 @@ class PublicCheckpoint:
         }
         if len(plain) < len(named):
             raise UserError(
-                f"{self.path}: several of its tensors have the same name without {' and '.join(WRAPPERS)}"
+                f"{self.path}: several of its tensors have the same name without"
+                f" {' and '.join(WRAPPERS)}"
             )
         return plain
 
 
 def read_checkpoint(path: Path) -> PublicCheckpoint:
-    """Read a public file: a bare state dict, or one of a training with ``model`` and ``ema``. Nothing in it is executed.
+    """Read a public file: a bare state dict, or one of a training with ``model`` and ``ema``.
+
+    Nothing in it is executed.
 
     Raises:
-        UserError: the file is absent, damaged or of another kind, or wants more than tensors and plain data.
+        UserError: the file is absent, damaged or of another kind, or holds more than tensors and
+            plain data.
     """
     if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
         raise UserError(
-            f"{path}: {path.suffix!r} is no kind of checkpoint (allowed: .pt, .pth, .bin, .safetensors)"
+            f"{path}: {path.suffix!r} is not a kind of checkpoint"
+            " (allowed: .pt, .pth, .bin, .safetensors)"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -87,30 +87,34 @@ def read_checkpoint(path: Path) -> PublicCheckpoint:
         return PublicCheckpoint(path=path, state_dicts={"ema": content})
     parts = content if isinstance(content, dict) else {}
     keys: dict[Weights, str] = {"ema": "ema", "raw": "model"}
-    found = {weights: parts[key] for weights, key in keys.items() if _is_state_dict(parts.get(key))}
-    if not found:
-        there = ", ".join(map(str, list(parts)[:8])) or type(content).__name__
+    state_dicts = {
+        weights: parts[key] for weights, key in keys.items() if _is_state_dict(parts.get(key))
+    }
+    if not state_dicts:
+        content_names = ", ".join(map(str, list(parts)[:8])) or type(content).__name__
         raise UserError(
-            f"{path}: holds {there} (allowed: a state dict, or a dict with one under 'ema' or 'model')"
+            f"{path}: holds {content_names}"
+            " (allowed: a state dict, or a dict with one under 'ema' or 'model')"
         )
     step = parts.get("steps")
     return PublicCheckpoint(
-        path=path, state_dicts=found, step=step if isinstance(step, int) else None
+        path=path, state_dicts=state_dicts, step=step if isinstance(step, int) else None
     )
 
 
 def _read_pickle(path: Path) -> Any:
-    """What ``torch.save`` wrote, if it is made of tensors, plain data and the namespaces that hold training arguments."""
+    """What ``torch.save`` wrote: tensors, plain data and namespaces of training arguments."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # The archives of today can be mapped: optimizer states are then never read.
+            # Zip archives can be mapped: optimizer states are then never read.
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path}: wants to use {refused[1]}, which is refused (allowed: tensors, plain data, argparse.Namespace)"
+                f"{path}: wants to use {refused[1]}, which is refused"
+                " (allowed: tensors, plain data, argparse.Namespace)"
             ) from None
         raise UserError(f"{path}: damaged or not a PyTorch file") from None
     except OSError as error:
@@ -136,13 +140,15 @@ def read_shape(
     """The shape of a backbone, read off its tensors.
 
     Args:
-        tensors: the weights, under plain names; a label table has one row more than there are classes.
+        tensors: the weights, under plain names; a label table has a row more than classes.
         source: the file, for messages.
-        heads: attention heads, for a width that is none of SiT's and a model without qk-norm, whose tensors do not tell.
+        num_heads: attention heads, for a hidden size that is not one of SiT's and a model without
+            qk-norm: its tensors do not determine them.
         latent_size: height of the latents, for a file without ``pos_embed``.
 
     Raises:
-        UserError: a tensor that tells is missing, or heads or the latent size are needed or contradicted.
+        UserError: a tensor that is read is missing, or the number of heads or the latent size is
+            needed or contradicted.
     """
 
     def sizes(name: str, dimensions: int) -> tuple[int, ...]:
@@ -165,24 +171,31 @@ def read_shape(
     if qk_norm:
         read = max(1, hidden_size // sizes("blocks.0.attn.q_norm.weight", 1)[0])
         if num_heads not in (None, read):
-            raise UserError(f"{source}: heads is {read} by its qk-norm, expected {num_heads}")
+            raise UserError(f"{source}: num_heads is {read} by its qk-norm, expected {num_heads}")
         num_heads = read
     else:
         num_heads = KNOWN_HEADS.get(hidden_size) if num_heads is None else num_heads
     if num_heads is None:
         raise UserError(
-            f"{source}: nothing in it tells the number of heads of width {hidden_size}, so --heads is needed"
+            f"{source}: nothing in it tells the number of heads of hidden size {hidden_size},"
+            " so --num-heads is needed"
         )
     if num_heads < 1 or hidden_size % num_heads:
-        raise UserError(f"{source}: its width {hidden_size} is not divided by {num_heads} heads")
+        raise UserError(
+            f"{source}: its hidden size {hidden_size} is not divided by {num_heads} heads"
+        )
     ratio = hidden / hidden_size
     return SiTShape(
-        latent_shape=(channels, latent_size, latent_size), num_classes=rows - 1,
+        latent_shape=(channels, latent_size, latent_size),
+        num_classes=rows - 1,
         depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-        hidden_size=hidden_size, num_heads=num_heads, patch_size=patch,
-        # The width times the ratio is rounded down.
-        mlp_ratio=ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden), qk_norm=qk_norm,
-    )  # fmt: skip
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        patch_size=patch,
+        # The hidden size times the ratio is rounded down.
+        mlp_ratio=ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden),
+        qk_norm=qk_norm,
+    )
 
 
 def to_ours(
@@ -199,7 +212,7 @@ def to_ours(
         shape: the backbone's.
         convention: the model's direction of time.
         source: the file, for messages.
-        ignore: further prefixes of what is no part of the backbone.
+        ignore: further prefixes of tensors outside of the backbone.
 
     Raises:
         UserError: a tensor is missing, unknown, or of another shape or type.
@@ -212,15 +225,16 @@ def to_ours(
     ]:
         name = unknown[0]
         raise UserError(
-            f"{source}: {name} is no part of the backbone; if it may be left out: --ignore {_prefix(name)}"
+            f"{source}: {name} is not part of the backbone;"
+            f" if it may be left out: --ignore {_prefix(name)}"
         )
     fixed = {"pos_embed": sincos_table(shape.hidden_size, shape.grid_size)[None]}
-    given = {**fixed, **{name: tensor for name, tensor in tensors.items() if name in expected}}
-    if missing := [name for name in expected if name not in given]:
+    kept = {**fixed, **{name: tensor for name, tensor in tensors.items() if name in expected}}
+    if missing := [name for name in expected if name not in kept]:
         raise UserError(f"{source}: lacks {missing[0]}")
     for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-        given[name] = _without_sigma(given[name], expected[name], shape)
-    for name, tensor in given.items():
+        kept[name] = _without_sigma(kept[name], expected[name], shape)
+    for name, tensor in kept.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"{source}: {name} is {_times(tensor)}, expected {_times(expected[name])}"
@@ -229,19 +243,19 @@ def to_ours(
             raise UserError(
                 f"{source}: {name} holds {tensor.dtype}, expected floating-point numbers"
             )
-    ours = {name: tensor.float() for name, tensor in given.items()}
+    ours = {name: tensor.float() for name, tensor in kept.items()}
     return reverse_time(ours) if convention == "data-at-1" else ours
 
 
 def _without_sigma(tensor: Tensor, expected: Tensor, shape: SiTShape) -> Tensor:
-    """Of outputs with a variance that is learnt too, 2C numbers for each place of a patch, the first C."""
+    """Of outputs with a learnt variance, 2C for each pixel of a patch, the first C."""
     if tensor.shape[:1] != (2 * len(expected),):
         return tensor
     return tensor.unflatten(0, (shape.patch_size**2, 2, shape.latent_shape[0]))[:, 0].flatten(0, 1)
 
 
 def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of -m(x, 1 - t) from those of m(x, t); twice is once around.
+    """Weights of -m(x, 1 - t) from those of m(x, t); applied twice, it is the identity.
 
     The sign goes into the output layer. Time goes into the layer behind the sinusoids, by
 
@@ -259,115 +273,10 @@ def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _times(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+    return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
 def _prefix(name: str) -> str:
     """The first part of a name, with its dot; for a tensor of a block, all of the name."""
     first, dot, _ = name.partition(".")
     return name if first == "blocks" else first + dot
-
-
-# diffusers' names; the embedders stand in every block.
-_EMBEDDERS = {
-    "t_embedder.mlp.0": "timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "timestep_embedder.linear_2",
-    "y_embedder.embedding_table": "class_embedder.embedding_table",
-}
-_BLOCK = {
-    "attn.proj": "attn1.to_out.0",
-    "mlp.fc1": "ff.net.0.proj",
-    "mlp.fc2": "ff.net.2",
-    "adaLN_modulation.1": "norm1.linear",
-}
-_ENDS = {
-    "x_embedder.proj": "pos_embed.proj",
-    "final_layer.adaLN_modulation.1": "proj_out_1",
-    "final_layer.linear": "proj_out_2",
-}
-
-
-def to_diffusers(model: SiT) -> DiTTransformer2DModel:
-    """A transformer of diffusers that computes the same velocity, in eval mode: ``transformer(x, t, labels)``, t in [0, 1].
-
-    It is in float32. Its times are floats, with noise at 1; the schedulers and the pipeline that diffusers has for DiT expect
-    a noise prediction instead.
-
-    Raises:
-        UserError: that class cannot express the model.
-    """
-    from diffusers import DiTTransformer2DModel
-
-    shape = model.shape
-    for key, found, allowed in (
-        ("qk_norm", shape.qk_norm, False),
-        ("mlp_ratio", shape.mlp_ratio, 4.0),
-    ):
-        if found != allowed:
-            raise UserError(
-                f"{key}: {found}, diffusers' DiTTransformer2DModel can only have {allowed}"
-            )
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=shape.num_heads, attention_head_dim=shape.hidden_size // shape.num_heads,
-        in_channels=shape.latent_shape[0],
-        num_layers=shape.depth, sample_size=shape.latent_shape[1], patch_size=shape.patch_size,
-        num_embeds_ada_norm=shape.num_classes, norm_eps=1e-6,
-    )  # fmt: skip
-    if not torch.allclose(
-        transformer.pos_embed.pos_embed, model.pos_embed.float().cpu(), atol=1e-5
-    ):
-        raise UserError(
-            "pos_embed: diffusers' DiTTransformer2DModel can only have the fixed sin-cos table"
-        )
-    own = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    own["t_embedder.mlp.0.weight"] = _refitted(own["t_embedder.mlp.0.weight"])
-    transformer.load_state_dict(_renamed(own, shape.depth))
-    embedder = transformer.transformer_blocks[0].norm1.emb
-    if (error := _refit_error(model, embedder)) > LARGEST_REFIT_ERROR:
-        raise UserError(
-            f"t_embedder: diffusers' frequencies miss it by {error:.1e} (allowed: {LARGEST_REFIT_ERROR:.0e} of its largest)"
-        )
-    return transformer.eval()
-
-
-def _renamed(own: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """Our state dict under diffusers' names."""
-    modules = dict(_ENDS)
-    renamed = {}
-    for block in range(depth):
-        ours, theirs = f"blocks.{block}", f"transformer_blocks.{block}"
-        for kind in ("weight", "bias"):
-            for part, tensor in zip("qkv", own[f"{ours}.attn.qkv.{kind}"].chunk(3), strict=True):
-                renamed[f"{theirs}.attn1.to_{part}.{kind}"] = tensor
-        modules |= {f"{ours}.{name}": f"{theirs}.{other}" for name, other in _BLOCK.items()}
-        for name, other in _EMBEDDERS.items():
-            for kind in ("weight", "bias"):
-                if f"{name}.{kind}" in own:  # a label table has no bias
-                    renamed[f"{theirs}.norm1.emb.{other}.{kind}"] = own[f"{name}.{kind}"]
-    for name, other in modules.items():
-        renamed |= {f"{other}.{kind}": own[f"{name}.{kind}"] for kind in ("weight", "bias")}
-    return renamed
-
-
-def _refitted(first: Tensor) -> Tensor:
-    """Weights that give on diffusers' sinusoids what ``first`` gives on ours, for t in [0, 1].
-
-    diffusers' frequencies are 10000^(-k/127), ours 10000^(-k/128). On [0, 1] such slow waves span only about ten dimensions to
-    rounding, so a least-squares fit of the smallest norm is exact and smaller than ``first``.
-    """
-    half = first.shape[1] // 2
-    times = torch.linspace(0, 1, 4 * half, dtype=torch.float64)
-    theirs = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / (half - 1))
-    wanted = sinusoids(times, timestep_frequencies(half)) @ first.double().T
-    return torch.linalg.lstsq(
-        sinusoids(times, theirs), wanted, rcond=1e-10, driver="gelsd"
-    ).solution.T.to(first.dtype)
-
-
-@torch.no_grad()
-def _refit_error(model: SiT, embedder: CombinedTimestepLabelEmbeddings) -> float:
-    """Largest error of diffusers' embedding of time over times that were not fitted, as a part of its largest number."""
-    times = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    found: Tensor = embedder.timestep_embedder(embedder.time_proj(times))
-    wanted = copy.deepcopy(model.t_embedder).cpu().double()(times)
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,41 +12,54 @@ from torch.nn import functional
 
 from selftrans.config import PretrainedEncoderConfig, TrainedEncoderConfig
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import load_tensors, save_tensors
+from selftrans.runtime.metadata import FileMetadata
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-KIND = "encoder"
+class EncoderMetadata(FileMetadata):
+    """Of an encoder's file."""
+
+    kind: ClassVar[str] = "encoder"
+    name: str
+    """In the data file."""
+    stand_in: bool
+    """Whether it was trained here, on the data itself, for want of published weights."""
+    input_size: int
+    """Side of the images that the network takes, in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of the pixels in [0, 1], by channel, that its inputs are normalised by."""
+    architecture: dict[str, Any]
+    """What timm builds the network from."""
+    held_out_accuracy: float | None = None
+    """Of one that was trained here, on images that it was not shown."""
 
 
 class PatchEncoder:
-    """A frozen encoder; its tokens do not depend on the batch they are computed in, but for rounding.
+    """A frozen encoder; but for rounding, its tokens do not depend on the rest of the batch.
 
     Args:
         network: a vision transformer of timm's.
-        facts: what its file says about it: ``name``, ``input_size``, ``mean``, ``std``, ``stand_in``.
-        digest: digest of its weights.
+        metadata: of its file.
     """
 
-    def __init__(self, network: Any, metadata: Mapping[str, Any], digest: str) -> None:
-        self.network, self.digest = network, digest
-        self.name: str = metadata["name"]
-        self.stand_in: bool = metadata["stand_in"]
-        self.input_size: int = metadata["input_size"]
+    def __init__(self, network: Any, metadata: EncoderMetadata) -> None:
+        self.network, self.digest = network, metadata.digest
+        self.name, self.stand_in = metadata.name, metadata.stand_in
+        self.input_size = metadata.input_size
         self.grid_size: int = network.patch_embed.grid_size[0]
         self.hidden_size: int = network.embed_dim
         device = next(network.parameters()).device
         self._mean, self._std = (
-            torch.tensor(metadata[key], device=device).reshape(1, 3, 1, 1)
-            for key in ("mean", "std")
+            torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+            for values in (metadata.mean, metadata.std)
         )
 
     @torch.no_grad()
     def __call__(self, images_BHWC: Tensor) -> Tensor:
-        """Normalised patch tokens (B, T, D) of uint8 images (B, H, W, 3) of any size; class and register tokens are left out.
+        """Patch tokens (B, T, D) of uint8 images (B, H, W, 3) of any size.
 
-        Normalised, then resized bicubically without antialias, as REPA's code does for DINOv2.
+        Without class and register tokens. Pixels are normalised, then resized bicubically without
+        antialias, as REPA's code does for DINOv2.
         """
         pixels = images_BHWC.to(self._mean.device).permute(0, 3, 1, 2).float() / 255
         pixels = (pixels - self._mean) / self._std
@@ -54,27 +68,35 @@ class PatchEncoder:
                 pixels, (self.input_size, self.input_size), mode="bicubic"
             )
         tokens: Tensor = self.network.forward_features(pixels)
-        if isinstance(
-            getattr(self.network, "norm", None), nn.Identity
-        ):  # timm's models that pool normalise behind the pooling
+        # timm's models that pool normalise behind the pooling.
+        if isinstance(getattr(self.network, "norm", None), nn.Identity):
             tokens = self.network.fc_norm(tokens)
         return tokens[:, self.network.num_prefix_tokens :]
 
 
 def stand_in_architecture(settings: TrainedEncoderConfig, image_size: int) -> dict[str, Any]:
-    """What timm builds the trained encoder from: its smallest vision transformer at other sizes, without a class token."""
+    """What timm builds the trained encoder from: its smallest vision transformer at other sizes.
+
+    Without a class token.
+    """
     return {
-        "model_name": "vit_tiny_patch16_224", "img_size": image_size, "patch_size": settings.patch_size,
-        "embed_dim": settings.hidden_size, "depth": settings.depth, "num_heads": settings.num_heads, "class_token": False,
-        "global_pool": "avg", "fc_norm": False,
-    }  # fmt: skip
+        "model_name": "vit_tiny_patch16_224",
+        "img_size": image_size,
+        "patch_size": settings.patch_size,
+        "embed_dim": settings.hidden_size,
+        "depth": settings.depth,
+        "num_heads": settings.num_heads,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+    }
 
 
 def build_network(architecture: Mapping[str, Any], **options: Any) -> Any:
     """A vision transformer of timm's without a classifier.
 
     Raises:
-        UserError: timm has no such model, or it is no vision transformer that takes this image size.
+        UserError: timm has no such model, or it is not a vision transformer for this image size.
     """
     import timm
 
@@ -87,7 +109,8 @@ def build_network(architecture: Mapping[str, Any], **options: Any) -> Any:
     except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"encoder {name!r}: no vision transformer of timm's that can be used here ({reason})"
+            f"encoder {name!r}: is not a vision transformer of timm that can be used here"
+            f" ({reason})"
         ) from None
     return network
 
@@ -102,7 +125,7 @@ def load_published(settings: PretrainedEncoderConfig) -> tuple[Any, dict[str, An
     """
     architecture = {"model_name": settings.model, "img_size": settings.input_size}
     options: dict[str, Any] = {"pretrained": True}
-    build_network(architecture)  # whatever goes wrong from here on lies in the weights
+    build_network(architecture)  # any later error is due to the weights
     if settings.weights is not None:
         if not Path(settings.weights).is_file():
             raise UserError(
@@ -122,7 +145,7 @@ def load_published(settings: PretrainedEncoderConfig) -> tuple[Any, dict[str, An
     except Exception as error:  # the hub's client and torch raise a dozen kinds
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"encoder {settings.model!r}: no weights from {source}: {reason}") from None
-    # timm lets a file pass that lacks some, or all, of the weights: those are random, and not the same twice.
+    # timm accepts a file that lacks some, or all, of the weights: those are random, so they differ.
     again = networks[1].state_dict()
     if lacking := [
         name
@@ -130,29 +153,27 @@ def load_published(settings: PretrainedEncoderConfig) -> tuple[Any, dict[str, An
         if not torch.equal(tensor, again[name])
     ]:
         raise UserError(
-            f"encoder {settings.model!r}: no weights from {source}: {lacking[0]!r} is not among them"
+            f"encoder {settings.model!r}: no weights from {source}:"
+            f" {lacking[0]!r} is not among them"
         )
     return networks[0], architecture
 
 
-def save_encoder(
-    path: Path, network: Any, architecture: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> str:
-    """Write an encoder as one file that needs neither the hub nor its settings; returns the digest."""
-    return save_tensors(
-        path, network.state_dict(), KIND, {"architecture": dict(architecture), **metadata}
-    )
+def save_encoder(path: Path, network: Any, metadata: EncoderMetadata) -> str:
+    """Write an encoder as one file that needs neither the hub nor its settings.
+
+    Returns the digest of its weights.
+    """
+    return metadata.save(path, network.state_dict())
 
 
 def load_encoder(path: Path, device: torch.device) -> PatchEncoder:
     """Read what ``save_encoder`` wrote.
 
     Raises:
-        UserError: the file is absent, damaged or holds something else.
+        UserError: the file is absent, damaged or of another kind.
     """
-    tensors, metadata = load_tensors(path, KIND)
-    network = build_network(metadata["architecture"])
+    tensors, metadata = EncoderMetadata.load(path)
+    network = build_network(metadata.architecture)
     network.load_state_dict(tensors)
-    return PatchEncoder(
-        network.requires_grad_(False).eval().to(device), metadata, metadata["digest"]
-    )
+    return PatchEncoder(network.requires_grad_(False).eval().to(device), metadata)

@@ -6,7 +6,7 @@ F length of the sinusoidal timestep vector. Parameter names are those of public 
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -46,10 +46,11 @@ class SiTShape:
         cls, model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int
     ) -> "SiTShape":
         """The shape of a configured model on given latents."""
+        sizes = {field.name for field in fields(cls)} & {*BackboneConfig.model_fields}
         return cls(
             latent_shape=latent_shape,
             num_classes=num_classes,
-            **model.model_dump(exclude={"preset"}),
+            **{name: getattr(model, name) for name in sizes},
         )
 
     @property

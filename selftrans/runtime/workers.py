@@ -1,16 +1,22 @@
 """A piece of work shared among processes of one machine, a GPU for each where there are GPUs."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from selftrans.runtime.devices import lease_gpus, visible_gpus
+from selftrans.runtime.devices import claim_device, lease_gpus, visible_gpus
 from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.signals import StopRequest, die_with_parent
+
+if TYPE_CHECKING:
+    import torch
 
 POLL_SECONDS = 0.2
 
@@ -23,25 +29,37 @@ class Shard:
     world_size: int
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
+    def parse(cls, text: str) -> Shard:
         """``2/8`` is the third of eight."""
         rank, _, world_size = text.partition("/")
         return cls(int(rank), int(world_size))
 
     @classmethod
-    def all(cls) -> "Shard":
+    def all(cls) -> Shard:
         """The whole work, done by one process."""
         return cls(0, 1)
 
     def span(self, count: int) -> range:
-        """This worker's part of ``count`` items: neighbours, and as many as any other's, give or take one."""
+        """This worker's share of ``count`` items: neighbours, as many as any other's within one."""
         return range(
             count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
         )
 
 
+class ShardedWork(Protocol):
+    """Work that any number of processes share, and whose shares lie on disk until it is finished."""
+
+    def run(self, shard: Shard) -> None:
+        """Do one process's share."""
+        ...
+
+    def finish(self, world_size: int) -> object:
+        """Put the shares of ``world_size`` processes together."""
+        ...
+
+
 def add_worker_arguments(parser: ArgumentParser) -> None:
-    """Give a command line the options ``--gpus``, ``--processes`` and, for its own use, ``--worker``."""
+    """Add the options ``--gpus``, ``--processes`` and, for internal use, ``--worker``."""
     parser.add_argument(
         "--gpus",
         type=int,
@@ -51,32 +69,63 @@ def add_worker_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, default=1, help="processes without GPUs (default: 1)"
     )
-    parser.add_argument("--worker", type=Shard.parse, help="used by the program itself: number/of")
+    parser.add_argument("--worker", type=Shard.parse, help="used by the program itself: rank/size")
 
 
-def run_workers(module: str, arguments: Sequence[str], *, gpus: int, processes: int) -> None:
-    """Run ``python -m module arguments --worker k/n`` for every k; if one fails, the others are ended.
+def run_sharded(
+    module: str,
+    arguments: Namespace,
+    open_work: Callable[[torch.device], ShardedWork],
+    most: int | None = None,
+) -> None:
+    """Run a command line's work on as many processes as its options request.
+
+    The same command line has three roles. With one process it does all of the work and finishes
+    it. With several it starts itself once for each, with ``--worker rank/size`` added, waits for
+    them, and finishes the work; it computes nothing itself, so its device is the CPU. As a worker
+    it does its share.
+
+    Args:
+        module: the command line's module, for ``python -m``.
+        arguments: parsed, with the options of ``add_worker_arguments``.
+        open_work: the work on a device; called once, in every process.
+        most: no more processes than this, for work that cannot be divided further.
 
     Raises:
         Interrupted: a signal arrived; the workers are ended.
-        SystemExit: a worker failed; its message stands on stderr.
+        SystemExit: a worker failed; its message is on stderr.
     """
-    count = gpus or processes
+    gpus, processes = (
+        count if most is None else min(count, most)
+        for count in (arguments.gpus, arguments.processes)
+    )
+    world_size = gpus or processes
+    if arguments.worker is not None:
+        open_work(claim_device(min(gpus, 1))).run(arguments.worker)
+    elif world_size > 1:
+        work = open_work(claim_device(0))
+        _run_workers(module, sys.argv[1:], gpus=gpus, world_size=world_size)
+        work.finish(world_size)
+    else:
+        work = open_work(claim_device(gpus))
+        work.run(Shard.all())
+        work.finish(1)
+
+
+def _run_workers(module: str, arguments: Sequence[str], *, gpus: int, world_size: int) -> None:
+    """Run ``python -m module arguments --worker k/n`` for every k; if one fails, end the others."""
     cards: list[str] = []
     if gpus:
         lease_gpus(gpus)
         cards = visible_gpus()
-    threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // count))
+    threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // world_size))
     stop = StopRequest()
     workers = []
-    for number in range(count):
+    for rank in range(world_size):
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if cards:
-            environment |= {
-                "CUDA_VISIBLE_DEVICES": cards[number],
-                "SELFTRANS_LEASED": cards[number],
-            }
-        command = [sys.executable, "-m", module, *arguments, "--worker", f"{number}/{count}"]
+            environment |= {"CUDA_VISIBLE_DEVICES": cards[rank], "SELFTRANS_LEASED": cards[rank]}
+        command = [sys.executable, "-m", module, *arguments, "--worker", f"{rank}/{world_size}"]
         worker = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509
         workers.append(worker)
     try:

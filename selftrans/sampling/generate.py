@@ -1,7 +1,10 @@
-"""Generation: a checkpoint and an autoencoder -> images, streamed to disk. ``python -m selftrans.sampling.generate --help``.
+"""Generation: a checkpoint and an autoencoder -> images, streamed to disk.
 
-Sample i is a function of (seed, i): its label, its noise, its SDE path. So the images do not depend on the batch size, on
-the number of processes or on an interruption, up to the rounding of matrix products.
+``python -m selftrans.sampling.generate --help``
+
+Sample i is a function of (seed, i): its label, its noise, its SDE path. So the images do not
+depend on the batch size, on the number of processes or on an interruption, up to the rounding of
+matrix products.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ import argparse
 import copy
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -22,25 +24,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import DECODED_ELEMENTS, FIRST_IMAGES, SamplerConfig, restored
+from selftrans.config import (
+    DECODED_ELEMENTS,
+    FIRST_IMAGES,
+    InterpolantName,
+    Precision,
+    SamplerConfig,
+    restored,
+)
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import decode, load_autoencoder
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.devices import allow_tf32, claim_device
+from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_workers
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
 CPU = torch.device("cpu")
 
 
 class SampleNoise:
-    """The normal numbers of some samples: each sample has a generator of its own, drawn from once per call."""
+    """Normal noise of some samples: each has its own generator, read once per call."""
 
     def __init__(
         self, seed: int, indices: range, shape: tuple[int, int, int], device: torch.device
@@ -50,8 +59,8 @@ class SampleNoise:
 
     def __call__(self) -> Tensor:
         """The next draw of N(0, I), (B, C, H, W) in float64."""
-        drawn = np.stack([rng.standard_normal(self._shape) for rng in self._generators])
-        return torch.from_numpy(drawn).to(self._device)
+        noise = np.stack([rng.standard_normal(self._shape) for rng in self._generators])
+        return torch.from_numpy(noise).to(self._device)
 
 
 def sample_labels(settings: SamplerConfig, indices: range, num_classes: int) -> NDArray[np.int64]:
@@ -71,7 +80,7 @@ def sample_latents(
     labels_B: Tensor,
     noise: SampleNoise,
     null_class: int,
-    interpolant: str = "linear",
+    interpolant: InterpolantName = "linear",
 ) -> Tensor:
     """Latents (B, C, H, W) in float64, as the model sees them (scaled).
 
@@ -79,15 +88,20 @@ def sample_latents(
         model: the velocity.
         settings: sampler, steps, guidance, precision.
         labels_B: classes.
-        noise: the samples' normal numbers.
+        noise: the samples' normal noise.
         null_class: the label that means "no label".
         interpolant: the one that the model was trained on.
     """
     guidance = settings.guidance
     field = GuidedVelocity(
-        model=model, labels_B=labels_B, null_class=null_class, scale=guidance.scale, low=guidance.low,
-        high=guidance.high, dtype=DTYPES.get(settings.precision, torch.float32),
-    )  # fmt: skip
+        model=model,
+        labels_B=labels_B,
+        null_class=null_class,
+        scale=guidance.scale,
+        low=guidance.low,
+        high=guidance.high,
+        dtype=DTYPES.get(settings.precision, torch.float32),
+    )
     x = noise()
     match settings.sampler:
         case "euler":
@@ -126,7 +140,7 @@ class ImageSampler:
     def images(
         self, settings: SamplerConfig, indices: range, labels_B: NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:
-        """Samples ``indices``, (B, H, W, 3), of their own classes or of given ones."""
+        """Samples ``indices``, (B, H, W, 3), of the classes ``labels_B``, or else of theirs."""
         chosen = self.labels(settings, indices) if labels_B is None else labels_B
         labels = torch.from_numpy(chosen).to(self.device)
         noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
@@ -137,14 +151,17 @@ class ImageSampler:
         model = self._models[settings.precision]
         allow_tf32(settings.precision == "tf32")
         z = sample_latents(
-            model, settings, labels, noise, model.null_class, self.metadata["interpolant"]
+            model, settings, labels, noise, model.null_class, self.metadata.interpolant
         )
         allow_tf32(False)
-        latents = self.metadata["latents"]
-        return self.decode(z / latents["scale"] + latents["shift"], settings.decoder_precision)
+        latents = self.metadata.latents
+        return self.decode(z / latents.scale + latents.shift, settings.decoder_precision)
 
-    def decode(self, z_BCHW: Tensor, precision: str = "fp32") -> NDArray[np.uint8]:
-        """Images (B, H, W, 3) of unscaled latents, some at a time: a decoder needs far more memory than a backbone."""
+    def decode(self, z_BCHW: Tensor, precision: Precision = "fp32") -> NDArray[np.uint8]:
+        """Images (B, H, W, 3) of unscaled latents.
+
+        A few at a time: a decoder needs far more memory than a backbone.
+        """
         if precision not in self._decoders:
             self._decoders[precision] = copy.deepcopy(self.autoencoder).to(DTYPES[precision])
         decoder, size = self._decoders[precision], max(1, DECODED_ELEMENTS // z_BCHW[0].numel())
@@ -155,7 +172,9 @@ def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
     """All that a set of samples depends on."""
     return {
         **settings.model_dump(mode="json", exclude={"checkpoints", "sweep"}),
-        "checkpoint": {key: sampler.metadata[key] for key in ("run", "seed", "step", "digest")},
+        "checkpoint": {
+            key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")
+        },
         "autoencoder_digest": digest_of(sampler.autoencoder.state_dict()),
         "versions": {
             "selftrans": __version__,
@@ -164,43 +183,12 @@ def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
     }
 
 
-def generate(
-    settings: SamplerConfig,
-    sampler: ImageSampler,
-    partial: PartialImages,
-    batch_size: int,
-    shard: Shard | None = None,
-) -> None:
-    """Draw this worker's share of the images into ``partial``, but for those that are there already."""
-    shard = shard or Shard.all()
-    span = shard.span(settings.num_samples)
-    todo = partial.missing(span, batch_size)
-    done = len(span) - sum(map(len, todo))
-    with Progress(len(span), "sampling", "image", initial=done, quiet=shard.rank > 0) as bar:
-        for indices in todo:
-            partial.add(indices, sampler.images(settings, indices))
-            bar.update(len(indices))
-
-
-def finish(settings: SamplerConfig, partial: PartialImages, num_classes: int, output: Path) -> None:
-    """Put the whole set into ``output``, its first images into ``first.npz`` and what it is into a ``.json`` beside it."""
-    pieces = partial.pieces(settings.num_samples)
-    labels = sample_labels(settings, range(settings.num_samples), num_classes)
-    write_image_archive(output, pieces, labels)
-    first = next(
-        ImageArchive(output).batches(range(min(FIRST_IMAGES, settings.num_samples)), FIRST_IMAGES)
-    )
-    write_image_archive(output.with_name("first.npz"), [first], labels[: len(first)])
-    write_json(output.with_suffix(".json"), partial.description)
-    partial.remove()
-
-
 class PartialImages:
-    """Images in the making: a file for each batch, whole or not there; so any worker goes on where another one stopped.
+    """Batches of images, a file each, whole or absent; any worker resumes where another stopped.
 
     Args:
-        directory: where they lie.
-        description: what they are; the remains of something else are discarded.
+        directory: of the files.
+        description: of the set; batches of another set are discarded.
     """
 
     def __init__(self, directory: Path, description: dict[str, Any]) -> None:
@@ -211,12 +199,13 @@ class PartialImages:
             write_json(record, description)
 
     def missing(self, span: range, batch_size: int) -> list[range]:
-        """What is still to be drawn of ``span``, in batches."""
-        drawn = sorted(
-            (there.start, there.stop) for there in self._drawn() if there.start < span.stop
-        )
+        """The batches of ``span`` that do not exist yet."""
+        existing = [batch for batch in self._existing() if batch.start < span.stop]
         batches, position = [], span.start
-        for start, stop in [*drawn, (span.stop, span.stop)]:
+        for start, stop in [
+            *((batch.start, batch.stop) for batch in existing),
+            (span.stop, span.stop),
+        ]:
             batches += [
                 range(first, min(first + batch_size, start))
                 for first in range(position, start, batch_size)
@@ -229,20 +218,64 @@ class PartialImages:
         with atomic_path(self.directory / f"{indices.start:08}-{indices.stop:08}.npy") as temporary:
             np.save(temporary, images_BHWC)
 
-    def pieces(self, count: int) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, count: int) -> Iterator[NDArray[np.uint8]]:
         """All images in order, a batch at a time."""
-        drawn = sorted(self._drawn(), key=lambda there: there.start)
-        assert [there.start for there in drawn] + [count] == [0] + [there.stop for there in drawn]
-        for one in drawn:
-            yield np.load(self.directory / f"{one.start:08}-{one.stop:08}.npy")
+        existing = self._existing()
+        assert [*(batch.start for batch in existing), count] == [
+            0,
+            *(batch.stop for batch in existing),
+        ]
+        for batch in existing:
+            yield np.load(self.directory / f"{batch.start:08}-{batch.stop:08}.npy")
 
     def remove(self) -> None:
-        """Remove what is there."""
+        """Remove all files."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _drawn(self) -> list[range]:
+    def _existing(self) -> list[range]:
+        """The batches on disk, in order."""
         names = (path.stem.split("-") for path in self.directory.glob("????????-????????.npy"))
-        return [range(int(start), int(stop)) for start, stop in names]
+        batches = [range(int(start), int(stop)) for start, stop in names]
+        return sorted(batches, key=lambda batch: (batch.start, batch.stop))
+
+
+class Generation:
+    """A set of samples, drawn on any number of processes; resumes at the batch.
+
+    Args:
+        settings: of the set.
+        sampler: checkpoint and autoencoder.
+        output: the ``.npz``; batches lie beside it until the set is finished.
+        batch_size: samples at a time.
+    """
+
+    def __init__(
+        self, settings: SamplerConfig, sampler: ImageSampler, output: Path, batch_size: int
+    ) -> None:
+        self.settings, self.sampler = settings, sampler
+        self.output, self.batch_size = output, batch_size
+        self.partial = PartialImages(output.with_suffix(".partial"), describe(settings, sampler))
+
+    def run(self, shard: Shard) -> None:
+        """Draw this worker's share of the images, but for those that exist."""
+        span = shard.span(self.settings.num_samples)
+        todo = self.partial.missing(span, self.batch_size)
+        done = len(span) - sum(map(len, todo))
+        with Progress(len(span), "sampling", "image", initial=done, quiet=shard.rank > 0) as bar:
+            for indices in todo:
+                self.partial.add(indices, self.sampler.images(self.settings, indices))
+                bar.update(len(indices))
+
+    def finish(self, world_size: int = 1) -> None:
+        """Write the whole set, its first images as ``first.npz``, and its description (JSON)."""
+        count = self.settings.num_samples
+        labels = self.sampler.labels(self.settings, range(count))
+        write_image_archive(self.output, self.partial.batches(count), labels)
+        archive = ImageArchive(self.output)
+        first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
+        write_image_archive(self.output.with_name("first.npz"), [first], labels[: len(first)])
+        write_json(self.output.with_suffix(".json"), self.partial.description)
+        self.partial.remove()
 
 
 def main() -> None:
@@ -273,21 +306,16 @@ def main() -> None:
         settings = restored(SamplerConfig, json.loads(arguments.settings), "--settings")
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not JSON ({error})") from None
-    several = arguments.worker is None and max(arguments.gpus, arguments.processes) > 1
-    device = CPU if several else claim_device(min(arguments.gpus, 1))
-    sampler = ImageSampler(arguments.weights, arguments.autoencoder, device)
-    partial = PartialImages(arguments.output.with_suffix(".partial"), describe(settings, sampler))
-    if several:
-        run_workers(
-            "selftrans.sampling.generate",
-            sys.argv[1:],
-            gpus=arguments.gpus,
-            processes=arguments.processes,
-        )
-    else:
-        generate(settings, sampler, partial, arguments.batch_size, arguments.worker or Shard.all())
-    if arguments.worker is None:
-        finish(settings, partial, sampler.model.shape.num_classes, arguments.output)
+    run_sharded(
+        "selftrans.sampling.generate",
+        arguments,
+        lambda device: Generation(
+            settings,
+            ImageSampler(arguments.weights, arguments.autoencoder, device),
+            arguments.output,
+            arguments.batch_size,
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from selftrans.runtime.devices import add_gpu_argument, lease_gpus
 from selftrans.runtime.errors import Interrupted, UserError, run_main
 from selftrans.runtime.logs import set_up_logging
 from selftrans.training.failure import FailureMarker
+from selftrans.training.input_paths import InputPaths, add_input_arguments
 from selftrans.training.launch import (
     in_launched_process,
     launch,
@@ -54,9 +55,7 @@ def _train(arguments: argparse.Namespace, experiment: ExperimentConfig) -> None:
         seed=arguments.seed,
         until=arguments.until,
         latents=arguments.latents,
-        teachers=tuple(arguments.teacher),
-        encoded=tuple(arguments.features),
-        encoders=tuple(arguments.encoder),
+        inputs=InputPaths.of(arguments),
         directory=arguments.directory,
         after=arguments.after,
     )
@@ -84,14 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--until", type=int, required=True, help="checkpoint to train up to, in steps"
     )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
-    for option, what in (
-        ("--teacher", "frozen teacher, one for each signal that follows one, in order"),
-        ("--features", "manifest of an encoder's feature store, for the signals that read one"),
-        ("--encoder", "file of an encoder, for the signals that run one"),
-    ):
-        parser.add_argument(
-            option, type=Path, action="append", default=[], help=f"{what} (may be repeated)"
-        )
+    add_input_arguments(parser)
     parser.add_argument("--directory", type=Path, required=True, help="directory of the run")
     parser.add_argument(
         "--after",

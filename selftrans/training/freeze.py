@@ -1,41 +1,44 @@
-"""Freezing the teacher: embedders and blocks 1 to d of a checkpoint. ``python -m selftrans.training.freeze --help``."""
+"""Freezing the teacher: embedders and blocks 1 to d of a checkpoint.
+
+``python -m selftrans.training.freeze --help``
+"""
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from selftrans.models.metadata import TeacherMetadata, TeacherSource, WeightsMetadata
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.tensors import load_tensors, save_tensors
 
 _PARTS = re.compile(r"(x_embedder|t_embedder|y_embedder|pos_embed|blocks\.(?P<block>\d+))(\.|$)")
 
 
 def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
-    """Cut the trunk up to block ``depth`` out of a weight file and return the digest of what was written.
+    """Cut the trunk up to block ``depth`` out of a weight file; returns the teacher's digest.
 
     Raises:
-        UserError: the file is no weight file, or has fewer blocks.
+        UserError: the file is not a weight file, or has fewer blocks.
     """
-    tensors, metadata = load_tensors(weights, "weights")
-    blocks = metadata["shape"]["depth"]
+    tensors, metadata = WeightsMetadata.load(weights)
+    blocks = metadata.shape.depth
     if depth > blocks:
         raise UserError(
-            f"{weights}: teacher depth {depth} is beyond its {blocks} blocks (allowed: 1 to {blocks})"
+            f"{weights}: teacher depth {depth} is beyond its {blocks} blocks"
+            f" (allowed: 1 to {blocks})"
         )
     kept = {
         name: tensor
         for name, tensor in tensors.items()
         if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
     }
-    source = {
-        key: metadata[key] for key in ("run", "seed", "step", "weights", "digest", "fingerprint")
-    }
-    header = {
-        "shape": {**metadata["shape"], "depth": depth},
-        "source": source,
-        "latents": metadata["latents"],
-    }
-    return save_tensors(output, kept, "teacher", header)
+    source = metadata.model_dump(include=set(TeacherSource.model_fields))
+    teacher = TeacherMetadata(
+        shape=replace(metadata.shape, depth=depth),
+        source=TeacherSource(**source),
+        latents=metadata.latents,
+    )
+    return teacher.save(output, kept)
 
 
 def main() -> None:

@@ -1,21 +1,15 @@
-"""How strongly each part of the loss pulls at the backbone: measured where a loss is logged, no part of the training."""
-
-from __future__ import annotations
+"""Gradient norms of the two parts of the loss: computed where a loss is logged, only logged."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from selftrans.alignment.base import Batch
 from selftrans.models.sit import SiT
+from selftrans.training.model import TrainingModel
 from selftrans.training.precision import MixedPrecision
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from selftrans.training.trainer import TrainingModel
 
 
 def alignment_gradient(
@@ -24,9 +18,10 @@ def alignment_gradient(
     mixed_precision: MixedPrecision,
     accelerator: Accelerator,
 ) -> list[Tensor | None]:
-    """Gradient of L_alignment over the global batch with respect to the backbone; None behind the last block that it reaches.
+    """Gradient of L_alignment over the global batch with respect to the backbone's parameters.
 
-    A forward and backward pass of its own, up to that block, so that distributed training knows nothing of it.
+    None for parameters behind the last block that it reaches. A separate forward and backward
+    pass, up to that block, outside of distributed training.
     """
     parameters = _trained(model.backbone)
     total: list[Tensor | None] = [None] * len(parameters)
@@ -56,10 +51,10 @@ def gradient_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[f
     squares = torch.zeros(2, device=backbone.pos_embed.device)
     for parameter, part in zip(_trained(backbone), alignment, strict=True):
         whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        own = torch.zeros_like(whole) if part is None else part
-        squares += torch.stack([(whole - own).square().sum(), own.square().sum()])
-    denoising, aligned = squares.sqrt().tolist()
-    return denoising, aligned
+        aligned = torch.zeros_like(whole) if part is None else part
+        squares += torch.stack([(whole - aligned).square().sum(), aligned.square().sum()])
+    denoising_norm, alignment_norm = squares.sqrt().tolist()
+    return denoising_norm, alignment_norm
 
 
 def _trained(backbone: SiT) -> list[nn.Parameter]:

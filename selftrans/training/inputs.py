@@ -1,9 +1,9 @@
-"""What training signals follow: frozen teachers, encoders' stored features, encoders."""
+"""What the terms of a run's loss follow: frozen teachers, encoders' stored features, encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,25 @@ from selftrans.config import ExperimentConfig
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
+from selftrans.models.metadata import LatentScaling
 from selftrans.models.sit import SiTShape, SiTTrunk
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
+from selftrans.training.input_paths import InputPaths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the signals of a run follow, opened and checked."""
+    """What the terms of a run's loss follow, opened and checked."""
 
-    teachers: tuple[SiTTrunk, ...] = ()
-    """One for each signal that follows one, in order."""
+    teachers: Mapping[str, SiTTrunk] = field(default_factory=dict)
+    """By the name of the term that follows them."""
     teacher_digests: tuple[str, ...] = ()
-    features: tuple[FeatureStore, ...] = ()
-    """Of the encoders whose features are stored."""
-    encoders: tuple[PatchEncoder, ...] = ()
-    """Those that run on the images of every batch."""
+    """In the order of the terms."""
+    features: Mapping[str, FeatureStore] = field(default_factory=dict)
+    """Stored features, by the encoder's name."""
+    encoders: Mapping[str, PatchEncoder] = field(default_factory=dict)
+    """Encoders that run on the images of every batch, by name."""
     images: ImageSource | None = None
     """Where those images come from."""
 
@@ -38,68 +41,64 @@ class Inputs:
         experiment: ExperimentConfig,
         run: str,
         store: LatentStore,
-        teachers: Sequence[Path],
-        features: Sequence[Path],
-        encoders: Sequence[Path],
+        paths: InputPaths,
         device: torch.device,
     ) -> Inputs:
-        """Read what a run's signals follow.
+        """Read what the terms of a run's loss follow.
 
         Raises:
-            UserError: a file is damaged, of other latents or images, or cut at another depth; a teacher lacks.
+            UserError: a teacher is missing or is not wanted; a file is damaged, of other latents or
+                images, or cut at another depth.
         """
         wanted = experiment.runs[run].teachers
-        if len(teachers) != len(wanted):
-            raise UserError(f"--teacher: {len(teachers)} given, run {run!r} follows {len(wanted)}")
-        loaded = [load_teacher(path, device) for path in teachers]
-        for path, (trunk, metadata), teacher in zip(teachers, loaded, wanted, strict=True):
-            _check_latents(path, trunk.shape, metadata["latents"], store)
-            if teacher.depth != trunk.shape.depth:
+        if paths.teachers.keys() != wanted.keys():
+            given, allowed = (", ".join(names) or "none" for names in (paths.teachers, wanted))
+            raise UserError(f"--teacher: given are {given}, run {run!r} has terms {allowed}")
+        teachers, digests = {}, []
+        for name, teacher in wanted.items():
+            path = paths.teachers[name]
+            teachers[name], metadata = load_teacher(path, device)
+            _check_latents(path, metadata.shape, metadata.latents, store)
+            if (depth := metadata.shape.depth) != teacher.depth:
                 raise UserError(
-                    f"{path}: was cut at block {trunk.shape.depth}, teacher_depth says {teacher.depth}"
+                    f"{path}: was cut at block {depth}, teacher_depth says {teacher.depth}"
                 )
-        stores = tuple(map(FeatureStore, features))
+            digests.append(metadata.digest)
+        stores = [FeatureStore(path) for path in paths.features]
         for stored in stores:
             stored.check_fits(store)
+        encoders = [load_encoder(path, device) for path in paths.encoders]
+        images = open_source(experiment.data, store.manifest.skipped) if encoders else None
         return cls(
-            teachers=tuple(trunk for trunk, _ in loaded),
-            teacher_digests=tuple(metadata["digest"] for _, metadata in loaded),
-            features=stores,
-            encoders=tuple(load_encoder(path, device) for path in encoders),
-            images=open_source(experiment.data, store.manifest.skipped) if encoders else None,
+            teachers=teachers,
+            teacher_digests=tuple(digests),
+            features={stored.name: stored for stored in stores},
+            encoders={encoder.name: encoder for encoder in encoders},
+            images=images,
         )
-
-    @property
-    def by_name(self) -> dict[str, FeatureStore | PatchEncoder]:
-        """Stored features and encoders by the encoder's name."""
-        stored: dict[str, FeatureStore | PatchEncoder] = {
-            source.name: source for source in self.features
-        }
-        return stored | {encoder.name: encoder for encoder in self.encoders}
 
     @property
     def digests(self) -> dict[str, Any]:
         """What the inputs are, for a run's definition."""
-        stored = {source.name: source.manifest.digest for source in self.features}
-        return {
-            "teachers": list(self.teacher_digests),
-            "encoders": stored | {encoder.name: encoder.digest for encoder in self.encoders},
-        }
+        stored = {name: features.manifest.digest for name, features in self.features.items()}
+        computed = {name: encoder.digest for name, encoder in self.encoders.items()}
+        return {"teachers": list(self.teacher_digests), "encoders": stored | computed}
 
 
-def _check_latents(
-    path: Path, shape: SiTShape, latents: dict[str, Any], store: LatentStore
-) -> None:
-    """Raise unless a teacher fits a store's latents; of an imported one nobody knows which it was trained on."""
+def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore) -> None:
+    """Raise unless a teacher fits a store's latents.
+
+    Of an imported one nobody knows which latents it was trained on.
+    """
     manifest = store.manifest
-    if latents["digest"] is None:
-        for key, found, expected in (
-            ("scale", latents["scale"], manifest.scale),
-            ("shift", latents["shift"], manifest.shift),
+    if latents.digest is None:
+        for key, value, expected in (
+            ("scale", latents.scale, manifest.scale),
+            ("shift", latents.shift, manifest.shift),
             ("latent_shape", shape.latent_shape, manifest.latent_shape),
             ("num_classes", shape.num_classes, manifest.num_classes),
         ):
-            if found != expected:
-                raise UserError(f"{path}: {key} is {found}, {store.directory} has {expected}")
-    elif latents["digest"] != manifest.digest:
+            if value != expected:
+                raise UserError(f"{path}: {key} is {value}, {store.directory} has {expected}")
+    elif latents.digest != manifest.digest:
         raise UserError(f"{path}: was trained on other latents than {store.directory}")

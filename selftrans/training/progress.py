@@ -1,9 +1,11 @@
-"""Everything that a stopped training needs to go on, and the losses that it logs."""
+"""Everything that a stopped training needs to resume, and the losses that it logs."""
 
-import math
+from __future__ import annotations
+
 import time
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -12,26 +14,85 @@ from torch import Tensor, nn
 
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
+from selftrans.training.model import StepLosses
 from selftrans.training.precision import MixedPrecision
 from selftrans.training.state import StateDirectory
 
 HISTORY_COLUMNS = (
-    "step", "loss", "denoising", "alignment", "gradient_norm", "cosine", "denoising_gradient", "alignment_gradient",
-)  # fmt: skip
-"""Means over a logging interval: L, its two parts as they are added up, the norm of its gradient before clipping, the cosine
-of prediction and guiding feature over the samples that count; and, at the interval's last step, the norms of the two parts'
-gradients with respect to the backbone."""
+    "step",
+    "loss",
+    "denoising",
+    "alignment",
+    "gradient_norm",
+    "cosine",
+    "denoising_gradient",
+    "alignment_gradient",
+)
+"""Means over a logging interval: L, its two parts as they are added up, the norm of its gradient
+before clipping, the cosine of prediction and guiding feature over the samples that count; and, at
+the interval's last step, the norms of the two parts' gradients with respect to the backbone."""
+
+
+class IntervalSums(NamedTuple):
+    """Sums over the steps of a logging interval: scalars of one process, or (P,) of P processes."""
+
+    steps: Tensor
+    loss: Tensor
+    denoising: Tensor
+    alignment: Tensor
+    gradient_norm: Tensor
+    steps_with_norm: Tensor
+    """Steps whose gradient has a norm: those that fp16 did not skip."""
+    cosine_sum: Tensor
+    cosine_count: Tensor
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> IntervalSums:
+        """No step yet."""
+        return cls(*torch.zeros(len(cls._fields), device=device))
+
+    @classmethod
+    def of_step(cls, losses: StepLosses, norm: Tensor | None) -> IntervalSums:
+        """The sums of a single step; ``norm`` is None where fp16 skipped it."""
+        one = torch.ones_like(losses.loss)
+        return cls(
+            steps=one,
+            loss=losses.loss,
+            denoising=losses.denoising,
+            alignment=losses.alignment,
+            gradient_norm=torch.zeros_like(one) if norm is None else norm,
+            steps_with_norm=torch.zeros_like(one) if norm is None else one,
+            cosine_sum=losses.cosine_sum,
+            cosine_count=losses.cosine_count,
+        )
+
+    def plus(self, other: IntervalSums) -> IntervalSums:
+        """The sums over the steps of both."""
+        return IntervalSums(*(torch.stack(self) + torch.stack(other)))
+
+    def is_finite(self) -> Tensor:
+        """Whether all of them are finite, as a tensor on the device."""
+        return torch.isfinite(torch.stack(self)).all()
+
+    def gathered(self, accelerator: Accelerator) -> IntervalSums:
+        """Those of every process, (P,) each."""
+        columns = accelerator.gather(torch.stack(self)[None]).unbind(1)
+        return IntervalSums(*(torch.cat([column]) for column in columns))
+
+    def mean(self) -> IntervalSums:
+        """Of the sums of P processes, the means over the processes."""
+        return IntervalSums(*torch.stack(self, dim=1).mean(dim=0))
 
 
 class TrainingProgress:
-    """Everything that a stopped training needs to go on: weights, average, moments, logged losses.
+    """Everything that a stopped training needs to resume: weights, average, moments, losses.
 
     Args:
         model: backbone and heads, not wrapped.
         ema: the averaged backbone.
         optimizer: AdamW.
-        arithmetic: its loss scale goes on, too.
-        accelerator: the processes, each of which has losses of its own.
+        mixed_precision: its loss scale is saved, too.
+        accelerator: the processes, each of which has its own sums of losses.
     """
 
     def __init__(
@@ -42,58 +103,53 @@ class TrainingProgress:
         mixed_precision: MixedPrecision,
         accelerator: Accelerator,
     ) -> None:
-        self.model, self.ema, self.optimizer, self.scaler = (
-            model,
-            ema,
-            optimizer,
-            mixed_precision.scaler,
-        )
+        self.model, self.ema, self.optimizer = model, ema, optimizer
+        self.scaler, self.accelerator = mixed_precision.scaler, accelerator
         device = next(model.parameters()).device
-        self.accelerator = accelerator
         self.history: list[list[float]] = []
-        # Steps, three losses, gradient norm, steps that have one, cosines, samples that have one.
-        self.sums = torch.zeros(8, device=device)
-        self.all_sums = self.sums[None]  # of every process
+        self.sums = IntervalSums.zeros(device)
+        self.all_sums = IntervalSums(*(value[None] for value in self.sums))  # of every process
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.seconds = 0.0
         self._since = time.monotonic()
 
-    def count(self, step: int, losses: Tensor, norm: Tensor | None, cosines: Tensor) -> None:
-        """Add one step's losses (total, denoising, alignment), gradient norm and cosines, without waiting for the device.
+    def count(self, step: int, losses: StepLosses, norm: Tensor | None) -> None:
+        """Add one step's losses and gradient norm, without waiting for the device.
 
-        The norm is None where fp16 left the step out: an overflow of the scaled gradient is part of finding the scale.
-        ``cosines`` are their sum and their number.
+        The norm is None where fp16 skipped the step: an overflow of the scaled gradient is part of
+        finding the scale.
         """
-        one = losses.new_ones(1)
-        with_norm = torch.cat([norm.reshape(1), one]) if norm is not None else losses.new_zeros(2)
-        numbers = torch.cat([one, losses, with_norm, cosines])
-        self.sums += numbers
-        bad = ~torch.isfinite(numbers).all() & (self.first_bad_step < 0)
+        added = IntervalSums.of_step(losses, norm)
+        self.sums = self.sums.plus(added)
+        bad = ~added.is_finite() & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
 
     def share(self) -> None:
-        """Tell all processes the sums of each, and whether a loss was not finite in any."""
-        self.all_sums = self.accelerator.gather(self.sums[None])
+        """Let all processes know the sums of each, and whether a loss was not finite in any."""
+        self.all_sums = self.sums.gathered(self.accelerator)
         self.first_bad_step = self.accelerator.gather(self.first_bad_step.reshape(1)).max()
 
-    def close_interval(self, step: int, parts: tuple[float, float]) -> dict[str, float]:
-        """The means since the last call, over all processes, as one row of the history; to be called after ``share``.
+    def close_interval(self, step: int, gradients: tuple[float, float]) -> dict[str, float]:
+        """The means since the last call, over all processes, as one row of the history.
 
-        ``parts`` are the gradient norms of the two parts of the loss at this step.
+        To be called after ``share``. ``gradients`` are the norms of the gradients of L_denoise and
+        L_alignment at this step.
         """
-        steps, *losses, norm, norms, cosine, cosines = self.all_sums.mean(dim=0).tolist()
-        self.sums.zero_()
-        mean_cosine = cosine / cosines if cosines else math.nan
-        self.history.append(
-            [
-                float(step),
-                *(value / steps for value in losses),
-                norm / max(norms, 1),
-                mean_cosine,
-                *parts,
-            ]
-        )
-        return dict(zip(HISTORY_COLUMNS, self.history[-1], strict=True))
+        means = torch.stack(self.all_sums.mean()).tolist()
+        mean: dict[str, float] = dict(zip(IntervalSums._fields, means, strict=True))
+        self.sums = IntervalSums.zeros(self.first_bad_step.device)
+        row = {
+            "step": float(step),
+            "loss": mean["loss"] / mean["steps"],
+            "denoising": mean["denoising"] / mean["steps"],
+            "alignment": mean["alignment"] / mean["steps"],
+            "gradient_norm": mean["gradient_norm"] / max(mean["steps_with_norm"], 1),
+            "cosine": mean["cosine_sum"] / mean["cosine_count"] if mean["cosine_count"] else nan,
+            "denoising_gradient": gradients[0],
+            "alignment_gradient": gradients[1],
+        }
+        self.history.append([row[column] for column in HISTORY_COLUMNS])
+        return row
 
     def history_as_csv(self) -> str:
         """The logged losses so far."""
@@ -108,12 +164,13 @@ class TrainingProgress:
         """
         if (bad := int(self.first_bad_step)) >= 0:
             raise UserError(
-                f"{directory}: loss or gradient is not finite at step {bad}; the last good state is kept."
+                f"{directory}: loss or gradient is not finite at step {bad};"
+                " the last good state is kept."
                 " Lower training.learning_rate, or train with precision fp32"
             )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of a state file."""
+        """Tensors of a state file, and its metadata but for step and fingerprint."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         for name, parameter in self.model.named_parameters():
@@ -122,21 +179,21 @@ class TrainingProgress:
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(
             -1, len(HISTORY_COLUMNS)
         )
-        tensors["sums"] = self.all_sums
+        tensors |= {f"sums.{name}": value for name, value in self.all_sums._asdict().items()}
         return tensors, {"seconds": self.seconds_spent, "scaler": self.scaler.state_dict()}
 
     def resume(self, states: StateDirectory, until: int) -> int:
         """Load the newest sound state not past ``until`` and return its step; 0 without one.
 
-        The first process chooses, and the others load that one: they may see other files on a network file system.
+        The first process chooses, and the others load the same one: on a network file system they
+        may see other files.
         """
-        main = self.accelerator.is_main_process
-        found = states.load_newest(until) if main else None
-        chosen = [found[0] if found else 0]
+        newest = states.load_newest(until) if self.accelerator.is_main_process else None
+        chosen = [newest[0] if newest else 0]
         broadcast_object_list(chosen)
         if (step := chosen[0]) == 0:
             return 0
-        _, tensors, metadata = found or states.load(step)
+        _, tensors, metadata = newest or states.load(step)
         self.model.load_state_dict(_below("model.", tensors))
         self.ema.load_state_dict(_below("ema.", tensors))
         for name, parameter in self.model.named_parameters():
@@ -145,17 +202,16 @@ class TrainingProgress:
                 on_device = {key: value.to(parameter.device) for key, value in moments.items()}
                 self.optimizer.state[parameter].update(on_device)
         self.history = tensors["history"].tolist()
-        sums = tensors[
-            "sums"
-        ]  # a row for each process; another number of processes shares their mean
-        same = len(sums) == self.accelerator.num_processes
-        self.sums = (sums[self.accelerator.process_index] if same else sums.mean(dim=0)).to(
-            self.sums.device
-        )
-        self.seconds = metadata["seconds"]
+        sums = IntervalSums(**_below("sums.", tensors))
+        if len(sums.steps) == self.accelerator.num_processes:
+            resumed = IntervalSums(*(value[self.accelerator.process_index] for value in sums))
+        else:  # another number of processes shares their mean
+            resumed = sums.mean()
+        self.sums = IntervalSums(*(value.to(self.first_bad_step.device) for value in resumed))
+        self.seconds = metadata.seconds
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(metadata["scaler"])
-        LOG.info("going on from step %d", step)
+            self.scaler.load_state_dict(metadata.scaler)
+        LOG.info("resuming from step %d", step)
         return step
 
     @property

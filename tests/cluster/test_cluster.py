@@ -272,8 +272,8 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
         "training",
         "generation",
         "evaluation.compute_statistics",
-        "data.latents",
-        "training.autoencoder",
+        "extraction.latents",
+        "training.auxiliary.autoencoder",
     }
     for one in used:
         assert one["given"].startswith("IDX:"), one
@@ -332,7 +332,7 @@ def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(
     start_again(cluster, job)
     assert process.wait(300) == 0, place.said()
     assert cluster.job(job["id"])["Restarts"] == "1"
-    assert f"going on from step {left_at}" in place.log(name)
+    assert f"resuming from step {left_at}" in place.log(name)
     assert_bit_equal(place.weights(name), expected)
 
 
@@ -348,7 +348,7 @@ def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, clu
         cluster.start_node(job["nodes"])
     assert cluster.job(job["id"])["Restarts"] == "1"
     assert f"waiting to see whether {job['nodes']} still writes there" in place.log("lost")
-    assert f"going on from step {saved}" in place.log("lost")
+    assert f"resuming from step {saved}" in place.log("lost")
     assert_bit_equal(place.weights("lost"), undisturbed)
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
 

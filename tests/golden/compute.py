@@ -41,16 +41,11 @@ from selftrans.training import trainer
 from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.ema import MovingAverage
 from selftrans.training.freeze import freeze_teacher
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
+from selftrans.training.model import TrainingModel, accumulate, build_model, build_optimizer
 from selftrans.training.precision import MixedPrecision, make_accelerator
-from selftrans.training.trainer import (
-    Segment,
-    TrainingModel,
-    accumulate,
-    build_model,
-    build_optimizer,
-    train,
-)
+from selftrans.training.trainer import Segment, train
 
 Json = Any
 M = TypeVar("M", bound=nn.Module)
@@ -304,12 +299,12 @@ def weight_norms(raw: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> Js
 
 def random_model(arm: str, features: tuple[FeatureStore, ...] = ()) -> TrainingModel:
     """The arm's model with random weights; a teacher that it follows has random weights, too."""
-    store, teachers = LatentStore(latents()), ()
+    store, teachers = LatentStore(latents()), {}
     if arm == "self-transcendence":
         shape = build_model(experiment(), "sit", store, SEED).backbone.shape
         trunk = SiTTrunk(replace(shape, depth=STAGE_2["teacher_depth"]))
-        teachers = (randomised(trunk, 1).double().requires_grad_(False).eval(),)
-    inputs = Inputs(teachers=teachers, features=features)
+        teachers = {arm: randomised(trunk, 1).double().requires_grad_(False).eval()}
+    inputs = Inputs(teachers=teachers, features={stored.name: stored for stored in features})
     return randomised(build_model(experiment(), arm, store, SEED, inputs), 2)
 
 
@@ -334,13 +329,13 @@ def training_in_float64(arm: str) -> Json:
     for step in range(STEPS):
         micro_batches = [batch_in_float64(batches.draw(step, part)) for part in parts]
         with in_float64():
-            losses, cosines = accumulate(model, micro_batches, arithmetic, accelerator)
+            losses = accumulate(model, micro_batches, arithmetic, accelerator)
         norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
         model.alignment.drop_idle_gradients(step)
         arithmetic.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         average.update()
-        rows.append([*losses.tolist(), float(norm), *cosines.tolist()])
+        rows.append([*map(float, losses[:3]), float(norm), *map(float, losses[3:])])
     series = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
     after = weight_norms(model.backbone.state_dict(), average.average.state_dict())
     return {"series": series, "after": {**after, "with heads": norm_of(parameters)}}
@@ -367,18 +362,18 @@ def random_weights(*given: Any, **named: Any) -> TrainingModel:
 @cache
 def training_in_float32(arm: str) -> Path:
     """The directory of a training by the trainer itself; stage 2 follows the frozen stage 1."""
-    teachers: tuple[Path, ...] = ()
+    teachers: dict[str, Path] = {}
     if arm == "self-transcendence":
-        teachers = (scratch() / "teacher.safetensors",)
+        teachers = {arm: scratch() / "teacher.safetensors"}
         trained = training_in_float32("vae-alignment") / f"checkpoints/{STEPS}/raw.safetensors"
-        freeze_teacher(trained, STAGE_2["teacher_depth"], teachers[0])
+        freeze_teacher(trained, STAGE_2["teacher_depth"], teachers[arm])
     segment = Segment(
         experiment=experiment(),
         run=arm,
         seed=SEED,
         until=STEPS,
         latents=latents(),
-        teachers=teachers,
+        inputs=InputPaths(teachers=teachers),
         directory=scratch() / arm,
     )
     with mock.patch.object(trainer, build_model.__name__, random_weights):

@@ -8,6 +8,7 @@ import torch
 
 from selftrans.config import load_experiment
 from selftrans.runtime.tensors import load_tensors
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.precision import make_accelerator
 from selftrans.training.trainer import Segment, train
 from tests.support import REPOSITORY
@@ -33,11 +34,15 @@ class StopAt:
 def run(
     path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None
 ):
-    """Train a segment in this process; of what signals may follow, the arm is given what it does follow."""
+    """Train a segment in this process; of all inputs, the arm is given those that it follows."""
+    inputs = InputPaths(
+        teachers={arm: teacher} if arm == "self-transcendence" else {},
+        features=(features,) if arm == "repa" else (),
+        encoders=(encoder,) if arm == "repa-on-images" else (),
+    )
     segment = Segment(
         experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
-        teachers=(teacher,) if arm == "self-transcendence" else (), encoded=(features,) if arm == "repa" else (),
-        encoders=(encoder,) if arm == "repa-on-images" else (), directory=directory,
+        inputs=inputs, directory=directory,
     )  # fmt: skip
     train(segment, make_accelerator(on_gpu=False), stop or StopAt())
 
@@ -70,7 +75,7 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
     words = ["--run", arm, "--seed", 0, "--until", until]
     words += ["--latents", manifest, "--directory", directory, *options]
     if arm == "self-transcendence":
-        words += ["--teacher", teacher]
+        words += ["--teacher", f"{arm}={teacher}"]
     return list(map(str, [sys.executable, "-m", "selftrans.training", path, *words]))
 
 

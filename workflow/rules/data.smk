@@ -18,7 +18,7 @@ rule autoencoder:
         definition=datasets.definition("autoencoder"),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.training.autoencoder {input.data} --output {params.directory}"
+        "exec python -m selftrans.training.auxiliary.autoencoder {input.data} --output {params.directory}"
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
@@ -41,7 +41,7 @@ rule classifier:
     params:
         definition=datasets.definition("classifier"),
     shell:
-        "exec python -m selftrans.training.classifier {input.data} --output {output}"
+        "exec python -m selftrans.training.auxiliary.classifier {input.data} --output {output}"
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
@@ -67,5 +67,5 @@ rule encoder:
     params:
         definition=datasets.encoder_definition,
     shell:
-        "exec python -m selftrans.training.encoder {input.data} --name {wildcards.encoder}"
+        "exec python -m selftrans.training.auxiliary.encoder {input.data} --name {wildcards.encoder}"
         " --output {output} --gpus {resources.gpu} > {log} 2>&1"

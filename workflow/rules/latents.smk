@@ -22,7 +22,7 @@ rule extract_latents:
         autoencoder=datasets.autoencoder_path,
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.data.latents {input.data} --autoencoder {params.autoencoder:q}"
+        "exec python -m selftrans.extraction.latents {input.data} --autoencoder {params.autoencoder:q}"
         " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " > {log} 2>&1"
 
@@ -50,7 +50,7 @@ rule extract_features:
         definition=datasets.definition(),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.data.features {input.data} --encoder {input.encoder}"
+        "exec python -m selftrans.extraction.features {input.data} --encoder {input.encoder}"
         " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " > {log} 2>&1"
 

@@ -1,4 +1,4 @@
-"""A plain optimisation loop for the small helper networks: AdamW under half a cosine, no resume, minutes at most."""
+"""A plain optimisation loop for small networks: AdamW under half a cosine, no resume."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import Progress
 from selftrans.runtime.random import Stream, generator
 
-NOISE = 0.1  # standard deviation of pixel noise in [-1, 1]: keeps features from hanging on single pixels
+NOISE = 0.1  # standard deviation of pixel noise in [-1, 1]: no feature depends on single pixels
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 

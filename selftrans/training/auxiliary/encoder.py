@@ -1,4 +1,7 @@
-"""An encoder made ready: the stand-in trained, a published one fetched. ``python -m selftrans.training.encoder --help``."""
+"""The file of an encoder: a stand-in is trained, a published one is fetched.
+
+``python -m selftrans.training.auxiliary.encoder --help``
+"""
 
 import argparse
 from pathlib import Path
@@ -10,6 +13,7 @@ from torch import nn
 from selftrans.config import DatasetConfig, TrainedEncoderConfig, load_dataset
 from selftrans.data.sources import open_source
 from selftrans.models.encoder import (
+    EncoderMetadata,
     build_network,
     load_published,
     save_encoder,
@@ -19,7 +23,7 @@ from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.random import Stream, torch_seed
-from selftrans.training.fit import fit_classifier
+from selftrans.training.auxiliary.fit import fit_classifier
 
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that put pixels into [-1, 1]
 
@@ -43,14 +47,17 @@ def train_stand_in(
     output: Path,
     device: torch.device,
 ) -> str:
-    """Train the small transformer on the labels of ``data``, but for every tenth image, and write it; returns its digest.
+    """Train the small transformer on the labels of ``data`` and write it; returns its digest.
+
+    The held-out images are not shown to it.
 
     Raises:
         UserError: its patches do not tile the images.
     """
     if data.image_size % settings.patch_size:
         raise UserError(
-            f"data {data.name!r}: encoders.{name}.patch_size: {settings.patch_size} does not divide {data.image_size} pixels"
+            f"data {data.name!r}: encoders.{name}.patch_size: {settings.patch_size} does not divide"
+            f" {data.image_size} pixels"
         )
     torch.manual_seed(torch_seed(settings.seed, Stream.ENCODER))
     architecture = stand_in_architecture(settings, data.image_size)
@@ -58,36 +65,48 @@ def train_stand_in(
     model = _Classified(network, len(open_source(data).class_names)).to(device)
     accuracy = fit_classifier(model, model, data, settings, Stream.ENCODER, name)
     LOG.info("accuracy on held-out images: %.4f", accuracy)
-    metadata = {
-        "name": name, "stand_in": True, "input_size": data.image_size, "mean": HALF, "std": HALF,
-        "held_out_accuracy": accuracy,
-    }  # fmt: skip
-    return save_encoder(output, network, architecture, metadata)
+    metadata = EncoderMetadata(
+        name=name,
+        stand_in=True,
+        input_size=data.image_size,
+        mean=HALF,
+        std=HALF,
+        architecture=architecture,
+        held_out_accuracy=accuracy,
+    )
+    return save_encoder(output, network, metadata)
 
 
 def make_encoder(data: DatasetConfig, name: str, output: Path, device: torch.device) -> str:
     """Train or fetch the encoder ``name`` of ``data`` and write it as one file; returns its digest.
 
     Raises:
-        UserError: the data file has no such encoder, or its weights cannot be had.
+        UserError: the data file has no such encoder, or its weights cannot be fetched.
     """
     if name not in data.encoders:
         raise UserError(
-            f"data {data.name!r}: {name!r} is no encoder (allowed: {', '.join(data.encoders) or 'none'})"
+            f"data {data.name!r}: {name!r} is not an encoder"
+            f" (allowed: {', '.join(data.encoders) or 'none'})"
         )
     settings = data.encoders[name]
     if isinstance(settings, TrainedEncoderConfig):
         return train_stand_in(data, name, settings, output, device)
     network, architecture = load_published(settings)
-    metadata = {"name": name, "stand_in": False, "input_size": settings.input_size}
-    metadata |= {key: tuple(network.pretrained_cfg[key]) for key in ("mean", "std")}
-    return save_encoder(output, network, architecture, metadata)
+    metadata = EncoderMetadata(
+        name=name,
+        stand_in=False,
+        input_size=settings.input_size,
+        mean=tuple(network.pretrained_cfg["mean"]),
+        std=tuple(network.pretrained_cfg["std"]),
+        architecture=architecture,
+    )
+    return save_encoder(output, network, metadata)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training.encoder",
+        prog="python -m selftrans.training.auxiliary.encoder",
         description="Train or fetch an encoder of a data set.",
     )
     parser.add_argument("data", help="data file (YAML)")

@@ -1,4 +1,7 @@
-"""Training of the embedded autoencoder. ``python -m selftrans.training.autoencoder --help``."""
+"""Training of the embedded autoencoder.
+
+``python -m selftrans.training.auxiliary.autoencoder --help``
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import set_up_logging
 from selftrans.runtime.random import Stream, generator, torch_seed
-from selftrans.training.fit import fit, shuffled
+from selftrans.training.auxiliary.fit import fit, shuffled
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderKL:
     """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL divergence.
 
-    It has no scaling factor of its own: the latent store measures one.
+    It has no scaling factor: the latent store measures one.
 
     Raises:
         UserError: the data file names an autoencoder that exists.
@@ -35,7 +38,8 @@ def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderK
     settings = data.autoencoder
     if not isinstance(settings, TrainedAutoencoderConfig):
         raise UserError(
-            f"data {data.name!r}: autoencoder.kind is {settings.kind!r}, only 'trained' is trained here"
+            f"data {data.name!r}: autoencoder.kind is {settings.kind!r},"
+            " only 'trained' is trained here"
         )
     torch.manual_seed(torch_seed(settings.seed, Stream.AUTOENCODER))
     levels = len(settings.block_channels)
@@ -69,7 +73,7 @@ def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderK
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training.autoencoder",
+        prog="python -m selftrans.training.auxiliary.autoencoder",
         description="Train the embedded autoencoder.",
     )
     parser.add_argument("data", help="data file (YAML)")

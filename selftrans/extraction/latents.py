@@ -1,4 +1,7 @@
-"""Extraction: images -> autoencoder -> latent store. ``python -m selftrans.data.latents --help``."""
+"""Extraction: images -> autoencoder -> latent store.
+
+``python -m selftrans.extraction.latents --help``
+"""
 
 from __future__ import annotations
 
@@ -12,34 +15,35 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_dataset
-from selftrans.data.extraction import (
+from selftrans.data.sources import ImageSource, may_skip, open_source
+from selftrans.data.sources.repa import PreparedMoments
+from selftrans.data.store import Manifest, StoreWriter
+from selftrans.extraction.shards import (
     EncodedBatch,
     batches_of,
     encode_images,
     encode_views,
     origin_of,
-    run_extraction,
     write_shards,
 )
-from selftrans.data.image_files import PreparedMoments
-from selftrans.data.sources import ImageSource, may_skip, open_source
-from selftrans.data.store import Manifest, StoreWriter
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.tensors import digest_of
-from selftrans.runtime.workers import Shard, add_worker_arguments
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
 if TYPE_CHECKING:
     from selftrans.models.autoencoder import Autoencoder
 
 CPU = torch.device("cpu")
-COMPARED = 4  # prepared moments are compared with the autoencoder's on so many images
-PREPARED_ERROR = 0.02  # and may differ by so much of their spread: another precision, another version of a library
+COMPARED_IMAGES = 4
+"""Images on which prepared moments are compared with the autoencoder's."""
+PREPARED_ERROR = 0.02
+"""Largest mean difference, relative to their standard deviation: precisions and versions differ."""
 
 
 class LatentExtraction:
-    """The latents of a data set in the making, on any number of processes, to be gone on with at the shard.
+    """The extraction of a data set's latents, on any number of processes; resumes at the shard.
 
     Args:
         data: the data set.
@@ -48,7 +52,7 @@ class LatentExtraction:
         device: where images are encoded.
 
     Raises:
-        UserError: the images or the autoencoder are not there, or not what the data file says.
+        UserError: the images or the autoencoder are absent, or not what the data file says.
     """
 
     def __init__(
@@ -66,19 +70,19 @@ class LatentExtraction:
             directory, origin, len(self.source.labels), data.latents.shard_size
         )
 
-    def write(self, shard: Shard) -> None:
-        """Encode this worker's shards, but for those that are there."""
+    def run(self, shard: Shard) -> None:
+        """Encode this worker's shards, but for those that exist."""
         if isinstance(self.source, PreparedMoments):
             self._check_prepared(self.source)
         write_shards(self.writer, self._encoded, shard)
 
-    def finish(self) -> Manifest:
+    def finish(self, world_size: int = 1) -> Manifest:
         """Write labels and manifest over the shards.
 
-        The scale is the autoencoder's own ``scaling_factor``; where it has none, one over the standard deviation of
-        posterior samples, from the moments themselves: Var = E[mean^2 + std^2] - E[mean]^2.
+        The scale is the autoencoder's ``scaling_factor``; where it has none, one over the standard
+        deviation of posterior samples, from the moments: Var = E[mean^2 + std^2] - E[mean]^2.
         """
-        own = self.autoencoder.config.get("scaling_factor")
+        scaling_factor = self.autoencoder.config.get("scaling_factor")
         manifest = self.writer.finish(
             self.source.labels,
             self.source.names,
@@ -86,9 +90,9 @@ class LatentExtraction:
             latent_shape=self.data.latent_shape,
             image_size=self.data.image_size,
             dtype=self.data.latents.dtype,
-            scale=float(self._measured_scale() if own is None else own),
+            scale=float(self._measured_scale() if scaling_factor is None else scaling_factor),
             shift=float(self.autoencoder.config.get("shift_factor") or 0.0),
-            scale_origin="measured" if own is None else "autoencoder",
+            scale_origin="measured" if scaling_factor is None else "autoencoder",
             views=self.views,
         )
         skipped_note = f", {len(manifest.skipped)} left out" if manifest.skipped else ""
@@ -117,11 +121,11 @@ class LatentExtraction:
         )
 
     def _stored(self, moments: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-        """Moments in the precision of the store, of the shape that the data file promises."""
+        """Moments in the precision of the store, of the shape that follows from the data file."""
         if (shape := moments.shape[2:]) != self.data.latent_shape:
             raise UserError(
-                f"autoencoder {self.path!r}: latents of shape {shape}, the data file's latent_channels, downsampling and"
-                f" image_size make {self.data.latent_shape}"
+                f"autoencoder {self.path!r}: latents of shape {shape}, the data file's"
+                f" latent_channels, downsampling and image_size make {self.data.latent_shape}"
             )
         return moments.astype(self.data.latents.dtype)
 
@@ -130,15 +134,16 @@ class LatentExtraction:
 
     def _check_prepared(self, source: PreparedMoments) -> None:
         """Refuse moments that another autoencoder made, or of other images."""
-        first = range(min(COMPARED, len(source.labels)))
-        own = self._encode(torch.from_numpy(source.read(first)).to(self.device)).cpu().numpy()
-        moments = source.moments(first)
+        first = range(min(COMPARED_IMAGES, len(source.labels)))
+        encoded = self._encode(torch.from_numpy(source.read(first)).to(self.device)).cpu().numpy()
+        prepared = source.moments(first)
         if (
-            own.shape != moments.shape
-            or np.abs(own - moments).mean() > PREPARED_ERROR * own[:, 0].std()
+            encoded.shape != prepared.shape
+            or np.abs(encoded - prepared).mean() > PREPARED_ERROR * encoded[:, 0].std()
         ):
             raise UserError(
-                f"data {self.data.name!r}: the prepared moments are not of autoencoder {self.path!r}"
+                f"data {self.data.name!r}: the prepared moments are not of autoencoder"
+                f" {self.path!r}"
             )
 
     def _measured_scale(self) -> float:
@@ -153,16 +158,16 @@ class LatentExtraction:
 def extract(
     data: DatasetConfig, autoencoder_path: str, directory: Path, device: torch.device = CPU
 ) -> Manifest:
-    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
+    """Encode every image of ``data`` into the store in ``directory``; resumes at the shard."""
     extraction = LatentExtraction(data, autoencoder_path, directory, device)
-    extraction.write(Shard.all())
+    extraction.run(Shard.all())
     return extraction.finish()
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.data.latents", description="Encode images into latents."
+        prog="python -m selftrans.extraction.latents", description="Encode images into latents."
     )
     parser.add_argument("data", help="data file (YAML)")
     parser.add_argument(
@@ -172,8 +177,8 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    run_extraction(
-        "selftrans.data.latents",
+    run_sharded(
+        "selftrans.extraction.latents",
         arguments,
         lambda device: LatentExtraction(
             load_dataset(arguments.data), arguments.autoencoder, arguments.output, device

@@ -1,12 +1,13 @@
-"""What extractions share: images decoded in threads, encoded in fixed batches, written shard by shard on many processes."""
+"""What extractions share: images decoded in threads, encoded in fixed batches, written in shards.
 
-import sys
-from argparse import Namespace
+A shard is written by one process, so its bytes do not depend on the number of processes.
+"""
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,52 +15,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans.config import ENCODE_BATCH, LOCATION_FIELDS, DatasetConfig
-from selftrans.data.image_files import CorruptImage
-from selftrans.data.sources import ImageSource
+from selftrans.data.sources import CorruptImage, ImageSource
 from selftrans.data.store import StoreWriter
-from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG, Progress
-from selftrans.runtime.workers import Shard, run_workers
+from selftrans.runtime.workers import Shard
 
 BATCHES_AHEAD = 2
 
 
-class Extraction(Protocol):
-    """A store in the making."""
-
-    def write(self, shard: Shard) -> None:
-        """Write this worker's shards, but for those that are there."""
-        ...
-
-    def finish(self) -> object:
-        """Write the manifest over the shards."""
-        ...
-
-
 class EncodedBatch(NamedTuple):
-    """What became of some neighbouring images."""
+    """Some neighbouring images, encoded."""
 
     indices: range
     rows: NDArray[np.floating[Any]]
-    """Their rows, those of an image one behind the other."""
+    """Their rows; the views of an image are neighbours."""
     skipped: list[int]
-    """Places of those that cannot be decoded and have no row."""
+    """Indices of those that cannot be decoded and have no row."""
 
 
 def write_shards(
     writer: StoreWriter, encoded: Callable[[range], Iterable[EncodedBatch]], shard: Shard
 ) -> None:
-    """Write this worker's shards, but for those that are there; a shard is made whole by one worker.
+    """Write this worker's shards, but for those that exist.
 
     Args:
         writer: of the store.
         encoded: the batches of a shard's images.
         shard: which worker this is.
+
+    Raises:
+        UserError: none of a shard's images can be decoded.
     """
-    own = [part for part in writer.ranges() if part[0] % shard.world_size == shard.rank]
-    todo = [part for part in own if not writer.has(part[0])]
-    total, left = (sum(stop - start for _, start, stop in parts) for parts in (own, todo))
+    mine = [part for part in writer.ranges() if part[0] % shard.world_size == shard.rank]
+    todo = [part for part in mine if not writer.has(part[0])]
+    total, left = (sum(stop - start for _, start, stop in parts) for parts in (mine, todo))
     with Progress(total, "encoding", "image", initial=total - left, quiet=shard.rank > 0) as bar:
         for number, start, stop in todo:
             with writer.shard(number) as file:
@@ -72,30 +62,10 @@ def write_shards(
                     raise UserError(f"images {start} to {stop - 1}: none of them can be decoded")
 
 
-def run_extraction(
-    module: str, arguments: Namespace, opened: Callable[[torch.device], Extraction]
-) -> None:
-    """Run an extraction's command line: alone, as one of several workers, or as who starts them and writes the manifest.
-
-    Args:
-        module: the command line's module.
-        arguments: of ``add_worker_arguments``.
-        opened: the extraction on a device.
-    """
-    several = arguments.worker is None and max(arguments.gpus, arguments.processes) > 1
-    extraction = opened(torch.device("cpu") if several else claim_device(min(arguments.gpus, 1)))
-    if several:
-        run_workers(module, sys.argv[1:], gpus=arguments.gpus, processes=arguments.processes)
-    else:
-        extraction.write(arguments.worker or Shard.all())
-    if arguments.worker is None:
-        extraction.finish()
-
-
 def origin_of(data: DatasetConfig, source: ImageSource, *parts: str) -> dict[str, Any]:
-    """What a store's rows are a function of, beside what encodes them: the images, and the named parts of the data file.
+    """What a store's rows depend on beside the encoder: images and parts of the data file.
 
-    Not where images and autoencoder lie: what was encoded stays good when they are moved.
+    Without paths: a store stays valid when images and autoencoder are moved.
     """
     kept = data.model_dump(
         mode="json", include={"source", "image_size", *parts}, exclude=LOCATION_FIELDS
@@ -104,7 +74,7 @@ def origin_of(data: DatasetConfig, source: ImageSource, *parts: str) -> dict[str
 
 
 def batches_of(indices: range) -> list[range]:
-    """A shard's images in the batches that they are encoded in."""
+    """A shard's images in batches, as they are encoded."""
     return [indices[first : first + ENCODE_BATCH] for first in range(0, len(indices), ENCODE_BATCH)]
 
 
@@ -126,19 +96,19 @@ def encode_images(
     *,
     skip: bool,
 ) -> Iterator[EncodedBatch]:
-    """Decode images in this process's threads and encode them; while a batch is encoded, the next ones are decoded.
+    """Decode images in this process's threads and encode them.
 
-    Where the encoder computes on a CPU, it does so in one thread: sums are cut by threads, and the stored bytes are to be the
-    same for any number of them.
+    While a batch is encoded, the next ones are decoded. On a CPU the encoder computes in one
+    thread: the order of sums depends on the number of threads, and the stored bytes must not.
 
     Args:
         source: the images.
-        places: which of them.
+        indices: which of them.
         encode: rows of uint8 images (B, H, W, 3).
         skip: leave out images that cannot be decoded.
 
     Raises:
-        CorruptImage: an image cannot be decoded, and is not to be left out.
+        CorruptImage: an image cannot be decoded, and may not be left out.
     """
     with (
         ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool,
@@ -161,7 +131,7 @@ def encode_images(
 def _decoded(
     source: ImageSource, batches: list[range], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[range, list[NDArray[np.uint8] | CorruptImage]]]:
-    """Batches of images, or of what is wrong with them."""
+    """Batches of images, each with the error in place of an image that cannot be decoded."""
     coming: deque[list[Future[NDArray[np.uint8] | CorruptImage]]] = deque()
 
     def read(index: int) -> NDArray[np.uint8] | CorruptImage:
@@ -177,7 +147,7 @@ def _decoded(
 
 
 def encode_views(encode: Callable[[Tensor], Tensor], images_BHWC: Tensor, views: int) -> Tensor:
-    """Rows of images, or of images and their mirror images in turns."""
+    """Rows of images, or of images and their mirror images, alternating."""
     rows = encode(images_BHWC)
     if views == 1:
         return rows

@@ -1,4 +1,7 @@
-"""Training of the embedded feature extractor. ``python -m selftrans.training.classifier --help``."""
+"""Training of the embedded feature extractor.
+
+``python -m selftrans.training.auxiliary.classifier --help``
+"""
 
 import argparse
 from pathlib import Path
@@ -7,17 +10,16 @@ import torch
 
 from selftrans.config import DatasetConfig, load_dataset
 from selftrans.data.sources import open_source
-from selftrans.evaluation.extractors import ClassifierNetwork
+from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.random import Stream, torch_seed
-from selftrans.runtime.tensors import save_tensors
-from selftrans.training.fit import fit_classifier
+from selftrans.training.auxiliary.fit import fit_classifier
 
 
 def train_classifier(data: DatasetConfig, device: torch.device) -> tuple[ClassifierNetwork, float]:
-    """A classifier of the images of ``data`` and its accuracy on every tenth image, which it was not shown."""
+    """A classifier of the images of ``data``, and its accuracy on the held-out images."""
     settings = data.classifier
     torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER))
     network = ClassifierNetwork(settings, len(open_source(data).class_names)).to(device)
@@ -30,7 +32,7 @@ def train_classifier(data: DatasetConfig, device: torch.device) -> tuple[Classif
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.training.classifier",
+        prog="python -m selftrans.training.auxiliary.classifier",
         description="Train the embedded feature extractor.",
     )
     parser.add_argument("data", help="data file (YAML)")
@@ -41,12 +43,12 @@ def main() -> None:
     data = load_dataset(arguments.data)
     network, accuracy = train_classifier(data, claim_device(arguments.gpus))
     LOG.info("accuracy on held-out images: %.4f", accuracy)
-    metadata = {
-        "settings": data.classifier.model_dump(),
-        "num_classes": network.head.out_features,
-        "held_out_accuracy": accuracy,
-    }
-    save_tensors(arguments.output, network.state_dict(), "classifier", metadata)
+    metadata = ClassifierMetadata(
+        settings=data.classifier,
+        num_classes=network.head.out_features,
+        held_out_accuracy=accuracy,
+    )
+    metadata.save(arguments.output, network.state_dict())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Extraction: images -> encoder -> feature store. ``python -m selftrans.data.features --help``."""
+"""Extraction: images -> encoder -> feature store.
+
+``python -m selftrans.extraction.features --help``
+"""
 
 import argparse
 import shutil
@@ -11,20 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_dataset
-from selftrans.data.extraction import (
+from selftrans.data.sources import may_skip, open_source
+from selftrans.data.store import FeatureManifest, StoreWriter
+from selftrans.extraction.shards import (
     EncodedBatch,
     encode_images,
     encode_views,
     origin_of,
-    run_extraction,
     write_shards,
 )
-from selftrans.data.sources import may_skip, open_source
-from selftrans.data.store import FeatureManifest, StoreWriter
 from selftrans.models.encoder import load_encoder
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
-from selftrans.runtime.workers import Shard, add_worker_arguments
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
 CPU = torch.device("cpu")
 BYTES_PER_ELEMENT = 2
@@ -36,7 +38,7 @@ def feature_bytes(rows: int, grid_size: int, hidden_size: int) -> int:
 
 
 class FeatureExtraction:
-    """The features of a data set in the making, on any number of processes, to be gone on with at the shard.
+    """The extraction of a data set's features, on any number of processes; resumes at the shard.
 
     Args:
         data: the data set.
@@ -45,7 +47,7 @@ class FeatureExtraction:
         device: where images are encoded.
 
     Raises:
-        UserError: the images or the encoder are not there, or the disk has no room for the features.
+        UserError: the images or the encoder are absent, or the disk has no room for the features.
     """
 
     def __init__(
@@ -61,11 +63,11 @@ class FeatureExtraction:
         )
         self._require_room(directory)
 
-    def write(self, shard: Shard) -> None:
-        """Encode this worker's shards, but for those that are there."""
+    def run(self, shard: Shard) -> None:
+        """Encode this worker's shards, but for those that exist."""
         write_shards(self.writer, self._encoded, shard)
 
-    def finish(self) -> FeatureManifest:
+    def finish(self, world_size: int = 1) -> FeatureManifest:
         """Write the manifest over the shards."""
         return self.writer.write_manifest(
             FeatureManifest,
@@ -95,8 +97,8 @@ class FeatureExtraction:
         directory.mkdir(parents=True, exist_ok=True)
         if needed > (free := shutil.disk_usage(directory).free):
             raise UserError(
-                f"{directory}: the features need {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free;"
-                " `features: images` computes them at every step instead"
+                f"{directory}: the features need {needed / 1e9:.1f} GB, the disk has"
+                f" {free / 1e9:.1f} GB free; `features: images` computes them at every step instead"
             )
         LOG.info("%d images, %.3g GB of features to write", self.writer.count, needed / 1e9)
 
@@ -104,16 +106,16 @@ class FeatureExtraction:
 def extract_features(
     data: DatasetConfig, encoder_path: Path, directory: Path, device: torch.device = CPU
 ) -> FeatureManifest:
-    """Encode every image of ``data`` into the store in ``directory``; goes on at the shard where it stopped."""
+    """Encode every image of ``data`` into the store in ``directory``; resumes at the shard."""
     extraction = FeatureExtraction(data, encoder_path, directory, device)
-    extraction.write(Shard.all())
+    extraction.run(Shard.all())
     return extraction.finish()
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.data.features",
+        prog="python -m selftrans.extraction.features",
         description="Encode images into an encoder's patch tokens.",
     )
     parser.add_argument("data", help="data file (YAML)")
@@ -122,8 +124,8 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    run_extraction(
-        "selftrans.data.features",
+    run_sharded(
+        "selftrans.extraction.features",
         arguments,
         lambda device: FeatureExtraction(
             load_dataset(arguments.data), arguments.encoder, arguments.output, device

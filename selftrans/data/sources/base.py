@@ -1,0 +1,258 @@
+"""What image sources share: the protocol, names and classes of files, decoding, ADM's crop.
+
+Images are decoded when they are requested, converted to RGB and cropped as ADM's preparation does,
+bit for bit.
+"""
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from selftrans.config import FileSource
+from selftrans.runtime.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
+LABELS_FILE = "dataset.json"
+DIGESTED = 64  # images whose content is part of a data set's digest
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class CorruptImage(UserError):
+    """An image that cannot be decoded."""
+
+
+class ImageSource(Protocol):
+    """Labelled square images in a fixed order."""
+
+    class_names: tuple[str, ...]
+    """Name of class k at index k."""
+    labels: NDArray[np.int64]
+    """Class of every image, (N,)."""
+    names: list[str]
+    """Name of every image."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the images' names and classes, not of their location."""
+        ...
+
+    def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images at these indices: (B, H, W, 3)."""
+        ...
+
+
+def adm_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The centre square of an RGB image, (size, size, 3).
+
+    Halved by box averages while its shorter side is at least twice ``size``, resized bicubically
+    so that the side is ``size``, cropped: the preparation of guided-diffusion (Dhariwal and
+    Nichol 2021), to the bit.
+    """
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image)[top : top + size, left : left + size]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in 8 bits of red, green and blue.
+
+    PIL would cut off 16 bits of grey instead of scaling them.
+    """
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names, classes and a way to the bytes of the images of a source."""
+
+    names: Sequence[str]
+    """Of every image, in order."""
+    labels: NDArray[np.int64]
+    """Class of every image, (N,)."""
+    class_names: Sequence[str]
+    content: Callable[[int], bytes]
+    """The encoded bytes of an image by its index."""
+
+
+def listing_of_files(
+    names: Sequence[str],
+    content: Callable[[int], bytes],
+    root: str,
+    labels: Mapping[str, int] | None,
+) -> Listing:
+    """The listing of image files.
+
+    Args:
+        names: path of every image below the source's root, with slashes, sorted.
+        content: the encoded bytes of an image by its index.
+        root: for messages.
+        labels: class numbers by name; without them, the first folder of a path is the class.
+
+    Raises:
+        UserError: there is no image, or one without a class.
+    """
+    if not names:
+        raise UserError(f"{root}: holds no image (looked for: {', '.join(SUFFIXES)})")
+    if labels is None:
+        folders = [name.split("/")[0] if "/" in name else "" for name in names]
+        if "" in folders:
+            raise UserError(f"{root}: {names[folders.index('')]} lies in no class folder")
+        class_names = sorted(set(folders))
+        number = {name: index for index, name in enumerate(class_names)}
+        classes = np.asarray([number[folder] for folder in folders], np.int64)
+    else:
+        if missing := [name for name in names if name not in labels]:
+            raise UserError(f"{root}: {missing[0]} has no label in {LABELS_FILE}")
+        classes = np.asarray([labels[name] for name in names], np.int64)
+        class_names = [str(label) for label in range(int(classes.max()) + 1)]
+    return Listing(names, classes, class_names, content)
+
+
+class ImageFiles:
+    """Images by name, decoded and cropped when they are read; any number of threads may read.
+
+    Args:
+        settings: path, and how to treat EXIF.
+        image_size: side of the squares.
+        listing: names, classes and content.
+        skipped: names of images to leave out.
+    """
+
+    def __init__(
+        self,
+        settings: FileSource,
+        image_size: int,
+        listing: Listing,
+        skipped: Collection[str] = (),
+    ) -> None:
+        self._settings, self._size, self._content = settings, image_size, listing.content
+        skipped = frozenset(skipped)
+        self._indices = np.asarray(
+            [index for index, name in enumerate(listing.names) if name not in skipped], np.int64
+        )
+        self.names: list[str] = [listing.names[index] for index in self._indices]
+        self.labels = listing.labels[self._indices]
+        self.class_names = tuple(listing.class_names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names, classes and the content of some images; not of their location."""
+        digest = hashlib.sha256(listing_digest(self.names, self.labels).encode())
+        for index in np.unique(np.linspace(0, len(self.names) - 1, DIGESTED).round().astype(int)):
+            digest.update(self._encoded(int(index)))
+        return digest.hexdigest()
+
+    def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The images at these indices: (B, H, W, 3).
+
+        Raises:
+            CorruptImage: one of them cannot be decoded; names it.
+        """
+        return np.stack([self._decoded(int(index)) for index in indices])
+
+    def _encoded(self, index: int) -> bytes:
+        try:
+            return self._content(int(self._indices[index]))
+        except zipfile.BadZipFile as error:
+            raise self._corrupt(index, error) from None
+        except OSError as error:  # a failing disk is not a damaged image
+            raise UserError(
+                f"{self._settings.path}: {self.names[index]} cannot be read ({error})"
+            ) from None
+
+    def _decoded(self, index: int) -> NDArray[np.uint8]:
+        content = self._encoded(index)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                turned = ImageOps.exif_transpose(image) if self._settings.exif_rotation else image
+                return adm_crop(to_rgb(turned), self._size)
+        except _DAMAGED as error:
+            raise self._corrupt(index, error) from None
+
+    def _corrupt(self, index: int, error: BaseException) -> CorruptImage:
+        reason = " ".join(str(error).split())
+        return CorruptImage(
+            f"{self._settings.path}: {self.names[index]} is not an image, or damaged ({reason});"
+            " `source.on_error: skip` leaves it out"
+        )
+
+
+def listing_digest(names: Sequence[str], labels: NDArray[np.int64]) -> str:
+    """SHA-256 of names and classes."""
+    return hashlib.sha256("\0".join(names).encode() + labels.tobytes()).hexdigest()
+
+
+def images_below(root: Path) -> list[str]:
+    """Paths of all image files below a folder, relative to it, sorted.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    names: list[str] = []
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):  # class folders may be links
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        names += [
+            Path(folder, name).relative_to(root).as_posix() for name in files if is_image(name)
+        ]
+    return sorted(names)
+
+
+def labels_beside(directory: Path) -> dict[str, int] | None:
+    """Class numbers by name from the labels file of a folder; None without one."""
+    path = directory / LABELS_FILE
+    return parse_labels(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def parse_labels(content: bytes, source: str) -> dict[str, int]:
+    """The ``labels`` of EDM's data sets: pairs of name and class, or a mapping.
+
+    Raises:
+        UserError: naming ``source``.
+    """
+    try:
+        labels = dict(json.loads(content)["labels"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source}: holds no `labels` ({error})") from None
+    if wrong := [name for name, label in labels.items() if not isinstance(label, int) or label < 0]:
+        raise UserError(
+            f"{source}: {wrong[0]} has label {labels[wrong[0]]!r}, allowed is a class number"
+        )
+    return labels
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image; hidden files are not."""
+    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")

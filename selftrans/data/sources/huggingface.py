@@ -1,0 +1,81 @@
+"""A directory of Hugging Face's ``datasets``."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftrans.config import HuggingFaceSource
+from selftrans.data.sources.base import ImageFiles, Listing
+from selftrans.runtime.errors import UserError
+
+
+def open_hugging_face(
+    settings: HuggingFaceSource, image_size: int, skipped: Collection[str]
+) -> ImageFiles:
+    """The images of a data set that ``save_to_disk`` wrote.
+
+    Raises:
+        UserError: it is not such a directory, or has no such split or columns.
+    """
+    import datasets  # a second that only this source needs
+
+    table = _open_table(settings)
+    if not isinstance(table.features[settings.image_column], datasets.Image):
+        raise UserError(
+            f"{settings.path}: source.image_column: {settings.image_column!r} holds no images"
+        )
+    classes: NDArray[Any] = np.asarray(table[settings.label_column][:])
+    if classes.ndim != 1 or classes.dtype.kind not in "iu" or classes.min(initial=0) < 0:
+        raise UserError(
+            f"{settings.path}: source.label_column: {settings.label_column!r} holds no class"
+            " numbers"
+        )
+    labels = classes.astype(np.int64)
+    class_names = getattr(table.features[settings.label_column], "names", None) or [
+        str(label) for label in range(int(labels.max()) + 1)
+    ]
+    encoded = table.select_columns([settings.image_column]).cast_column(
+        settings.image_column, datasets.Image(decode=False)
+    )
+
+    def content(index: int) -> bytes:
+        row: dict[str, Any] | None = encoded[index][settings.image_column]
+        if row is None:
+            return b""
+        return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
+
+    names = [f"row {index}" for index in range(len(labels))]
+    listing = Listing(names, labels, class_names, content)
+    return ImageFiles(settings, image_size, listing, skipped)
+
+
+def _open_table(settings: HuggingFaceSource) -> Any:
+    """The split of the settings, which has their columns."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(settings.path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{settings.path}: not a directory of `datasets` ({str(error).splitlines()[0]})"
+        ) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if settings.split not in loaded:
+            split = repr(settings.split) if settings.split else "none"
+            raise UserError(
+                f"{settings.path}: source.split is {split} (allowed: {', '.join(map(str, loaded))})"
+            )
+        loaded = loaded[settings.split]
+    for key, column in (
+        ("image_column", settings.image_column),
+        ("label_column", settings.label_column),
+    ):
+        if column not in loaded.column_names:
+            allowed = ", ".join(loaded.column_names)
+            raise UserError(
+                f"{settings.path}: source.{key}: {column!r} is not a column (allowed: {allowed})"
+            )
+    return loaded

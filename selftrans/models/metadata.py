@@ -1,0 +1,67 @@
+"""What weight files say about themselves: a checkpoint's backbone, and the teacher cut from one."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from selftrans.config import Convention, InterpolantName, Weights
+from selftrans.models.sit import SiTShape
+from selftrans.runtime.metadata import FileMetadata
+
+
+class LatentScaling(BaseModel):
+    """The latents that a backbone was trained on: it sees (latent - shift) * scale."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    digest: str | None
+    """Of the latent store; None for an imported backbone, whose latents nobody knows."""
+    scale: float
+    shift: float
+
+
+class ImportedFrom(BaseModel):
+    """The public file that a backbone was converted from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str
+    convention: Convention
+    """Its direction of time."""
+
+
+class WeightsMetadata(FileMetadata):
+    """Of a checkpoint's weight file: which training it is from, and what it needs to be sampled."""
+
+    kind: ClassVar[str] = "weights"
+    run: str
+    seed: int
+    step: int
+    fingerprint: str
+    """Of the run's definition; of an imported backbone, the public file's SHA-256."""
+    shape: SiTShape
+    interpolant: InterpolantName
+    latents: LatentScaling
+    version: str
+    """Of selftrans."""
+    weights: Weights
+    imported: ImportedFrom | None = None
+
+
+class TeacherSource(BaseModel):
+    """The weight file that a teacher was cut from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    run: str
+    seed: int
+    step: int
+    weights: Weights
+    digest: str
+    fingerprint: str
+
+
+class TeacherMetadata(FileMetadata):
+    """Of a frozen teacher: embedders and the first ``shape.depth`` blocks of a backbone."""
+
+    kind: ClassVar[str] = "teacher"
+    shape: SiTShape
+    source: TeacherSource
+    latents: LatentScaling

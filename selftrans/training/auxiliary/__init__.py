@@ -1,0 +1,1 @@
+"""Trainings of the small networks that an experiment needs beside its backbones."""

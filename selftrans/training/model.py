@@ -1,0 +1,118 @@
+"""What is trained: the backbone with its alignment losses, its optimizer, and one gradient."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from selftrans.alignment.base import AlignmentLosses, Batch
+from selftrans.alignment.registry import build_alignment_losses
+from selftrans.config import ExperimentConfig, TrainingConfig
+from selftrans.data.store import LatentStore
+from selftrans.models.sit import SiT, SiTShape
+from selftrans.runtime.random import Stream, torch_seed
+from selftrans.training.inputs import Inputs
+from selftrans.training.precision import MixedPrecision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CPU = torch.device("cpu")
+
+
+class TrainingModel(nn.Module):
+    """Backbone and alignment losses in one forward, as distributed data parallel needs them."""
+
+    def __init__(self, backbone: SiT, alignment: AlignmentLosses) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.alignment = alignment
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """L_denoise, the weighted sum of the alignment losses, and cosine similarities.
+
+        Both losses are means over the micro-batch, in float32; L is their sum. The cosines are
+        those of prediction and guiding feature, (n,), of the samples that count.
+        """
+        depths = self.alignment.depths(batch.step)
+        velocity, features = self.backbone.with_features(
+            batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths
+        )
+        denoising = (velocity.float() - batch.velocity_BCHW).square().mean()
+        return denoising, *self.alignment(batch, features)
+
+
+def build_model(
+    experiment: ExperimentConfig,
+    run: str,
+    store: LatentStore,
+    seed: int,
+    inputs: Inputs | None = None,
+    device: torch.device = CPU,
+) -> TrainingModel:
+    """A fresh model with the run's alignment losses.
+
+    The backbone is a function of the seed alone, the same for every run.
+
+    Raises:
+        UserError: an alignment loss lacks its teacher or encoder.
+    """
+    settings, manifest = experiment.runs[run], store.manifest
+    shape = SiTShape.of(settings.model, manifest.latent_shape, manifest.num_classes)
+    inputs = inputs or Inputs()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
+        backbone = SiT(shape)
+        encoders = {**inputs.features, **inputs.encoders}
+        alignment = build_alignment_losses(settings.alignments, shape, inputs.teachers, encoders)
+        return TrainingModel(backbone, alignment).to(device)
+
+
+def build_optimizer(parameters: list[nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with the recipe's settings, all parameters in one pass."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=training.learning_rate,
+        betas=training.betas,
+        eps=training.eps,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+
+
+class StepLosses(NamedTuple):
+    """What one process's share of a global batch evaluates to; scalars on its device."""
+
+    loss: Tensor
+    """L = L_denoise + L_alignment, averaged over the share."""
+    denoising: Tensor
+    alignment: Tensor
+    cosine_sum: Tensor
+    """Sum of the cosine similarities of the samples that count."""
+    cosine_count: Tensor
+    """Number of those samples."""
+
+
+def accumulate(
+    model: nn.Module,
+    micro_batches: Sequence[Batch],
+    mixed_precision: MixedPrecision,
+    accelerator: Accelerator,
+) -> StepLosses:
+    """Add the gradient of L = L_denoise + L_alignment over one process's share of the batch."""
+    losses = torch.zeros(3, device=accelerator.device)
+    cosines = torch.zeros(2, device=accelerator.device)
+    share = 1 / len(micro_batches)
+    for batch in micro_batches:
+        with contextlib.nullcontext() if batch is micro_batches[-1] else accelerator.no_sync(model):
+            with mixed_precision.autocast():
+                denoising, alignment, cosine = model(batch)
+            loss = denoising + alignment
+            mixed_precision.scaler.scale(share * loss).backward()
+        losses += share * torch.stack([loss, denoising, alignment]).detach()
+        cosines += torch.stack([cosine.sum(), cosine.new_tensor(len(cosine))])
+    return StepLosses(*losses, *cosines)
