@@ -43,9 +43,14 @@ def test_main_runs_are_analysed(analysis):
     [
         ("digits", None, None, []),
         ("digits", "stand-in", "stand-in encoder", ["results/tiny/encoders/stand-in/probes.csv"]),
-        ("imagenet256", "dinov2-b", "vit_base_patch14_dinov2", ["results/tiny/encoders/dinov2-b/probes.csv"]),
+        (
+            "imagenet256",
+            "dinov2-b",
+            "vit_base_patch14_dinov2",
+            ["results/tiny/encoders/dinov2-b/probes.csv"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_encoder_is_called_what_it_is(make_study, data, encoder, title, probes):
     settings = {"analysis": {"encoder": encoder} if encoder else {}, "data": data}
     analysis = Analysis(make_study(settings))

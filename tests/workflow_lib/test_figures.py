@@ -33,20 +33,33 @@ def make_figures(make_study):
         (
             {"runs": {"sit": {}}, "analysis": {}},
             {
-                "convergence", "samples", "losses", "comparison", "discriminability", "feature-maps",
+                "convergence",
+                "samples",
+                "losses",
+                "comparison",
+                "discriminability",
+                "feature-maps",
                 "similarity",
             },
         ),
         (
             {"grids": GRID, "analysis": {}},
             {
-                "convergence", "samples", "losses", "comparison", "discriminability", "feature-maps",
-                "similarity", "guiding-features", "grid-w", "dynamics-vae-align",
+                "convergence",
+                "samples",
+                "losses",
+                "comparison",
+                "discriminability",
+                "feature-maps",
+                "similarity",
+                "guiding-features",
+                "grid-w",
+                "dynamics-vae-align",
                 "dynamics-self-transcendence",
             },
         ),
     ],
-)  # fmt: skip
+)
 def test_an_experiment_has_the_figures_of_what_it_does(make_figures, changes, names):
     figures = make_figures(changes)
     found = figure_names(figures.study.experiments["tiny"])

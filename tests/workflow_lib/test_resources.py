@@ -163,7 +163,7 @@ def test_metrics_with_distances_are_heavy(make_study, metrics, kind):
 
 
 def test_as_many_attempts_as_time_limits_need(requests):
-    """The segment takes several hours on one GPU, within limits of an hour; ten minutes are the start."""
+    """A segment of several hours within limits of an hour, ten minutes of which are the start."""
     gpus = {"train": {"gpu": 1}, "generate": {"gpu": 1}}
     unlimited, limited = requests(**gpus), requests(60, **gpus)
     assert unlimited("train_segment").retries([SEGMENT]) == 3  # as configured

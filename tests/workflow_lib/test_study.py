@@ -24,16 +24,28 @@ ONE_IMPORTED["figures.sample_checkpoints"] = [5]
     ("experiments", "settings", "message"),
     [
         (({"name": "a"}, {"name": "a"}), {}, "config.yaml: experiments: 'a' is listed twice"),
-        ((TWO_SEEDS_IMPORTED,), {}, "runs.public.imported: a checkpoint has one seed, the experiment has 2"),
+        (
+            (TWO_SEEDS_IMPORTED,),
+            {},
+            "runs.public.imported: a checkpoint has one seed, the experiment has 2",
+        ),
         (({}, ONE_IMPORTED), {}, "run 'sit' is trained in one of them and imported in another"),
-        (({},), {"resources": {"train": {"gpu": 3}}}, "training.batch_size: 8 is not a multiple of 3 processes"),
+        (
+            ({},),
+            {"resources": {"train": {"gpu": 3}}},
+            "training.batch_size: 8 is not a multiple of 3 processes",
+        ),
         (({},), {"resources": {"train": {"gpu": "many"}}}, "config.yaml: resources: train.gpu: "),
-        (({},), {"data": {"digitz": {"images": 3}}}, "config.yaml: data: 'digitz' is not a data file (allowed: "),
+        (
+            ({},),
+            {"data": {"digitz": {"images": 3}}},
+            "config.yaml: data: 'digitz' is not a data file (allowed: ",
+        ),
         (({},), {"gpus": 8}, "config.yaml: gpus: unknown key"),
         (({},), {"rates": {"bf16": 0}}, "config.yaml: rates.bf16: "),
         (({},), {"retries": -1}, "config.yaml: retries: "),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_one_line(make_study, experiments, settings, message):
     with pytest.raises(UserError) as refused:
         make_study(*experiments, **settings)

@@ -30,8 +30,8 @@ class Study:
     """The experiments of one call.
 
     An experiment asks the study where each of its results lies: the *owner* of a run, of a set of
-    samples, of metrics, of features or of probes is the experiment in whose directory it lies. Every
-    path goes through these questions. The job that makes a result knows only its owner.
+    samples, of metrics, of features or of probes is the experiment in whose directory it lies.
+    Every path goes through these questions. The job that makes a result knows only its owner.
 
     Attributes:
         settings: what ``config.yaml`` says.
