@@ -1,8 +1,12 @@
-"""Self-Transcendence: from images to the convergence figure. Rules lie in workflow/rules/, the science in experiments/."""
+"""Self-Transcendence: from images to the convergence figure.
+
+Rules lie in workflow/rules/, the Python behind them in workflow/lib/, the science in experiments/.
+"""
 
 import signal
 
-# What a scheduler sends before a job's time is up is meant for the training: it saves and leaves, Snakemake stays.
+# A scheduler's warning before a job's time is up is meant for the training, which saves and stops;
+# Snakemake waits for it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

@@ -98,7 +98,7 @@ def share_in_range(t_range: TimeRangeConfig, training: TrainingConfig) -> float:
 
 
 def encoder_output(data: DatasetConfig, name: str) -> tuple[int, float]:
-    """Length of an encoder's features of an image, and its operations: two for each weight and token."""
+    """Length of an encoder's features of an image, and operations: two per weight and token."""
     settings = data.encoders[name]
     if isinstance(settings, TrainedEncoderConfig):
         tokens = (data.image_size // settings.patch_size) ** 2

@@ -16,12 +16,12 @@ from selftrans.flops import EXTRACTOR_FLOP, EXTRACTOR_LENGTHS, parameters, token
 from workflow.lib.work import REFERENCE_IMAGES, count_classes
 
 PROCESS_MB, GPU_PROCESS_MB = 800, 4000
-"""Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and its
-libraries, an estimate."""
+"""Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and
+its libraries, an estimate."""
 HEADROOM = 1.25
 TRAINING_ACTIVATIONS = 20
-"""Elements that a training step on a CPU keeps for each block, token and unit of hidden size: 15 to 18
-on SiT-S/2 and SiT-B/2, measured over three steps (in the first one the optimizer has no moments yet)."""
+"""Elements that a training step on a CPU keeps for each block, token and unit of hidden size: 15 to
+18 on SiT-S/2 and SiT-B/2, measured over three steps (in the first one there are no moments yet)."""
 SAMPLING_ACTIVATIONS = 16
 """The same of a forward pass, for one block at a time."""
 CODING_BYTES = 2600
@@ -86,7 +86,7 @@ def sampling_memory(
 
 
 def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
-    """Memory of extracting latents or features: a batch of images, and the next two decoded ahead."""
+    """Memory of extracting latents or features: a batch of images, and two decoded ahead."""
     pixels = ENCODE_BATCH * data.image_size**2
     trained = isinstance(data.autoencoder, TrainedAutoencoderConfig)
     on_cpu = 0.0 if trained else pixels * CODING_BYTES
@@ -94,7 +94,7 @@ def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
 
 
 def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) -> int:
-    """Memory of features and statistics of images, or of what is computed from those of two sets."""
+    """Memory of features and statistics of images, or of metrics from those of two sets."""
     length = EXTRACTOR_LENGTHS[extractor][0]
     stored = 4 * (2 * REFERENCE_IMAGES * length + 8 * length**2)
     held = EXTRACTOR_BYTES.get(extractor, 0.0) + stored / workers

@@ -1,7 +1,8 @@
 """What experiments will cost. ``python -m workflow.lib.plan --help``.
 
-Operations are counted, a multiplication and an addition as two; hours follow from rates that are stated
-beside them. Everything is counted as made from scratch; what several experiments share counts once.
+Operations are counted, a multiplication and an addition as two; hours follow from rates that are
+stated beside them. Everything is counted as made from scratch; what several experiments share
+counts once.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Fetch what experiments need from elsewhere. ``python -m workflow.lib.prefetch --help``.
 
-Compute nodes often have no network. Run on a login node, this leaves autoencoders and encoders in the
-Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find them.
-Images are only looked for.
+Compute nodes often have no network. Run on a login node, this leaves autoencoders and encoders in
+the Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find
+them. Images are only looked for.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m workflow.lib.prefetch",
-        description="Fetch what experiments need: autoencoders, encoders, weights, reference batches;"
-        " look for their images.",
+        description="Fetch what experiments need: autoencoders, encoders, weights, reference"
+        " batches; look for their images.",
     )
     parser.add_argument(
         "experiments", nargs="*", help="names or files (default: those of config.yaml)"
@@ -108,9 +108,12 @@ def main() -> None:
         "--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)"
     )
     parser.add_argument(
-        "--weights", action="append", default=[], metavar="EXTRACTOR=FILE",
-        help="where the weights of an extractor lie (default: as in config.yaml, else in the cache)",
-    )  # fmt: skip
+        "--weights",
+        action="append",
+        default=[],
+        metavar="EXTRACTOR=FILE",
+        help="where an extractor's weights lie (default: as in config.yaml, else in the cache)",
+    )
     arguments = parser.parse_args()
     set_up_logging()
     settings = validated(WorkflowConfig, read_yaml(arguments.config), str(arguments.config))

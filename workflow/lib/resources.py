@@ -1,4 +1,4 @@
-"""What jobs ask for: what the configuration says, else what follows from the experiment and the stated rates.
+"""What jobs ask for: as configured, else as the experiment and the stated rates imply.
 
 `REQUESTS` has a row for each rule; a rule takes its threads and resources from its row.
 """
@@ -312,8 +312,8 @@ class RuleRequest:
     def retries(self, jobs: Iterable[Wildcards]) -> int | None:
         """Attempts after the first: those that time limits need, and those that are configured.
 
-        None leaves the number to the command line. Within a job on a cluster nothing is retried: its
-        time is nearly up, and the main process submits another.
+        None leaves the number to the command line. Within a job on a cluster nothing is retried:
+        its time is nearly up, and the main process submits another.
 
         Args:
             jobs: all jobs of the rule, the longest of which counts.

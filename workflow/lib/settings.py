@@ -38,8 +38,8 @@ class WorkflowConfig(ConfigModel):
     rates: RatesConfig = RatesConfig()
     """What one of this machine's GPUs reaches."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Attempts at a training segment after the first. It resumes from the last saved state, so a time
-    limit costs nothing. Those that its time limit needs by the stated rates are added."""
+    """Attempts at a training segment after the first. It resumes from the last saved state, so a
+    time limit costs nothing. Those that its time limit needs by the stated rates are added."""
     weights: dict[Literal["inception", "dinov2"], str] = Field(default_factory=dict)
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not set."""
     fetch_weights: bool = False

@@ -18,7 +18,7 @@ class Slurm:
         self.study, self.training = study, training
 
     def warning(self, wildcards: Wildcards) -> int:
-        """Seconds before its end at which a training is warned: its save, at most a third of all."""
+        """Seconds before its end at which a training is warned: its save, at most a third."""
         limit = 60 * self.training.runtime(wildcards)
         return min(saving_seconds(self.study, wildcards), limit // 3)
 
@@ -31,7 +31,7 @@ class Slurm:
         return options
 
     def launcher(self, wildcards: Wildcards) -> str:
-        """What starts a training on several nodes: a task on each, all of which end if one fails."""
+        """What starts a training on several nodes: a task on each; all end if one fails."""
         granted = self.study.resources_of(wildcards).train
         tasks = f"--nodes={granted.nodes} --ntasks={granted.nodes} --ntasks-per-node=1"
         options = f"--cpus-per-task={granted.threads} --cpu-bind=q --kill-on-bad-exit=1"

@@ -33,8 +33,8 @@ class Study:
     """The experiments of one call, and those that they extend.
 
     An experiment asks the study where each of its results lies: the *owner* of a run, of a set of
-    samples, of metrics, of features or of probes is the experiment in whose directory it lies. Every
-    path goes through these questions. The job that makes a result knows only its owner.
+    samples, of metrics, of features or of probes is the experiment in whose directory it lies.
+    Every path goes through these questions. The job that makes a result knows only its owner.
 
     With ``extends``, what an experiment leaves as it is belongs to the experiment that it extends:
     a run whose definition is the same, a set of samples of such a run whose sampler is the same, and

@@ -49,7 +49,7 @@ class Training:
     # -- targets
 
     def segments(self, experiment: str) -> list[Job]:
-        """Wildcards of every checkpoint that an experiment needs trained, where its owner has it."""
+        """Wildcards of every checkpoint that an experiment needs, where its owner has it."""
         settings = self.study.experiments[experiment]
         return [
             {

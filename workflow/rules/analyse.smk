@@ -1,5 +1,5 @@
-# What the features of trained models look like, and what probes read off them. Nothing here touches a
-# training.
+# What the features of trained models look like, and what probes read off them. Nothing here
+# touches a training.
 rule block_features:
     input:
         checkpoints=analysis.checkpoints,

@@ -45,7 +45,8 @@ rule classifier:
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
-# An encoder that alignments follow: a stand-in trained on the data, or published weights, as a file.
+# An encoder that alignments follow: a stand-in trained on the data, or published weights, as a
+# file.
 rule encoder:
     input:
         data=ancient(paths.DATA_FILE),

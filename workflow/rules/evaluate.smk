@@ -1,5 +1,5 @@
-# The published weights of Inception and DINOv2: looked for before any training, so that their absence
-# is known at once.
+# The published weights of Inception and DINOv2: looked for before any training, so that their
+# absence is known at once.
 rule extractor_weights:
     output:
         paths.EXTRACTOR_WEIGHTS,

@@ -32,7 +32,8 @@ rule generate_samples:
         " --processes {resources.processes} > {log} 2>&1"
 
 
-# 50,000 images at 256 pixels are 10 GB: an experiment may have them deleted after their statistics.
+# 50,000 images at 256 pixels are 10 GB: an experiment may have them deleted after their
+# statistics.
 use rule generate_samples as generate_temporary_samples with:
     output:
         samples=temp(paths.SAMPLE_IMAGES),

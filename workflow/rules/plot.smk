@@ -1,5 +1,6 @@
-# Every plot inherits from this rule: a light job on the submitting machine. A plot names its inputs,
-# outputs and params; its script bears the rule's name. `use rule` does not pass on `localrule`.
+# Every plot inherits from this rule: a light job on the submitting machine. A plot names its
+# inputs, outputs and params; its script bears the rule's name. `use rule` does not pass on
+# `localrule`.
 rule plot_base:
     log:
         "results/plot.log",
@@ -295,7 +296,8 @@ rule prefetch:
         " {params.options} 2>&1 | tee {log}"
 
 
-# The report shows the present results; a second Snakemake makes it, which reads and changes nothing.
+# The report shows the present results; a second Snakemake makes it, which reads and changes
+# nothing.
 rule report:
     input:
         rules.figures.input,

@@ -1,6 +1,6 @@
-# The state in progress lies in the run's state/ directory, which no rule declares: Snakemake would
-# delete it. exec, as in every rule: the signal that all processes of a job get would kill a shell in
-# between, and end the job while it saves.
+# The state in progress lies in the run's state/ directory, which no rule declares: Snakemake
+# would delete it. exec, as in every rule: the signal that all processes of a job get would kill a
+# shell in between, and end the job while it saves.
 rule train_segment:
     input:
         before=training.segment_before,

@@ -1,4 +1,4 @@
-"""metrics.csv and the wall time of every checkpoint -> the comparison of all runs: a table and a figure."""
+"""metrics.csv and every checkpoint's wall time -> a table and a figure that compare all runs."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ with logged_to(snakemake.log[0]):
     ):
         seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_json(Path(path))["seconds"]
     table = table[table["run"].isin(list(seconds))]
-    found = comparison_table(table, seconds, params.teachers, params.baseline)
-    write_text(Path(snakemake.output.csv), found.to_csv(index=False))
+    rows = comparison_table(table, seconds, params.teachers, params.baseline)
+    write_text(Path(snakemake.output.csv), rows.to_csv(index=False))
     write_text(
         Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False)
     )
-    page = comparison_page(found, params.labels, params.baseline, snakemake.wildcards.experiment)
+    page = comparison_page(rows, params.labels, params.baseline, snakemake.wildcards.experiment)
     write_text(Path(snakemake.output.markdown), page)
     total = total_seconds(seconds, params.teachers)
     hours = [

@@ -1,4 +1,4 @@
-"""history.csv of a run's seeds -> what its signals did while it trained."""
+"""history.csv of a run's seeds -> its alignments while it trained."""
 
 import pandas as pd
 

@@ -7,7 +7,7 @@ if [[ -s $record.code ]]; then
 elif is_queued "${1%%@*}"; then
   rm -f "$record.gone"
   echo running
-else # ended without a word, or its word is still on its way through a network file system: a minute is left to it
+else # ended without its exit code, which a network file system may show late: wait a minute
   [[ -e $record.gone ]] || touch "$record.gone"
   [[ $(find "$record.gone" -mmin +1) ]] && echo failed || echo running
 fi

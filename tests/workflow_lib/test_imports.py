@@ -1,0 +1,19 @@
+"""What the library imports: a dry run must not wait for torch, and its tests need no Snakemake."""
+
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+from tests.test_project import HEAVY
+
+FETCHES = {"prefetch"}  # which the rules run as a program
+
+
+def test_the_library_imports_nothing_heavy():
+    modules = {path.stem for path in (REPOSITORY / "workflow/lib").glob("[!_]*.py")} - FETCHES
+    assert {"study", "training", "resources", "plan"} <= modules
+    imports = ", ".join(f"workflow.lib.{module}" for module in sorted(modules))
+    code = f"import sys, {imports}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    words = [sys.executable, "-c", code]
+    ended = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(ended.stdout.split())

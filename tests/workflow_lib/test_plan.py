@@ -1,0 +1,103 @@
+"""The plan: as many jobs as there are targets, and what is passed on to other programs."""
+
+import json
+import shlex
+
+import pytest
+
+from selftrans.runtime.errors import UserError
+from tests.conftest import OTHER_METHODS
+from tests.workflow_lib.conftest import IMPORTED, SharingStudy
+from workflow.lib.calls import prefetch_options, report_config
+from workflow.lib.plan import Plan, parse_rates, report
+from workflow.lib.settings import RatesConfig
+
+
+def jobs_of(study):
+    return {rule: cost.jobs for rule, cost in Plan(study).costs.items() if cost.jobs}
+
+
+def test_jobs_of_a_tiny_experiment_by_hand(make_study):
+    assert jobs_of(make_study({"seeds": [0, 1]})) == {
+        "autoencoder": 1, "classifier": 1, "extract_latents": 1, "reference_statistics": 1,
+        "train_segment": 3 * 2 * 2, "freeze_teacher": 2, "generate_samples": 3 * 2 * 2,
+        "sample_statistics": 3 * 2 * 2, "metrics": 3 * 2 * 2, "tables and figures": 1 + 4 + 2,
+    }  # fmt: skip
+
+
+def test_jobs_of_encoders_and_their_analysis(make_study):
+    runs = {"sit": {}, "repa": OTHER_METHODS["repa"], "live": OTHER_METHODS["repa-on-images"]}
+    found = jobs_of(make_study({"runs": runs, "analysis": {"encoder": "stand-in"}}))
+    assert (found["encoder"], found["extract_features"]) == (1, 1)
+    assert (found["block_features"], found["probe_blocks"], found["probe_encoder"]) == (3, 3, 1)
+
+
+def test_an_imported_run_is_imported_for_samplers_and_students(make_study):
+    teacher = {"run": "public", "step": 5, "weights": "raw"}
+    student = {
+        "method": "self-transcendence", "teacher": teacher, "student_depth": 2, "teacher_depth": 3,
+    }  # fmt: skip
+    runs = {"public": {"imported": IMPORTED}, "student": {"alignment": student}}
+    found = jobs_of(make_study({"runs": runs, "figures.sample_checkpoints": [4]}))
+    assert found["import_checkpoint"] == 2  # ema for the sampler, raw for the teacher
+    assert (found["train_segment"], found["freeze_teacher"]) == (2, 1)
+
+
+def test_two_experiments_share_their_data_in_the_plan(make_study):
+    alone, both = jobs_of(make_study()), jobs_of(make_study({}, {"name": "b"}))
+    assert both["extract_latents"] == both["autoencoder"] == 1
+    assert both["train_segment"] == 2 * alone["train_segment"]
+
+
+def test_a_shared_run_is_planned_once(make_study):
+    study = make_study({}, {"name": "child"}, kind=SharingStudy)
+    study.owners = {"sit": "tiny", "samples of sit": "tiny"}
+    found = jobs_of(study)
+    assert found["train_segment"] == 2 * 6 - 2
+    assert found["generate_samples"] == found["sample_statistics"] == 2 * 6 - 2
+    assert found["metrics"] == 2 * 6
+
+
+def test_jobs_without_gpus_have_no_gpu_hours(make_study):
+    assert Plan(make_study()).total.gpu_hours == 0
+    plan = Plan(make_study(resources={"train": {"gpu": 1}}))
+    assert plan.total.gpu_hours == plan.costs["train_segment"].gpu_hours > 0
+    assert plan.total.bytes > 0
+
+
+def test_kept_images_remain_on_the_disk(make_study):
+    images = {"ode": {"sampler": "euler", "num_steps": 2, "num_samples": 1000}}
+    kept, deleted = (
+        Plan(make_study({"evaluation.samplers": images, "evaluation.keep_samples": keep}))
+        .costs["generate_samples"]
+        .bytes
+        for keep in (True, False)
+    )
+    assert kept == 10 * deleted  # but for the first hundred
+
+
+def test_the_table_says_what_its_hours_rest_on(make_study):
+    lines = report(Plan(make_study())).splitlines()
+    assert lines[0].split() == ["rule", "jobs", "PFLOP", "GPU", "hours", "GB"]
+    assert any("at 100 in bf16, 50 in tf32, 12 in fp32 TFLOP/s" in line for line in lines)
+    assert not [line for line in lines if line.startswith("import_checkpoint")]
+
+
+@pytest.mark.parametrize("text", ["int8=3", "bf16", "bf16=fast", "bf16=0", "tf32=-1"])
+def test_a_rate_is_a_number_of_a_known_arithmetic(text):
+    with pytest.raises(UserError, match=f"--rates: '{text}' is not a rate"):
+        parse_rates(text, RatesConfig())
+
+
+def test_rates_go_over_the_stated_ones():
+    rates = parse_rates("bf16=400,fp32=40", RatesConfig())
+    assert rates == {"bf16": 400.0, "tf32": 50.0, "fp32": 40.0}
+
+
+def test_what_is_passed_on(make_study):
+    study = make_study(weights={"dinov2": "my file.pth"}, data={"digits": {"images": 1797}})
+    words = shlex.split(prefetch_options(study))
+    assert words == ["results/tiny/experiment.yaml", "--weights=dinov2=my file.pth"]
+    config = json.loads(report_config(study))
+    assert config["data"] == {"digits": {"images": 1797}}
+    assert config["experiments"] == list(study.references)
