@@ -218,7 +218,7 @@ class DatasetConfig(ConfigModel):
 
     name: Name
     """Name under which the results lie; the file's name if it is not given."""
-    defaults: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    defaults: PositiveInt = VERSION
     """Version of the defaults; that of its results if there are any, else the newest."""
     source: AnySource
     """Where the images come from."""

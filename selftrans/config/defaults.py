@@ -35,12 +35,12 @@ def default_of(model: type[BaseModel], key: str, version: int) -> Any:
 def former(model: type[BaseModel], version: int) -> Mapping[str, Any]:
     """What a model's keys fall back to under an older version, as far as it may differ today.
 
-    A part with defaults of its own falls back to an empty mapping, which its model fills.
+    A part with defaults of its own falls back to what is set in it, which its model completes.
     """
     values: dict[str, Any] = {}
     for key in model.model_fields:
         if f"{model.__name__}.{key}" in FORMER:
             values[key] = default_of(model, key, version)
-        elif isinstance(model.model_fields[key].default, BaseModel):
-            values[key] = {}
+        elif isinstance(part := model.model_fields[key].default, BaseModel):
+            values[key] = part.model_dump(exclude_unset=True)
     return values

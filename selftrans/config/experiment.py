@@ -11,7 +11,7 @@ from selftrans.config.alignment import (
     FrozenTeacher,
     NoAlignment,
 )
-from selftrans.config.base import ConfigModel, Name, Seed
+from selftrans.config.base import ConfigModel, Name, PositiveInt, Seed
 from selftrans.config.data import DatasetConfig
 from selftrans.config.defaults import VERSION
 from selftrans.config.evaluation import EvaluationConfig
@@ -30,7 +30,7 @@ class RunConfig(ConfigModel):
     """A checkpoint that others trained: nothing is trained."""
     grid: Name | None = None
     """The grid that made this run; filled in."""
-    alignment: Alignment = NoAlignment()
+    alignment: Alignment = NoAlignment(method="none")
     """What trains beside denoising: one method, or a list whose weighted losses are added."""
     model: Backbone
     """Backbone; what is not given here is the experiment's."""
@@ -71,7 +71,7 @@ class ExperimentConfig(ConfigModel):
 
     name: Name
     """Name under which the results lie; the file's name if it is not given."""
-    defaults: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    defaults: PositiveInt = VERSION
     """Version of the defaults; that of its results if there are any, else the newest."""
     description: str = ""
     """One or two sentences for the reader."""

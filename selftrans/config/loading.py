@@ -103,7 +103,7 @@ def load_experiment(
         values.setdefault("name", path.stem)
         problems += missing
         extended = values
-    version = _version(values, layers, "", recorded)
+    version = _version(values, source, "", recorded)
     if isinstance(values.get("data"), str):
         values["data"] = load_dataset(values["data"], data_changes, recorded).model_dump()
     figures = values.get("figures")
@@ -138,21 +138,28 @@ def load_dataset(
     for layer in reversed(layers):
         values = merged({key: values[key] for key in values if key != "name"}, layer.values)
     values.setdefault("name", path.stem)
-    version = _version(values, layers, "data/", recorded)
+    source = Source(layers)
+    version = _version(values, source, "data/", recorded)
     dataset = check(DatasetConfig, {**values, "defaults": version}, version)
     if isinstance(dataset, list):
-        raise Source(layers).error(dataset)
+        raise source.error(dataset)
     return dataset
 
 
 def _version(
-    values: Mapping[str, Any], layers: list[Layer], prefix: str, recorded: Recorded | None
+    values: Mapping[str, Any], source: Source, prefix: str, recorded: Recorded | None
 ) -> int:
-    """The version of the defaults that a file is read with."""
+    """The version of the defaults that a file is read with.
+
+    Raises:
+        ConfigError: the file names a version that does not exist.
+    """
     if (chosen := values.get("defaults")) is not None:
-        known = isinstance(chosen, int) and 1 <= chosen <= defaults.VERSION
-        return chosen if known else defaults.VERSION  # another one is reported by the model
-    for layer in layers if recorded else ():
+        if isinstance(chosen, int) and 1 <= chosen <= defaults.VERSION:
+            return chosen
+        message = f"{chosen!r} is not a version of the defaults (allowed: 1 to {defaults.VERSION})"
+        raise source.error([Problem(("defaults",), message)])
+    for layer in source.layers if recorded else ():
         name = layer.values.get("name", Path(layer.label).stem)
         if recorded and (version := recorded(f"{prefix}{name}")) is not None:
             return version

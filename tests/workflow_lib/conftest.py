@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import tiny_values
+from tests.support.experiments import tiny_values
 from workflow.lib.study import Study
 
 IMPORTED = {"file": "public.pt", "convention": "noise-at-1", "step": 5}

@@ -32,10 +32,13 @@ def test_an_experiment_uses_that_of_its_data(datasets):
     assert encoder(job) == "results/data/digits/encoders/stand-in.safetensors"
 
 
-def test_latents_depend_on_images_autoencoder_and_storage_alone(datasets):
+def test_latents_depend_on_images_autoencoder_and_storage_alone(make_study):
+    changes = {"digits": {"latents": {"flip": True}}}
+    datasets = Datasets(make_study({}, data=changes))
     definition = datasets.definition("autoencoder", "latents")(DIGITS)
-    assert definition.keys() == {"source", "image_size", "autoencoder", "latents"}
-    assert datasets.definition()(IMAGENET).keys() == {"source", "image_size"}
+    assert definition.keys() == {"defaults", "source", "image_size", "autoencoder", "latents"}
+    assert definition["latents"] == {"flip": True}
+    assert datasets.definition()(DIGITS).keys() == {"defaults", "source", "image_size"}
 
 
 def test_only_a_trained_encoder_depends_on_the_images(datasets):

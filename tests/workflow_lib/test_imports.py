@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 from tests.test_project import HEAVY
 
 FETCHES = {"prefetch"}  # which the rules run as a program

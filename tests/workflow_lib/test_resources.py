@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from selftrans.runtime.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.support import REPOSITORY
 from workflow.lib.memory import small_memory, statistics_memory, training_memory
 from workflow.lib.resources import REQUESTS, Requests, attempt_number, time_ceiling
 from workflow.lib.slurm import Slurm

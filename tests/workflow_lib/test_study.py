@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from selftrans.config import run_definition
 from selftrans.runtime.errors import UserError
-from selftrans.training.definition import run_definition
 from tests.workflow_lib.conftest import IMPORTED
 from workflow.lib import paths
 from workflow.lib.study import Study, one_of

@@ -2,9 +2,9 @@
 
 import pytest
 
-from selftrans.config import load_data, load_experiment
+from selftrans.config import load_dataset, load_experiment
 from selftrans.flops import forward_flop
-from tests.conftest import OTHER_METHODS
+from tests.support.experiments import OTHER_METHODS
 from workflow.lib.memory import (
     extraction_memory,
     megabytes,
@@ -99,7 +99,7 @@ def test_small_networks_count_nothing(experiment):
 
 
 def test_images_classes_and_rows_of_data_that_do_not_exist_yet():
-    digits, imagenet = load_data("digits"), load_data("imagenet256")
+    digits, imagenet = load_dataset("digits"), load_dataset("imagenet256")
     assert (count_images(digits), count_classes(digits)) == (1797, 10)
     assert (count_images(imagenet), count_classes(imagenet)) == (1281167, 1000)
     flipped = imagenet.model_copy(

@@ -123,8 +123,10 @@ class Study:
         path = extended_experiment(reference)
         if path is None:
             return
-        parent = self._load(path)
-        self.parents[self._load(reference).name] = parent.name
+        name, parent = self._load(reference).name, self._load(path)
+        if name == parent.name:
+            raise ConfigError(f"{reference}: name: {name!r} is the name of what it extends, too")
+        self.parents[name] = parent.name
         self._add(path, parent)
         self._add_extended(path)
 
