@@ -15,8 +15,8 @@ from selftrans.alignment.registry import build_alignment_losses
 from selftrans.config import BackboneConfig, SelfTranscendenceConfig, TeacherConfig
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT, SiTShape, SiTTrunk
-from selftrans.training.precision import cpu_has_bf16
 from selftrans.training.model import TrainingModel
+from selftrans.training.precision import cpu_has_bf16
 
 BATCH, IN_RANGE = 10, 3
 LATENT = (4, 32, 32)

@@ -48,7 +48,7 @@ def shape():
 
 def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
     """A latent store of random moments in three shards; returns the manifest's path."""
-    from selftrans.data.store import StoreWriter
+    from selftrans.data.writer import StoreWriter
 
     rng = np.random.default_rng(seed)
     writer = StoreWriter(
@@ -200,8 +200,10 @@ def encoder(tmp_path_factory) -> Path:
 def features(tmp_path_factory, manifest, encoder) -> Path:
     """That encoder's tokens of the digits that stand for the latent store's images."""
     from selftrans.config import load_data
+    from selftrans.data.manifests import FeatureManifest
     from selftrans.data.sources import open_source
-    from selftrans.data.store import FeatureManifest, LatentStore, StoreWriter
+    from selftrans.data.store import LatentStore
+    from selftrans.data.writer import StoreWriter
     from selftrans.models.encoder import load_encoder
 
     os.chdir(REPOSITORY)

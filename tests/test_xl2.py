@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from selftrans.config import load_experiment
-from selftrans.data.store import StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.flops import training_memory
 from tests.runs import peak_of
 

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_data
+from selftrans.data.manifests import FeatureManifest
 from selftrans.data.sources import may_skip, open_source
-from selftrans.data.store import FeatureManifest, StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
     EncodedBatch,
     encode_images,

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_data
+from selftrans.data.manifests import Manifest
 from selftrans.data.sources import ImageSource, may_skip, open_source
 from selftrans.data.sources.repa import PreparedMoments
-from selftrans.data.store import Manifest, StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
     EncodedBatch,
     batches_of,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from selftrans.config import ENCODE_BATCH, LOCATION_FIELDS, DatasetConfig
 from selftrans.data.sources import CorruptImage, ImageSource
-from selftrans.data.store import StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.workers import Shard
