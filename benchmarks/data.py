@@ -15,9 +15,11 @@ from PIL import Image
 from benchmarks.timing import Result, interleaved
 from selftrans.config import FolderSource, TrainingConfig
 from selftrans.data.images import write_npy_header
+from selftrans.data.manifests import Manifest, ShardRecord
 from selftrans.data.sources.base import adm_crop
 from selftrans.data.sources.folder import open_folder
-from selftrans.data.store import LatentStore, Manifest, ShardRecord, StoreWriter
+from selftrans.data.store import LatentStore
+from selftrans.data.writer import StoreWriter
 from selftrans.runtime.files import write_json
 from selftrans.training.batches import BatchSource
 

@@ -100,8 +100,10 @@ def encoder(tmp_path_factory) -> Path:
 def features(tmp_path_factory, manifest, encoder) -> Path:
     """That encoder's tokens of the digits that stand for the latent store's images."""
     from selftrans.config import load_dataset
+    from selftrans.data.manifests import FeatureManifest
     from selftrans.data.sources import open_source
-    from selftrans.data.store import FeatureManifest, LatentStore, StoreWriter
+    from selftrans.data.store import LatentStore
+    from selftrans.data.writer import StoreWriter
     from selftrans.models.encoder import load_encoder
 
     os.chdir(REPOSITORY)

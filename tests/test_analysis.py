@@ -1,5 +1,7 @@
 """Probes, similarity, colours and the paired comparison, on data whose answers are known."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,20 +14,25 @@ from selftrans.evaluation.comparison import (
     comparison_markdown,
     comparison_table,
     curves_of,
+    paired_difference,
     paired_differences,
     steps_to_reach,
     total_seconds,
 )
 from selftrans.evaluation.features import chosen_images, features_of_run, shown_images
 from selftrans.evaluation.probes import (
+    ProbeCase,
     cka_matrix,
     discriminability_markdown,
     knn_probe,
     linear_probe,
+    probe_cases,
     probe_rows,
 )
+from selftrans.evaluation.run_features import RunFeatures
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
+from selftrans.runtime.errors import UserError
 from selftrans.training.inputs import Inputs
 from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.trainings import run
@@ -235,18 +242,14 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     found = features_of_run(
         experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device
     )
-    assert found["pooled"].shape == (2, 4, 50, 32)
-    assert found["maps"].shape == (1, 2, 4, 16, 32)
-    assert found["steps"].tolist() == [4]
-    assert (
-        found["guiding_names"].tolist()
-        == found["shown_names"].tolist()
-        == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
-    )
-    assert found["blind_names"].tolist() == ["f_u"]
+    assert found.pooled.shape == (2, 4, 50, 32)
+    assert found.maps.shape == (1, 2, 4, 16, 32)
+    assert found.steps.tolist() == [4]
+    assert list(found.guiding) == list(found.shown_guiding) == ["f_c", "f_g, w = 1.5", "f_g, w = 4"]
+    assert list(found.unconditional) == ["f_u"]
 
     backbone, _ = load_backbone(checkpoint, device)
-    image, place = found["images"][7], 7
+    image, index = found.images[7], 7
     moments = store.moments(np.array([image])).astype(np.float32)
     z = torch.from_numpy((moments[:, 0] - store.manifest.shift) * store.manifest.scale)
     from selftrans.runtime.random import Stream, generator
@@ -257,22 +260,17 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     x, t = 0.7 * z + 0.3 * eps, torch.full((1,), 0.3)
     own = backbone.features(x, t, torch.tensor([10]), (3,))[3].mean(dim=1)[0]
     torch.testing.assert_close(
-        torch.from_numpy(found["pooled"][0, 2, place]).float(), own, rtol=2e-3, atol=2e-3
+        torch.from_numpy(found.pooled[0, 2, index]).float(), own, rtol=2e-3, atol=2e-3
     )
 
     trunk = inputs.teachers[0]
     f_u = trunk.tokens(x, t, torch.tensor([10])).mean(dim=1)[0]
     f_c = trunk.tokens(x, t, torch.from_numpy(store.labels[[image]])).mean(dim=1)[0]
     assert not torch.allclose(f_u, f_c)
-    expected = {
-        "guiding_pooled_0": f_c,
-        "guiding_pooled_2": f_u + 4 * (f_c - f_u),
-        "blind_pooled_0": f_u,
-    }
+    expected = {"f_c": f_c, "f_g, w = 4": f_u + 4 * (f_c - f_u), "f_u": f_u}
     for name, value in expected.items():
-        torch.testing.assert_close(
-            torch.from_numpy(found[name][0, place]).float(), value, rtol=5e-3, atol=5e-3
-        )
+        means = (found.guiding | found.unconditional)[name][0, index]
+        torch.testing.assert_close(torch.from_numpy(means).float(), value, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -293,13 +291,15 @@ def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
     )
     checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
     found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
-    assert found["shown_names"].tolist() == found["blind_names"].tolist() == names
-    for number in range(len(names)):
-        assert found[f"shown_{number}"].shape[:2] == (6, 16)
-        assert np.isfinite(found[f"blind_pooled_{number}"]).all()
-    assert found["guiding_names"].tolist() == [
-        name for name in names if "SRA" in name or "LayerSync" in name
-    ]
+    assert list(found.shown_guiding) == list(found.unconditional) == names
+    for name in names:
+        assert found.shown_guiding[name].shape[:2] == (6, 16)
+        assert np.isfinite(found.unconditional[name]).all()
+    assert list(found.guiding) == [name for name in names if "SRA" in name or "LayerSync" in name]
+    found.save(tmp_path / "features.npz")
+    again = RunFeatures.load(tmp_path / "features.npz")
+    np.testing.assert_equal(asdict(again), asdict(found))
+    assert list(again.unconditional) == names
 
 
 def test_images_are_chosen_once_for_all_runs():
@@ -319,21 +319,93 @@ def test_images_are_chosen_once_for_all_runs():
     ]  # of class 4 there is only one
 
 
-def test_the_table_names_the_best_block_and_what_was_told():
+def test_the_table_names_the_best_block_and_whether_a_label_was_given():
     features, labels, test = clusters()
     noise = RNG.standard_normal(features.shape)
     rows = probe_rows(
         [
-            ("block", "", 1, 0.5, "nothing", noise), ("block", "", 2, 0.5, "nothing", features),
-            ("guiding", "f_c", 0, 0.5, "the label", features),
+            ProbeCase("block", "", 1, 0.5, False, noise),
+            ProbeCase("block", "", 2, 0.5, False, features),
+            ProbeCase("guiding", "f_c", 0, 0.5, True, features),
         ],
-        labels, test, 20,
-    )  # fmt: skip
-    encoder = probe_rows([("encoder", "stand-in", 0, 0.0, "nothing", features)], labels, test, 20)
+        labels,
+        test,
+        20,
+    )
+    case = ProbeCase("encoder", "stand-in", 0, 0.0, False, features)
+    encoder = probe_rows([case], labels, test, 20)
     table = pd.concat(
         [rows.assign(run="ours", seed=0), encoder.assign(run="stand-in encoder", seed=0)]
     )
     text = discriminability_markdown(table)
     assert "100.0 (2)" in text
-    assert "ours: f_c, told the label" in text
+    assert "ours: f_c, label given" in text
     assert "stand-in encoder" in text
+
+
+def run_features(names=("f_c", "a/b: c, w = 1.5")):
+    means = {name: RNG.standard_normal((2, 5, 3)) for name in names}
+    return RunFeatures(
+        images=np.arange(5),
+        labels=np.array([0, 1, 0, 1, 0]),
+        held_out=np.arange(5) == 0,
+        times=np.array([0.3, 0.5]),
+        pooled=RNG.standard_normal((2, 4, 5, 3)).astype(np.float32),
+        guiding=means,
+        unconditional={},
+        shown=np.array([1, 3]),
+        steps=np.array([4]),
+        shown_blocks=np.array([2]),
+        maps=RNG.standard_normal((1, 1, 2, 4, 3)),
+        noisy=RNG.standard_normal((2, 64, 4)),
+        shown_guiding=dict(reversed(means.items())),
+    )
+
+
+def test_run_features_survive_a_file_with_any_names_in_order(tmp_path):
+    features = run_features()
+    features.save(tmp_path / "features.npz")
+    loaded = RunFeatures.load(tmp_path / "features.npz")
+    np.testing.assert_equal(asdict(loaded), asdict(features))
+    assert list(loaded.guiding) == ["f_c", "a/b: c, w = 1.5"]
+    assert list(loaded.shown_guiding) == ["a/b: c, w = 1.5", "f_c"]
+    np.testing.assert_array_equal(loaded.at_time(0.5), features.pooled[1])
+
+
+def test_other_files_are_not_run_features(tmp_path):
+    path = tmp_path / "features.npz"
+    with pytest.raises(UserError, match="no such file"):
+        RunFeatures.load(path)
+    np.savez(path, images=np.arange(3))
+    with pytest.raises(UserError, match="not a run's features"):
+        RunFeatures.load(path)
+    run_features().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a run's features"):
+        RunFeatures.load(path)
+
+
+def test_every_feature_of_a_run_is_a_case():
+    features = run_features()
+    features = replace(features, unconditional={"f_u": features.guiding["f_c"]})
+    cases = probe_cases(features)
+    assert [(case.block, case.t) for case in cases[:8]] == [
+        (block, t) for t in (0.3, 0.5) for block in (1, 2, 3, 4)
+    ]
+    assert [(case.name, case.t, case.label_given) for case in cases[8:]] == [
+        ("f_c", 0.3, True),
+        ("f_c", 0.5, True),
+        ("a/b: c, w = 1.5", 0.3, True),
+        ("a/b: c, w = 1.5", 0.5, True),
+        ("f_u", 0.3, False),
+        ("f_u", 0.5, False),
+    ]
+    np.testing.assert_array_equal(cases[1].features, features.pooled[0, 1])
+
+
+def test_a_run_beyond_the_baseline_has_a_mean_and_no_difference():
+    curves = curves_of(metrics({"sit": {100: [20.0]}, "ours": {200: [9.0, 11.0]}}), "fid")
+    beyond = paired_difference(curves, "fid", "sit", "ours", 200)
+    assert (beyond.seeds, beyond.mean) == (0, 10)
+    assert beyond.std == pytest.approx(2**0.5)
+    assert np.isnan([beyond.difference, beyond.low, beyond.high]).all()

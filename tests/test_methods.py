@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from selftrans.config import PretrainedEncoderConfig, load_dataset
 from selftrans.data.sources import held_out, open_source
-from selftrans.data.store import FeatureStore, LatentStore, StoreWriter
+from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.data.writer import StoreWriter
 from selftrans.extraction.features import extract_features, feature_bytes
 from selftrans.models.encoder import (
     EncoderMetadata,

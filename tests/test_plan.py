@@ -17,7 +17,7 @@ from selftrans.config import (
     TrainingConfig,
     load_experiment,
 )
-from selftrans.data.store import StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.inception import inception_network
 from selftrans.flops import (
     DECODER_FLOP,

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.data import sparse_store
 from selftrans.config import TrainingConfig
-from selftrans.data.store import LatentStore, StoreWriter
+from selftrans.data.store import LatentStore
+from selftrans.data.writer import StoreWriter
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource
 from tests.support.stores import write_store

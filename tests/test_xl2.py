@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selftrans.config import load_experiment
-from selftrans.data.store import StoreWriter
+from selftrans.data.writer import StoreWriter
 from tests.support.programs import peak_of
 from workflow.lib.memory import training_memory
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,11 @@ class Batch:
         rows = np.flatnonzero((self.times >= t_range.low) & (self.times <= t_range.high))
         return torch.from_numpy(rows).to(self.t_B.device, non_blocking=True)
 
+    def without_labels(self, null_class: int) -> Batch:
+        """The same batch with the null class for every label."""
+        null = torch.full_like(self.labels_B, null_class)
+        return replace(self, labels_B=null, dropped_labels_B=null)
+
     def noised(self, t_B: Tensor) -> Tensor:
         """The same latents and noise at other times, (B, C, H, W)."""
         return self.interpolant.noised(self.z_BCHW, self.eps_BCHW, t_B.reshape(-1, 1, 1, 1))
@@ -68,6 +73,15 @@ class LossOutput(NamedTuple):
     """Averaged over the whole micro-batch: a scalar in float32."""
     cosine_similarity: Tensor
     """Of prediction and guiding feature, for each sample that counts; for logging."""
+
+
+class GuidingFeatures(NamedTuple):
+    """What a term follows on a batch, (B, T, D') by name."""
+
+    conditional: Mapping[str, Tensor]
+    """With the true labels; empty where they do not depend on the label."""
+    unconditional: Mapping[str, Tensor]
+    """Without label."""
 
 
 @dataclass(frozen=True, kw_only=True)

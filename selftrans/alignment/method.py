@@ -6,7 +6,7 @@ Files of methods import torch only where they compute, since reading an experime
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from selftrans.config import AlignmentConfig, TrainingConfig
@@ -14,7 +14,14 @@ from selftrans.config import AlignmentConfig, TrainingConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
+    from selftrans.alignment.base import (
+        AlignmentInputs,
+        AlignmentLoss,
+        Batch,
+        GuidingFeatures,
+        LossOutput,
+    )
+    from selftrans.models.sit import SiT
 
 
 class Costs(NamedTuple):
@@ -77,6 +84,27 @@ class AlignmentMethod(AlignmentConfig):
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
     ) -> Tensor:
         """What the student's tokens follow, for every sample, (B, T, D'), without gradient."""
+
+    def analysed_features(
+        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+    ) -> GuidingFeatures:
+        """What the analysis of features shows of the term.
+
+        Args:
+            term: the term.
+            model: the trained backbone.
+            batch: images at one time, with their true labels.
+            scales: guidance scales to show, where there are any.
+        """
+        from selftrans.alignment.base import GuidingFeatures
+
+        def followed(batch: Batch) -> dict[str, Tensor]:
+            depths = self.depths or (1,)
+            features = model.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
+            return {self.target_name(term): self.guiding_features(term, batch, features)}
+
+        unconditional = followed(batch.without_labels(model.null_class))
+        return GuidingFeatures(followed(batch) if self.label_conditioned else {}, unconditional)
 
     @abstractmethod
     def compute_loss(

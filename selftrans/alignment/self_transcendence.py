@@ -16,7 +16,7 @@ nor h sees it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
@@ -26,7 +26,14 @@ from selftrans.flops import mlp_training_flop, share_in_range
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
+    from selftrans.alignment.base import (
+        AlignmentInputs,
+        AlignmentLoss,
+        Batch,
+        GuidingFeatures,
+        LossOutput,
+    )
+    from selftrans.models.sit import SiT
 
 
 class SelfTranscendence(AlignmentMethod):
@@ -102,6 +109,16 @@ class SelfTranscendence(AlignmentMethod):
     ) -> Tensor:
         """f_g, (B, T, D)."""
         return self.guided_features(term, batch.x_BCHW, batch.t_B, batch.labels_B)
+
+    def analysed_features(
+        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+    ) -> GuidingFeatures:
+        """f_c and f_g at every scale with the label, and f_u without, from one pass."""
+        from selftrans.alignment.base import GuidingFeatures
+
+        f_u, f_c = self.teacher_features(term, batch.x_BCHW, batch.t_B, batch.labels_B)
+        guided = {f"f_g, w = {scale:g}": f_u.lerp(f_c, scale) for scale in scales}
+        return GuidingFeatures({"f_c": f_c, **guided}, {"f_u": f_u})
 
     def guided_features(
         self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor

@@ -10,7 +10,7 @@ What need not be computed: a sample out of range contributes exactly zero, so h 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
@@ -20,7 +20,14 @@ from selftrans.flops import mlp_training_flop, share_in_range
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, Batch, LossOutput
+    from selftrans.alignment.base import (
+        AlignmentInputs,
+        AlignmentLoss,
+        Batch,
+        GuidingFeatures,
+        LossOutput,
+    )
+    from selftrans.models.sit import SiT
 
 
 class VaeAlignment(AlignmentMethod):
@@ -89,6 +96,15 @@ class VaeAlignment(AlignmentMethod):
         from selftrans.models.sit import patchify
 
         return patchify(self._target(batch), term.shape)
+
+    def analysed_features(
+        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+    ) -> GuidingFeatures:
+        """The clean latents."""
+        from selftrans.alignment.base import GuidingFeatures
+        from selftrans.models.sit import patchify
+
+        return GuidingFeatures({}, {"VAE latents": patchify(batch.z_BCHW, term.shape)})
 
     def _target(self, batch: Batch) -> Tensor:
         return batch.velocity_BCHW if self.target == "velocity" else batch.z_BCHW

@@ -1,6 +1,6 @@
 """The comparison of runs: paired by seed, against steps and against what they cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, log, nan, sqrt
 from statistics import fmean, stdev
@@ -24,65 +24,82 @@ def curves_of(table: pd.DataFrame, metric: str) -> Curves:
     return curves
 
 
+def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
+    """Over seeds; the standard deviation of a single one is nan."""
+    listed = list(values)
+    return fmean(listed), stdev(listed) if len(listed) > 1 else nan
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """A run at a step against the baseline, over pairs of the same seed."""
+    """A run at a step, and its difference from the baseline over pairs of the same seed."""
 
     run: str
     step: int
     metric: str
     seeds: int
+    """Number of pairs."""
     mean: float
-    """Of the run itself."""
+    """Of the run, over all its seeds."""
     std: float
-    """Of the run itself, over its seeds."""
+    """Of the run, over all its seeds; nan for a single one."""
     difference: float
-    """Mean over the pairs."""
+    """Mean over the pairs; nan without a pair."""
     low: float
-    """Lower end of the confidence interval of that mean: Student's t over the seeds; not a number for a single one."""
+    """Lower end of its confidence interval: Student's t over the pairs; nan for less than two."""
     high: float
     """Its upper end."""
 
 
+def paired_difference(
+    curves: Curves, metric: str, baseline: str, run: str, step: int
+) -> PairedDifference:
+    """A run at a step, compared with the baseline at the same step."""
+    values, others = curves[run][step], curves[baseline].get(step, {})
+    pairs = [value - others[seed] for seed, value in values.items() if seed in others]
+    difference, half = fmean(pairs) if pairs else nan, nan
+    if len(pairs) > 1:
+        quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1))
+        half = quantile * stdev(pairs) / sqrt(len(pairs))
+    mean, std = mean_and_std(values.values())
+    return PairedDifference(
+        run=run,
+        step=step,
+        metric=metric,
+        seeds=len(pairs),
+        mean=mean,
+        std=std,
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+    )
+
+
 def paired_differences(curves: Curves, metric: str, baseline: str) -> list[PairedDifference]:
-    """Every run at every step that the baseline was measured at, too, in order."""
-    found = []
-    for run, steps in curves.items():
-        for step, values in steps.items():
-            others = curves[baseline].get(step, {})
-            pairs = [value - others[seed] for seed, value in values.items() if seed in others]
-            if not pairs:
-                continue
-            half, mean = nan, fmean(pairs)
-            if len(pairs) > 1:
-                half = (
-                    float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1))
-                    * stdev(pairs)
-                    / sqrt(len(pairs))
-                )
-            own = list(values.values())
-            found.append(
-                PairedDifference(
-                    run=run, step=step, metric=metric, seeds=len(pairs), mean=fmean(own),
-                    std=stdev(own) if len(own) > 1 else nan, difference=mean, low=mean - half, high=mean + half,
-                )
-            )  # fmt: skip
-    return found
+    """Every run at every step that has a pair with the baseline, in order."""
+    differences = [
+        paired_difference(curves, metric, baseline, run, step)
+        for run, steps in curves.items()
+        for step in steps
+    ]
+    return [difference for difference in differences if difference.seeds]
 
 
 def paired_table(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """``paired_differences`` of every metric in one sampler's rows of ``metrics.csv``."""
     rows = [
-        asdict(found)
+        asdict(difference)
         for metric in METRIC_NAMES
         if metric in table
-        for found in paired_differences(curves_of(table, metric), metric, baseline)
+        for difference in paired_differences(curves_of(table, metric), metric, baseline)
     ]
     return pd.DataFrame(rows)
 
 
 def total_seconds(seconds: Curves, teachers: Mapping[str, Sequence[tuple[str, int]]]) -> Curves:
-    """Wall time up to every checkpoint with that of its teachers, and of theirs; one training counts once, up to its last use.
+    """Wall time up to every checkpoint with that of its teachers, and of theirs.
+
+    A training counts once, up to its last use.
 
     Args:
         seconds: wall time of each training up to a checkpoint, over all its attempts.
@@ -114,9 +131,10 @@ def mean_curve(steps: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
 
 
 def steps_to_reach(curve: Mapping[int, float], level: float) -> float:
-    """The step at which a falling curve first is at ``level``, along its logarithm between checkpoints.
+    """The step at which a falling curve first reaches ``level``.
 
-    Its first step, if it is there from the start; not a number, if it never is.
+    Interpolated along its logarithm between checkpoints; its first step, if it starts there; nan,
+    if it never does.
     """
     before: tuple[int, float] | None = None
     for step, value in curve.items():
@@ -135,7 +153,7 @@ def comparison_table(
     teachers: Mapping[str, Sequence[tuple[str, int]]],
     baseline: str,
 ) -> pd.DataFrame:
-    """One row for each run at its last checkpoint: FID and IS, the paired differences, speed-up in steps, cost.
+    """A row for each run at its last checkpoint: FID and IS, differences, speed-up, cost.
 
     Args:
         table: one sampler's rows of ``metrics.csv``.
@@ -145,11 +163,6 @@ def comparison_table(
     """
     metrics = {metric: curves_of(table, metric) for metric in ("fid", "is") if metric in table}
     first = next(iter(metrics.values()))
-    paired = {
-        (metric, found.run, found.step): asdict(found)
-        for metric, curves in metrics.items()
-        for found in paired_differences(curves, metric, baseline)
-    }
     total = total_seconds(seconds, teachers)
     last_of_baseline = max(first[baseline])
     per_step = mean_curve(seconds[baseline])[last_of_baseline] / last_of_baseline
@@ -158,14 +171,9 @@ def comparison_table(
         step = max(steps)
         row: dict[str, object] = {"run": run, "step": step, "seeds": len(steps[step])}
         for metric, curves in metrics.items():
-            metadata, own = paired.get((metric, run, step), {}), list(curves[run][step].values())
-            row |= {
-                f"{metric}_mean": fmean(own),
-                f"{metric}_std": stdev(own) if len(own) > 1 else nan,
-            }
-            row |= {
-                f"{metric}_{key}": metadata.get(key, nan) for key in ("difference", "low", "high")
-            }
+            compared = paired_difference(curves, metric, baseline, run, step)
+            for column in ("mean", "std", "difference", "low", "high"):
+                row[f"{metric}_{column}"] = getattr(compared, column)
         if "fid" in metrics:
             curves = metrics["fid"]
             reached = steps_to_reach(
@@ -183,10 +191,12 @@ PAGE = """# {name}: the comparison
 ![FID and inception score against optimizer steps and against training time](figures/comparison.png)
 
 {table}
-Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from {baseline} over pairs of the
-same seed, with its 95 % confidence interval (Student's t). Steps: where the mean FID first is at {baseline}'s last, read
-along its logarithm. The cost of a step is its wall time over {baseline}'s, as the jobs ran, with whatever else ran beside
-them; hours include those of teachers trained here, but neither an encoder's training nor its extraction of features.
+Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from
+{baseline} over pairs of the same seed, with its 95 % confidence interval (Student's t). Steps:
+where the mean FID first reaches {baseline}'s last, interpolated along its logarithm. The cost of a
+step is its wall time over {baseline}'s, as the jobs ran, with any other jobs beside them; hours
+include those of teachers trained here, but neither an encoder's training nor its extraction of
+features.
 """
 
 
@@ -199,7 +209,7 @@ def comparison_page(
 
 
 def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str) -> str:
-    """The table as a reader would put it in a paper."""
+    """The table in the form of a paper."""
     lines = []
     for row in comparison.to_dict("records"):
         line = {

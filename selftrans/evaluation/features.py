@@ -1,52 +1,57 @@
-"""Features of a trained run: of its blocks, and of what its losses follow. ``python -m selftrans.evaluation.features --help``.
+"""Features of a trained run: of its blocks, and of what its alignment losses follow.
 
-Real images are noised to given times: the mean of their posterior, and noise that is a function of the image's place in the
-data set, so that every run sees the same. Probed features are means over tokens and are computed without a label, since one
-that saw it would give it away; what losses follow is also computed as in training, with the label.
+``python -m selftrans.evaluation.features --help``
+
+Real images are noised to the requested times: the mean of their posterior, and noise that is a
+function of the image's index in the data set, so that every run sees the same. Probed features are
+means over tokens and are computed without a label, which they would give away; guiding features
+are also computed as in training, with the label.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from selftrans.alignment.base import AlignmentLoss, Batch
-from selftrans.alignment.self_transcendence import SelfTranscendenceLoss
-from selftrans.alignment.vae_alignment import VaeAlignmentLoss
-from selftrans.config import AnalysisConfig, ExperimentConfig, load_experiment
+from selftrans.alignment.base import AlignmentLosses, Batch
+from selftrans.config import AnalysisConfig, ExperimentConfig, InterpolantName, load_experiment
 from selftrans.data.sources import held_out
 from selftrans.data.store import LatentStore
+from selftrans.evaluation.run_features import Floats, Named, RunFeatures
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.sit import SiT, patchify
+from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.training.batches import HostBatch
+from selftrans.training.input_paths import InputPaths, add_input_arguments
 from selftrans.training.inputs import Inputs
 from selftrans.training.model import build_model
 
-Arrays = dict[str, NDArray[np.generic]]
-SEED = 0  # of images and noise: the same for every run, whatever its seed
-TYPICAL = 256
-"""Images whose mean token at each place is taken away from what is shown: the code of the place outshines everything else."""
+Tokens = dict[str, torch.Tensor]
+"""Guiding features (B, T, D') by name."""
+SEED = 0  # of images and noise: the same for every run
+TYPICAL_IMAGES = 256
+"""Their mean token at each position is subtracted from what is shown: else positions dominate."""
 
 
 def chosen_images(analysis: AnalysisConfig, count: int) -> NDArray[np.int64]:
-    """Places of the probed images: all, or as many as asked for, drawn at random."""
+    """Indices of the probed images: all, or as many as requested, drawn at random."""
     order = generator(SEED, Stream.ANALYSIS).permutation(count)
     return np.sort(order[: analysis.num_images])
 
 
 def shown_images(analysis: AnalysisConfig, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the images in colour maps: the first two of as many classes, evenly spread, class by class."""
+    """Indices of the images in colour maps: the first two of evenly spread classes."""
     classes = np.unique(labels)
     spread = (
         np.linspace(0, len(classes) - 1, min(analysis.shown_classes, len(classes)))
@@ -62,28 +67,21 @@ class NoisedImages:
 
     Args:
         store: the latents.
-        inputs: what the run's losses follow.
-        interpolant: its name.
-        device: where they are put.
+        inputs: teachers, encoders and images of the run's alignment losses.
+        interpolant: the run's.
+        device: of the batches.
     """
 
     def __init__(
-        self, store: LatentStore, inputs: Inputs, interpolant: str, device: torch.device
+        self, store: LatentStore, inputs: Inputs, interpolant: InterpolantName, device: torch.device
     ) -> None:
-        self.store, self.inputs, self.interpolant, self.device = (
-            store,
-            inputs,
-            INTERPOLANTS[interpolant],
-            device,
-        )
+        self.store, self.inputs, self.device = store, inputs, device
+        self.interpolant = INTERPOLANTS[interpolant]
 
     def batch(self, indices_B: NDArray[np.int64], t: float) -> Batch:
-        """The images at these places, all at time ``t``, with their true labels."""
-        shape, images, labels = (
-            self.store.manifest.latent_shape,
-            self.inputs.images,
-            self.store.labels[indices_B],
-        )
+        """The images at these indices, all at time ``t``, with their true labels."""
+        shape, images = self.store.manifest.latent_shape, self.inputs.images
+        labels = self.store.labels[indices_B]
         noise = [
             generator(SEED, Stream.ANALYSIS, 1, int(i)).standard_normal(shape, np.float32)
             for i in indices_B
@@ -98,62 +96,97 @@ class NoisedImages:
             dropped_labels=labels,
             uniform=np.full(len(indices_B), 0.5, np.float32),  # the mean of what a training draws
             encoder_features={
-                features.name: features.rows.of(indices_B) for features in self.inputs.features
+                name: features.rows.of(indices_B) for name, features in self.inputs.features.items()
             },
             images=None if images is None else images.read(indices_B),
         )
         return batch.to(self.device)
 
 
-def without_label(batch: Batch, null_class: int) -> Batch:
-    """The same batch with the null class for every label."""
-    null = torch.full_like(batch.labels_B, null_class)
-    return replace(batch, labels_B=null, dropped_labels_B=null)
-
-
-def alignment_targets(
-    loss: AlignmentLoss, model: SiT, batch: Batch, scales: tuple[float, ...]
-) -> dict[str, torch.Tensor]:
-    """What a loss follows, (B, T, D') by name: of stage 1 the clean latents, of stage 2 f_c and f_g at every scale."""
-    match loss:
-        case VaeAlignmentLoss():
-            return {"VAE latents": patchify(batch.z_BCHW, model.shape)}
-        case SelfTranscendenceLoss():
-            f_u, f_c = loss.teacher_features(batch.x_BCHW, batch.t_B, batch.labels_B)
-            return {"f_c": f_c} | {
-                f"f_g, w = {scale:g}": torch.lerp(f_u, f_c, scale) for scale in scales
-            }
-    own = model.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, loss.depths or (1,))
-    return {loss.target_name: loss.guiding_features(batch, own)}
-
-
-def unconditional_targets(loss: AlignmentLoss, model: SiT, batch: Batch) -> dict[str, torch.Tensor]:
-    """The same where nothing is told of the class: of stage 2, f_u is all that is left."""
-    batch = without_label(batch, model.null_class)
-    if isinstance(loss, SelfTranscendenceLoss):
-        return {"f_u": loss.teacher_features(batch.x_BCHW, batch.t_B, batch.labels_B)[0]}
-    return alignment_targets(loss, model, batch, ())
+def named_by_term(alignment: AlignmentLosses, name: str, features: Mapping[str, Tensor]) -> Tokens:
+    """The features with the name of their term in front, where a run has several."""
+    if len(alignment.terms) == 1:
+        return dict(features)
+    return {f"{name}: {feature}": tokens for feature, tokens in features.items()}
 
 
 def subtract_positional_mean(tokens: torch.Tensor, shown: int) -> torch.Tensor:
-    """The first ``shown`` images' tokens (..., I, T, D), less the other images' mean at their place."""
-    own, others = tokens[..., :shown, :, :].float(), tokens[..., shown:, :, :].float()
-    return own - others.mean(dim=-3, keepdim=True)
+    """The first ``shown`` images' tokens (..., I, T, D), less the other images' mean by position."""
+    tokens = tokens.float()
+    return tokens[..., :shown, :, :] - tokens[..., shown:, :, :].mean(dim=-3, keepdim=True)
 
 
 def maps_over_training(
     checkpoints: list[Path], batch: Batch, shown: int, blocks: tuple[int, ...], device: torch.device
 ) -> tuple[torch.Tensor, list[int], SiT]:
-    """What is peculiar to the shown images after blocks of every checkpoint, (steps, blocks, I, T, D); steps; last model."""
+    """Maps of the shown images after blocks of every checkpoint, (S, blocks, I, T, D).
+
+    Also the checkpoints' steps, and the last backbone.
+    """
     maps, steps = [], []
     for checkpoint in checkpoints:
         backbone, metadata = load_backbone(checkpoint, device)
         features = backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, blocks)
-        maps.append(
-            subtract_positional_mean(torch.stack([features[block] for block in blocks]), shown)
-        )
+        tokens = torch.stack([features[block] for block in blocks])
+        maps.append(subtract_positional_mean(tokens, shown))
         steps.append(metadata.step)
     return torch.stack(maps), steps, backbone
+
+
+class PooledFeatures(NamedTuple):
+    """Token means of the probed images, by time."""
+
+    pooled: Floats
+    """Of every block, (times, blocks, N, D)."""
+    guiding: Named
+    unconditional: Named
+    """Of guiding features, (times, N, D') by name."""
+
+
+def pooled_features(
+    noised: NoisedImages,
+    images: NDArray[np.int64],
+    backbone: SiT,
+    alignment: AlignmentLosses,
+    analysis: AnalysisConfig,
+    batch_size: int,
+    label: str,
+) -> PooledFeatures:
+    """Token means of blocks and guiding features on the probed images at every time."""
+    blocks = range(1, backbone.shape.depth + 1)
+    pooled: list[Floats] = []
+    guiding: dict[str, list[Floats]] = {}
+    unconditional: dict[str, list[Floats]] = {}
+    with Progress(len(analysis.times) * len(images), label, "image") as bar:
+        for t in analysis.times:
+            batches = []
+            for start in range(0, len(images), batch_size):
+                batch = noised.batch(images[start : start + batch_size], t)
+                unlabelled = batch.without_labels(backbone.null_class)
+                means = backbone.features(
+                    unlabelled.x_BCHW, unlabelled.t_B, unlabelled.labels_B, blocks, pool=True
+                )
+                batches.append(on_host(torch.stack(list(means.values()))))
+                for term_name, term in alignment.items():
+                    features = term.method.analysed_features(
+                        term, backbone, batch, analysis.guidance_scales
+                    )
+                    for means_by_name, tokens_by_name in (
+                        (guiding, features.conditional),
+                        (unconditional, features.unconditional),
+                    ):
+                        for name, tokens in named_by_term(
+                            alignment, term_name, tokens_by_name
+                        ).items():
+                            means_by_name.setdefault(name, []).append(on_host(tokens.mean(dim=1)))
+                bar.update(len(batch.t_B))
+            pooled.append(np.concatenate(batches, axis=1))
+
+    def by_time(means_by_name: dict[str, list[Floats]]) -> Named:
+        shape = (len(analysis.times), len(images), -1)
+        return {name: np.concatenate(m).reshape(shape) for name, m in means_by_name.items()}
+
+    return PooledFeatures(np.stack(pooled), by_time(guiding), by_time(unconditional))
 
 
 @torch.inference_mode()
@@ -166,94 +199,64 @@ def features_of_run(
     inputs: Inputs,
     batch_size: int,
     device: torch.device,
-) -> Arrays:
-    """All arrays of a run's feature file.
+) -> RunFeatures:
+    """The features of a run.
 
-    - ``pooled`` (times, blocks, N, D): token means of every block of the last checkpoint, without a label.
-    - ``maps`` (steps, shown blocks, I, T, D): tokens of the shown images with the true label, less what images have in common
-      at their place; ``noisy`` (I, H W, C): the latents that they are of.
-    - ``shown_k`` (I, T, D'): what losses follow, in the same way, named by ``shown_names``.
-    - ``guiding_pooled_k`` (times, N, D'): token means of what they follow with the label, where they see it, named by
-      ``guiding_names``; ``blind_pooled_k``: without it, named by ``blind_names``.
+    Args:
+        experiment, run, seed: which training.
+        checkpoints: its weight files, by ascending step.
+        store: the latents.
+        inputs: teachers, encoders and images of the run's alignment losses.
+        batch_size: images at a time.
+        device: where to compute.
+
+    Raises:
+        UserError: the experiment has no analysis, or it has no held-out image, or only those.
     """
     analysis, settings = experiment.analysis, experiment.runs[run]
     if analysis is None:
-        raise UserError(f"experiment {experiment.name!r}: analysis: is not given")
+        raise UserError(f"experiment {experiment.name!r}: analysis: is not set")
     images, shown = chosen_images(analysis, len(store)), shown_images(analysis, store.labels)
     if not 0 < (tests := int(held_out(len(store))[images].sum())) < len(images):
         raise UserError(
-            f"experiment {experiment.name!r}: analysis.num_images: {tests} of {len(images)} are held out"
+            f"experiment {experiment.name!r}: analysis.num_images:"
+            f" {tests} of {len(images)} are held out"
         )
-    typical = images[np.linspace(0, len(images) - 1, min(TYPICAL, len(images))).astype(int)]
+    count = min(TYPICAL_IMAGES, len(images))
+    typical = images[np.linspace(0, len(images) - 1, count).astype(int)]
     noised = NoisedImages(store, inputs, settings.training.interpolant, device)
     batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
     shown_blocks = analysis.blocks_shown(settings.model)
     maps, steps, backbone = maps_over_training(checkpoints, batch, len(shown), shown_blocks, device)
     alignment = build_model(experiment, run, store, seed, inputs, device).alignment
     alignment.set_ema_model(backbone)
-    losses = alignment.losses
-
-    def named(loss: AlignmentLoss, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Of several losses, with their places."""
-        if len(losses) == 1:
-            return features
-        return {f"{losses.index(loss) + 1}: {name}": tokens for name, tokens in features.items()}
-
-    shown_features: dict[str, torch.Tensor] = {}
-    for loss in losses:
-        shown_features |= named(
-            loss, alignment_targets(loss, backbone, batch, analysis.guidance_scales)
-        )
-    blocks, pooled = range(1, settings.model.depth + 1), []
-    means: dict[str, dict[str, list[NDArray[np.generic]]]] = {"guiding": {}, "blind": {}}
-    with Progress(len(analysis.times) * len(images), f"{run} seed {seed}", "image") as bar:
-        for t in analysis.times:
-            parts = []
-            for start in range(0, len(images), batch_size):
-                seen = noised.batch(images[start : start + batch_size], t)
-                blind = without_label(seen, backbone.null_class)
-                tokens = backbone.features(
-                    blind.x_BCHW, blind.t_B, blind.labels_B, blocks, pool=True
-                )
-                parts.append(on_host(torch.stack(list(tokens.values()))))
-                for loss in losses:
-                    target_name = {"blind": unconditional_targets(loss, backbone, seen)}
-                    if loss.label_conditioned:
-                        target_name["guiding"] = alignment_targets(
-                            loss, backbone, seen, analysis.guidance_scales
-                        )
-                    for kind, features in target_name.items():
-                        for name, one in named(loss, features).items():
-                            means[kind].setdefault(name, []).append(on_host(one.mean(dim=1)))
-                bar.update(len(seen.t_B))
-            pooled.append(np.concatenate(parts, axis=1))
-    arrays: Arrays = {
-        f"shown_{k}": on_host(subtract_positional_mean(tokens, len(shown)))
-        for k, tokens in enumerate(shown_features.values())
-    }
-    for kind, of_kind in means.items():
-        arrays[f"{kind}_names"] = np.array(list(of_kind), dtype=np.str_)
-        for k, parts in enumerate(of_kind.values()):
-            arrays[f"{kind}_pooled_{k}"] = np.concatenate(parts).reshape(
-                len(analysis.times), len(images), -1
-            )
-    return {
-        **arrays,
-        "pooled": np.stack(pooled),
-        "maps": on_host(maps),
-        "noisy": on_host(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
-        "shown_names": np.array(list(shown_features), dtype=np.str_),
-        "steps": np.array(steps),
-        "times": np.array(analysis.times),
-        "shown_blocks": np.array(shown_blocks),
-        "images": images,
-        "shown": shown,
-        "labels": store.labels[images],
-        "held_out": held_out(len(store))[images],
-    }
+    shown_guiding: Named = {}
+    for term_name, term in alignment.items():
+        features = term.method.analysed_features(term, backbone, batch, analysis.guidance_scales)
+        tokens_by_name = features.conditional or features.unconditional
+        for name, tokens in named_by_term(alignment, term_name, tokens_by_name).items():
+            shown_guiding[name] = on_host(subtract_positional_mean(tokens, len(shown)))
+    pooled = pooled_features(
+        noised, images, backbone, alignment, analysis, batch_size, f"{run} seed {seed}"
+    )
+    return RunFeatures(
+        images=images,
+        labels=store.labels[images],
+        held_out=held_out(len(store))[images],
+        times=np.array(analysis.times),
+        pooled=pooled.pooled,
+        guiding=pooled.guiding,
+        unconditional=pooled.unconditional,
+        shown=shown,
+        steps=np.array(steps),
+        shown_blocks=np.array(shown_blocks),
+        maps=on_host(maps),
+        noisy=on_host(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
+        shown_guiding=shown_guiding,
+    )
 
 
-def on_host(tensor: torch.Tensor) -> NDArray[np.generic]:
+def on_host(tensor: torch.Tensor) -> Floats:
     """On the host in float32: guided features may be beyond half precision."""
     return np.asarray(tensor.float().cpu().numpy())
 
@@ -271,8 +274,7 @@ def main() -> None:
         "--checkpoints", type=Path, nargs="+", required=True, help="weight files, by ascending step"
     )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
-    for option in ("--teacher", "--features", "--encoder"):
-        parser.add_argument(option, type=Path, action="append", default=[], help="as in a training")
+    add_input_arguments(parser)
     parser.add_argument(
         "--batch-size", type=int, default=256, help="images at a time (default: 256)"
     )
@@ -282,10 +284,8 @@ def main() -> None:
     set_up_logging()
     experiment, run = load_experiment(arguments.experiment), arguments.run
     device, store = claim_device(arguments.gpus), LatentStore(arguments.latents)
-    inputs = Inputs.open(
-        experiment, run, store, arguments.teacher, arguments.features, arguments.encoder, device
-    )
-    arrays = features_of_run(
+    inputs = Inputs.open(experiment, run, store, InputPaths.of(arguments), device)
+    features = features_of_run(
         experiment,
         run,
         arguments.seed,
@@ -295,8 +295,7 @@ def main() -> None:
         arguments.batch_size,
         device,
     )
-    with atomic_path(arguments.output) as temporary:
-        np.savez(temporary, allow_pickle=False, **arrays)
+    features.save(arguments.output)
 
 
 if __name__ == "__main__":

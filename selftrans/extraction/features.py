@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_dataset
+from selftrans.data.manifests import FeatureManifest
 from selftrans.data.sources import may_skip, open_source
-from selftrans.data.store import FeatureManifest, StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
     EncodedBatch,
     encode_images,
     encode_views,
-    origin_of,
+    store_origin,
     write_shards,
 )
 from selftrans.models.encoder import load_encoder
@@ -55,7 +56,8 @@ class FeatureExtraction:
     ) -> None:
         self.data, self.device = data, device
         self.source, self.encoder = open_source(data), load_encoder(encoder_path, device)
-        origin = {"data": origin_of(data, self.source), "encoder_digest": self.encoder.digest}
+        digests = {"encoder_digest": self.encoder.digest}
+        origin = store_origin(directory, data, self.source, digests)
         self.views = 2 if data.latents.flip else 1
         shard_size = data.latents.shard_size
         self.writer = StoreWriter(

@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, load_dataset
+from selftrans.data.manifests import Manifest
 from selftrans.data.sources import ImageSource, may_skip, open_source
 from selftrans.data.sources.repa import PreparedMoments
-from selftrans.data.store import Manifest, StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
     EncodedBatch,
     batches_of,
     encode_images,
     encode_views,
-    origin_of,
+    store_origin,
     write_shards,
 )
 from selftrans.models.autoencoder import encode_moments, load_autoencoder
@@ -61,10 +62,8 @@ class LatentExtraction:
         self.data, self.device, self.path = data, device, autoencoder_path
         self.source: ImageSource = open_source(data)
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
-        origin = {
-            "data": origin_of(data, self.source, "autoencoder", "latents"),
-            "autoencoder_digest": digest_of(self.autoencoder.state_dict()),
-        }
+        digests = {"autoencoder_digest": digest_of(self.autoencoder.state_dict())}
+        origin = store_origin(directory, data, self.source, digests, "autoencoder", "latents")
         self.views = 2 if data.latents.flip else 1
         self.writer = StoreWriter(
             directory, origin, len(self.source.labels), data.latents.shard_size

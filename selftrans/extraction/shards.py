@@ -4,9 +4,10 @@ A shard is written by one process, so its bytes do not depend on the number of p
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selftrans.config import ENCODE_BATCH, LOCATION_FIELDS, DatasetConfig
+from selftrans.config import ENCODE_BATCH, LOCATION_FIELDS, DatasetConfig, dataset_identity
+from selftrans.config.identity import differences
 from selftrans.data.sources import CorruptImage, ImageSource
-from selftrans.data.store import StoreWriter
+from selftrans.data.writer import StoreWriter
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_json
 from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.workers import Shard
 
@@ -50,6 +53,8 @@ def write_shards(
     mine = [part for part in writer.ranges() if part[0] % shard.world_size == shard.rank]
     todo = [part for part in mine if not writer.has(part[0])]
     total, left = (sum(stop - start for _, start, stop in parts) for parts in (mine, todo))
+    if shard.rank == 0:
+        writer.record_origin()
     with Progress(total, "encoding", "image", initial=total - left, quiet=shard.rank > 0) as bar:
         for number, start, stop in todo:
             with writer.shard(number) as file:
@@ -62,15 +67,56 @@ def write_shards(
                     raise UserError(f"images {start} to {stop - 1}: none of them can be decoded")
 
 
-def origin_of(data: DatasetConfig, source: ImageSource, *parts: str) -> dict[str, Any]:
-    """What a store's rows depend on beside the encoder: images and parts of the data file.
+def store_origin(
+    directory: Path,
+    data: DatasetConfig,
+    source: ImageSource,
+    digests: Mapping[str, str],
+    *parts: str,
+) -> dict[str, Any]:
+    """What a store's rows depend on: images, parts of the data file, digests of what encodes them.
 
-    Without paths: a store stays valid when images and autoencoder are moved.
+    Without paths: a store stays valid when images and autoencoder are moved. An origin that an
+    earlier attempt recorded in other words, and that means the same, is returned as it is recorded:
+    its shards are known by it.
+
+    Args:
+        directory: of the store.
+        data: the data set.
+        source: its images.
+        digests: of the autoencoder or encoder, by name.
+        parts: keys of the data file that the rows depend on, beside the images.
     """
-    kept = data.model_dump(
-        mode="json", include={"source", "image_size", *parts}, exclude=LOCATION_FIELDS
-    )
-    return {**kept, "images": source.digest}
+    keys = ("source", "image_size", *parts)
+    kept = {**dataset_identity(data, *keys), "images": source.digest}
+    for file in ("origin.json", "manifest.json"):
+        if not (path := directory / file).is_file():
+            continue
+        recorded = read_json(path)
+        recorded = recorded["origin"] if file == "manifest.json" else recorded
+        if _means(recorded, data, source, digests, keys):
+            return dict(recorded)
+    return {"data": kept, **digests}
+
+
+def _means(
+    recorded: Any,
+    data: DatasetConfig,
+    source: ImageSource,
+    digests: Mapping[str, str],
+    keys: tuple[str, ...],
+) -> bool:
+    """Whether a recorded origin means the same data and the same encoder."""
+    if not isinstance(recorded, dict) or not isinstance(before := recorded.get("data"), dict):
+        return False
+    if before.get("images") != source.digest:
+        return False
+    if any(recorded.get(name) != digest for name, digest in digests.items()):
+        return False
+    settings = {key: value for key, value in before.items() if key not in ("images", "defaults")}
+    version = before.get("defaults", 1)
+    different = differences(data, settings, version, "data", only=keys, exclude=LOCATION_FIELDS)
+    return not any(different)
 
 
 def batches_of(indices: range) -> list[range]:

@@ -1,1 +1,1 @@
-"""Figures in the style of a paper: legible at column width, the same colours for the same run everywhere."""
+"""Figures in the style of a paper: legible at column width, a run has one colour everywhere."""

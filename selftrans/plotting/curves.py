@@ -25,7 +25,7 @@ def convergence(
     published: Mapping[str, Any] | None = None,
     imported: Collection[str] = (),
 ) -> Figure:
-    """FID (and Inception score, if it is there) against optimizer steps, a line for each run.
+    """FID (and Inception score, if measured) against optimizer steps, a line for each run.
 
     With several seeds the line is their mean and the band reaches from the smallest to the largest.
 
@@ -33,19 +33,20 @@ def convergence(
         table: one sampler's rows of ``metrics.csv``.
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
-        published: curves of others for some of the runs, dashed behind ours: their ``metric``, and ``curves`` by run.
-        imported: runs that others trained, for as long as they liked: dotted levels.
+        published: published curves of some of the runs, dashed behind ours: their ``metric``, and
+            ``curves`` by run.
+        imported: runs that others trained, for any number of steps: dotted levels.
     """
     columns, table = _measured(table)
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, column in zip(axes, columns, strict=True):
         for run, run_style in run_styles(labels).items():
-            own = table[(table["run"] == run) & table[column].notna()]
-            if own.empty:
+            rows = table[(table["run"] == run) & table[column].notna()]
+            if rows.empty:
                 continue
             if run in imported:
-                step, value = int(own["step"].iloc[0]), float(own[column].iloc[0])
+                step, value = int(rows["step"].iloc[0]), float(rows[column].iloc[0])
                 label = f"{run_style.label} ({step:,} steps)"
                 axis.axhline(
                     value,
@@ -55,7 +56,7 @@ def convergence(
                     label=label,
                 )
             else:
-                _line_with_spread(axis, run_style, own, "step", column)
+                _line_with_spread(axis, run_style, rows, "step", column)
             if published and column == published["metric"] and run in published["curves"]:
                 steps, values = zip(*published["curves"][run], strict=True)
                 axis.plot(
@@ -78,7 +79,7 @@ def convergence(
 
 
 def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
-    """FID and Inception score against optimizer steps (above) and against what they cost (below), a line for each run.
+    """FID and Inception score against steps (above) and training time (below), a line per run.
 
     Args:
         table: one sampler's rows of ``metrics.csv`` with ``hours``, wall time with that of the teachers.
@@ -92,9 +93,9 @@ def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: flo
     axes = figure.subplots(2, len(columns), squeeze=False)
     for axis, column in zip(axes.T, columns, strict=True):
         for run, run_style in run_styles(labels).items():
-            own = table[table["run"] == run]
-            _line_with_spread(axis[0], run_style, own, "step", column)
-            mean = own.groupby("step")[["cost", column]].mean()
+            rows = table[table["run"] == run]
+            _line_with_spread(axis[0], run_style, rows, "step", column)
+            mean = rows.groupby("step")[["cost", column]].mean()
             _line(axis[1], run_style, mean.set_index("cost")[column])
         name = _metric_names(table.iloc[0])[column]
         _steps_axis(axis[0], name)
@@ -109,7 +110,9 @@ def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: flo
 
 
 def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -> Figure:
-    """FID (and Inception score) against the guidance scale, a line for each run's last checkpoint; means over seeds.
+    """FID (and Inception score) against the guidance scale, a line for each run.
+
+    Of its last checkpoint, means over seeds.
 
     Args:
         table: the rows of ``metrics.csv`` that belong to the sweep.
@@ -164,7 +167,7 @@ def losses(
     for axis, (column, name) in zip(axes, panels.items(), strict=True):
         drawn = set()
         for run, history in zip(runs, histories, strict=True):
-            if not history[column].any():  # a run without a signal has no alignment loss
+            if not history[column].any():  # a run without alignment has no alignment loss
                 continue
             run_style = run_styles(labels)[run]
             label = None if run in drawn else run_style.label
@@ -180,11 +183,11 @@ def losses(
 
 
 def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inches: float) -> Figure:
-    """What a run's signals do while it trains: the alignment loss, the cosine, the gradients of the two parts of the loss.
+    """What alignment does while a run trains: its loss, the cosine, the two parts' gradients.
 
     Args:
         histories: ``history.csv`` of each seed.
-        look: the run's.
+        run_style: the run's.
         width_inches: width of the figure.
     """
     figure = Figure(figsize=(width_inches, 0.36 * width_inches))
@@ -195,7 +198,7 @@ def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inche
         cosine.plot(history["step"], history["cosine"], color=run_style.colour, **style)
         for part, colour in (("denoising", "#777777"), ("alignment", run_style.colour)):
             label, norms = part if number == 0 else None, history[f"{part}_gradient"]
-            # On a logarithmic axis nothing stands for a batch without a sample in range.
+            # A batch without a sample in range has norm 0, which a logarithmic axis cannot show.
             gradients.plot(
                 history["step"], norms.where(norms > 0), color=colour, label=label, **style
             )
@@ -259,7 +262,7 @@ def _steps_axis(axis: Axes, ylabel: str, ticks: int = 4) -> None:
     """Steps along the lower edge, with room for the last number."""
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel(ylabel)
-    if np.isfinite(axis.dataLim.x1):  # nothing but levels has no steps
+    if np.isfinite(axis.dataLim.x1):  # horizontal levels alone have no steps
         axis.set_xlim(0, axis.dataLim.x1 * 1.04)
     axis.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -278,7 +281,7 @@ def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
 
 
 def _logarithmic(axis: Axes) -> None:
-    """A logarithmic axis whose ticks are plain numbers: 1, 2, 5 of each decade, or evenly spread within a few of them."""
+    """A logarithmic axis with plain ticks: 1, 2, 5 of each decade, or evenly spread over few."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high / low > 8 else MaxNLocator(6))

@@ -1,12 +1,12 @@
 """Side-by-side samples: the same noise and class in every column."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from selftrans.plotting.grid import ImageGrid
 from selftrans.plotting.style import run_styles
 
 
@@ -26,51 +26,28 @@ def sample_grid(
         labels: the runs with their names.
         width_inches: width of the figure.
     """
-    steps = sorted({step for step, _ in rows})
-    left, top = 0.255 * width_inches, 0.2  # room for the names of rows and columns, in inches
+    ordered = sorted(zip(rows, images, strict=True), key=lambda item: item[0][0])
+    steps = [step for (step, _), _ in ordered]
+    first_rows = {step: steps.index(step) for step in steps}
+    left = 0.255 * width_inches
     cell = (width_inches - left) / len(classes)
-    gap = 0.25 * cell
-    height_inches = top + len(rows) * cell + gap * (len(steps) - 1)
-    figure = Figure(figsize=(width_inches, height_inches))
-    figure.set_layout_engine("none")
-
-    def write(x: float, y: float, text: str, **options: Any) -> None:
-        """Text at (x, y) inches from the upper left corner."""
-        figure.text(x / width_inches, 1 - y / height_inches, text, fontsize=7, **options)
-
-    for column, name in enumerate(classes):
-        write(left + (column + 0.5) * cell, top - 0.05, str(name), ha="center", va="bottom")
-    y = top
-    for step in steps:
-        group = [(run, image) for (at, run), image in zip(rows, images, strict=True) if at == step]
-        write(
-            0.08,
-            y + len(group) * cell / 2,
-            f"{step:,} steps",
-            rotation=90,
-            ha="center",
-            va="center",
+    grid = ImageGrid(
+        width_inches,
+        left,
+        [str(name) for name in classes],
+        len(rows),
+        breaks=list(first_rows.values())[1:],
+        gap=0.0,
+        group_gap=0.25 * cell,
+    )
+    for step, first in first_rows.items():
+        grid.name_rows(
+            first, steps.count(step), f"{step:,} steps", 0.08, rotation=90, ha="center", fontsize=7
         )
-        for run, row_images in group:
-            run_style = run_styles(labels)[run]
-            name = run_style.label.replace(" (", "\n(")
-            write(left - 0.06, y + cell / 2, name, ha="right", va="center", color=run_style.colour)
-            rectangle = (
-                left / width_inches,
-                1 - (y + cell) / height_inches,
-                1 - left / width_inches,
-                cell / height_inches,
-            )
-            axis = figure.add_axes(rectangle)
-            axis.imshow(_strip(row_images), interpolation="nearest", aspect="auto")
-            axis.set_axis_off()
-            y += cell
-        y += gap
-    return figure
-
-
-def _strip(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images side by side, with a white line around each."""
-    line = max(1, images.shape[1] // 32)
-    framed = np.pad(images, ((0, 0), (line, line), (line, line), (0, 0)), constant_values=255)
-    return np.concatenate(list(framed), axis=1)
+    styles = run_styles(labels)
+    for row, ((_, run), row_images) in enumerate(ordered):
+        name = styles[run].label.replace(" (", "\n(")
+        grid.name_rows(row, 1, name, left - 0.06, ha="right", color=styles[run].colour, fontsize=7)
+        for column, image in enumerate(row_images):
+            grid.show(column, row, [image])
+    return grid.figure

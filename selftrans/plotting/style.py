@@ -1,4 +1,4 @@
-"""One look for every figure."""
+"""The style of every figure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from selftrans.runtime.files import atomic_path
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, which is lost on white.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its faint yellow.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 
@@ -48,7 +48,7 @@ class RunStyle:
 
 
 def run_styles(labels: Mapping[str, str]) -> dict[str, RunStyle]:
-    """A look for each run, by its place in the experiment."""
+    """Colour and marker of each run, by its index in the experiment."""
     return {
         run: RunStyle(
             label=label, colour=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)]
@@ -63,7 +63,10 @@ def legend_columns(count: int) -> int:
 
 
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
-    """Write ``figure`` to every path (the suffix is the format), without a date, so that equal figures are equal files."""
+    """Write ``figure`` to every path; the suffix is the format.
+
+    Without a date, so that equal figures are equal files.
+    """
     for path in map(Path, paths):
         with atomic_path(path) as temporary:
             figure.savefig(

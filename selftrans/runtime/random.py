@@ -1,9 +1,10 @@
-"""Random numbers that are a function of what they are for, and of nothing else.
+"""Random numbers that are a function of their purpose, and of nothing else.
 
-Every draw comes from Philox, a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"): the key is (seed, stream), the counter's upper half says which block of draws is meant, for instance
-(step, position in the global batch). So a draw does not depend on the number of processes, on the batch size, on
-what was drawn before, or on whether the run was interrupted, and numbers for one process's share cost only that share.
+Every draw comes from Philox, a counter-based generator (Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"): the key is (seed, stream), the counter's upper half is the block of
+draws, for instance (step, position in the global batch). So a draw does not depend on the number
+of processes, on the batch size, on earlier draws, or on interruptions, and the draws for one
+process's share cost only that share.
 """
 
 from enum import IntEnum
@@ -12,7 +13,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a random number is for. Numbers of different streams are independent; a value is never reused."""
+    """The purpose of a random number. Streams are independent; a value is never reused."""
 
     WEIGHTS = 1
     ORDER = 2
@@ -28,16 +29,16 @@ def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.r
     """The generator of one block of draws.
 
     Args:
-        seed: the experiment's seed, 0 to 2**64 - 1.
-        stream: what the numbers are for.
+        seed: the experiment's seed, 0 to 2**63 - 1; beyond, numpy would round the key to float64.
+        stream: the purpose.
         major, minor: which block, for instance (step, position) or (sample, 0).
     """
-    # Philox counts up from the lowest word, so blocks that differ in the upper words never meet.
+    # Philox counts up from the lowest word, so blocks with different upper words never overlap.
     return np.random.Generator(
         np.random.Philox(key=[seed, int(stream)], counter=[0, 0, minor, major])
     )
 
 
 def torch_seed(seed: int, stream: Stream) -> int:
-    """A seed for torch's own generators, which use only the low 32 bits of what they are given."""
+    """A seed for torch's generators, which use only the low 32 bits of a seed."""
     return int(generator(seed, stream).integers(2**32))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from selftrans.alignment.base import AlignmentLosses, Batch
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.config import ExperimentConfig, TrainingConfig
-from selftrans.data.store import LatentStore
+from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.models.encoder import PatchEncoder
 from selftrans.models.sit import SiT, SiTShape
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.inputs import Inputs
@@ -67,7 +68,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
         backbone = SiT(shape)
-        encoders = {**inputs.features, **inputs.encoders}
+        encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
         alignment = build_alignment_losses(settings.alignments, shape, inputs.teachers, encoders)
         return TrainingModel(backbone, alignment).to(device)
 

@@ -29,7 +29,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from selftrans.alignment.base import Batch
 from selftrans.config import ExperimentConfig, load_experiment
-from selftrans.data.store import FeatureManifest, FeatureStore, LatentStore, StoreWriter
+from selftrans.data.manifests import FeatureManifest
+from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.metrics import compute_metrics, gaussian_distance
 from selftrans.evaluation.statistics import ImageStatistics, Statistics

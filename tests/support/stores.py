@@ -7,7 +7,7 @@ import numpy as np
 
 def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
     """A latent store of random moments in three shards; returns the manifest's path."""
-    from selftrans.data.store import StoreWriter
+    from selftrans.data.writer import StoreWriter
 
     rng = np.random.default_rng(seed)
     writer = StoreWriter(

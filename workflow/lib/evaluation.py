@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from itertools import product
 from typing import Any, Protocol
 
-from selftrans.config import Metric, SamplerConfig, identity
+from selftrans.config import ExtractorName, Metric, SamplerConfig, identity
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill, unique
 from workflow.lib.study import Study
@@ -61,7 +61,7 @@ class Evaluation:
         owner = self.study.samples_owner(experiment, run, samples["sampler"])
         return {**samples, "experiment": owner}
 
-    def owned_metrics(self, samples: Wildcards, extractor: str) -> Job:
+    def owned_metrics(self, samples: Wildcards, extractor: ExtractorName) -> Job:
         """Wildcards of the metrics of a set of samples where their owner has them."""
         experiment, run = samples["experiment"], samples["run"]
         owner = self.study.metrics_owner(experiment, run, samples["sampler"], extractor)

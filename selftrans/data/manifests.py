@@ -1,0 +1,114 @@
+"""Manifests of stores: what a store holds, and what its rows were made from."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_json
+
+
+class ShardRecord(BaseModel):
+    """One file of rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str
+    count: int
+    """Rows."""
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Of a latent store: its content and its origin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    count: int
+    class_names: tuple[str, ...]
+    latent_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    image_size: int
+    dtype: Literal["float16", "float32"]
+    scale: float
+    shift: float
+    """A latent that the model sees is (posterior sample - shift) * scale."""
+    scale_origin: Literal["autoencoder", "measured"]
+    labels_sha256: str
+    views: int = 1
+    """Rows of each image: itself, and mirrored."""
+    skipped: tuple[str, ...] = ()
+    """Names of images that cannot be decoded and were left out."""
+    shards: tuple[ShardRecord, ...]
+    origin: dict[str, Any]
+    """The data definition, and the digests of the images' listing and of the autoencoder."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; the null class is K."""
+        return len(self.class_names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the latents a training sees."""
+        content = [
+            self.latent_shape,
+            self.scale,
+            self.shift,
+            self.labels_sha256,
+            [s.sha256 for s in self.shards],
+        ]
+        content += [] if self.views == 1 else [self.views]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class FeatureManifest(BaseModel):
+    """Of a feature store: its content and its origin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    count: int
+    encoder: str
+    encoder_digest: str
+    stand_in: bool
+    """Whether the encoder was trained here, on the data itself, for want of published weights."""
+    grid_size: int
+    """Tokens per side; T is its square."""
+    hidden_size: int
+    """Length D of a token."""
+    dtype: Literal["float16"] = "float16"
+    views: int = 1
+    """Rows of each image: itself, and mirrored."""
+    shards: tuple[ShardRecord, ...]
+    origin: dict[str, Any]
+    """The images and the encoder's digest."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the features a training sees."""
+        content = [self.grid_size, self.hidden_size, [shard.sha256 for shard in self.shards]]
+        content += [] if self.views == 1 else [self.views]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+AnyManifest = TypeVar("AnyManifest", Manifest, FeatureManifest)
+
+
+def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
+    """The manifest of a store.
+
+    Raises:
+        UserError: it is absent, damaged or of another kind of store.
+    """
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        name = "latent" if kind is Manifest else "feature"
+        raise UserError(
+            f"{path}: not a {name} store's manifest ({field}: {problem['msg']})"
+        ) from None

@@ -1,0 +1,185 @@
+"""Writing a store: shards one by one, in any order and by any process, then the manifest."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftrans.data.images import write_npy_header
+from selftrans.data.manifests import AnyManifest, Manifest, ShardRecord
+from selftrans.runtime.files import (
+    atomic_path,
+    read_json,
+    remove_stale_temp_files,
+    sha256_of,
+    write_json,
+)
+
+Content = Literal["moments", "features"]
+
+
+class ShardFile:
+    """An ``.npy`` that grows row by row; their number is written at the end.
+
+    Args:
+        file: opened for writing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.count = 0
+        self.skipped: list[int] = []
+        """Indices of images that have no row."""
+        self._file = file
+        self._like: NDArray[np.floating[Any]] | None = None
+
+    def append(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Add rows, all of one shape and type."""
+        if self._like is None:
+            self._like = np.empty((0, *rows.shape[1:]), rows.dtype)
+            self._write_header()
+            self._start = self._file.tell()
+        assert (rows.shape[1:], rows.dtype) == (self._like.shape[1:], self._like.dtype)
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def close(self) -> None:
+        """Write the number of rows; numpy leaves room for any number in the header."""
+        assert self._like is not None
+        self._file.seek(0)
+        self._write_header()
+        assert self._file.tell() == self._start
+        self._file.seek(0, io.SEEK_END)
+
+    def _write_header(self) -> None:
+        assert self._like is not None
+        write_npy_header(self._file, self._like.dtype, (self.count, *self._like.shape[1:]))
+
+
+class StoreWriter:
+    """Writes a store shard by shard; existing shards of the same origin are kept.
+
+    Args:
+        directory: of the store.
+        origin: what the rows depend on; shards of another origin are written again.
+        count: number of images.
+        shard_size: images per shard.
+        content: what a row is; the shards' names begin with it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        origin: dict[str, Any],
+        count: int,
+        shard_size: int,
+        content: Content = "moments",
+    ) -> None:
+        self.directory, self.origin, self.content = directory, origin, content
+        self.count, self.shard_size = count, shard_size
+        identity = json.dumps([origin, count, shard_size], sort_keys=True)
+        self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+
+    def record_origin(self) -> None:
+        """Write down what the shards are of, before there is a manifest."""
+        write_json(self.directory / "origin.json", self.origin)
+
+    def ranges(self) -> Iterator[tuple[int, int, int]]:
+        """Each shard's number and its images from start to stop."""
+        for number, start in enumerate(range(0, self.count, self.shard_size)):
+            yield number, start, min(start + self.shard_size, self.count)
+
+    def has(self, number: int) -> bool:
+        """Whether an earlier attempt of the same origin and shard size finished the shard."""
+        record = self._record(number)
+        path = self._path(number)
+        if not (record.is_file() and path.is_file()):
+            return False
+        written = read_json(record)
+        return bool(
+            written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size
+        )
+
+    def write(self, number: int, rows: NDArray[np.floating[Any]]) -> None:
+        """Write one shard, a row for each view of each image."""
+        with self.shard(number) as shard:
+            shard.append(rows)
+
+    @contextmanager
+    def shard(self, number: int) -> Iterator[ShardFile]:
+        """Yield one shard to append to."""
+        path = self._path(number)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            written = ShardFile(file)
+            yield written
+            written.close()
+        shard = ShardRecord(
+            file=path.name, count=written.count, bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+        record = {
+            "fingerprint": self._fingerprint,
+            "skipped": written.skipped,
+            **shard.model_dump(),
+        }
+        write_json(self._record(number), record)
+
+    def read(self, number: int) -> NDArray[np.floating[Any]]:
+        """A finished shard, memory-mapped."""
+        return np.load(self._path(number), mmap_mode="r", allow_pickle=False)
+
+    def skipped(self) -> list[int]:
+        """Indices of the images that have no row; all shards must be finished."""
+        return [
+            index
+            for number, _, _ in self.ranges()
+            for index in read_json(self._record(number))["skipped"]
+        ]
+
+    def finish(
+        self, labels: NDArray[np.int64], names: Sequence[str] = (), **fields: Any
+    ) -> Manifest:
+        """Write labels and manifest of a latent store.
+
+        Args:
+            labels: class of every image, also of those that have no row.
+            names: their names, where some may have no row.
+            fields: the other fields of the manifest.
+        """
+        skipped = self.skipped()
+        labels_path = self.directory / "labels.npy"
+        with atomic_path(labels_path) as temporary:
+            np.save(temporary, np.delete(labels, skipped), allow_pickle=False)
+        skipped_names = tuple(names[index] for index in skipped)
+        return self.write_manifest(
+            Manifest, labels_sha256=sha256_of(labels_path), skipped=skipped_names, **fields
+        )
+
+    def write_manifest(self, kind: type[AnyManifest], **fields: Any) -> AnyManifest:
+        """Write the manifest over the shards, and delete shards of an older, longer store."""
+        records = [read_json(self._record(number)) for number, _, _ in self.ranges()]
+        shards = tuple(
+            ShardRecord(**{key: record[key] for key in ShardRecord.model_fields})
+            for record in records
+        )
+        count = self.count - sum(len(record["skipped"]) for record in records)
+        manifest = kind(count=count, shards=shards, origin=self.origin, **fields)
+        current = {shard.file for shard in shards}
+        for stale in self.directory.glob(f"{self.content}-*.npy"):
+            if stale.name not in current:
+                stale.with_suffix(".json").unlink(missing_ok=True)
+                stale.unlink()
+        remove_stale_temp_files(self.directory)
+        write_json(self.directory / "manifest.json", manifest.model_dump())
+        (self.directory / "origin.json").unlink(missing_ok=True)
+        return manifest
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"{self.content}-{number:05}.npy"
+
+    def _record(self, number: int) -> Path:
+        return self._path(number).with_suffix(".json")

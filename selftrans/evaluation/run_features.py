@@ -1,0 +1,93 @@
+"""The feature file of a run: what probes and figures read of a trained run's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftrans.runtime.errors import Unavailable, UserError
+from selftrans.runtime.files import atomic_path
+
+Floats = NDArray[np.floating[Any]]
+Named = dict[str, Floats]
+"""Arrays by the name of the feature that they hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFeatures:
+    """Features of a run's blocks, and of what its alignment losses follow, on real images.
+
+    N probed images, I shown ones, T tokens of length D, S checkpoints.
+    """
+
+    images: NDArray[np.int64]
+    """Indices of the probed images in the data set, (N,)."""
+    labels: NDArray[np.int64]
+    """Their classes, (N,)."""
+    held_out: NDArray[np.bool_]
+    """Whether probes are judged on them instead of fitted to them, (N,)."""
+    times: NDArray[np.float64]
+    """t that the probed images are noised to."""
+    pooled: Floats
+    """Token means after every block of the last checkpoint, (times, blocks, N, D), without label."""
+    guiding: Named
+    """Token means of guiding features with the label, where they depend on it, (times, N, D')."""
+    unconditional: Named
+    """Token means of guiding features without the label, (times, N, D')."""
+    shown: NDArray[np.int64]
+    """Indices of the images in colour maps, (I,)."""
+    steps: NDArray[np.int64]
+    """Of the checkpoints, (S,)."""
+    shown_blocks: NDArray[np.int64]
+    """Blocks in colour maps, counted from 1."""
+    maps: Floats
+    """Tokens of the shown images with their label, less the positional mean, (S, blocks, I, T, D)."""
+    noisy: Floats
+    """The noisy latents of the shown images, (I, H W, C)."""
+    shown_guiding: Named
+    """Guiding features of the shown images, less the positional mean, (I, T, D')."""
+
+    def at_time(self, t: float) -> Floats:
+        """Token means after every block at time ``t``, (blocks, N, D)."""
+        return self.pooled[self.times.tolist().index(t)]
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz``, atomically; named arrays are stored as ``field/name``."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, dict):
+                arrays |= {f"{field.name}/{name}": array for name, array in value.items()}
+            else:
+                arrays[field.name] = value
+        with atomic_path(path) as temporary:
+            np.savez(temporary, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> RunFeatures:
+        """Read what ``save`` wrote; named arrays keep their order.
+
+        Raises:
+            UserError: the file is absent, damaged or of another kind.
+        """
+        named: dict[str, Any] = {"guiding": {}, "unconditional": {}, "shown_guiding": {}}
+        plain: dict[str, Any] = {}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                for key in file.files:
+                    field, separator, name = key.partition("/")
+                    if separator:
+                        named[field][name] = file[key]
+                    else:
+                        plain[key] = file[key]
+            return cls(**plain, **named)
+        except FileNotFoundError:
+            raise Unavailable(f"{path}: no such file") from None
+        except Exception as error:  # zipfile and numpy raise half a dozen kinds
+            raise UserError(
+                f"{path}: not a run's features ({type(error).__name__}: {error})"
+            ) from None

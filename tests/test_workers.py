@@ -1,0 +1,102 @@
+"""Work shared among processes: alone, started, and as a worker it gives the same."""
+
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+
+import pytest
+import torch
+
+from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+
+PROGRAM = """
+import os, sys
+from argparse import ArgumentParser
+from pathlib import Path
+from selftrans.runtime.workers import add_worker_arguments, run_sharded
+
+class Squares:
+    def __init__(self, directory):
+        self.directory = directory
+
+    def run(self, shard):
+        if "fail" in sys.argv and shard.rank == 1:
+            sys.exit("error: worker 1 fails")
+        lines = [f"{index**2} {os.environ['OMP_NUM_THREADS']}" for index in shard.span(5)]
+        (self.directory / f"share-{shard.rank}").write_text("\\n".join(lines))
+
+    def finish(self, world_size):
+        shares = [(self.directory / f"share-{rank}").read_text() for rank in range(world_size)]
+        (self.directory / "whole").write_text("\\n".join(shares))
+
+parser = ArgumentParser()
+parser.add_argument("directory", type=Path)
+parser.add_argument("word", nargs="?")
+add_worker_arguments(parser)
+arguments = parser.parse_args()
+run_sharded("squares", arguments, lambda device: Squares(arguments.directory), most=5)
+"""
+
+
+def squares(directory, *options):
+    (directory / "squares.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "squares", str(directory), *options]
+    environment = {"OMP_NUM_THREADS": "4", "PYTHONPATH": f"{':'.join(sys.path)}:{directory}"}
+    return subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("processes", "used"), [(1, 1), (2, 2), (7, 5)])
+def test_any_number_of_processes_gives_the_same_whole(tmp_path, processes, used):
+    ended = squares(tmp_path, "--processes", str(processes))
+    assert ended.returncode == 0, ended.stderr
+    words = (tmp_path / "whole").read_text().split()
+    assert words[::2] == ["0", "1", "4", "9", "16"]
+    assert set(words[1::2]) == {str(max(1, 4 // used))}
+    assert len(list(tmp_path.glob("share-*"))) == used
+
+
+def test_a_failing_worker_ends_the_work_without_a_whole(tmp_path):
+    ended = squares(tmp_path, "fail", "--processes", "2")
+    assert ended.returncode == 1
+    assert "error: worker 1 fails" in ended.stderr
+    assert not (tmp_path / "whole").exists()
+
+
+class Recorded:
+    def __init__(self):
+        self.calls = []
+
+    def run(self, shard):
+        self.calls.append(shard)
+
+    def finish(self, world_size):
+        self.calls.append(world_size)
+
+
+def options(*words) -> Namespace:
+    parser = ArgumentParser()
+    add_worker_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_one_process_does_all_and_finishes_and_a_worker_does_only_its_share():
+    alone, worker, devices = Recorded(), Recorded(), []
+    run_sharded("none", options(), lambda device: devices.append(device) or alone)
+    run_sharded(
+        "none",
+        options("--processes", "3", "--worker", "2/3"),
+        lambda device: devices.append(device) or worker,
+    )
+    assert alone.calls == [Shard.all(), 1]
+    assert worker.calls == [Shard(2, 3)]
+    assert devices == [torch.device("cpu")] * 2
+
+
+def test_spans_tile_the_items():
+    for count in (0, 1, 7, 12):
+        for world_size in (1, 2, 5):
+            spans = [Shard(rank, world_size).span(count) for rank in range(world_size)]
+            assert [index for span in spans for index in span] == list(range(count))
+            assert max(map(len, spans)) - min(map(len, spans)) <= 1
