@@ -624,7 +624,7 @@ def test_exported_weights_come_back_in_one_line(tmp_path):
         torch.equal(tensor, ours.state_dict()[name]) for name, tensor in model.state_dict().items()
     )
     assert torch.equal(model(*inputs()), ours(*inputs()))
-    assert config["path"] == "linear"
+    assert config["interpolant"] == "linear"
     assert config["latents"]["scale"] == 0.18215
     assert config["imported"]["file"] == "public.pt"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -71,7 +71,10 @@ def images(path):
         return archive["arr_0"]
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heun", "euler-maruyama"))],
+)
 def test_images_do_not_depend_on_the_batch_size(tmp_path, weights, autoencoder, sampler):
     for batch_size in (1, 4, 11, 100):
         make(
@@ -217,7 +220,7 @@ def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monk
         return decode(decoder, latents)
 
     monkeypatch.setattr(generation, "decode", watched)
-    monkeypatch.setattr(generation, "DECODED_NUMBERS", 4 * 4 * 8 * 8)
+    monkeypatch.setattr(generation, "DECODED_ELEMENTS", 4 * 4 * 8 * 8)
     make(
         settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz"
     )

@@ -18,6 +18,7 @@ from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     "changes", [{}, {"training.accumulate": 2}, {"training.precision": "bf16"}]
@@ -39,6 +40,7 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
+@pytest.mark.slow
 def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(
     tiny, tmp_path, manifest
 ):
@@ -85,6 +87,7 @@ def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, ma
         run(path, "hopeless", tmp_path / "run", manifest, until=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("name", "tolerance"), [("bf16", 2e-2), ("fp16", 3e-3)])
 def test_low_precision_trains_like_fp32(tiny, tmp_path, manifest, teacher, arm, name, tolerance):
@@ -144,7 +147,9 @@ def test_left_out_steps_move_nothing():
     assert arithmetic.scaler.get_scale() == 65536 / 4
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    "arm", ["sit", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS[1:])]
+)
 def test_segments_equal_one_piece_also_when_one_is_inserted_later(
     tiny, tmp_path, manifest, teacher, arm
 ):
@@ -204,7 +209,7 @@ def test_states_are_pruned_to_the_newest_two_and_the_milestones(tmp_path):
         ({"model.depth": 5, "training.batch_size": 4}, ["model.depth", "training.batch_size"]),
         (
             {"runs.sit": {"alignment": {"method": "vae-alignment", "depth": 1}}},
-            ["guidance (trained: [], now: [{"],
+            ["alignment (trained: [], now: [{"],
         ),
     ],
 )
@@ -328,6 +333,7 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     assert "none.json: no such file" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
 def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest, teacher, arm):
     runs = {**TINY["runs"], **OTHER_METHODS}

@@ -171,7 +171,7 @@ def read_shape(
         num_heads = KNOWN_HEADS.get(hidden_size) if num_heads is None else num_heads
     if num_heads is None:
         raise UserError(
-            f"{source}: nothing in it tells the number of heads of width {hidden_size}, so --heads is needed"
+            f"{source}: nothing in it tells the number of heads of width {hidden_size}, so --num-heads is needed"
         )
     if num_heads < 1 or hidden_size % num_heads:
         raise UserError(f"{source}: its width {hidden_size} is not divided by {num_heads} heads")
