@@ -22,7 +22,7 @@ from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
-from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything, run
+from tests.support.trainings import StopAt, assert_equal, everything, run
 
 CPU = torch.device("cpu")
 
@@ -49,27 +49,6 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
             run(path, arm, tmp_path / "parts", manifest, until=8, stop=StopAt(0), **follows)
     run(path, arm, tmp_path / "parts", manifest, until=8, **follows)
     assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arm", ["repa", "sra", "both"])
-def test_two_processes_equal_one(methods, tmp_path, manifest, features, arm):
-    path = methods(
-        **{
-            "training.checkpoints": [4, 20],
-            "training.log_every": 1,
-            "figures.sample_checkpoints": [4],
-        }
-    )
-    run(path, arm, tmp_path / "one", manifest, until=20, features=features)
-    option = ("--features", features) if arm == "repa" else ()
-    ended = command(path, arm, tmp_path / "two", manifest, 20, None, "--processes", 2, *option)
-    assert ended.returncode == 0, ended.stderr
-    one, two = (everything(tmp_path / which, 20)[0] for which in ("one", "two"))
-    assert_close(one, two)
-    assert (
-        one["history"][:, HISTORY_COLUMNS.index("alignment_gradient")] > 0
-    ).sum() >= 18  # a batch may have none in range
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from selftrans.training import precision
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
-from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.experiments import EVERY_METHOD, OTHER_METHODS, TINY
 from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
@@ -349,19 +349,14 @@ def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
 )
-@pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
-def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, arm):
-    runs = {**TINY["runs"], **OTHER_METHODS}
-    run(tiny(runs=runs), arm, tmp_path / "plain", manifest, until=4, teacher=teacher)
-    run(
-        tiny(**{"training.compile": True, "runs": runs}),
-        arm,
-        tmp_path / "compiled",
-        manifest,
-        until=4,
-        teacher=teacher,
-    )
-    plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
+def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, features):
+    """Every method at once: teachers, the moving average and all blocks that terms read."""
+    runs = {**TINY["runs"], **EVERY_METHOD}
+    inputs = {"teacher": teacher, "features": features}
+    for name in ("plain", "compiled"):
+        path = tiny(**{"training.compile": name == "compiled", "runs": runs})
+        run(path, "every-method", tmp_path / name, manifest, until=4, **inputs)
+    plain, compiled = (everything(tmp_path / name, 4)[0] for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     torch.testing.assert_close(
         compiled["history"], plain["history"], rtol=1e-4, atol=1e-6, equal_nan=True

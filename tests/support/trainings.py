@@ -14,6 +14,8 @@ from tests.support import REPOSITORY
 from tests.support.programs import run_module
 
 ARMS = ("sit", "vae-align", "self-transcendence")
+OF_TEACHERS = ("self-transcendence", "every-method")
+"""Runs that follow a frozen teacher."""
 
 
 class StopAt:
@@ -33,11 +35,14 @@ class StopAt:
 def run(
     path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None
 ):
-    """Train a segment in this process; of what signals may follow, the arm is given what it does follow."""
+    """Train a segment in this process; the run gets those of the inputs that its terms read."""
+    experiment = load_experiment(path)
+    settings = experiment.runs[arm]
+    read = {use.features for use in settings.encoders}
     segment = Segment(
-        experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
-        teachers=(teacher,) if arm == "self-transcendence" else (), encoded=(features,) if arm == "repa" else (),
-        encoders=(encoder,) if arm == "repa-on-images" else (), directory=directory,
+        experiment=experiment, run=arm, seed=0, until=until, latents=manifest,
+        teachers=(teacher,) * len(settings.teachers), encoded=(features,) if "store" in read else (),
+        encoders=(encoder,) if "images" in read else (), directory=directory,
     )  # fmt: skip
     train(segment, make_accelerator(on_gpu=False), stop or StopAt())
 
@@ -69,7 +74,7 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
     """A training's command line."""
     words = ["--run", arm, "--seed", 0, "--until", until]
     words += ["--latents", manifest, "--directory", directory, *options]
-    if arm == "self-transcendence":
+    if arm in OF_TEACHERS:
         words += ["--teacher", teacher]
     return list(map(str, [sys.executable, "-m", "selftrans.training", path, *words]))
 
