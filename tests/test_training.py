@@ -173,6 +173,7 @@ def test_a_finished_segment_is_exported_again_without_training(tiny, tmp_path, m
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_passed_over_for_the_one_before(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "whole", manifest, until=8)
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)

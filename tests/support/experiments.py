@@ -75,7 +75,7 @@ EVERY_METHOD: dict[str, Any] = {
 
 
 def tiny_values(**changes: Any) -> dict[str, Any]:
-    """The content of a tiny experiment file; a key like ``training.batch_size`` sets a value below."""
+    """The content of a tiny experiment file, with changes by key (``training.batch_size``)."""
     values = copy.deepcopy(TINY)
     for key, value in changes.items():
         *parents, last = key.split(".")
