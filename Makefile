@@ -1,6 +1,6 @@
 # make demo   set everything up and run the embedded experiment: figures in results/digits/figures/
-# make test   set everything up, run the static checks and every test, in two processes (WORKERS=2); those on a SLURM
-#             of their own (make test-cluster) where one can be started
+# make test   set everything up, run the static checks and every test, in two processes (WORKERS=2);
+#             those on a SLURM of their own (make test-cluster) where one can be started
 # make test-fast   the tests that take milliseconds, in one process
 # make check       format, lint, types, workflow files, import contracts
 PYTHON ?= python3

@@ -45,6 +45,13 @@ def test_uint8_survives_the_way_to_floats_and_back():
     )
 
 
+def test_uint8_is_the_nearest_whole_number():
+    levels = torch.arange(1, 255).reshape(1, 1, 1, -1)
+    for offset in (-0.45, -0.1, 0.1, 0.45):
+        images = (levels + offset) / 127.5 - 1
+        assert torch.equal(to_uint8(images).flatten(), levels.flatten().to(torch.uint8)), offset
+
+
 def test_digits_are_digits():
     source = open_source(load_dataset("experiments/data/digits.yaml"))
     assert len(source.labels) == 1797
@@ -65,6 +72,7 @@ def test_a_trained_autoencoder_has_no_scale_of_its_own(saved):
     assert decode(autoencoder, moments[:, 0]).shape == images.shape
 
 
+@pytest.mark.slow
 def test_extraction_measures_the_scale_and_goes_on_at_the_shard(data, saved, tmp_path, monkeypatch):
     latents = data.latents.model_copy(update={"shard_size": 700, "dtype": "float32"})
     sharded = data.model_copy(update={"latents": latents})

@@ -1,7 +1,6 @@
 """From files of images to numbers: every kind of input, on one process and more; what is wrong is one line."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -108,23 +107,11 @@ def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, t
 
 @pytest.mark.slow
 def test_two_processes_collect_what_one_does(inputs, classifier):
-    command = [
-        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
-        "classifier", "--weights",
-        classifier, "--batch-size", 8,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = (inputs / "folder", "--extractor", "classifier", "--weights", classifier)
     for processes in (1, 2):
-        words = [
-            *command,
-            "--processes",
-            processes,
-            "--output",
-            inputs / f"{processes}/statistics.npz",
-        ]
-        ended = subprocess.run(
-            list(map(str, words)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
-        )
+        options = ("--processes", processes, "--output", inputs / f"{processes}/statistics.npz")
+        module = "selftrans.evaluation.compute_statistics"
+        ended = run_module(module, *words, "--batch-size", 8, *options)
         assert ended.returncode == 0, ended.stderr
     one, two = (
         ImageStatistics.load(inputs / f"{processes}/statistics.npz") for processes in (1, 2)

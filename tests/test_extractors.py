@@ -70,6 +70,7 @@ def test_the_network_has_the_keys_of_the_ported_weights(state):
     assert state["fc.weight"].shape == (1008, 2048)
 
 
+@pytest.mark.slow
 def test_features_are_torch_fidelitys(state, extractor, images, tmp_path):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -83,6 +84,7 @@ def test_features_are_torch_fidelitys(state, extractor, images, tmp_path):
     assert relative_difference(found.logits, logits) < 1e-5
 
 
+@pytest.mark.slow
 def test_features_are_pytorch_fids(state, extractor, images, monkeypatch):
     from pytorch_fid import inception
 
@@ -94,6 +96,7 @@ def test_features_are_pytorch_fids(state, extractor, images, monkeypatch):
     assert relative_difference(extractor(images).features, features.flatten(1)) < 1e-6
 
 
+@pytest.mark.slow
 def test_plain_torchvision_is_another_network(state, extractor, images):
     """The negative control: without the three differences in pooling the same weights give other features."""
     from torchvision.models import inception_v3
@@ -109,6 +112,7 @@ def test_plain_torchvision_is_another_network(state, extractor, images):
     assert relative_difference(seen[0], extractor(images).features) > 0.01
 
 
+@pytest.mark.slow
 def test_spatial_features_are_the_first_channels_of_mixed_6_conv_in_nhwc_order(extractor, images):
     seen = []
     handle = extractor.network.Mixed_6d.branch1x1.register_forward_hook(
@@ -150,6 +154,7 @@ def test_resize_is_its_formula():
     assert resize_like_tensorflow_1(ramp, 8)[0, 0, 3].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(extractor, images):
     whole, single = extractor(images), [extractor(images[i : i + 1]) for i in range(3)]
     for name in ("features", "spatial", "logits"):
@@ -228,6 +233,7 @@ def class_token(state, pixels):
     return norm(x, "norm")[:, 0]
 
 
+@pytest.mark.slow
 def test_dinov2_is_the_hubs_model(hub_state):
     images = torch.randint(
         0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)

@@ -16,12 +16,14 @@ import torch
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.launch import first_host, rendezvous
+from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support import REPOSITORY
+from tests.support.experiments import EVERY_METHOD, TINY
 from tests.support.trainings import (
-    ARMS,
     assert_close,
     assert_equal,
     command,
+    command_here,
     everything,
     run,
     words_of,
@@ -29,41 +31,37 @@ from tests.support.trainings import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ARMS)
-def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, arm):
-    path = tiny(
-        **{
-            "training.checkpoints": [4, 50],
-            "training.log_every": 1,
-            "figures.sample_checkpoints": [4],
-        }
-    )
-    run(path, arm, tmp_path / "one", manifest, until=50, teacher=teacher)
-    ended = command(path, arm, tmp_path / "two", manifest, 50, teacher, "--processes", 2)
+def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, features):
+    """Every method at once, in one list of terms, each of which has heads, or blocks, of its own.
+
+    Nobody waits for a gradient that never comes: neither where a mask is empty, nor after stop_after.
+    """
+    arm = "every-method"
+    path = tiny(**{
+        "training.checkpoints": [4, 30], "training.log_every": 1, "figures.sample_checkpoints": [4],
+        "runs": {**TINY["runs"], **EVERY_METHOD},
+    })  # fmt: skip
+    inputs = {"teacher": teacher, "features": features}
+    run(path, arm, tmp_path / "one", manifest, until=30, **inputs)
+    options = ("--features", features, "--processes", 2)
+    ended = command(path, arm, tmp_path / "two", manifest, 30, teacher, *options)
     assert ended.returncode == 0, ended.stderr
-    assert_close(everything(tmp_path / "one", 50)[0], everything(tmp_path / "two", 50)[0])
+    one, two = (everything(tmp_path / which, 30)[0] for which in ("one", "two"))
+    assert_close(one, two)
+    pulled = one["history"][:, HISTORY_COLUMNS.index("alignment_gradient")]
+    assert (pulled > 0).all()
+    heads = {name.split(".")[3] for name in one if name.startswith("model.alignment.terms.")}
+    assert heads == {"0", "1", "2", "3"}  # LayerSync, the fifth, has none
 
 
 @pytest.mark.slow
-def test_a_process_without_a_sample_in_range_and_a_term_that_stops(
-    tiny, tmp_path, manifest, teacher
-):
-    """Nobody waits for a gradient that never comes: neither where a mask is empty, nor after stop_after."""
-    signal_of = "runs.self-transcendence.alignment"
-    path = tiny(**{
-        "training.checkpoints": [4, 20], "training.log_every": 1, "figures.sample_checkpoints": [4],
-        f"{signal_of}.t_range": {"low": 0.8, "high": 1.0}, f"{signal_of}.stop_after": 14,
-    })  # fmt: skip
-    run(path, "self-transcendence", tmp_path / "one", manifest, until=20, teacher=teacher)
-    one = everything(tmp_path / "one", 20)[0]
-    alignment = one["history"][:, 3]
-    assert (alignment[:14] > 0).any()
-    assert (alignment[14:] == 0).all()
-    ended = command(
-        path, "self-transcendence", tmp_path / "two", manifest, 20, teacher, "--processes", 2
-    )
+def test_two_processes_of_plain_sit_equal_one(tiny, tmp_path, manifest):
+    """Nothing but denoising, on one process and on two."""
+    path = tiny(**{"training.log_every": 1})
+    run(path, "sit", tmp_path / "one", manifest, until=8)
+    ended = command(path, "sit", tmp_path / "two", manifest, 8, None, "--processes", 2)
     assert ended.returncode == 0, ended.stderr
-    assert_close(one, everything(tmp_path / "two", 20)[0])
+    assert_close(everything(tmp_path / "one", 8)[0], everything(tmp_path / "two", 8)[0])
 
 
 def test_the_masks_of_that_test_are_empty_in_one_process_only(tiny, manifest):
@@ -293,11 +291,10 @@ def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-@pytest.mark.slow
 def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, manifest):
     diverging = {"training.learning_rate": 1e30}
     for attempt in (1, 2, 3):
-        ended = command(
+        ended = command_here(
             tiny(**diverging), "sit", tmp_path / "run", manifest, 8, None, "--attempt", attempt
         )
         assert ended.returncode == 1
@@ -306,14 +303,13 @@ def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, ma
         assert ("steps/s" in ended.stderr) == (attempt == 1), "a retry trained again"
     marker = tmp_path / "run/state/failed-8.json"
     assert json.loads(marker.read_text())["message"] in message
-    ended = command(
+    ended = command_here(
         tiny(), "sit", tmp_path / "run", manifest, 8, None
     )  # a first attempt: its user mended the cause
     assert ended.returncode == 0, ended.stderr
     assert not marker.exists()
 
 
-@pytest.mark.slow
 def test_what_only_this_machine_lacks_does_not_stop_the_retries(
     tiny, tmp_path, manifest, monkeypatch
 ):
@@ -327,10 +323,10 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
     }
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for message, options in lacks.items():
-        ended = command(tiny(), "sit", tmp_path / "run", manifest, 8, None, *options)
+        ended = command_here(tiny(), "sit", tmp_path / "run", manifest, 8, None, *options)
         assert ended.returncode == 1
         assert ended.stderr.strip().splitlines()[-1] == f"error: {message}"
-    ended = command(tiny(), "sit", tmp_path / "run", manifest, 8, None, "--attempt", 2)
+    ended = command_here(tiny(), "sit", tmp_path / "run", manifest, 8, None, "--attempt", 2)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -369,14 +365,15 @@ def train_as_a_job(words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["sit", "self-transcendence"])
 def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
-    tiny, tmp_path, manifest, teacher, arm
+    tiny, tmp_path, manifest, teacher
 ):
-    """SIGKILL while states are written all the time: never an unreadable state, and at the end no difference.
+    """SIGKILL while states are written all the time, of a run that has all that a state can have.
 
-    Half of the kills come at random, half as soon as a file is seen in the making.
+    Never an unreadable state, and at the end no difference. Half of the kills come at random, half
+    as soon as a file is seen in the making.
     """
+    arm = "self-transcendence"
     checkpoints = list(range(4, 304, 10))
     path = tiny(
         **{

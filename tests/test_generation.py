@@ -69,7 +69,10 @@ def images(path):
         return archive["arr_0"]
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "euler-maruyama"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heun", "euler-maruyama"))],
+)
 def test_images_do_not_depend_on_the_batch_size(tmp_path, weights, autoencoder, sampler):
     for batch_size in (1, 4, 11, 100):
         make(
@@ -145,17 +148,16 @@ def sampling(one, weights, autoencoder, output, *options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["euler", "euler-maruyama"])
-def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder, sampler):
-    one = settings(sampler=sampler, num_samples=23, labels="random")
+def test_two_processes_draw_the_images_of_one(tmp_path, weights, autoencoder):
+    """By the sampler that draws at every step."""
+    one = settings(sampler="euler-maruyama", num_samples=23, labels="random")
     for processes in (1, 2):
         (tmp_path / str(processes)).mkdir()
-        output = tmp_path / f"{processes}/samples.npz"
-        child = sampling(
-            one, weights, autoencoder, output, "--batch-size", 5, "--processes", processes
-        )
-        _, messages = child.communicate(timeout=120)
-        assert child.returncode == 0, messages
+    make(one, weights, autoencoder, tmp_path / "1/samples.npz", 5)
+    options = ("--batch-size", 5, "--processes", 2)
+    child = sampling(one, weights, autoencoder, tmp_path / "2/samples.npz", *options)
+    _, messages = child.communicate(timeout=120)
+    assert child.returncode == 0, messages
     found, expected = (images(tmp_path / f"{processes}/samples.npz") for processes in (2, 1))
     assert found.shape == (23, 32, 32, 3)
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
@@ -184,9 +186,7 @@ def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, we
     assert not parts.exists()
     done = {path: path.stat().st_mtime_ns for path in parts.with_suffix(".partial").glob("*.npy")}
     assert 20 <= len(done) < 134
-    child = sampling(one, weights, autoencoder, parts, "--batch-size", 50)
-    _, messages = child.communicate(timeout=120)
-    assert child.returncode == 0, messages
+    make(one, weights, autoencoder, parts, 50)
     assert np.abs(images(parts).astype(int) - images(whole).astype(int)).max() <= 1
 
 

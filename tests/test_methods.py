@@ -29,7 +29,7 @@ from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
-from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything, run
+from tests.support.trainings import StopAt, assert_equal, everything, run
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,7 @@ def methods(tiny):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", OTHER_METHODS)
 def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
     methods, tmp_path, manifest, features, encoder, arm
@@ -58,26 +59,6 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["repa", "sra", "both"])
-def test_two_processes_equal_one(methods, tmp_path, manifest, features, arm):
-    path = methods(
-        **{
-            "training.checkpoints": [4, 20],
-            "training.log_every": 1,
-            "figures.sample_checkpoints": [4],
-        }
-    )
-    run(path, arm, tmp_path / "one", manifest, until=20, features=features)
-    option = ("--features", features) if arm == "repa" else ()
-    ended = command(path, arm, tmp_path / "two", manifest, 20, None, "--processes", 2, *option)
-    assert ended.returncode == 0, ended.stderr
-    one, two = (everything(tmp_path / which, 20)[0] for which in ("one", "two"))
-    assert_close(one, two)
-    assert (
-        one["history"][:, HISTORY_COLUMNS.index("alignment_gradient")] > 0
-    ).sum() >= 18  # a batch may have none in range
-
-
 def test_repa_on_images_trains_as_on_stored_features(
     methods, tmp_path, manifest, features, encoder
 ):
@@ -147,18 +128,20 @@ def stand_in(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_stand_in_says_so_and_learns_what_it_is_not_shown(stand_in):
     metadata = read_metadata(stand_in, "encoder")
     assert metadata["stand_in"]
     assert metadata["held_out_accuracy"] > 0.3  # ten classes, sixty steps
     loaded = load_encoder(stand_in, CPU)
-    assert (loaded.name, loaded.grid_size, loaded.width) == ("stand-in", 4, 96)
+    assert (loaded.name, loaded.grid_size, loaded.hidden_size) == ("stand-in", 4, 96)
 
 
 def test_every_tenth_image_is_held_out():
     assert np.flatnonzero(held_out(25)).tolist() == [0, 10, 20]
 
 
+@pytest.mark.slow
 def test_extraction_stores_the_encoders_tokens_and_resumes(stand_in, tmp_path):
     data = load_dataset("digits")
     data = data.model_copy(update={"latents": data.latents.model_copy(update={"shard_size": 700})})
@@ -199,6 +182,7 @@ def test_imagenets_features_are_half_a_terabyte():
     assert feature_bytes(1_281_167, 16, 768) == pytest.approx(0.504e12, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_features_that_the_disk_has_no_room_for_are_refused_before_any_is_written(
     stand_in, tmp_path, monkeypatch
 ):
@@ -222,6 +206,7 @@ def published(tmp_path_factory):
     return path, network.eval()
 
 
+@pytest.mark.slow
 def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_path):
     """Patch tokens of the file written by us, against timm's own model on images prepared by hand."""
     path, network = published
@@ -234,7 +219,7 @@ def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_pa
     )
     make_encoder(data, "vit", tmp_path / "vit.safetensors", CPU)
     encoder = load_encoder(tmp_path / "vit.safetensors", CPU)
-    assert (encoder.grid_size, encoder.width, encoder.stand_in) == (14, 192, False)
+    assert (encoder.grid_size, encoder.hidden_size, encoder.stand_in) == (14, 192, False)
     images = torch.randint(0, 256, (2, 40, 40, 3), dtype=torch.uint8)
     pixels = (
         images.permute(0, 3, 1, 2) / 255 - 0.5

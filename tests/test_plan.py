@@ -53,7 +53,9 @@ def counted(function, *arguments):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", "SiT-XL/2"])
+@pytest.mark.parametrize(
+    "preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", pytest.param("SiT-XL/2", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
     model, latent_shape = BackboneConfig.from_preset(preset, qk_norm=qk_norm), (4, 32, 32)
@@ -85,6 +87,7 @@ def test_operations_of_the_published_autoencoder(size):
     assert counted(autoencoder.decode, latent) == pytest.approx(DECODER_FLOP * size**2, rel=0.03)
 
 
+@pytest.mark.slow
 def test_operations_of_the_extractors():
     import timm
 

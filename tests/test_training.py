@@ -14,10 +14,11 @@ from selftrans.training import precision
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
-from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.experiments import EVERY_METHOD, OTHER_METHODS, TINY
 from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     "changes", [{}, {"training.accumulate": 2}, {"training.precision": "bf16"}]
@@ -39,6 +40,7 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
+@pytest.mark.slow
 def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(
     tiny, tmp_path, manifest
 ):
@@ -85,6 +87,7 @@ def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, ma
         run(path, "hopeless", tmp_path / "run", manifest, until=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(("name", "tolerance"), [("bf16", 2e-2), ("fp16", 3e-3)])
 def test_low_precision_trains_like_fp32(tiny, tmp_path, manifest, teacher, arm, name, tolerance):
@@ -144,7 +147,9 @@ def test_left_out_steps_move_nothing():
     assert arithmetic.scaler.get_scale() == 65536 / 4
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    "arm", ["sit", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS[1:])]
+)
 def test_segments_equal_one_piece_also_when_one_is_inserted_later(
     tiny, tmp_path, manifest, teacher, arm
 ):
@@ -168,6 +173,7 @@ def test_a_finished_segment_is_exported_again_without_training(tiny, tmp_path, m
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_passed_over_for_the_one_before(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "whole", manifest, until=8)
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
@@ -204,7 +210,7 @@ def test_states_are_pruned_to_the_newest_two_and_the_milestones(tmp_path):
         ({"model.depth": 5, "training.batch_size": 4}, ["model.depth", "training.batch_size"]),
         (
             {"runs.sit": {"alignment": {"method": "vae-alignment", "depth": 1}}},
-            ["guidance (trained: [], now: [{"],
+            ["alignment (trained: [], now: [{"],
         ),
     ],
 )
@@ -329,6 +335,7 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     assert "none.json: no such file" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
 def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest, teacher, arm):
     runs = {**TINY["runs"], **OTHER_METHODS}
@@ -344,19 +351,14 @@ def test_checkpointed_activations_are_the_same_training(tiny, tmp_path, manifest
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU"
 )
-@pytest.mark.parametrize("arm", ["self-transcendence", "sra"])
-def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, arm):
-    runs = {**TINY["runs"], **OTHER_METHODS}
-    run(tiny(runs=runs), arm, tmp_path / "plain", manifest, until=4, teacher=teacher)
-    run(
-        tiny(**{"training.compile": True, "runs": runs}),
-        arm,
-        tmp_path / "compiled",
-        manifest,
-        until=4,
-        teacher=teacher,
-    )
-    plain, compiled = everything(tmp_path / "plain", 4)[0], everything(tmp_path / "compiled", 4)[0]
+def test_compiled_training_is_the_same_training(tiny, tmp_path, manifest, teacher, features):
+    """Every method at once: teachers, the moving average and all blocks that terms read."""
+    runs = {**TINY["runs"], **EVERY_METHOD}
+    inputs = {"teacher": teacher, "features": features}
+    for name in ("plain", "compiled"):
+        path = tiny(**{"training.compile": name == "compiled", "runs": runs})
+        run(path, "every-method", tmp_path / name, manifest, until=4, **inputs)
+    plain, compiled = (everything(tmp_path / name, 4)[0] for name in ("plain", "compiled"))
     assert plain.keys() == compiled.keys()
     torch.testing.assert_close(
         compiled["history"], plain["history"], rtol=1e-4, atol=1e-6, equal_nan=True

@@ -1,4 +1,4 @@
-"""What stands beside the state of a training: event files, markers of failures; and when it saves."""
+"""What lies beside the state of a training: event files, markers of failures; when it saves."""
 
 import math
 import time
@@ -60,7 +60,7 @@ def test_without_a_row_and_in_other_processes_no_file_is_made(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------------------------------------------- failures
+# -- failures
 
 
 def fail(marker, error):
@@ -101,7 +101,7 @@ def test_success_leaves_no_marker(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------------- saving
+# -- saving
 
 
 class Processes:
@@ -157,7 +157,7 @@ def test_several_processes_do_what_the_most_urgent_wants(clock, others, mine, an
 
 
 def test_several_processes_ask_each_other_at_the_same_steps_only(clock):
-    """Each knows by its step alone whether the others ask: none waits for an answer that never comes."""
+    """By the step alone: no process waits for an answer that never comes."""
     processes = Processes(2)
     saving = Control(processes, SimpleNamespace(reason="SIGTERM"), save_seconds=60)
     answers = {step: saving.poll(step) for step in range(1, 31)}

@@ -121,7 +121,7 @@ FAULTS = {
         file="selftrans/training/progress.py",
         old="self.optimizer.state[parameter].update(on_device)",
         new="on_device.clear()",
-        tests=f"{TRAINING} -k stopped_at_every_step",
+        tests=f"{TRAINING} -k segments_equal",
     ),
     "dropped labels are class 0": Fault(
         file="selftrans/training/batches.py",

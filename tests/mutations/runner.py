@@ -1,8 +1,8 @@
-"""Runs pytest with one fault after the other: ``python -m tests.mutations.runner``, in a copy of the project.
+"""Runs pytest once for each fault: ``python -m tests.mutations.runner``, in a copy of the project.
 
-Importing the libraries costs seconds, a fault's tests cost less: the libraries are imported once, and each
-fault has a forked process. A line of JSON on stdin is a list of pytest's arguments; the answer on stdout is a
-line of JSON with the number of tests that failed, and the output.
+Importing the libraries costs seconds, a fault's tests cost less: the libraries are imported once,
+and each fault has a forked process. A line of JSON on stdin is a list of pytest's arguments; the
+answer on stdout is a line of JSON with the number of tests that failed, and the output.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ LIBRARIES = (
 
 
 class Calls:
-    """Counts tests that ran, and those of them that failed; a failure to import or to set up is neither."""
+    """Counts tests that passed, that failed, and that broke before they ran."""
 
     def __init__(self) -> None:
         self.passed = self.failed = self.broken = 0

@@ -28,7 +28,7 @@ class Copy:
     def __init__(self, directory):
         self.directory = directory
         copy_project(directory, *COPIED)
-        # Texts of equal length written within one second would be taken for the same by a stale .pyc.
+        # A stale .pyc would pass for a text of equal length that was written in the same second.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PYTHONPATH"] = str(directory)
         command = [sys.executable, "-m", "tests.mutations.runner"]

@@ -56,9 +56,26 @@ OTHER_METHODS: dict[str, Any] = {
     },
 }
 
+EVERY_METHOD: dict[str, Any] = {
+    "every-method": {
+        "alignment": [
+            TINY["runs"]["vae-align"]["alignment"],
+            {
+                **TINY["runs"]["self-transcendence"]["alignment"],
+                "t_range": {"low": 0.8, "high": 1.0},
+                "stop_after": 14,
+            },
+            OTHER_METHODS["repa"]["alignment"],
+            OTHER_METHODS["sra"]["alignment"],
+            OTHER_METHODS["layersync"]["alignment"],
+        ]
+    }
+}
+"""All terms at once; that of stage 2 has few samples in its range, and stops."""
+
 
 def tiny_values(**changes: Any) -> dict[str, Any]:
-    """The content of a tiny experiment file; a key like ``training.batch_size`` sets a value below."""
+    """The content of a tiny experiment file, with changes by key (``training.batch_size``)."""
     values = copy.deepcopy(TINY)
     for key, value in changes.items():
         *parents, last = key.split(".")

@@ -1,4 +1,4 @@
-"""A miniature ImageNet: class folders of odd-sized JPEGs, with every nasty kind that the real one has."""
+"""A miniature ImageNet: class folders of odd-sized JPEGs, with every nasty kind of the real one."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def make_imagenet(
 
 
 def make_repa(root: Path, source, moments) -> Path:
-    """What REPA's preparation makes: PNGs of the squares, an array of means and deviations each, two lists of classes."""
+    """What REPA's preparation makes: PNGs, an array of moments for each, two lists of classes."""
     for folder, prefix, suffix in (("images", "img", "png"), ("vae-sd", "img-mean-std-", "npy")):
         labels = []
         for place, label in enumerate(source.labels.tolist()):

@@ -29,8 +29,8 @@ with open("/proc/self/status") as status:
 def run_module(module: str, *words: object) -> Any:
     """What ``python -m module words`` does, within this process: exit code, stdout and stderr.
 
-    An unexpected exception is raised, where the process would print a traceback. ``test_command_lines``
-    shows once for each module that a real process ends alike.
+    An unexpected exception is raised, where the process would print a traceback.
+    ``test_command_lines`` shows that a real process ends alike.
     """
     is_package = importlib.util.find_spec(module).submodule_search_locations is not None
     main = importlib.import_module(f"{module}.__main__" if is_package else module).main

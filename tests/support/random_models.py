@@ -16,7 +16,7 @@ def randomise(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch
 
 
 def save_autoencoder(path, seed=0, **changes):
-    """A random autoencoder of images of 32 pixels, saved as diffusers saves one; returns ``path``."""
+    """Save a random autoencoder of images of 32 pixels, as diffusers does; returns ``path``."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Tests have tiers, marked at each test; ``--strict-tiers`` holds the unmarked, fast ones to theirs.
+"""Tests have tiers, marked at each test; ``--strict-tiers`` holds the unmarked ones to theirs.
 
 ``--cpu-times=FILE`` writes the CPU seconds of every test, its processes and its fixtures included.
 """

@@ -15,6 +15,9 @@ from tests.support import REPOSITORY
 from tests.support.programs import run_module
 
 ARMS = ("sit", "vae-align", "self-transcendence")
+TAUGHT = ("self-transcendence", "every-method")
+"""Runs with a term of stage 2, which bears the name of its method."""
+"""Runs that follow a frozen teacher."""
 
 
 class StopAt:
@@ -34,15 +37,18 @@ class StopAt:
 def run(
     path, arm, directory, manifest, *, until, teacher=None, features=None, encoder=None, stop=None
 ):
-    """Train a segment in this process; of all inputs, the arm is given those that it follows."""
+    """Train a segment in this process; the run gets those of the inputs that its terms read."""
+    experiment = load_experiment(path)
+    settings = experiment.runs[arm]
+    read = {use.features for use in settings.encoders}
     inputs = InputPaths(
-        teachers={arm: teacher} if arm == "self-transcendence" else {},
-        features=(features,) if arm == "repa" else (),
-        encoders=(encoder,) if arm == "repa-on-images" else (),
+        teachers=dict.fromkeys(settings.teachers, teacher),
+        features=(features,) if "store" in read else (),
+        encoders=(encoder,) if "images" in read else (),
     )
     segment = Segment(
-        experiment=load_experiment(path), run=arm, seed=0, until=until, latents=manifest,
-        inputs=inputs, directory=directory,
+        experiment=experiment, run=arm, seed=0, until=until, latents=manifest, inputs=inputs,
+        directory=directory,
     )  # fmt: skip
     train(segment, make_accelerator(on_gpu=False), stop or StopAt())
 
@@ -74,8 +80,8 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
     """A training's command line."""
     words = ["--run", arm, "--seed", 0, "--until", until]
     words += ["--latents", manifest, "--directory", directory, *options]
-    if arm == "self-transcendence":
-        words += ["--teacher", f"{arm}={teacher}"]
+    if arm in TAUGHT:
+        words += ["--teacher", f"self-transcendence={teacher}"]
     return list(map(str, [sys.executable, "-m", "selftrans.training", path, *words]))
 
 
