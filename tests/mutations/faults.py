@@ -77,26 +77,26 @@ FAULTS = {
     ),
     "stage 1 ignores its range of times": Fault(
         file="selftrans/alignment/vae_alignment.py",
-        old="rows = batch.rows_within(self.settings.t_range)",
+        old="rows = batch.rows_within(self.t_range)",
         new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
         tests=f"{ALIGNMENT} -k stage_1",
     ),
     "stage 2 ignores its range of times": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old="rows = batch.rows_within(self.settings.t_range)",
+        old="rows = batch.rows_within(self.t_range)",
         new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
         tests=f"{ALIGNMENT} -k stage_2",
     ),
     "the teacher sees dropped labels": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old="batch.t_B[rows], batch.labels_B[rows])",
-        new="batch.t_B[rows], batch.dropped_labels_B[rows])",
+        old="batch.t_B[rows], batch.labels_B[rows]",
+        new="batch.t_B[rows], batch.dropped_labels_B[rows]",
         tests=f"{ALIGNMENT} -k stage_2",
     ),
     "the teacher is guided away from the label": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old="torch.lerp(unconditional, conditional,",
-        new="torch.lerp(conditional, unconditional,",
+        old="unconditional.lerp(conditional, self",
+        new="conditional.lerp(unconditional, self",
         tests=f"{ALIGNMENT} -k stage_2",
     ),
     "a mean over the samples in range instead of the batch": Fault(
@@ -107,8 +107,8 @@ FAULTS = {
     ),
     "LayerSync's deeper block is pulled, too": Fault(
         file="selftrans/alignment/layersync.py",
-        old="return features[self.settings.teacher_depth].detach()",
-        new="return features[self.settings.teacher_depth]",
+        old="return features[self.teacher_depth].detach()",
+        new="return features[self.teacher_depth]",
         tests=f"{ALIGNMENT} -k no_gradient_goes",
     ),
     "momentum moves a projector whose term is over": Fault(
@@ -166,7 +166,7 @@ FAULTS = {
         tests="tests/test_autoencoder.py -k uint8",
     ),
     "the crop is off by one": Fault(
-        file="selftrans/data/image_files.py",
+        file="selftrans/data/sources/base.py",
         old="left, top = (image.width - size) // 2,",
         new="left, top = (image.width - size + 1) // 2,",
         tests="tests/test_image_files.py -k crop_is_adms",
