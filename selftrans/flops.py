@@ -1,6 +1,6 @@
 """How many operations and how much memory jobs take: a multiplication and an addition are two.
 
-Needs torch only to count a published encoder. Plans, time limits and requests for memory rest on it.
+Needs torch only to count a published encoder. Plans, time limits and memory limits depend on it.
 """
 
 import math
@@ -17,6 +17,7 @@ from selftrans.config import (
     DatasetConfig,
     DigitsSource,
     ExperimentConfig,
+    ExtractorName,
     RunConfig,
     SamplerConfig,
     SelfTranscendenceConfig,
@@ -32,13 +33,19 @@ from selftrans.runtime.errors import UserError
 
 FREQUENCIES = 256
 ENCODER_FLOP, DECODER_FLOP = 4.2e6, 9.5e6
-"""Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters), counted by torch's FlopCounterMode at 256 and 512."""
-EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
+"""Per pixel, of Stable Diffusion's autoencoder (83.7 million parameters).
+
+Counted by torch's FlopCounterMode at 256 and 512."""
+EXTRACTOR_FLOP: dict[ExtractorName, float] = {"inception": 11.4e9, "dinov2": 155e9}
 """Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
 MANY_IMAGES = 50_000
-"""Of a reference or a set of samples, where the number is not known or does not matter."""
-EXTRACTOR_LENGTHS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
-"""Lengths of the feature vectors whose means and covariances are stored; the first one's features are stored, too."""
+"""Of a reference or a set of samples whose size is not known or does not matter."""
+EXTRACTOR_LENGTHS: dict[ExtractorName, tuple[int, ...]] = {
+    "inception": (2048, 2023),
+    "dinov2": (1024,),
+    "classifier": (64,),
+}
+"""Lengths of feature vectors whose moments are stored; of the first, the features are, too."""
 
 Work = dict[str, float]
 """Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
@@ -60,7 +67,7 @@ def block_flop(model: BackboneConfig, tokens: int) -> float:
 def forward_flop(
     model: BackboneConfig, latent_shape: tuple[int, int, int], blocks: int | None = None
 ) -> float:
-    """Operations of a backbone for one sample; of its embedders and first ``blocks``, if they are given."""
+    """Operations of a backbone, or of its embedders and first ``blocks``, for one sample."""
     tokens, hidden_size = tokens_of(model, latent_shape[1]), model.hidden_size
     patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * hidden_size
     embedders = patch + 2 * (FREQUENCIES * hidden_size + hidden_size**2)
@@ -70,7 +77,7 @@ def forward_flop(
 
 
 def parameters(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Numbers of a backbone, its fixed table of positions included."""
+    """Number of parameters of a backbone, its fixed table of positions included."""
     hidden_size, patch = model.hidden_size, latent_shape[0] * model.patch_size**2
     hidden, head = int(hidden_size * model.mlp_ratio), hidden_size // model.num_heads
     block = (
@@ -93,26 +100,28 @@ def parameters(model: BackboneConfig, latent_shape: tuple[int, int, int], num_cl
 
 
 def count_classes(data: DatasetConfig) -> int:
-    """Classes of a data set that is not there yet: ten digits, else ImageNet's."""
+    """Classes of a data set that does not exist yet: ten digits, else ImageNet's."""
     return 10 if isinstance(data.source, DigitsSource) else 1000
 
 
-def alignment_flop(signal: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> float:
-    """Operations of a training signal for one sample: passes without gradient through what it follows, and its projector."""
+def alignment_flop(
+    alignment: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig
+) -> float:
+    """Operations of an alignment loss for one sample: its teacher's passes, and its projector."""
     shape, model, training = experiment.data.latent_shape, run.model, run.training
-    hidden = getattr(signal, "projector_width", None) or 0
+    hidden = getattr(alignment, "projector_width", None) or 0
     per_token = 3 * 2 * tokens_of(model, shape[1])
     head = per_token * (2 * model.hidden_size * hidden + hidden**2)
-    match signal:
+    match alignment:
         case SelfTranscendenceConfig():  # samples out of range are not computed
-            teacher = experiment.runs[signal.teacher.run].model
-            target_name = 2 * forward_flop(teacher, shape, signal.teacher_depth)
-            return share_in_range(signal.t_range, training) * (target_name + head)
+            teacher = experiment.runs[alignment.teacher.run].model
+            teacher_flop = 2 * forward_flop(teacher, shape, alignment.teacher_depth)
+            return share_in_range(alignment.t_range, training) * (teacher_flop + head)
         case VaeAlignmentConfig():
-            return share_in_range(signal.t_range, training) * head
+            return share_in_range(alignment.t_range, training) * head
         case SraConfig():
             head = per_token * 2 * model.hidden_size * (hidden or 2 * model.hidden_size)
-            return forward_flop(model, shape, signal.teacher_depth) + head
+            return forward_flop(model, shape, alignment.teacher_depth) + head
         case _:
             return head
 
@@ -134,9 +143,9 @@ def segment_flop(experiment: ExperimentConfig, run: RunConfig, before: int, step
     training, shape = run.training, experiment.data.latent_shape
     passes = 4 if training.activation_checkpointing else 3
     flop = (step - before) * passes * forward_flop(run.model, shape)
-    for signal in run.alignments:
-        last = signal.stop_after or step
-        flop += (min(step, last) - min(before, last)) * alignment_flop(signal, experiment, run)
+    for alignment in run.alignments:
+        last = alignment.stop_after or step
+        flop += (min(step, last) - min(before, last)) * alignment_flop(alignment, experiment, run)
     return flop * training.batch_size
 
 
@@ -147,7 +156,7 @@ def arithmetic_of(training: TrainingConfig) -> str:
     return "tf32" if training.tf32 else "fp32"
 
 
-# ---------------------------------------------------------------------------------------------------------------- jobs
+# Jobs
 
 
 def count_images(data: DatasetConfig) -> int:
@@ -159,12 +168,12 @@ def count_images(data: DatasetConfig) -> int:
     if isinstance(data.source, DigitsSource):
         return 1797
     if data.images is None:
-        raise UserError(f"data {data.name!r}: images: is needed to plan before the data are there")
+        raise UserError(f"data {data.name!r}: images: is needed to plan before the data exist")
     return data.images
 
 
 def count_reference(data: DatasetConfig) -> int:
-    """Images that samples are measured against: a data set's own, or as many as a large reference has.
+    """Images of the reference: the data set's, or as many as a large reference has.
 
     Raises:
         UserError: the file does not say how many images there are.
@@ -178,7 +187,7 @@ def count_rows(data: DatasetConfig) -> int:
 
 
 def encoder_output(data: DatasetConfig, name: str) -> tuple[int, float]:
-    """Numbers that an encoder makes of an image, and its operations: two for each weight and token."""
+    """Elements of an encoder's output for an image, and its operations: two per weight and token."""
     settings = data.encoders[name]
     if isinstance(settings, TrainedEncoderConfig):
         tokens = (data.image_size // settings.patch_size) ** 2
@@ -199,7 +208,7 @@ def _published_encoder(model: str, input_size: int) -> tuple[int, float]:
 
 
 def encoding_work(data: DatasetConfig) -> Work:
-    """Extracting the latents of a data set; nothing for a small autoencoder of our own."""
+    """Extracting the latents of a data set; nothing for a small trained autoencoder."""
     if isinstance(data.autoencoder, TrainedAutoencoderConfig):
         return {}
     return {data.latents.precision: count_rows(data) * data.image_size**2 * ENCODER_FLOP}
@@ -222,7 +231,7 @@ def segment_work(experiment: ExperimentConfig, run: RunConfig, before: int, step
 
 
 def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: SamplerConfig) -> Work:
-    """Drawing a set of samples and decoding it."""
+    """Sampling a set of images and decoding it."""
     data, guidance = experiment.data, sampler.guidance
     passes = velocity_passes(
         sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high
@@ -236,8 +245,8 @@ def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: Sampler
     return work
 
 
-def statistics_work(extractor: str, images: int) -> Work:
-    """Features of images; nothing for a small classifier of our own."""
+def statistics_work(extractor: ExtractorName, images: int) -> Work:
+    """Features of images; nothing for a small trained classifier."""
     return {"fp32": images * EXTRACTOR_FLOP.get(extractor, 0.0)}
 
 
@@ -252,14 +261,15 @@ def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- memory
+# Memory
 
 PROCESS_MB, GPU_PROCESS_MB = 800, 4000
-"""Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and its libraries, an estimate."""
+"""Of an idle process: measured on a CPU; on a GPU with the host's part of CUDA, an estimate."""
 HEADROOM = 1.25
 ACTIVATIONS = 20
-"""Numbers that a training step on a CPU keeps for each block, token and unit of width: 15 to 18 on SiT-S/2 and SiT-B/2,
-measured over three steps, since the first one has no moments yet while it computes the gradient."""
+"""Elements that a training step on a CPU keeps per block, token and unit of the hidden size.
+
+Measured: 15 to 18 on SiT-S/2 and SiT-B/2, over three steps, since the first has no moments yet."""
 SAMPLED_ACTIVATIONS = 16
 CODING_BYTES = 2600
 """Of a pixel in the published autoencoder on a CPU, either way, measured at 256."""
@@ -269,7 +279,7 @@ AUTOENCODER_BYTES, EXTRACTOR_BYTES = 335e6, {"inception": 1.0e8, "dinov2": 1.2e9
 
 
 def megabytes(workers: int, gpu: bool, held: float, on_cpu: float = 0.0) -> int:
-    """Memory of a job's processes on one node, with a quarter to spare.
+    """Memory of a job's processes on one node, with 25 % headroom.
 
     Args:
         workers: processes.
@@ -284,10 +294,13 @@ def megabytes(workers: int, gpu: bool, held: float, on_cpu: float = 0.0) -> int:
 def training_memory(
     experiment: ExperimentConfig, run: RunConfig, workers: int, nodes: int, gpu: bool
 ) -> int:
-    """Megabytes of a segment on each node: every process reads the whole state; on a CPU it also trains in that memory."""
+    """Megabytes of a segment on each node: every process reads the whole state.
+
+    On a CPU it also trains in that memory.
+    """
     shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
-    numbers = parameters(run.model, shape, classes)
-    target_name = sum(
+    student = parameters(run.model, shape, classes)
+    teachers = sum(
         parameters(experiment.runs[teacher.choice.run].model, shape, classes)
         for teacher in run.teachers
     )
@@ -295,13 +308,13 @@ def training_memory(
     samples = run.training.batch_size / run.training.accumulate / workers
     kept = ACTIVATIONS * run.model.depth * tokens * run.model.hidden_size * samples
     # Weights, their average, two moments; on a CPU the gradient, too.
-    return megabytes(workers // nodes, gpu, 4 * (4 * numbers + target_name), 4 * (numbers + kept))
+    return megabytes(workers // nodes, gpu, 4 * (4 * student + teachers), 4 * (student + kept))
 
 
 def sampling_memory(
     experiment: ExperimentConfig, run: RunConfig, workers: int, gpu: bool, batch_size: int
 ) -> int:
-    """Megabytes of drawing samples, or of reading features of a backbone: guided samples pass through it twice."""
+    """Megabytes of sampling, or of a backbone's features: guided samples pass through it twice."""
     data, model = experiment.data, run.model
     passing = (
         2
@@ -321,7 +334,7 @@ def sampling_memory(
 
 
 def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
-    """Megabytes of extracting latents or features: a batch of images, and the next two of them decoded ahead."""
+    """Megabytes of extracting latents or features: a batch of images, and two decoded ahead."""
     pixels = ENCODE_BATCH * data.image_size**2
     on_cpu = (
         0.0 if isinstance(data.autoencoder, TrainedAutoencoderConfig) else pixels * CODING_BYTES
@@ -329,25 +342,25 @@ def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
     return megabytes(workers, gpu, AUTOENCODER_BYTES + 3 * 3 * 4 * pixels, on_cpu)
 
 
-def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) -> int:
-    """Megabytes of features and statistics of images, and of what is computed from those of two large sets."""
+def statistics_memory(extractor: ExtractorName, workers: int, gpu: bool, batch_size: int) -> int:
+    """Megabytes of features and statistics of images, and of metrics of two large sets."""
     length = EXTRACTOR_LENGTHS[extractor][0]
-    numbers = 2 * MANY_IMAGES * length + 8 * length**2
+    elements = 2 * MANY_IMAGES * length + 8 * length**2
     on_cpu = FEATURE_BYTES if extractor in EXTRACTOR_FLOP else 0.0
     return megabytes(
         workers,
         gpu,
-        EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * numbers / workers,
+        EXTRACTOR_BYTES.get(extractor, 0.0) + 4 * elements / workers,
         batch_size * on_cpu,
     )
 
 
 def probing_memory(model: BackboneConfig, analysis: AnalysisConfig) -> int:
-    """Megabytes of probing the features of every block and time, which are read at once and copied where they are probed."""
+    """Megabytes of probing features of every block and time: read at once, copied when probed."""
     features = len(analysis.times) * model.depth * analysis.num_images * model.hidden_size
     return megabytes(1, False, 4 * 1.5 * features)
 
 
 def small_memory(gpu: bool) -> int:
-    """Megabytes of what trains, or asks of, small networks."""
+    """Megabytes of training or using small networks."""
     return megabytes(1, gpu, 1.6e9)

@@ -1,4 +1,4 @@
-"""metrics.csv and the wall time of every checkpoint -> the comparison of all runs: a table and a figure."""
+"""metrics.csv and wall time of every checkpoint -> comparison of all runs: table and figure."""
 
 from pathlib import Path
 
