@@ -1,4 +1,7 @@
-"""Public checkpoints in, ours out. ``python -m selftrans.convert import --help``, ``... export --help``."""
+"""Public checkpoints in, ours out.
+
+``python -m selftrans.convert import --help``, ``... export --help``
+"""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Image archives in the form of the ADM evaluator: an ``.npz`` whose ``arr_0`` is uint8, (N, H, W, 3)."""
+"""Image archives of the ADM evaluator: an ``.npz`` whose ``arr_0`` is uint8, (N, H, W, 3)."""
 
 import io
 import zipfile
@@ -18,15 +18,18 @@ from selftrans.runtime.files import atomic_path
 
 
 def write_image_archive(
-    path: Path, pieces: Iterable[NDArray[np.uint8]], labels_N: NDArray[np.int64]
+    path: Path, batches: Iterable[NDArray[np.uint8]], labels_N: NDArray[np.int64]
 ) -> None:
-    """Write images as ``arr_0`` and labels as ``arr_1``; the images come in pieces (B, H, W, 3), one in memory at a time."""
+    """Write images as ``arr_0`` and labels as ``arr_1``.
+
+    The images come in batches (B, H, W, 3), one in memory at a time.
+    """
     with (
         atomic_path(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
         members: tuple[tuple[str, Iterator[NDArray[Any]]], ...] = (
-            ("arr_0", iter(pieces)),
+            ("arr_0", iter(batches)),
             ("arr_1", iter([labels_N])),
         )
         for name, arrays in members:
@@ -60,7 +63,8 @@ class ImageArchive:
             self.shape, fortran_order, dtype = read_npy_header(member)
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order:
             raise UserError(
-                f"{path}: arr_0 is {dtype} of shape {self.shape}, allowed is uint8 of shape (N, H, W, 3)"
+                f"{path}: arr_0 is {dtype} of shape {self.shape},"
+                " allowed is uint8 of shape (N, H, W, 3)"
             )
 
     def __len__(self) -> int:
@@ -99,7 +103,7 @@ class ImageArchive:
 
 
 def read_npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type of an ``.npy``; the file stands at its content then."""
+    """Shape, whether in Fortran's order, and type of an ``.npy``; then comes its content."""
     version = npy.read_magic(member)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     return read(member)

@@ -1,1 +1,1 @@
-"""From images to numbers: extractors, streaming statistics, metrics."""
+"""From images to metrics: extractors, streaming statistics, metrics."""

@@ -1,4 +1,7 @@
-"""Evaluate any images against any reference, outside of a workflow. ``python -m selftrans.evaluation --help``."""
+"""Evaluate any images against any reference, outside of a workflow.
+
+``python -m selftrans.evaluation --help``
+"""
 
 import argparse
 from importlib.metadata import version
@@ -32,14 +35,15 @@ SAMPLES and REFERENCE are each one of
   the ADM evaluator's reference batch, whose own moments are used for fid and sfid;
   statistics (.npz) of `python -m selftrans.evaluation.compute_statistics`.
 
-  python -m selftrans.evaluation samples.npz --reference VIRTUAL_imagenet256_labeled.npz --metrics fid,sfid,is
+  python -m selftrans.evaluation samples.npz --metrics fid,sfid,is \\
+      --reference VIRTUAL_imagenet256_labeled.npz
 """
 
 
 def extractors_of(
     metrics: tuple[Metric, ...], chosen: ExtractorName
 ) -> dict[ExtractorName, tuple[Metric, ...]]:
-    """Which metrics each extractor is needed for; the chosen one wherever a metric leaves the choice."""
+    """The metrics that each extractor is needed for; ``chosen`` where a metric allows it."""
     needed: dict[ExtractorName, tuple[Metric, ...]] = {}
     for metric in metrics:
         allowed = METRIC_EXTRACTORS[metric]
@@ -93,24 +97,25 @@ def main() -> None:
         default="inception",
         help="feature network (default: inception)",
     )
-    parser.add_argument(
-        "--weights", type=Path, help="its weights (default: where they are fetched to)"
-    )
+    parser.add_argument("--weights", type=Path, help="its weights (default: from the cache)")
     parser.add_argument(
         "--dinov2-weights",
         type=Path,
-        help="weights for fd-dinov2 (default: where they are fetched to)",
+        help="weights for fd-dinov2 (default: from the cache)",
     )
     parser.add_argument(
-        "--fetch", action="store_true", help="download weights that are not there into the cache"
+        "--fetch", action="store_true", help="download missing weights into the cache"
     )
     parser.add_argument(
-        "--distances", choices=get_args(DistanceArithmetic), default="fp32",
-        help="arithmetic of precision and recall; adm: half precision, as in the ADM evaluator (default: fp32)",
-    )  # fmt: skip
+        "--distances",
+        choices=get_args(DistanceArithmetic),
+        default="fp32",
+        help="arithmetic of precision and recall; adm: half precision, as in the ADM evaluator"
+        " (default: fp32)",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     parser.add_argument(
-        "--output", type=Path, help="write the numbers and what they depend on to this file (JSON)"
+        "--output", type=Path, help="write the metrics and what they depend on to this file (JSON)"
     )
     add_gpu_argument(parser)
     arguments = parser.parse_args()
@@ -143,8 +148,10 @@ def main() -> None:
                 wanted, samples, reference, arguments.distances, min(arguments.gpus, 1)
             )
             seen[name] = {
-                "digest": samples.digest, "num_samples": samples.count, "num_reference": reference.count,
-            }  # fmt: skip
+                "digest": samples.digest,
+                "num_samples": samples.count,
+                "num_reference": reference.count,
+            }
     for metric in metrics:
         print(f"{METRIC_NAMES[metric]:12} {values[metric]:.4f}")
     if arguments.output:

@@ -1,4 +1,4 @@
-"""What an extractor says about images."""
+"""Activations of an extractor."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
         for kind, gaussian in moments.items():
             if (size := len(gaussian.mean)) != (expected := len(finished.gaussians[kind].mean)):
                 raise UserError(
-                    f"{reference}: its {kind} moments have {size} elements, Inception has {expected}"
+                    f"{reference}: its {kind} moments have {size} elements,"
+                    f" Inception has {expected}"
                 )
         finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
     return finished

@@ -1,4 +1,7 @@
-"""DINOv2 ViT-L/14 for FD-DINOv2 (Stein et al. 2023): class token of 224-pixel images, as the hub's own model computes it."""
+"""DINOv2 ViT-L/14 for FD-DINOv2 (Stein et al. 2023): class token of 224-pixel images.
+
+Computed as the model of torch hub does.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resampled_positions(table_1TD: Tensor, side: int) -> Tensor:
-    """The table of class token and square grid, resampled to ``side`` x ``side`` patches the way the hub's model does.
+    """The table of class token and square grid, resampled to ``side`` x ``side`` patches.
 
-    Bicubic without antialias, by the factor (side + 0.1) / grid, which is not side / grid; timm's own resampling differs.
+    As the hub's model does: bicubic without antialias, by the factor (side + 0.1) / grid, which is
+    not side / grid; timm's resampling differs.
     """
     token, grid = table_1TD[:, :1], table_1TD[:, 1:]
     old = round(grid.shape[1] ** 0.5)
@@ -38,11 +42,10 @@ def resampled_positions(table_1TD: Tensor, side: int) -> Tensor:
 def dinov2_network(state: dict[str, Tensor], architecture: str = ARCHITECTURE) -> Any:
     """A timm model of 224-pixel input with the hub's weights."""
     network: Any = timm.create_model(architecture, img_size=INPUT_SIZE, num_classes=0)
-    own = {
-        name: tensor for name, tensor in state.items() if name != "mask_token"
-    }  # only its training used that
-    own["pos_embed"] = resampled_positions(state["pos_embed"], INPUT_SIZE // PATCH)
-    network.load_state_dict(own)
+    # The mask token is only used in training.
+    kept = {name: tensor for name, tensor in state.items() if name != "mask_token"}
+    kept["pos_embed"] = resampled_positions(state["pos_embed"], INPUT_SIZE // PATCH)
+    network.load_state_dict(kept)
     return network.requires_grad_(False).eval()
 
 
@@ -71,7 +74,7 @@ def load_dinov2(path: Path | None, device: torch.device) -> Dinov2Extractor:
     """The extractor with the published weights, from ``path`` or the cache.
 
     Raises:
-        UserError: the weights are not there, or are others.
+        UserError: the weights are absent, or not the published ones.
     """
     network = dinov2_network(load_state_dict(find_weights(DINOV2, path)))
     return Dinov2Extractor(network.to(device), DINOV2.sha256, device)

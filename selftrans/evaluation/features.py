@@ -111,7 +111,7 @@ def named_by_term(alignment: AlignmentLosses, name: str, features: Mapping[str, 
 
 
 def subtract_positional_mean(tokens: torch.Tensor, shown: int) -> torch.Tensor:
-    """The first ``shown`` images' tokens (..., I, T, D), less the other images' mean by position."""
+    """Tokens (..., I, T, D) of the first ``shown`` images, less the others' mean by position."""
     tokens = tokens.float()
     return tokens[..., :shown, :, :] - tokens[..., shown:, :, :].mean(dim=-3, keepdim=True)
 

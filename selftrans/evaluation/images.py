@@ -1,4 +1,4 @@
-"""Sets of images to be measured: an archive, a folder, a data set; read in order, a batch at a time."""
+"""Sets of images to measure: an archive, a folder, a data set; read in order, in batches."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +48,7 @@ class ImageFolder:
         """The images of ``span`` in order.
 
         Raises:
-            UserError: a file is damaged, is not RGB in 8 bits, or has another size than the first one.
+            UserError: a file is damaged, is not RGB in 8 bits, or has another size than the first.
         """
         shape = self._read(self.paths[0]).shape
         for start in range(span.start, span.stop, batch_size):
@@ -58,7 +58,8 @@ class ImageFolder:
             for path, image in zip(self.paths[start:], images, strict=False):
                 if image.shape != shape:
                     raise UserError(
-                        f"{path}: is {image.shape[1]}x{image.shape[0]}, {self.paths[0].name} is {shape[1]}x{shape[0]}"
+                        f"{path}: is {image.shape[1]}x{image.shape[0]},"
+                        f" {self.paths[0].name} is {shape[1]}x{shape[0]}"
                     )
             yield np.stack(images)
 
@@ -73,7 +74,7 @@ class ImageFolder:
 
 
 class DataImages:
-    """All images of a data file, as it is learnt from."""
+    """All images of a data file that its latents have rows of."""
 
     def __init__(self, reference: str) -> None:
         self._source = open_extracted(Path(reference))
@@ -91,7 +92,7 @@ def open_images(reference: Path) -> ImageSet:
     """An ``.npz`` with ``arr_0``, a folder of image files, or a data file (``.yaml``).
 
     Raises:
-        UserError: it is none of these, or there are fewer than two images.
+        UserError: it is not one of these, or there are fewer than two images.
     """
     images: ImageSet
     if reference.is_dir():

@@ -1,7 +1,8 @@
-"""The Inception network of FID, sFID and the Inception score, as the ADM evaluator runs it, without TensorFlow.
+"""The Inception network of FID, sFID and the Inception score, as in the ADM evaluator.
 
-torchvision's layers with three differences in pooling compute the network of 2015 whose weights were ported to PyTorch;
-its input is resized the way TensorFlow 1 did it. Never under autocast, never in TF32: published digits hang on it.
+torchvision's layers with three differences in pooling compute the network of 2015 whose weights
+were ported to PyTorch; its input is resized as TensorFlow 1 did it. Never under autocast, never in
+TF32: published digits depend on it.
 """
 
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
 NUM_CLASSES = 1008
 TRUNK = (
-    "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
+    "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1",
+    "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2",
     "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e",
     "Mixed_7a", "Mixed_7b", "Mixed_7c",
 )  # fmt: skip
 
 
 def average_within(x_BCHW: Tensor) -> Tensor:
-    """Mean over 3x3 neighbours; at the border over those that exist, where torchvision counts zeros."""
+    """Mean over 3x3 neighbours; at the border over those that exist: torchvision counts zeros."""
     return functional.avg_pool2d(
         x_BCHW, kernel_size=3, stride=1, padding=1, count_include_pad=False
     )
@@ -82,8 +84,14 @@ class BlockE(inception.InceptionE):
 def inception_network() -> Any:
     """The network without weights: 566 tensors under torchvision's names."""
     blocks = [
-        inception.BasicConv2d, BlockA, inception.InceptionB, BlockC, inception.InceptionD, BlockE, inception.InceptionAux,
-    ]  # fmt: skip
+        inception.BasicConv2d,
+        BlockA,
+        inception.InceptionB,
+        BlockC,
+        inception.InceptionD,
+        BlockE,
+        inception.InceptionAux,
+    ]
     network = inception.Inception3(
         num_classes=NUM_CLASSES,
         aux_logits=False,
@@ -96,7 +104,10 @@ def inception_network() -> Any:
 
 
 def resize_like_tensorflow_1(x_BCHW: Tensor, size: int) -> Tensor:
-    """Bilinear, output pixel i at i * (input / output): neither half-pixel centres nor aligned corners nor antialias."""
+    """Bilinear, output pixel i at i * (input / output).
+
+    Without half-pixel centres, aligned corners or antialias.
+    """
     for dim in (3, 2):
         length = x_BCHW.shape[dim]
         if length == size:
@@ -114,7 +125,7 @@ def resize_like_tensorflow_1(x_BCHW: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class InceptionExtractor:
-    """uint8 images of any size -> pool_3 features (2048), spatial features of sFID (2023), logits without bias (1008)."""
+    """uint8 images -> pool_3 (2048), features of sFID (2023), logits without bias (1008)."""
 
     network: Any
     digest: str
@@ -129,9 +140,7 @@ class InceptionExtractor:
         spatial = x
         for name in TRUNK:
             x = getattr(self.network, name)(x)
-            if (
-                name == "Mixed_6d"
-            ):  # its first channels are those of TensorFlow's mixed_6/conv; NHWC order
+            if name == "Mixed_6d":  # begins with the channels of TensorFlow's mixed_6/conv; NHWC
                 spatial = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
         features = x.mean(dim=(2, 3))
         return Activations(
@@ -143,7 +152,7 @@ def load_inception(path: Path | None, device: torch.device) -> InceptionExtracto
     """The extractor with the TensorFlow-ported weights, from ``path`` or the cache.
 
     Raises:
-        UserError: the weights are not there, or are others.
+        UserError: the weights are absent, or not the published ones.
     """
     network = inception_network()
     network.load_state_dict(load_state_dict(find_weights(INCEPTION, path)))

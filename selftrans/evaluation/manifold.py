@@ -1,4 +1,4 @@
-"""Precision and recall by nearest neighbours, and the kernel distance: what needs the features themselves."""
+"""Precision and recall by nearest neighbours, which need the features themselves."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ NEIGHBOURS = 3
 def squared_distances(
     a_MD: Tensor, b_ND: Tensor, arithmetic: DistanceArithmetic = "fp32"
 ) -> Tensor:
-    """Squared Euclidean distances, (M, N), in float32; ``adm`` computes them in half precision where they are finite."""
+    """Squared Euclidean distances, (M, N), in float32; ``adm``: in half where that is finite."""
     if arithmetic == "adm":
         halves = squared_distances(a_MD.half(), b_ND.half())
         if bool(torch.isfinite(halves).all()):
@@ -34,7 +34,7 @@ def _blocks(features_ND: NDArray[np.float32], device: torch.device) -> Iterator[
 def neighbour_radii(
     features_ND: NDArray[np.float32], arithmetic: DistanceArithmetic, device: torch.device
 ) -> Tensor:
-    """Squared distance of each image to its third nearest neighbour in the same set, itself excluded, (N,)."""
+    """Squared distance of each image to its third nearest neighbour in the same set, (N,)."""
     radii = []
     for _, rows in _blocks(features_ND, device):
         nearest = torch.full((len(rows), NEIGHBOURS + 1), torch.inf, device=device)
@@ -51,10 +51,11 @@ def precision_recall(
     arithmetic: DistanceArithmetic = "fp32",
     device: torch.device | None = None,
 ) -> tuple[float, float]:
-    """Improved precision and recall with k = 3 (Kynkäänniemi et al. 2019), as the ADM evaluator counts them.
+    """Improved precision and recall with k = 3 (Kynkäänniemi et al. 2019), as in ADM's evaluator.
 
-    Precision is the share of samples within the radius of at least one reference image, recall the share of reference
-    images within the radius of at least one sample. Only blocks of distances are ever in memory.
+    Precision is the share of samples within the radius of at least one reference image, recall the
+    share of reference images within the radius of at least one sample. Only blocks of distances
+    are ever in memory.
     """
     device = device or torch.device("cpu")
     sample_radii = neighbour_radii(samples_ND, arithmetic, device)

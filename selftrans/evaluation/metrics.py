@@ -1,4 +1,4 @@
-"""Numbers from finished statistics; what needs no features needs no torch."""
+"""Metrics of finished statistics; those without features need no torch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ def frechet_distance(
     mean2: NDArray[np.float64],
     cov2: NDArray[np.float64],
 ) -> float:
-    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) between two Gaussians (Heusel et al. 2017, equation 6).
+    """|m1 - m2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)) (Heusel et al. 2017, equation 6).
 
-    The last trace is the sum of square roots of the eigenvalues of the symmetric R^T S2 R, where S1 = R R^T from S1's
-    eigenvectors. Eigenvalues below the rounding error are dropped, so rank-deficient covariances are right.
+    The last trace is the sum of square roots of the eigenvalues of the symmetric R^T S2 R, where
+    S1 = R R^T from S1's eigenvectors. Eigenvalues below the rounding error are dropped, so
+    rank-deficient covariances are right.
     """
     values, vectors = eigh(cov1, driver="evd")
     rounding = len(values) * np.finfo(np.float64).eps
@@ -38,10 +39,11 @@ def frechet_distance(
 
 
 def gaussian_distance(samples: Gaussian, reference: Gaussian, name: str) -> float:
-    """Fréchet distance of two sets of features; a warning where there are fewer images than features."""
+    """Fréchet distance of two sets of features; warns of fewer images than features."""
     if samples.mean.shape != reference.mean.shape:
         raise UserError(
-            f"{name}: samples have {len(samples.mean)} features, the reference {len(reference.mean)}"
+            f"{name}: samples have {len(samples.mean)} features,"
+            f" the reference {len(reference.mean)}"
         )
     for what, gaussian in (("samples", samples), ("reference images", reference)):
         if gaussian.count < len(gaussian.mean):
@@ -56,15 +58,15 @@ def gaussian_distance(samples: Gaussian, reference: Gaussian, name: str) -> floa
 
 
 def inception_score(samples: ImageStatistics) -> float:
-    """exp(E KL(p(y|x) || p(y))), the mean over consecutive chunks of 5000 images (Salimans et al. 2016).
+    """exp(E KL(p(y|x) || p(y))), the mean over chunks of 5000 images (Salimans et al. 2016).
 
     Raises:
         UserError: the images are sorted by class, so that no chunk has all of them.
     """
     if len(samples.scores) > 1 and samples.sorted_by_class:
         raise UserError(
-            "is: the samples are sorted by class, and the Inception score is a mean over chunks of 5000 in file order:"
-            " shuffle them"
+            "is: the samples are sorted by class, and the Inception score is a mean over chunks of"
+            " 5000 in file order: shuffle them"
         )
     scores = []
     for chunk in samples.scores:
@@ -83,7 +85,10 @@ def kernel_distance(
     size: int = KID_SUBSET_SIZE,
     seed: int = 0,
 ) -> float:
-    """KID: mean over random subsets of the unbiased squared MMD with the kernel (x.y / d + 1)^3 (Bińkowski et al. 2018)."""
+    """KID (Bińkowski et al. 2018): mean over random subsets of the unbiased squared MMD.
+
+    With the kernel (x.y / d + 1)^3.
+    """
     rng = np.random.default_rng(seed)
     size = min(size, len(samples_ND), len(reference_MD))
     estimates = []
@@ -122,12 +127,13 @@ def compute_metrics(
         gpus: cards for them, 0 or 1.
 
     Raises:
-        UserError: samples and reference do not belong together, lack what a metric needs, or a value is not finite.
+        UserError: samples and reference do not belong together, lack what a metric needs, or a
+            value is not finite.
     """
     if (samples.extractor, samples.digest) != (reference.extractor, reference.digest):
         raise UserError(
-            f"samples were seen by extractor {samples.extractor} {samples.digest[:12]}, the reference by"
-            f" {reference.extractor} {reference.digest[:12]}: their features cannot be compared"
+            f"samples were seen by extractor {samples.extractor} {samples.digest[:12]},"
+            f" the reference by {reference.extractor} {reference.digest[:12]}: their features cannot be compared"
         )
     if samples.image_size != reference.image_size:
         raise UserError(
@@ -139,7 +145,8 @@ def compute_metrics(
         if samples.extractor not in METRIC_EXTRACTORS[metric]:
             allowed = ", ".join(METRIC_EXTRACTORS[metric])
             raise UserError(
-                f"{metric}: cannot be computed from {samples.extractor} features (allowed: {allowed})"
+                f"{metric}: cannot be computed from {samples.extractor} features"
+                f" (allowed: {allowed})"
             )
         match metric:
             case "fid" | "fd-dinov2":
@@ -157,7 +164,7 @@ def compute_metrics(
             case "precision" | "recall":
                 if metric not in values:
                     pair = _precision_recall(samples, reference, arithmetic, gpus)
-                    values |= {one: value for one, value in pair.items() if one in metrics}
+                    values |= {name: value for name, value in pair.items() if name in metrics}
     for metric, value in values.items():
         if not np.isfinite(value):
             raise UserError(f"{metric}: is not finite")
@@ -188,6 +195,6 @@ def _spatial(statistics: ImageStatistics) -> Gaussian:
 def _features(statistics: ImageStatistics, whose: str) -> NDArray[np.float32]:
     if statistics.features is None:
         raise UserError(
-            f"precision, recall and kid need the features of the {whose}, only their moments are there"
+            f"precision, recall and kid need the features of the {whose}, only their moments exist"
         )
     return statistics.features

@@ -32,14 +32,14 @@ def save_partial_statistics(statistics: Statistics, path: Path) -> None:
 
 
 def load_partial_statistics(path: Path) -> Statistics:
-    """Read what ``save_part`` wrote."""
+    """Read what ``save_partial_statistics`` wrote."""
     with np.load(path, allow_pickle=False) as file:
 
         def fields(prefix: str) -> dict[str, Any]:
-            found = {
+            values = {
                 key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)
             }
-            return {key: value if value.ndim else value.item() for key, value in found.items()}
+            return {key: value if value.ndim else value.item() for key, value in values.items()}
 
         kinds = [kind for kind in ("features", "spatial") if f"{kind}.total" in file.files]
         return Statistics(

@@ -33,7 +33,7 @@ class ProbeCase(NamedTuple):
 def linear_probe(
     features_ND: Features, labels_N: NDArray[np.int64], test_N: NDArray[np.bool_]
 ) -> float:
-    """Accuracy on ``test_N`` of a logistic regression fitted to the other rows, on standardised features."""
+    """Accuracy on ``test_N`` of a logistic regression on standardised features of the others."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -50,7 +50,7 @@ def knn_probe(
     test_N: NDArray[np.bool_],
     neighbours: int = 20,
 ) -> float:
-    """Accuracy on ``test_N`` of the majority among the nearest other rows, by cosine of centred features."""
+    """Accuracy on ``test_N`` of the majority of the nearest others, by cosine after centring."""
     from sklearn.neighbors import KNeighborsClassifier
 
     x = np.asarray(features_ND, np.float64)
@@ -78,7 +78,7 @@ def cka_matrix(sets: Sequence[Features]) -> NDArray[np.float64]:
 
 
 def probe_cases(run: RunFeatures) -> list[ProbeCase]:
-    """All features of a run that are probed: blocks, then guiding features with and without label."""
+    """All probed features of a run: of blocks, then guiding ones with and without label."""
     times = run.times.tolist()
     cases = [
         ProbeCase("block", "", block, t, False, features)
@@ -125,7 +125,8 @@ def discriminability_markdown(table: pd.DataFrame) -> str:
     Of every run's best block, of what its alignment losses follow, and of the encoder.
 
     Args:
-        table: ``probe_rows`` of every run and seed, with columns ``run`` (its name in figures) and ``seed``.
+        table: ``probe_rows`` of every run and seed, with columns ``run`` (its name in figures) and
+            ``seed``.
     """
     tests = int(table["test_images"].iloc[0])
     largest = 100 * (0.25 / tests) ** 0.5

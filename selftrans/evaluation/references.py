@@ -1,4 +1,4 @@
-"""What samples are measured against: the ADM evaluator's reference batches, any images, or statistics of ours."""
+"""References of samples: the ADM evaluator's batches, any images, or statistics of ours."""
 
 import zipfile
 from pathlib import Path
@@ -10,7 +10,8 @@ from selftrans.evaluation.weights import PublishedFile, check_file
 from selftrans.runtime.errors import UserError
 
 IMAGENET_256 = PublishedFile(
-    url="https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+    url="https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
+    "VIRTUAL_imagenet256_labeled.npz",
     bytes=2_037_122_530,
     sha256="b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758",
 )
@@ -20,7 +21,7 @@ _MOMENTS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 def members(path: Path) -> set[str]:
-    """Names of the arrays in an ``.npz``; none, if it is something else."""
+    """Names of the arrays in an ``.npz``; empty for another file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -44,17 +45,18 @@ def check_published(path: Path) -> None:
 
 
 def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
-    """Moments that an ADM reference batch brings along (``mu``, ``sigma``, ``mu_s``, ``sigma_s``), for Inception features.
+    """Moments of Inception features in an ADM reference batch.
 
-    They are of the whole training set; the images beside them are ``count`` of it. Only these arrays are read.
+    ``mu``, ``sigma``, ``mu_s`` and ``sigma_s``. They are of the whole training set; the images beside them are ``count`` of it. Only these
+    arrays are read.
 
     Raises:
         UserError: an array is damaged or has another shape.
     """
-    there = members(path)
-    found: dict[str, Gaussian] = {}
+    names = members(path)
+    moments: dict[str, Gaussian] = {}
     for kind, (mean_name, covariance_name) in _MOMENTS.items():
-        if not {mean_name, covariance_name} <= there:
+        if not {mean_name, covariance_name} <= names:
             continue
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -68,9 +70,10 @@ def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
             ) from None
         if covariance.shape != (len(mean), len(mean)):
             raise UserError(
-                f"{path}: {covariance_name} is {covariance.shape}, {mean_name} has {len(mean)} numbers"
+                f"{path}: {covariance_name} is {covariance.shape},"
+                f" {mean_name} has {len(mean)} elements"
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise UserError(f"{path}: {mean_name} or {covariance_name} is not finite")
-        found[kind] = Gaussian(count, mean, covariance)
-    return found
+        moments[kind] = Gaussian(count, mean, covariance)
+    return moments

@@ -33,7 +33,7 @@ class RunFeatures:
     times: NDArray[np.float64]
     """t that the probed images are noised to."""
     pooled: Floats
-    """Token means after every block of the last checkpoint, (times, blocks, N, D), without label."""
+    """Token means of every block of the last checkpoint, without label, (times, blocks, N, D)."""
     guiding: Named
     """Token means of guiding features with the label, where they depend on it, (times, N, D')."""
     unconditional: Named
@@ -45,7 +45,7 @@ class RunFeatures:
     shown_blocks: NDArray[np.int64]
     """Blocks in colour maps, counted from 1."""
     maps: Floats
-    """Tokens of the shown images with their label, less the positional mean, (S, blocks, I, T, D)."""
+    """Labelled tokens of the shown images, less the positional mean, (S, blocks, I, T, D)."""
     noisy: Floats
     """The noisy latents of the shown images, (I, H W, C)."""
     shown_guiding: Named

@@ -1,7 +1,7 @@
 """Streaming statistics: what the metrics need of any number of images, in constant memory.
 
-Moments and score sums are accumulated in float64 and add up over processes. Features themselves, which precision, recall
-and KID need, are written to a file as they come.
+Moments and score sums are accumulated in float64 and add up over processes. Features themselves,
+which precision, recall and KID need, are written to a file as they come.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Moments:
 
 @dataclass
 class ScoreSums:
-    """Sums for the Inception score of one chunk: of p, and of sum_k p_k log p_k, over its images."""
+    """Sums for the Inception score over the images of a chunk: of p and of sum_k p_k log p_k."""
 
     count: int
     probabilities: NDArray[np.float64]
@@ -117,8 +117,8 @@ class Statistics:
         """Count a batch, and return its features.
 
         Args:
-            first: place of its first image in the whole set.
-            activations: what the extractor says.
+            first: index of its first image in the whole set.
+            activations: of the extractor.
 
         Raises:
             UserError: an activation is not finite.
@@ -232,10 +232,10 @@ class ImageStatistics:
 
     @classmethod
     def load(cls, path: Path) -> ImageStatistics:
-        """Read what ``save`` wrote, and map the features that lie beside it, if they do.
+        """Read what ``save`` wrote, and map the features beside it, if there are any.
 
         Raises:
-            UserError: a file is absent, damaged or something else.
+            UserError: a file is absent, damaged or of another kind.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -252,8 +252,8 @@ class ImageStatistics:
                     if f"{name}_mean" in file
                 }
                 if not all(
-                    np.isfinite(one.mean).all() and np.isfinite(one.covariance).all()
-                    for one in gaussians.values()
+                    np.isfinite(gaussian.mean).all() and np.isfinite(gaussian.covariance).all()
+                    for gaussian in gaussians.values()
                 ):
                     raise UserError(f"{path}: its moments are not finite")
                 width = len(gaussians["features"].mean)
@@ -274,16 +274,14 @@ class ImageStatistics:
             raise
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
-        except (
-            Exception
-        ) as error:  # zipfile and numpy raise half a dozen kinds for a damaged archive
+        except Exception as error:  # zipfile and numpy raise half a dozen kinds
             raise UserError(
                 f"{path}: not a statistics file ({type(error).__name__}: {error})"
             ) from None
 
 
 def features_path(statistics: Path) -> Path:
-    """Where the features lie that belong to a statistics file."""
+    """The file of the features that belong to a statistics file."""
     return statistics.with_name(f"{statistics.stem}-features.npy")
 
 

@@ -16,7 +16,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "kid": "KID",
     "fd-dinov2": "FD-DINOv2",
 }
-SMALL = ("precision", "recall", "kid")  # numbers that want more digits
+SMALL = ("precision", "recall", "kid")  # metrics that need more digits
 
 
 def metrics_table(results: Sequence[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
-    """The rows of a ``metrics.csv`` that belong to these sets of samples, whose names may look like anything."""
+    """The rows of a ``metrics.csv`` of these sets of samples, whose names may look like numbers."""
     table = pd.read_csv(
         path, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""]
     )
@@ -59,7 +59,7 @@ def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
 
 
 def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
-    """A table for each metric and way of sampling: a row for each run, a column for each step (means over the seeds)."""
+    """A table for each metric and sampler: runs in rows, steps in columns, means over seeds."""
     parts = []
     settings = ["samples", "sampler", "num_steps", "guidance_scale", "num_samples", "extractor"]
     for values, rows in table.groupby(settings, sort=False):

@@ -1,4 +1,7 @@
-"""Weights of feature networks: which file, from where, which digest. ``python -m selftrans.evaluation.weights --help``."""
+"""Published weights of feature networks: file, address, digest.
+
+``python -m selftrans.evaluation.weights --help``
+"""
 
 import argparse
 import os
@@ -17,7 +20,7 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """A published file: numbers are comparable only if it is this one."""
+    """A published file: metrics are comparable only with exactly this one."""
 
     url: str
     bytes: int
@@ -30,7 +33,8 @@ class PublishedFile:
 
 
 INCEPTION = PublishedFile(
-    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
     bytes=95_628_359,
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
@@ -43,7 +47,7 @@ WEIGHT_FILES = {"inception": INCEPTION, "dinov2": DINOV2}
 
 
 def cache_directory() -> Path:
-    """Where fetched files lie: ``SELFTRANS_CACHE``, else ``selftrans`` in the user's cache."""
+    """Directory of fetched files: ``SELFTRANS_CACHE``, else ``selftrans`` in the user's cache."""
     if chosen := os.environ.get("SELFTRANS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftrans"
@@ -53,20 +57,21 @@ def find_weights(file: PublishedFile, path: Path | None = None) -> Path:
     """The file at ``path``, else in the cache; its digest is checked.
 
     Raises:
-        UserError: it is not there (with which file, from where, which digest, where to put it), or is another file.
+        UserError: it is absent (names file, address, digest and path), or is another file.
     """
-    found = path or cache_directory() / file.name
-    if not found.is_file():
+    expected = path or cache_directory() / file.name
+    if not expected.is_file():
         raise UserError(
-            f"{found}: no such file; needed is {file.name} ({file.bytes:,} bytes, SHA-256 {file.sha256}) from {file.url}:"
-            " put it there, name its path, or have it fetched (`--fetch`)"
+            f"{expected}: no such file; needed is {file.name} ({file.bytes:,} bytes,"
+            f" SHA-256 {file.sha256}) from {file.url}: put it there, name its path, or have it"
+            " fetched (`--fetch`)"
         )
-    check_file(found, file, str(found))
-    return found
+    check_file(expected, file, str(expected))
+    return expected
 
 
 def fetch_weights(file: PublishedFile, directory: Path | None = None) -> Path:
-    """Download the file into the cache, unless it is there; only a whole file with the right digest ever stands there.
+    """Download the file into the cache, unless it exists; only a whole, checked file ever does.
 
     Raises:
         UserError: it cannot be downloaded, or is another file.
@@ -77,7 +82,7 @@ def fetch_weights(file: PublishedFile, directory: Path | None = None) -> Path:
     with atomic_path(target) as temporary:
         try:
             with (
-                urllib.request.urlopen(file.url, timeout=60) as answer,  # noqa: S310 - the addresses stand above
+                urllib.request.urlopen(file.url, timeout=60) as answer,  # noqa: S310 - constants
                 temporary.open("wb") as copy,
                 Progress(file.bytes, f"fetching {file.name}", "byte") as bar,
             ):
@@ -94,7 +99,7 @@ def load_state_dict(path: Path) -> dict[str, Any]:
     """The tensors of a ``.pth`` file, never unpickling anything else.
 
     Raises:
-        UserError: the file is none.
+        UserError: the file is not one.
     """
     import torch
 
@@ -105,7 +110,7 @@ def load_state_dict(path: Path) -> dict[str, Any]:
 
 
 def check_file(path: Path, file: PublishedFile, name: str) -> None:
-    """Refuse another file than the published one.
+    """Check that a file is the published one.
 
     Raises:
         UserError: its size or digest differs.
@@ -124,12 +129,14 @@ def main() -> None:
     )
     parser.add_argument("extractor", choices=WEIGHT_FILES, help="feature network")
     parser.add_argument(
-        "--path", type=Path, help=f"where the file lies (default: in {cache_directory()})"
+        "--path", type=Path, help=f"path of the file (default: in {cache_directory()})"
     )
     parser.add_argument(
-        "--fetch", action="store_true", help="download the file into the cache, if it is not there"
+        "--fetch", action="store_true", help="download the file into the cache, if it is missing"
     )
-    parser.add_argument("--record", type=Path, help="write what was found to this file (JSON)")
+    parser.add_argument(
+        "--record", type=Path, help="write the checked file's name and digest to this file (JSON)"
+    )
     arguments = parser.parse_args()
     set_up_logging()
     file = WEIGHT_FILES[arguments.extractor]

@@ -1,1 +1,1 @@
-"""Extraction: images -> latents, images -> an encoder's patch tokens, on any number of processes."""
+"""Extraction: images -> latents, images -> patch tokens, on any number of processes."""

@@ -1,4 +1,4 @@
-"""Stochastic interpolants x_t = alpha(t) z + sigma(t) eps between data (t=0) and noise (t=1) (SiT, section 2)."""
+"""Interpolants x_t = alpha(t) z + sigma(t) eps from data (t=0) to noise (t=1) (SiT, section 2)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftrans.config import InterpolantName
+
 
 class Interpolant(ABC):
-    """A path from data to noise; times may be of any shape that broadcasts against the latents."""
+    """An interpolant from data to noise; times have any shape that broadcasts to the latents."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -31,9 +33,9 @@ class Interpolant(ABC):
 
     @abstractmethod
     def score(self, velocity: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Score of p_t from the velocity: s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha' (SiT).
+        """Score of p_t: s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha' (SiT).
 
-        Each path gives it in its own terms, cancelled by hand, so that no 0/0 arises inside (0, 1].
+        Each interpolant has it cancelled by hand, so that no 0/0 arises inside (0, 1].
         """
 
     @abstractmethod
@@ -105,7 +107,7 @@ class Cosine(Interpolant):
         return (2 / math.pi) * np.arctan(ratio)
 
 
-INTERPOLANTS: dict[str, Interpolant] = {"linear": Linear(), "cosine": Cosine()}
+INTERPOLANTS: dict[InterpolantName, Interpolant] = {"linear": Linear(), "cosine": Cosine()}
 
 
 def sample_time(

@@ -1,6 +1,7 @@
-"""Samplers from noise (t=1) to data (t=0), and classifier-free guidance; the state is float64, the network what it is.
+"""Samplers from noise (t=1) to data (t=0), and classifier-free guidance.
 
-The procedures are those of SiT (Ma et al. 2024, section 3 and appendix) with the constants of the REPA code base.
+The state is float64, the network of any precision. The procedures are those of SiT (Ma et al. 2024,
+section 3 and appendix) with the constants of the REPA code base.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,11 @@ class Velocity(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedVelocity:
-    """Classifier-free guidance in an interval (Kynkäänniemi et al. 2024): v_u + scale (v_c - v_u) where low <= t <= high.
+    """Classifier-free guidance in an interval (Kynkäänniemi et al. 2024).
 
-    Outside the interval, and for scale 1, only the conditional pass is run. Since a sampler's drift is affine in the
-    velocity, guiding the velocity is guiding the drift.
+    v_u + scale (v_c - v_u) where low <= t <= high. Outside the interval, and for scale 1, only the
+    conditional pass is run. Since a sampler's drift is affine in the velocity, guiding the
+    velocity is guiding the drift.
     """
 
     model: Velocity
@@ -47,7 +49,7 @@ class GuidedVelocity:
         return guidance_acts(t, self.scale, self.low, self.high)
 
     def __call__(self, x_BCHW: Tensor, t: float, guided: bool) -> Tensor:
-        """The velocity in float64; ``guided`` says what the interval said at the start of the step."""
+        """The velocity in float64; ``guided``: whether the step started inside the interval."""
         x = x_BCHW.to(self.dtype)
         labels = self.labels_B
         if guided:
@@ -55,7 +57,7 @@ class GuidedVelocity:
                 torch.cat([x, x]),
                 torch.cat([labels, torch.full_like(labels, self.null_class)]),
             )
-        # Times are never rounded to less than float32: the embedder's sinusoids hang on them.
+        # Times are never rounded to less than float32: the embedder's sinusoids depend on them.
         times = torch.full(
             (len(x),), t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
         )
@@ -78,7 +80,10 @@ def euler(
 def heun(
     velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int
 ) -> Tensor:
-    """Heun's method; the last step, to t=0, is Euler's. The second evaluation is guided where the first one was."""
+    """Heun's method; the last step, to t=0, is Euler's.
+
+    The second evaluation is guided where the first one is.
+    """
     for now, after in pairwise(ode_times(num_steps)):
         slope = velocity(x, now, is_guided(now))
         ahead = x + (after - now) * slope
@@ -97,9 +102,10 @@ def euler_maruyama(
     interpolant: Interpolant,
     noise: Callable[[], Tensor],
 ) -> Tensor:
-    """Euler-Maruyama on the reverse SDE with diffusion w(t) = 2 t: drift v - w/2 s, noise sqrt(w |dt|) N(0, I).
+    """Euler-Maruyama on the reverse SDE with diffusion w(t) = 2 t.
 
-    The last step, from t=0.04 to 0, has the same drift and no noise.
+    Drift v - w/2 s, noise sqrt(w |dt|) N(0, I). The last step, from t=0.04 to 0,
+    has the same drift and no noise.
 
     Args:
         velocity, is_guided: the (guided) field.

@@ -1,6 +1,9 @@
 """The times that samplers visit, and where guidance acts. Needs no torch."""
 
 from itertools import pairwise
+from typing import Literal
+
+SamplerName = Literal["euler", "heun", "euler-maruyama"]
 
 LAST_SDE_TIME = 0.04
 """Where the noise of the SDE ends; one deterministic step leads from here to 0."""
@@ -25,10 +28,12 @@ def guidance_acts(t: float, scale: float, low: float, high: float) -> bool:
     return scale != 1.0 and low <= t <= high
 
 
-def velocity_passes(sampler: str, num_steps: int, scale: float, low: float, high: float) -> int:
+def velocity_passes(
+    sampler: SamplerName, num_steps: int, scale: float, low: float, high: float
+) -> int:
     """Forward passes of a sampler for one sample: two where guidance acts.
 
-    Heun's method evaluates twice but for the last step, and guides both where the first one is guided.
+    Heun's method evaluates twice but for the last step, and guides both where the first is guided.
     """
     times = sde_times(num_steps) if sampler == "euler-maruyama" else ode_times(num_steps)
     return sum(

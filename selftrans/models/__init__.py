@@ -1,1 +1,1 @@
-"""The networks: the SiT backbone, the training-only heads, the autoencoder."""
+"""The networks: SiT backbone, training-only heads, autoencoder, encoders, classifier."""

@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents: one of diffusers' classes, with uint8 images on this side of it."""
+"""The autoencoder between uint8 images and latents: one of diffusers' classes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
-    """Load a directory written by ``save_pretrained`` or a name on the Hugging Face hub, ready to encode and decode.
+    """Load a directory of ``save_pretrained`` or a name on the Hugging Face hub.
 
-    Its own configuration says which of diffusers' classes it is. The hub is asked only for what is not in the cache, and not
-    at all where ``HF_HUB_OFFLINE`` is set.
+    Its configuration names one of diffusers' classes. Only files that are not in the cache are
+    requested from the hub, and none where ``HF_HUB_OFFLINE`` is set.
 
     Raises:
         UserError: there is no autoencoder under that name; says how to fetch one from the hub.
@@ -35,7 +35,7 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
             getattr(diffusers, name, None) if name.startswith(("Autoencoder", "VQModel")) else None
         )
         if kind is None:
-            raise ValueError(f"its class is {name!r}, which is no autoencoder of diffusers")
+            raise ValueError(f"its class is {name!r}, which is not an autoencoder of diffusers")
         autoencoder = kind.from_pretrained(path, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -44,8 +44,8 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
                 f"autoencoder {path!r}: cannot be loaded from this directory ({reason})"
             ) from None
         raise UserError(
-            f"autoencoder {path!r}: no such directory, and not to be had from the Hugging Face hub ({reason});"
-            f" where there is a network, fetch it once: hf download {path}"
+            f"autoencoder {path!r}: no such directory, and not available from the Hugging Face hub"
+            f" ({reason}); where there is a network, fetch it once: hf download {path}"
         ) from None
     autoencoder.requires_grad_(False)
     return autoencoder.eval().to(device)
@@ -71,7 +71,7 @@ def to_uint8(images_BCHW: Tensor) -> Tensor:
 def encode_moments(
     autoencoder: Autoencoder, images_BHWC: Tensor, precision: Precision = "fp32"
 ) -> Tensor:
-    """Mean and standard deviation of the posterior of uint8 images (B, H, W, 3): (B, 2, C, h, w) in float32.
+    """Posterior of uint8 images (B, H, W, 3): mean and deviation, (B, 2, C, h, w), in float32.
 
     Autoencoders without a posterior have one latent for an image: its deviation is zero.
     """

@@ -205,7 +205,7 @@ def to_ours(
     source: Path,
     ignore: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """The state dict of the ``SiT`` that computes the same velocity, in float32, with noise at t = 1.
+    """The state dict of the ``SiT`` with the same velocity, in float32, with noise at t = 1.
 
     Args:
         tensors: the weights, under plain names.
@@ -259,7 +259,8 @@ def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The sign goes into the output layer. Time goes into the layer behind the sinusoids, by
 
-        cos((1 - t) f) = cos f cos(t f) + sin f sin(t f),    sin((1 - t) f) = sin f cos(t f) - cos f sin(t f).
+        cos((1 - t) f) = cos f cos(t f) + sin f sin(t f),
+        sin((1 - t) f) = sin f cos(t f) - cos f sin(t f).
     """
     first = tensors["t_embedder.mlp.0.weight"]
     of_cos, of_sin = first.double().chunk(2, dim=1)

@@ -6,12 +6,14 @@ from selftrans.models.sit import SiTShape, initialise_linear, unpatchify
 
 
 def projector(hidden_size: int, projector_width: int, output_size: int) -> nn.Sequential:
-    """The three-layer MLP with SiLU that REPA introduced (Yu et al. 2025): (..., D) -> (..., D')."""
+    """The three-layer MLP with SiLU of REPA (Yu et al. 2025): (..., D) -> (..., D')."""
     layers = nn.Sequential(
-        nn.Linear(hidden_size, projector_width), nn.SiLU(),
-        nn.Linear(projector_width, projector_width), nn.SiLU(),
+        nn.Linear(hidden_size, projector_width),
+        nn.SiLU(),
+        nn.Linear(projector_width, projector_width),
+        nn.SiLU(),
         nn.Linear(projector_width, output_size),
-    )  # fmt: skip
+    )
     return layers.apply(initialise_linear)
 
 

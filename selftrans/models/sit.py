@@ -1,7 +1,8 @@
-"""SiT: a diffusion transformer with adaLN-Zero that predicts the velocity (Ma et al. 2024; DiT blocks, Peebles and Xie 2023).
+"""SiT: a diffusion transformer with adaLN-Zero that predicts the velocity (Ma et al. 2024).
 
-Shape suffixes: B batch, C latent channels, H and W latent height and width, p patch side, T = (H/p)(W/p) tokens, D width,
-F length of the sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REPA checkpoints.
+Its blocks are those of DiT (Peebles and Xie 2023). Shape suffixes: B batch, C latent channels, H
+and W latent height and width, p patch side, T = (H/p)(W/p) tokens, D hidden size, F length of the
+sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REPA checkpoints.
 """
 
 import math
@@ -35,17 +36,18 @@ class SiTShape:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
-        _, height, hidden_size = self.latent_shape
-        if height != hidden_size or height % self.patch_size:
+        _, height, width = self.latent_shape
+        if height != width or height % self.patch_size:
             raise UserError(
-                f"model.patch_size: {self.patch_size} does not divide the {height}x{hidden_size} latents into squares"
+                f"model.patch_size: {self.patch_size} does not divide the {height}x{width} latents"
+                " into squares"
             )
 
     @classmethod
     def of(
         cls, model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int
     ) -> "SiTShape":
-        """The shape of a configured model on given latents."""
+        """The shape of a configured model on latents of this shape."""
         sizes = {field.name for field in fields(cls)} & {*BackboneConfig.model_fields}
         return cls(
             latent_shape=latent_shape,
@@ -137,7 +139,7 @@ class _AddScaled(torch.autograd.Function):
 
 
 def add_scaled(base: Tensor, factor_BD: Tensor, x_BTD: Tensor) -> Tensor:
-    """Per sample, base + factor x; the base has a row for every token, or one per sample, (B, 1, D)."""
+    """Per sample, base + factor x; the base is (B, T, D), or (B, 1, D) for all tokens."""
     added: Tensor = _AddScaled.apply(base, factor_BD[:, None], x_BTD)
     return added
 
@@ -148,7 +150,7 @@ def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind adaptive layer norm and a gate that starts at zero (adaLN-Zero)."""
+    """Attention and MLP, each with adaptive layer norm and a gate that starts at zero."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
         super().__init__()
@@ -195,7 +197,7 @@ class FinalLayer(nn.Module):
 
 
 class SiTTrunk(nn.Module):
-    """Embedders and blocks: all of SiT but the output layer. A frozen teacher is a trunk cut at its depth."""
+    """Embedders and blocks: all of SiT but the output layer; what a frozen teacher has."""
 
     def __init__(self, shape: SiTShape) -> None:
         super().__init__()
@@ -232,9 +234,9 @@ class SiTTrunk(nn.Module):
         last: int | None = None,
         pool: bool = False,
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Tokens after block ``last`` (the last one, if it is not given), and after each of ``depths`` (from 1), (B, T, D).
+        """Tokens after block ``last`` (default: all), and after each of ``depths``, (B, T, D).
 
-        With ``pool``, those of ``depths`` are means over tokens, (B, D).
+        Blocks are counted from 1. With ``pool``, those of ``depths`` are means over tokens, (B, D).
         """
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         kept: dict[int, Tensor] = {}
@@ -259,7 +261,7 @@ class SiTTrunk(nn.Module):
         depths: Collection[int],
         pool: bool = False,
     ) -> dict[int, Tensor]:
-        """Tokens after each block of ``depths``, or their means; no block behind the deepest of them is run."""
+        """Tokens after each block of ``depths``, or their means; runs no deeper block."""
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths), pool)[1]
 
 
@@ -290,7 +292,10 @@ class SiT(SiTTrunk):
         return unpatchify(self.final_layer(x_BTD, condition_BD), self.shape), features
 
     def _initialise(self) -> None:
-        """Initial weights of DiT: Xavier-uniform maps, N(0, 0.02) embeddings, zeros for modulations and output."""
+        """Initial weights of DiT.
+
+        Xavier-uniform maps, N(0, 0.02) embeddings, zeros for modulations and output.
+        """
         self.apply(initialise_linear)
         patch_projection = self.x_embedder.proj
         nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
@@ -312,10 +317,10 @@ def initialise_linear(module: nn.Module) -> None:
 
 def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
     """Patches (B, T, p p C) put together to (B, C, H, W)."""
-    channels, height, hidden_size = shape.latent_shape
+    channels, height, width = shape.latent_shape
     side, patch = shape.grid_size, shape.patch_size
     grid = patches_BTP.reshape(-1, side, side, patch, patch, channels)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, hidden_size)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
 
 
 def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
@@ -326,7 +331,7 @@ def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
 
 
 def sincos_table(hidden_size: int, grid_size: int) -> Tensor:
-    """Fixed positions: per token sin and cos of its column in the first half, of its row in the second, (T, D)."""
+    """Fixed positions, (T, D): sin and cos of a token's column, then of its row."""
     frequencies = 10_000.0 ** (
         -torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4)
     )

@@ -19,7 +19,7 @@ GREY = "#777777"
 
 
 def principal_colours(tokens: Floats) -> Colours:
-    """Tokens (..., T, D) as red, green and blue (..., side, side, 3): their first three principal components.
+    """Tokens (..., T, D) as colours (..., side, side, 3): their first three principal components.
 
     All tokens share a basis and a scale, so that equal colours are equal features. A component's
     range from its 2nd to its 98th percentile fills its colour; its sign is the one that makes its
@@ -51,7 +51,7 @@ def feature_maps(
     t: float,
     width_inches: float,
 ) -> Figure:
-    """Colours of block features over training steps, a row for each run and block, the input beside them.
+    """Colours of block features over training steps, a row for each run and block.
 
     Args:
         runs: the first seed's features of each run.

@@ -1,1 +1,1 @@
-"""What every program of the package needs: atomic files, tensor files, random streams, logging, devices."""
+"""What every program needs: atomic files, tensor files, random streams, logging, devices."""

@@ -1,7 +1,8 @@
-"""Which device a program computes on, and the lease that keeps two programs of one machine off the same GPU.
+"""The device of a program, and the lease that keeps two programs of one machine off the same GPU.
 
-Snakemake only counts GPUs. The process that uses cards takes as many free ones as it was granted by locking a file for
-each; the kernel drops the locks when the process ends, however it ends. A scheduler that hands out cards itself is obeyed.
+Snakemake only counts GPUs. The process that uses cards takes as many free ones as it was granted by
+locking a file for each; the kernel drops the locks when the process ends, however it ends. Cards
+that a scheduler assigns are used as they are.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from selftrans.runtime.logs import LOG
 if TYPE_CHECKING:
     import torch
 
-# Libraries ask while they are imported whether there is a GPU; through NVML the question does not start CUDA, which would
-# read CUDA_VISIBLE_DEVICES before the lease has set it.
+# Libraries check for a GPU while they are imported; through NVML the check does not start CUDA,
+# which would read CUDA_VISIBLE_DEVICES before the lease has set it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID")
@@ -40,7 +41,7 @@ def add_gpu_argument(parser: ArgumentParser) -> None:
 
 
 def claim_device(gpus: int) -> torch.device:
-    """The device of a program of one process that was granted ``gpus`` cards (0 or 1): leases the card."""
+    """The device of a single process that was granted ``gpus`` cards (0 or 1); leases the card."""
     import torch  # a lease needs only the driver
 
     if gpus == 0:
@@ -52,7 +53,7 @@ def claim_device(gpus: int) -> torch.device:
 
 
 def require_gpu() -> None:
-    """Look for the GPU that was granted.
+    """Check that torch sees the GPU that was granted.
 
     Raises:
         Unavailable: torch sees none.
@@ -64,16 +65,17 @@ def require_gpu() -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether GPUs may round the factors of fp32 matrix products and convolutions to TF32; torch allows it for some."""
+    """Set whether GPUs may round factors of fp32 products to TF32; torch allows it for some."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def lease_gpus(count: int) -> None:
-    """Take ``count`` free GPUs, waiting for them, and show only those to CUDA; to be called before CUDA starts.
+    """Take ``count`` free GPUs, waiting for them, and show only those to CUDA.
 
-    Where a scheduler has given the job exactly as many, or a launcher of ours has leased already, nothing is taken.
+    To be called before CUDA starts. Where a scheduler has assigned exactly as many, or a launcher
+    of ours has leased already, nothing is taken.
 
     Raises:
         Unavailable: the machine, or the user's ``CUDA_VISIBLE_DEVICES``, has fewer than ``count``.
@@ -85,7 +87,7 @@ def lease_gpus(count: int) -> None:
         return
     if len(devices) < count:
         raise Unavailable(
-            f"--gpus: {count} asked for, {len(devices)} visible ({', '.join(devices) or 'none'})"
+            f"--gpus: {count} requested, {len(devices)} visible ({', '.join(devices) or 'none'})"
         )
     leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["SELFTRANS_LEASED"] = ",".join(leased)
@@ -93,7 +95,7 @@ def lease_gpus(count: int) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use: the user's choice, else all that the driver lists."""
+    """Names of the GPUs that this process may use: the user's choice, else all of the driver's."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
@@ -112,7 +114,7 @@ def visible_gpus() -> list[str]:
 def _acquire(
     devices: Sequence[str], count: int, directory: Path, poll_seconds: float = 2.0
 ) -> list[str]:
-    """Lock ``count`` of ``devices``, all or none at a time, so that two waiting programs never hold halves."""
+    """Lock ``count`` of ``devices``, all or none: two waiting programs never hold halves."""
     directory.mkdir(parents=True, exist_ok=True)
     while True:
         with FileLock(directory / "all.lock"), ExitStack() as held:

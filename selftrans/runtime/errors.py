@@ -1,4 +1,4 @@
-"""The errors that are a user's to mend, and how a command line shows them: in one line."""
+"""Errors that a user can fix, and how a command line shows them: in one line."""
 
 import logging
 import os
@@ -9,15 +9,15 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, rerun the same command 
 
 
 class UserError(Exception):
-    """Something outside the program is wrong: a file, a key, a value. The message names it in one line."""
+    """Something outside the program is wrong: a file, a key, a value; named in one line."""
 
 
 class ConfigError(UserError):
-    """An experiment or data file says something that cannot be done."""
+    """An experiment or data file is wrong."""
 
 
 class Unavailable(UserError):
-    """What is needed is not there on this machine, or not yet; a later attempt, or another machine, may find it."""
+    """Something needed is not available here, or not yet; a later attempt may succeed."""
 
 
 class InUse(Unavailable):
@@ -25,7 +25,7 @@ class InUse(Unavailable):
 
 
 class Interrupted(Exception):
-    """A signal asked the program to leave; what was done is saved."""
+    """A signal requested the program to stop; its progress is saved."""
 
 
 def run_main(main: Callable[[], None]) -> None:

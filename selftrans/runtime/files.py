@@ -13,9 +13,9 @@ from selftrans.runtime.errors import Unavailable, UserError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success it is synced to disk and renamed to ``path``.
+    """Yield a temporary name beside ``path``; on success it is synced and renamed to ``path``.
 
-    The temporary name keeps the suffix, since libraries (numpy, matplotlib) choose their format by it.
+    The temporary name keeps the suffix, by which libraries (numpy, matplotlib) choose their format.
     Nothing remains under either name if the body raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_stale_temp_files(directory: Path, stem: str = "*") -> None:
-    """Remove what a killed process left half-written in ``directory``; nobody else may be writing such files there."""
+    """Remove temporary files of killed processes; nobody else may be writing in ``directory``."""
     for remains in directory.glob(f".{stem}.*.tmp.*"):
         remains.unlink(missing_ok=True)
 

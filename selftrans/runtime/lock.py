@@ -1,8 +1,9 @@
-"""One writer at a time in a directory, also on network file systems, where an advisory lock may hold nothing.
+"""One writer at a time in a directory, also on network file systems without advisory locks.
 
-The owner's file names host, process and job; it comes into being whole (by a hard link) and its modification time is
-renewed all the time. An owner on this host that no longer runs, or one elsewhere whose heartbeat has stopped, is replaced.
-A writer asks before every write whether it still owns the directory, so that one that was suspended and replaced stops.
+The owner's file names host, process and job; it is created whole (by a hard link) and its
+modification time is renewed regularly. An owner on this host that no longer runs, or one elsewhere
+whose heartbeat has stopped, is replaced. A writer checks before every write that it still owns the
+directory, so that one that was suspended and replaced stops.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ class DirectoryLock:
     """Owns a directory within a ``with`` block.
 
     Args:
-        directory: what is owned; made if it is not there.
-        stop: a signal's request, which ends the waiting for an owner elsewhere.
+        directory: is created if it does not exist.
+        stop: a signal's request, which ends the wait for an owner elsewhere.
 
     Raises:
         InUse: another process writes there.
@@ -104,9 +105,10 @@ class DirectoryLock:
             job = f", job {owner['job']}" if owner["job"] else ""
             holder = f"process {owner['pid']} on {owner['host']}{job}"
             raise InUse(
-                f"{self.path.parent}: another training writes there ({holder}); end it, or wait for it"
+                f"{self.path.parent}: another training writes there ({holder});"
+                " end it, or wait for it"
             )
-        # Moved before it is removed: if a third process was faster, what was moved is its file, and goes back.
+        # Moved before it is removed: if a third process was faster, its file is moved back.
         moved = self.path.with_name(f".owner.{self._key}.stale")
         try:
             self.path.rename(moved)
@@ -117,7 +119,7 @@ class DirectoryLock:
         moved.unlink()
 
     def _heartbeat_stops(self) -> bool:
-        """Whether an owner's file vanishes, or stays unchanged for as long as no living owner leaves it."""
+        """Whether an owner's file vanishes, or is not renewed for as long as a stale one."""
         before, until = _renewed(self.path), time.monotonic() + STALE_SECONDS
         while time.monotonic() < until:
             if self._stop is not None and self._stop.reason:
@@ -131,7 +133,7 @@ class DirectoryLock:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            # A network file system may refuse once in a while, and the file may be another's by now.
+            # A network file system may fail once in a while; the file may be another's by now.
             with contextlib.suppress(OSError):
                 if self._owner().get("key") == self._key:
                     os.utime(self.path)
@@ -141,9 +143,7 @@ class DirectoryLock:
             return dict(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except (
-            ValueError
-        ):  # a power failure may leave it empty; its heartbeat tells whether somebody still writes
+        except ValueError:  # empty after a power failure; its heartbeat shows a living owner
             return {"key": "", "host": "an unknown host", "pid": 0, "started": "", "job": ""}
 
 
@@ -162,7 +162,7 @@ def _renewed(path: Path) -> float | None:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this host started, in the kernel's ticks; None if there is no such process."""
+    """When a process of this host started, in the kernel's ticks; None without such a process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:

@@ -18,13 +18,13 @@ def set_up_logging() -> None:
 
 
 class Progress:
-    """Progress of a loop with a known end: a tqdm bar on a terminal, a line every ``interval`` seconds in a file.
+    """Progress of a loop: a bar on a terminal, else a line every ``interval`` seconds.
 
     Args:
-        total: the number at which the work is done.
-        label: what is being done.
-        unit: what is counted, in the singular.
-        initial: how many were done before (a resumed job); they do not count in the rate.
+        total: number of units of the whole work.
+        label: name of the work.
+        unit: in the singular.
+        initial: units done by earlier attempts; they do not count in the rate.
         interval: seconds between two plain lines.
         quiet: show nothing (every process but the first).
     """
@@ -59,7 +59,7 @@ class Progress:
         self.close()
 
     def update(self, count: int = 1, note: str | None = None) -> None:
-        """Count ``count`` more as done; ``note`` replaces the text shown behind the numbers."""
+        """Count ``count`` more as done; ``note`` replaces the text behind the counts."""
         self.done += count
         self._note = self._note if note is None else note
         if self._bar is not None:
@@ -85,12 +85,19 @@ class Progress:
         note = f", {self._note}" if self._note else ""
         LOG.info(
             "%s: %d/%d %ss, %.3g %ss/s, %s left%s",
-            self.label, self.done, self.total, self.unit, rate, self.unit, duration(remaining), note,
-        )  # fmt: skip
+            self.label,
+            self.done,
+            self.total,
+            self.unit,
+            rate,
+            self.unit,
+            duration(remaining),
+            note,
+        )
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``1:02:03`` or ``2:03``; ``?`` where it is not known."""
+    """Seconds as ``1:02:03`` or ``2:03``; ``?`` for infinity."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -100,7 +107,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def logged_to(path: str) -> Iterator[None]:
-    """Send messages and the last words of a script to a log file, and a user's error to stderr in one line, too."""
+    """Send a script's messages and errors to a log file; a user's error also to stderr."""
     logging.basicConfig(
         level=logging.INFO, format=FORMAT, datefmt=DATE_FORMAT, filename=path, filemode="w"
     )

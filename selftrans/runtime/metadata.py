@@ -1,4 +1,4 @@
-"""Typed metadata of tensor files: what a kind of file says about itself, checked when it is read."""
+"""Typed metadata of tensor files, checked when it is read."""
 
 from collections.abc import Mapping
 from pathlib import Path

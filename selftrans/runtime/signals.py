@@ -1,4 +1,4 @@
-"""Signals that ask a program to save and leave."""
+"""Signals that request a program to save and stop."""
 
 import ctypes
 import signal
@@ -13,8 +13,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopRequest:
     """Set by SIGTERM and SIGUSR1 (what schedulers send before the end of a job) and by SIGINT.
 
-    A launcher hands its request on to the processes that it started through a file: between them stands a program
-    that would die of the signal or kill its children by it.
+    A launcher passes its request through a file to the processes that it started: the program
+    between them would die of the signal or kill its children by it.
 
     Args:
         tell: file that the request is written to.
@@ -28,13 +28,13 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """The signal's name; None as long as nobody asked."""
+        """The signal's name; None without a request."""
         if self._noted is None and self._listen is not None and self._listen.is_file():
             self._noted = self._listen.read_text(encoding="ascii") or None
         return self._noted
 
     def release(self) -> None:
-        """Let signals do again what they did before."""
+        """Restore the former signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -47,12 +47,12 @@ class StopRequest:
 
 
 def ignore_stop_signals() -> None:
-    """For a program in between, which is not to act on them."""
+    """For a program between launcher and processes, which must not act on them."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent process ends, however it ends: it holds the lease of the cards that this one uses."""
+    """Be killed when the parent process ends: it holds the lease of this process's cards."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Named tensors on disk: safetensors with a format version, a content digest and JSON metadata; never a pickle."""
+"""Named tensors on disk: safetensors with format version, content digest and JSON metadata."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _KEY = "selftrans"
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of ``tensors``, in the order of their names."""
+    """SHA-256 over names, types, shapes and bytes of ``tensors``, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -39,8 +39,8 @@ def save_tensors(
     Args:
         path: the file.
         tensors: what to write, from any device.
-        kind: what the file is, for instance ``weights`` or ``state``; ``load_tensors`` asks for it.
-        metadata: anything JSON can say.
+        kind: of the file, for instance ``weights`` or ``state``; ``load_tensors`` checks it.
+        metadata: any JSON.
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_host)
@@ -80,9 +80,10 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     metadata = read_metadata(path, kind)
     tensors = read_safetensors(path)
-    if (found := digest_of(tensors)) != metadata["digest"]:
+    if (digest := digest_of(tensors)) != metadata["digest"]:
         raise UserError(
-            f"{path}: damaged, its content has digest {found[:12]}, written was {metadata['digest'][:12]}"
+            f"{path}: damaged, its content has digest {digest[:12]},"
+            f" written was {metadata['digest'][:12]}"
         )
     return tensors, metadata
 
@@ -105,8 +106,8 @@ def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dic
         header = dict(json.loads(raw[_KEY]))
     except ValueError:
         raise UserError(f"{path}: damaged, its description is not what was written") from None
-    if (found := header.get("format")) != FORMAT:
-        raise UserError(f"{path}: format {found}, allowed is {FORMAT}")
+    if (version := header.get("format")) != FORMAT:
+        raise UserError(f"{path}: format {version}, allowed is {FORMAT}")
     if header.pop("seal", None) != _seal(header):
         raise UserError(f"{path}: damaged, its description is not what was written")
     if header["kind"] != kind:

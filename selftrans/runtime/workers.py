@@ -47,7 +47,7 @@ class Shard:
 
 
 class ShardedWork(Protocol):
-    """Work that any number of processes share, and whose shares lie on disk until it is finished."""
+    """Work that any number of processes share; the shares lie on disk until it is finished."""
 
     def run(self, shard: Shard) -> None:
         """Do one process's share."""
@@ -126,8 +126,9 @@ def _run_workers(module: str, arguments: Sequence[str], *, gpus: int, world_size
         if cards:
             environment |= {"CUDA_VISIBLE_DEVICES": cards[rank], "SELFTRANS_LEASED": cards[rank]}
         command = [sys.executable, "-m", module, *arguments, "--worker", f"{rank}/{world_size}"]
-        worker = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509
-        workers.append(worker)
+        workers.append(
+            subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509
+        )
     try:
         _wait_for(workers, stop)
     finally:

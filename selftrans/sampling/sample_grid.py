@@ -1,4 +1,7 @@
-"""Pictures of chosen classes from a checkpoint. ``python -m selftrans.sampling.sample_grid --help``."""
+"""Pictures of chosen classes from a checkpoint.
+
+``python -m selftrans.sampling.sample_grid --help``
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ IMAGENET_CLASSES = 1000
 
 
 def class_names(num_classes: int) -> list[str]:
-    """Names of the classes: ImageNet's where there are as many, else their numbers."""
+    """Names of the classes: ImageNet's for 1000 classes, else their numbers."""
     if num_classes != IMAGENET_CLASSES:
         return [str(label) for label in range(num_classes)]
     from timm.data import ImageNetInfo
@@ -35,17 +38,17 @@ def class_names(num_classes: int) -> list[str]:
 
 
 def autoencoder_of(checkpoint: Path) -> str:
-    """The autoencoder of the experiment whose results a checkpoint lies among.
+    """The autoencoder of the experiment whose results a checkpoint is part of.
 
     Raises:
-        UserError: it lies nowhere among results.
+        UserError: it is not part of any.
     """
     # results/{experiment}/runs/{run}/seed{seed}/checkpoints/{step}/ema.safetensors
     parents = checkpoint.resolve().parents
     file = parents[5] / "experiment.yaml" if len(parents) > 6 else Path()
     if not file.is_file():
         raise UserError(
-            f"--autoencoder: is needed, {checkpoint} lies among no experiment's results"
+            f"--autoencoder: is needed, {checkpoint} is not part of an experiment's results"
         )
     data = load_experiment(file).data
     if isinstance(data.autoencoder, TrainedAutoencoderConfig):
@@ -57,12 +60,13 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
     """``207,360`` as class numbers.
 
     Raises:
-        UserError: one of them is none of the model's.
+        UserError: one of them is not a class of the model.
     """
     for part in (parts := text.split(",")):
         if not part.strip().isdecimal() or int(part) >= num_classes:
             raise UserError(
-                f"--classes: {part.strip()!r} is no class of the model (allowed: 0 to {num_classes - 1})"
+                f"--classes: {part.strip()!r} is not a class of the model"
+                f" (allowed: 0 to {num_classes - 1})"
             )
     return [int(part) for part in parts]
 
@@ -117,7 +121,7 @@ def main() -> None:
     set_up_logging()
     if arguments.out.suffix.lower() not in Image.registered_extensions():
         raise UserError(
-            f"--out: {arguments.out} is no name of a picture (allowed: .png, .jpg, .webp)"
+            f"--out: {arguments.out} is not a picture's name (allowed: .png, .jpg, .webp)"
         )
     for option, value, least in (
         ("--columns", arguments.columns, 1),
@@ -129,9 +133,12 @@ def main() -> None:
     sampler = ImageSampler(arguments.checkpoint, autoencoder, claim_device(min(arguments.gpus, 1)))
     classes = parse_classes(arguments.classes, sampler.model.shape.num_classes)
     settings = SamplerConfig(
-        sampler=arguments.sampler, num_steps=arguments.steps, num_samples=max(2, arguments.columns),
-        guidance=GuidanceConfig(scale=arguments.scale, high=arguments.high), seed=arguments.seed,
-    )  # fmt: skip
+        sampler=arguments.sampler,
+        num_steps=arguments.steps,
+        num_samples=max(2, arguments.columns),
+        guidance=GuidanceConfig(scale=arguments.scale, high=arguments.high),
+        seed=arguments.seed,
+    )
     names = class_names(sampler.model.shape.num_classes)
     noise = range(arguments.columns)
     rows = [sampler.images(settings, noise, np.full(len(noise), label)) for label in classes]

@@ -20,7 +20,7 @@ from selftrans.training.launch import (
 
 
 def main() -> None:
-    """The command line: starts torchrun where several processes are asked for, else trains."""
+    """The command line: starts torchrun where several processes are requested, else trains."""
     arguments = _parser().parse_args()
     set_up_logging()
     marker = FailureMarker(arguments.directory / "state" / f"failed-{arguments.until}.json")
@@ -31,7 +31,7 @@ def main() -> None:
         if arguments.run not in experiment.runs:
             allowed = ", ".join(experiment.runs)
             raise UserError(
-                f"--run: {arguments.run!r} is no run of the experiment (allowed: {allowed})"
+                f"--run: {arguments.run!r} is not a run of the experiment (allowed: {allowed})"
             )
         processes, nodes = arguments.gpus or arguments.processes, arguments.nodes
         experiment.runs[arguments.run].training.check_processes(processes, arguments.experiment)
@@ -74,7 +74,7 @@ def _train(arguments: argparse.Namespace, experiment: ExperimentConfig) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m selftrans.training",
-        description="Train a run up to one of its checkpoints, or go on with it.",
+        description="Train a run up to one of its checkpoints, or resume it.",
     )
     parser.add_argument("experiment", help="experiment file (YAML)")
     parser.add_argument("--run", required=True, help="name of the run")
@@ -101,9 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         help="nodes that GPUs or processes are shared among (default: 1)",
     )
     parser.add_argument(
-        "--attempt", type=int, default=1, help="which attempt at the same job this is; a later one stops at once where"
-        " an earlier one failed for a reason that does not pass (default: 1)",
-    )  # fmt: skip
+        "--attempt",
+        type=int,
+        default=1,
+        help="number of this attempt at the job; a later one stops at once after a non-retryable"
+        " failure (default: 1)",
+    )
     add_gpu_argument(parser)
     return parser
 

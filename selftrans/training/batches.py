@@ -1,4 +1,4 @@
-"""Training batches: everything random in step s is a function of (seed, s) and the position in the global batch."""
+"""Training batches: all that is random is a function of seed, step and position in the batch."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ class HostBatch:
     step: int
     """The optimizer step that it is sampled for."""
     interpolant: Interpolant
-    """The way from data to noise."""
+    """Between data and noise."""
     z: NDArray[np.float32]
     """Clean latents, a fresh sample of the posterior, (B, C, H, W)."""
     eps: NDArray[np.float32]
@@ -40,7 +40,7 @@ class HostBatch:
     dropped_labels: NDArray[np.int64]
     """Classes with some replaced by the null class, (B,)."""
     uniform: NDArray[np.float32]
-    """Numbers in [0, 1) for the training signals, (B,)."""
+    """Uniform draws in [0, 1) for the alignment losses, (B,)."""
     encoder_features: dict[str, NDArray[np.floating[Any]]]
     """Stored patch tokens of the clean images by encoder, (B, T, D)."""
     images: NDArray[np.uint8] | None
@@ -70,14 +70,14 @@ class HostBatch:
 
 
 class BatchSource:
-    """Draws micro-batches of an endless, reshuffled pass over the store.
+    """Samples micro-batches of an endless, reshuffled pass over the store.
 
     Args:
         store: the latents.
         training: batch size, interpolant, distribution of t, label dropout.
         seed: the run's seed.
-        features: stores of encoders' patch tokens that come with every batch.
-        images: a source whose images come with every batch.
+        features: stores of encoders' patch tokens, part of every batch.
+        images: source of clean images, part of every batch.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class BatchSource:
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def indices(self, step: int, positions: range) -> NDArray[np.int64]:
-        """Images at ``positions`` of global batch ``step``: epoch e is a permutation drawn from (seed, e)."""
+        """Images at ``positions`` of a global batch: epoch e is a permutation from (seed, e)."""
         epochs, offsets = np.divmod(
             step * self.training.batch_size + np.asarray(positions), len(self.store)
         )
@@ -144,12 +144,12 @@ class BatchSource:
     def stream(
         self, steps: range, micro_batch_slices: list[range], device: torch.device
     ) -> Iterator[list[Batch]]:
-        """This process's micro-batches of each step, on ``device``; threads draw the next steps meanwhile."""
+        """This process's micro-batches of each step, on ``device``; threads sample ahead."""
 
         def sample(step: int) -> list[HostBatch]:
             return [self.sample_batch(step, positions) for positions in micro_batch_slices]
 
-        # Almost all of the time goes into normal numbers, for which numpy lets other threads run.
+        # Most time goes into normal noise, for which numpy lets other threads run.
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="batches") as pool:
             pending: deque[Future[list[HostBatch]]] = deque()
@@ -174,7 +174,7 @@ def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def local_batch_slices(batch_size: int, processes: int, accumulate: int, rank: int) -> list[range]:
-    """Positions of the global batch that process ``rank`` computes, a range for each micro-batch."""
+    """Positions in the global batch that process ``rank`` computes, a range per micro-batch."""
     size = batch_size // (processes * accumulate)
     first = rank * accumulate * size
     return [range(first + part * size, first + (part + 1) * size) for part in range(accumulate)]

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class EventFiles:
-    """TensorBoard event files of a run; on a resumed run, what lies beyond the resumed step is hidden.
+    """TensorBoard event files of a run; on resume, later steps of an earlier attempt are hidden.
 
     Args:
-        directory: where the files go.
-        step: the step that the training goes on from.
+        directory: of the files.
+        step: the step that the training resumes from.
         enabled: false in every process but the first.
     """
 
@@ -45,7 +45,7 @@ class EventFiles:
         now = time.monotonic()
         step = int(row["step"])
         for name in HISTORY_COLUMNS[1:]:
-            if math.isfinite(row[name]):  # nothing is aligned, or fp16 left the step out
+            if math.isfinite(row[name]):  # not where nothing is aligned, or fp16 skipped the step
                 self._writer.add_scalar(f"train/{name}", row[name], step)
         self._writer.add_scalar("speed/images_per_second", images / (now - self._written_at), step)
         self._written_at = now

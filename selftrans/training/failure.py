@@ -1,4 +1,4 @@
-"""A failure that no repetition mends, remembered for the retries of a scheduler that only knows success and failure."""
+"""Non-retryable failures, remembered for retries: a scheduler only knows success and failure."""
 
 from pathlib import Path
 
@@ -7,10 +7,11 @@ from selftrans.runtime.files import read_json, write_json
 
 
 class FailureMarker:
-    """Within a ``with`` block, the message of a ``UserError`` is written down: a wrong input, a loss that is not finite.
+    """Within a ``with`` block, writes the message of a ``UserError`` to a file.
 
-    A signal, a crash, a killed process leave none; nor does what is only unavailable, as a directory in use or the cards and
-    the disks of a node that is broken: those pass.
+    For instance a wrong input, or a loss that is not finite. A signal, a crash or a killed process
+    leaves no marker, nor does ``Unavailable``, as a directory in use or a broken node's cards: a
+    retry may succeed.
 
     Args:
         path: the marker.
@@ -20,7 +21,7 @@ class FailureMarker:
         self.path = path
 
     def check(self, attempt: int) -> None:
-        """Stop a later attempt at the same job; a first one begins anew, since its user may have mended the cause.
+        """Stop a later attempt at the same job; a first one starts again, maybe after a fix.
 
         Raises:
             UserError: with the message of the attempt that failed.

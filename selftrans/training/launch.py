@@ -12,9 +12,8 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.signals import StopRequest, die_with_parent, ignore_stop_signals
 
 STOP_FILE = "SELFTRANS_STOP_FILE"
-PATIENCE_SECONDS = (
-    30  # with processes whose peer has failed; one that waits for it on a GPU hears no signal
-)
+PATIENCE_SECONDS = 30
+"""For processes whose peer has failed: one that waits for it on a GPU reacts to no signal."""
 
 
 def in_launched_process() -> bool:
@@ -23,7 +22,7 @@ def in_launched_process() -> bool:
 
 
 def stop_request() -> StopRequest:
-    """This process's stop request; a launched one also hears what its launcher was asked, and never outlives it."""
+    """This process's stop request; a launched one also follows its launcher's, and ends with it."""
     if in_launched_process():
         die_with_parent()
     file = os.environ.get(STOP_FILE)
@@ -31,7 +30,7 @@ def stop_request() -> StopRequest:
 
 
 def node_rank(nodes: int, environment: Mapping[str, str]) -> int:
-    """This node's place among the job's nodes."""
+    """This node's rank among the job's nodes."""
     return (
         int(environment.get("SLURM_NODEID") or environment.get("NODE_RANK") or 0)
         if nodes > 1
@@ -40,7 +39,7 @@ def node_rank(nodes: int, environment: Mapping[str, str]) -> int:
 
 
 def notify_launcher() -> None:
-    """Say that this process leaves because it was asked to, in case its launcher was not."""
+    """Say that this process stops on request, in case its launcher received none."""
     if file := os.environ.get(STOP_FILE):
         Path(file).write_text("stopped", encoding="ascii")
 
@@ -53,8 +52,8 @@ def _between() -> None:
 def launch(processes: int, nodes: int) -> None:
     """Run this same command line in ``processes`` processes of this node, and end as they end.
 
-    The failure of a process ends the others of its node; the launcher of another node does not see it, srun does
-    (``--kill-on-bad-exit``).
+    The failure of a process ends the others of its node; the launcher of another node does not see
+    it, srun does (``--kill-on-bad-exit``).
 
     Raises:
         UserError: the nodes cannot find each other.
@@ -63,8 +62,8 @@ def launch(processes: int, nodes: int) -> None:
     """
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command += ["--standalone"] if nodes == 1 else rendezvous(nodes, os.environ)
-    # torchrun takes the end of a process for a failure and any signal for an order to end its processes: those that
-    # ask to save and leave pass it by, through a file.
+    # torchrun takes the end of a process for a failure and any signal for an order to end its
+    # processes: requests to save and stop bypass it, through a file.
     command += ["--signals-to-handle=SIGHUP", f"--shutdown-timeout={PATIENCE_SECONDS}"]
     # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
     command += ["-m", "--", "selftrans.training", *sys.argv[1:]]
@@ -73,37 +72,38 @@ def launch(processes: int, nodes: int) -> None:
         file = Path(directory) / "stop"
         stop = StopRequest(tell=file)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STOP_FILE: str(file)}
-        code = subprocess.Popen(command, env=environment, preexec_fn=_between).wait()  # noqa: PLW1509
+        torchrun = subprocess.Popen(command, env=environment, preexec_fn=_between)  # noqa: PLW1509
+        code = torchrun.wait()
         reason = stop.reason or (file.is_file() and "another node")
     if code and reason:
         raise Interrupted(
             f"{reason}: what the processes saved is kept, rerun the same command to resume"
         )
     if code:
-        sys.exit(f"error: a training process ended with exit code {code}; its message stands above")
+        sys.exit(f"error: a training process ended with exit code {code}; its message is above")
 
 
 def rendezvous(nodes: int, environment: Mapping[str, str]) -> list[str]:
-    """Options of torchrun for one of several nodes: this node's rank, and the address and port of the first.
+    """Options of torchrun for one of several nodes: its rank, and the first one's address and port.
 
-    Taken from SLURM's variables, where ``srun`` starts one task per node, else from ``NODE_RANK``, ``MASTER_ADDR`` and
-    ``MASTER_PORT``, which other schedulers set or let a job script set.
+    From SLURM's variables, where ``srun`` starts one task per node, else from ``NODE_RANK``,
+    ``MASTER_ADDR`` and ``MASTER_PORT``, which other schedulers or a job script set.
 
     Raises:
         UserError: a variable is missing, or the job has another number of nodes.
     """
     if "SLURM_STEP_NODELIST" in environment:
-        if (found := int(environment["SLURM_STEP_NUM_NODES"])) != nodes:
-            raise UserError(f"--nodes: {nodes} asked for, srun runs on {found} (allowed: {found})")
+        if (count := int(environment["SLURM_STEP_NUM_NODES"])) != nodes:
+            raise UserError(f"--nodes: {nodes} requested, srun runs on {count} (allowed: {count})")
         rank, address = environment["SLURM_NODEID"], first_host(environment["SLURM_STEP_NODELIST"])
-        # Jobs may share a node: a port of this job's own, above the registered services and below what systems hand out.
+        # Jobs may share a node: the port depends on the job, and is not one that systems hand out.
         port = str(10_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
     else:
         names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
         if missing := [name for name in names if name not in environment]:
             raise UserError(
-                f"--nodes: {nodes} nodes find each other by srun (one task per node) or by {', '.join(names)};"
-                f" {missing[0]} is not set"
+                f"--nodes: {nodes} nodes find each other by srun (one task per node) or by"
+                f" {', '.join(names)}; {missing[0]} is not set"
             )
         rank, address, port = (environment[name] for name in names)
     return [
@@ -118,6 +118,6 @@ def first_host(nodelist: str) -> str:
     """First name of a SLURM list of nodes: ``n[03-05,9],m1`` begins with ``n03``."""
     match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
     if match is None:
-        raise UserError(f"SLURM_STEP_NODELIST: {nodelist!r} is no list of nodes")
+        raise UserError(f"SLURM_STEP_NODELIST: {nodelist!r} is not a list of nodes")
     prefix, number, suffix = match.groups(default="")
     return prefix + number + suffix

@@ -9,15 +9,15 @@ from selftrans.config import Precision, TrainingConfig
 from selftrans.runtime.devices import allow_tf32, require_gpu
 from selftrans.runtime.tensors import DTYPES
 
-# On a CPU autocast pays where matrix products outweigh the conversions: at this width it doubles the speed of a step, at
-# 96 it gains nothing (benchmarks/README.md).
-BF16_CPU_WIDTH = 384
+BF16_CPU_HIDDEN_SIZE = 384
+"""On a CPU autocast pays where matrix products outweigh the conversions: at this hidden size it
+doubles the speed of a step, at 96 it gains nothing (benchmarks/README.md)."""
 
 
 def make_accelerator(
     *, on_gpu: bool, tf32: bool = False, deterministic: bool = True
 ) -> Accelerator:
-    """Accelerate on the granted GPUs, or on the CPU. It has the processes; precision is ``Arithmetic``'s.
+    """Accelerate on the granted GPUs, or on the CPU; precision is that of ``MixedPrecision``.
 
     Raises:
         Unavailable: a GPU was granted and torch sees none.
@@ -35,33 +35,35 @@ def make_accelerator(
 def resolve_precision(
     training: TrainingConfig, hidden_size: int, device: torch.device
 ) -> Precision:
-    """What ``auto`` means for a backbone of ``width`` on ``device``.
+    """The precision that ``auto`` evaluates to for a backbone on ``device``.
 
-    bf16 on a GPU that computes in it; on a CPU with bf16 instructions for backbones that are wide enough to gain by it;
-    else fp32.
+    bf16 on a GPU that computes in it; on a CPU with bf16 instructions for backbones that are wide
+    enough to gain by it; else fp32.
     """
     if training.precision != "auto":
         return training.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if cpu_has_bf16() and hidden_size >= BF16_CPU_WIDTH else "fp32"
+    return "bf16" if cpu_has_bf16() and hidden_size >= BF16_CPU_HIDDEN_SIZE else "fp32"
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware; without, autocast is several times slower than fp32."""
+    """Whether this CPU multiplies bf16 in hardware; else autocast is far slower than fp32."""
     known = torch.cpu.get_capabilities()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 class MixedPrecision:
-    """Autocast of the forward pass, and the loss scale of fp16, whose small gradients would be rounded to zero.
+    """Autocast of the forward pass, and the loss scale of fp16.
+
+    Without it, small gradients would be rounded to zero.
 
     Args:
         precision: fp32, bf16 or fp16.
-        device: where the training computes.
+        device: of the training.
     """
 
-    MIN_SCALE = 1.0  # a gradient that overflows even unscaled is no matter of the scale
+    MIN_SCALE = 1.0  # below, a gradient overflows even unscaled
 
     def __init__(self, precision: Precision, device: torch.device) -> None:
         self.precision = precision
@@ -73,7 +75,7 @@ class MixedPrecision:
         return torch.autocast(self._device, self._dtype, enabled=self.precision != "fp32")
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """One optimizer step on unscaled gradients; true where fp16 left it out because they overflowed."""
+        """One optimizer step on unscaled gradients; true where fp16 skipped it on overflow."""
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()

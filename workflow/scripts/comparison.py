@@ -1,4 +1,4 @@
-"""metrics.csv and every checkpoint's wall time -> a table and a figure that compare all runs."""
+"""metrics.csv and wall time of every checkpoint -> comparison of all runs: table and figure."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
 
 
 def _shared_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The folders that all images lie in, but for the innermost: it is a class, even a single one."""
+    """The folders that all images lie in, but for the innermost, which is a class."""
     if not folders:
         return ()
     first, last = min(folders), max(folders)

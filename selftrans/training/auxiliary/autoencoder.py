@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderKL:
-    """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL divergence.
+    """A small ``AutoencoderKL`` fitted to the images of ``data``: squared error and a little KL.
 
     It has no scaling factor: the latent store measures one.
 
