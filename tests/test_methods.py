@@ -96,7 +96,10 @@ def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, mani
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        ("self-transcendence", "--teacher: 0 given, run 'self-transcendence' follows 1"),
+        (
+            "self-transcendence",
+            "--teacher: given for none, run 'self-transcendence' needs one for self-transcendence",
+        ),
         ("repa", "neither features nor weights of 'stand-in' were given"),
     ],
 )

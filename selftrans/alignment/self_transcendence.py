@@ -137,5 +137,7 @@ class SelfTranscendence(AlignmentMethod):
             null = torch.full_like(labels_B, term.teacher.null_class)
             labels = torch.cat([null, labels_B])
             x, t = torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B])
-            unconditional, conditional = term.teacher.tokens(x, t, labels).float().chunk(2)
+            depth = self.teacher_depth
+            tokens = term.teacher.features(x, t, labels, (depth,))[depth]
+            unconditional, conditional = tokens.float().chunk(2)
         return unconditional, conditional

@@ -82,7 +82,7 @@ from selftrans.config.loading import (
     load_experiment,
     read_yaml,
 )
-from selftrans.config.model import PRESETS, SIZES, BackboneConfig, PresetName
+from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
 from selftrans.config.resources import JobResources, ResourcesConfig
 from selftrans.config.training import Convention, ImportedConfig, TrainingConfig
 from selftrans.runtime.errors import ConfigError
@@ -105,6 +105,7 @@ __all__ = [
     "AnalysisConfig",
     "AnySource",
     "AutoencoderConfig",
+    "Backbone",
     "BackboneConfig",
     "Changes",
     "ClassifierConfig",

@@ -1,6 +1,6 @@
 """What weight files say about themselves: a checkpoint's backbone, and the teacher cut from one."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +38,8 @@ class WeightsMetadata(FileMetadata):
     fingerprint: str
     """Of the run's definition; of an imported backbone, the public file's SHA-256."""
     shape: SiTShape
+    own_backbone: dict[str, Any] | None = None
+    """Settings of a backbone of the user's own; None for SiT."""
     interpolant: InterpolantName
     latents: LatentScaling
     version: str
@@ -63,5 +65,7 @@ class TeacherMetadata(FileMetadata):
 
     kind: ClassVar[str] = "teacher"
     shape: SiTShape
+    own_backbone: dict[str, Any] | None = None
+    """Settings of a backbone of the user's own, of this depth; None for SiT."""
     source: TeacherSource
     latents: LatentScaling

@@ -307,6 +307,28 @@ class SiT(SiTTrunk):
                 nn.init.zeros_(parameter)
 
 
+def build_sit(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> "SiT":
+    """A fresh SiT of a configured size."""
+    return SiT(SiTShape.of(model, latent_shape, num_classes))
+
+
+def build_backbone(
+    model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int
+) -> "SiT":
+    """A fresh backbone: SiT, or what a class of the user's own builds.
+
+    Raises:
+        UserError: the class builds something else than a SiT or a subclass of it.
+    """
+    backbone = model.build(latent_shape, num_classes)
+    if not isinstance(backbone, SiT):
+        raise UserError(
+            f"model.kind: {model.kind!r} builds a {type(backbone).__name__}"
+            " (allowed: selftrans.models.sit.SiT, or a subclass)"
+        )
+    return backbone
+
+
 def initialise_linear(module: nn.Module) -> None:
     """Xavier-uniform weights and zero bias, for linear layers; others stay as they are."""
     if isinstance(module, nn.Linear):

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selftrans.config import ExperimentConfig, run_differences
+from selftrans.config import ExperimentConfig, RunConfig, run_differences
+from selftrans.config.user_code import is_reference, source_files
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import read_json
+from selftrans.runtime.files import read_json, write_text
 
 DEFINITION_FILE = "definition.json"
 SAVING_FILE = "saving.json"  # in a run's state/: how long its last save took
@@ -51,6 +52,15 @@ def check_definition(
             f" Give the run a new name, or discard what was trained: rm -r {directory}"
         )
     return stored
+
+
+def keep_sources(directory: Path, settings: RunConfig) -> None:
+    """Keep a copy of the user's own code with the run that it trains, in ``source/``."""
+    own = [*settings.alignments.values(), settings.model]
+    for part in own:
+        if is_reference(getattr(part, "method", None) or getattr(part, "kind", None)):
+            for name, path in source_files(type(part)).items():
+                write_text(directory / "source" / name, path.read_text(encoding="utf-8"))
 
 
 def _input_differences(stored: Any, current: Any, prefix: str) -> Iterator[str]:

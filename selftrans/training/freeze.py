@@ -27,14 +27,25 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
             f"{weights}: teacher depth {depth} is beyond its {blocks} blocks"
             f" (allowed: 1 to {blocks})"
         )
-    kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
-    }
+    shape, settings = replace(metadata.shape, depth=depth), metadata.own_backbone
+    if settings is None:
+        kept = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
+        }
+    else:  # only its class knows its parts: all that a network of this depth has
+        from selftrans.models.sit import build_backbone  # seconds that a SiT does not take
+        from selftrans.models.weights import own_backbone
+
+        settings = {**settings, "depth": depth}
+        model = own_backbone(settings)
+        cut = build_backbone(model, shape.latent_shape, shape.num_classes)
+        kept = {name: tensors[name] for name in cut.state_dict()}
     source = metadata.model_dump(include=set(TeacherSource.model_fields))
     teacher = TeacherMetadata(
-        shape=replace(metadata.shape, depth=depth),
+        shape=shape,
+        own_backbone=settings,
         source=TeacherSource(**source),
         latents=metadata.latents,
     )

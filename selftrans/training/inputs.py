@@ -52,8 +52,8 @@ class Inputs:
         """
         wanted = experiment.runs[run].teachers
         if paths.teachers.keys() != wanted.keys():
-            given, allowed = (", ".join(names) or "none" for names in (paths.teachers, wanted))
-            raise UserError(f"--teacher: given are {given}, run {run!r} has terms {allowed}")
+            given, needed = (", ".join(names) or "none" for names in (paths.teachers, wanted))
+            raise UserError(f"--teacher: given for {given}, run {run!r} needs one for {needed}")
         teachers, digests = {}, []
         for name, teacher in wanted.items():
             path = paths.teachers[name]

@@ -14,7 +14,7 @@ from selftrans.alignment.registry import build_alignment_losses
 from selftrans.config import ExperimentConfig, TrainingConfig
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.sit import SiT, build_backbone
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.inputs import Inputs
 from selftrans.training.precision import MixedPrecision
@@ -63,13 +63,14 @@ def build_model(
         UserError: an alignment loss lacks its teacher or encoder.
     """
     settings, manifest = experiment.runs[run], store.manifest
-    shape = SiTShape.of(settings.model, manifest.latent_shape, manifest.num_classes)
     inputs = inputs or Inputs()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
-        backbone = SiT(shape)
+        backbone = build_backbone(settings.model, manifest.latent_shape, manifest.num_classes)
         encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
-        alignment = build_alignment_losses(settings.alignments, shape, inputs.teachers, encoders)
+        alignment = build_alignment_losses(
+            settings.alignments, backbone.shape, inputs.teachers, encoders
+        )
         return TrainingModel(backbone, alignment).to(device)
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from selftrans import __version__
 from selftrans.config import ExperimentConfig, TrainingConfig, fingerprint, run_definition
+from selftrans.config.user_code import is_reference
 from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiTShape
@@ -22,7 +23,7 @@ from selftrans.runtime.logs import Progress
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.control import Control
-from selftrans.training.definition import DEFINITION_FILE, check_definition
+from selftrans.training.definition import DEFINITION_FILE, check_definition, keep_sources
 from selftrans.training.ema import MovingAverage
 from selftrans.training.events import EventFiles
 from selftrans.training.export import export
@@ -87,13 +88,14 @@ def weights_metadata(
     segment: Segment, shape: SiTShape, store: LatentStore, fingerprint: str
 ) -> WeightsMetadata:
     """What the checkpoint's weight files say about themselves."""
-    latents = store.manifest
+    latents, model = store.manifest, segment.experiment.runs[segment.run].model
     return WeightsMetadata(
         run=segment.run,
         seed=segment.seed,
         step=segment.until,
         fingerprint=fingerprint,
         shape=shape,
+        own_backbone=model.model_dump(mode="json") if is_reference(model.kind) else None,
         interpolant=segment.training.interpolant,
         latents=LatentScaling(digest=latents.digest, scale=latents.scale, shift=latents.shift),
         version=__version__,
@@ -165,6 +167,7 @@ def train(
             if owner is not None:
                 owner.check()
             if not (segment.directory / DEFINITION_FILE).is_file():
+                keep_sources(segment.directory, segment.experiment.runs[segment.run])
                 write_json(segment.directory / DEFINITION_FILE, definition)
             states.save(step, *progress.state())
             states.prune(step, training.checkpoints)
