@@ -577,3 +577,33 @@ def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
     for train in ({"nodes": 2, "processes": 2}, {"gpu": 2}, {"threads": 2, "mem_mb": 1234}):
         place.configure("tiny", resources={"train": train})
         assert place.planned() == {}, train
+
+
+def test_a_method_in_an_own_file_is_trained_through_snakemake(place):
+    """Beside its experiment, which extends a finished one: only its own run is trained and drawn."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL
+    )
+    (place.directory / "experiments/my_methods.py").write_text(code)
+    arm = {
+        "label": "mean teacher",
+        "alignment": {"method": "my_methods.py:MeanTeacher", "depth": 2},
+    }
+    (place.directory / "experiments/mine.yaml").write_text(
+        yaml.safe_dump({"extends": "tiny", "name": "mine", "runs": {"mean-teacher": arm}})
+    )
+    mine = ("mine",)
+    assert place.planned("train", experiments=mine) == {"train_segment": 2}
+    place.run("results/mine/figures/dynamics-mean-teacher.png", experiments=mine)
+    run = place.path("mine/runs/mean-teacher/seed0")
+    assert (run / "source/my_methods.py").read_text() == code
+    assert not place.path("mine/runs/sit").exists()
+    history = pd.read_csv(run / "checkpoints/8/history.csv")
+    assert history["alignment"].abs().sum() > 0
+    source = place.directory / "experiments/my_methods.py"
+    source.write_text("# the same\n" + code)
+    assert place.planned("train", experiments=mine) == {}
+    source.write_text(code.replace("depths(self):", "depths(self):  # \n        1 + 1"))
+    ended = place.snakemake("-n", "train", experiments=mine)
+    assert ended.returncode == 1
+    assert "alignment.0.source (trained: " in ended.stderr
