@@ -20,7 +20,8 @@ test: check
 	$(run) python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/ready
-	$(run) OMP_NUM_THREADS=1 python -m pytest -q --strict-tiers -m "not slow and not workflow and not cluster"
+	$(run) OMP_NUM_THREADS=1 python -m pytest -q --strict-tiers \
+	  -m "not slow and not workflow and not cluster"
 
 # Every planted fault must fail a fast test. See tests/mutations/__init__.py.
 mutations: $(VENV)/ready
@@ -34,19 +35,23 @@ check: $(VENV)/ready
 	$(run) snakemake --lint
 	$(run) lint-imports
 
-# The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm and munge).
+# The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm
+# and munge).
 test-cluster: $(VENV)/ready
 	$(run) python -m pytest tests/cluster -rs
 
-# The golden numbers, computed anew and written in place: says which have changed. See tests/golden/README.md.
+# The golden numbers, computed anew and written in place: says which have changed.
+# See tests/golden/README.md.
 golden: $(VENV)/ready
 	$(run) OMP_NUM_THREADS=1 python -m tests.golden
 
-# Ratios against stated baselines: a table, and results/benchmarks.json. Some of them: make bench ONLY="stage_2 batches"
+# Ratios against stated baselines: a table, and results/benchmarks.json.
+# Some of them: make bench ONLY="stage_2 batches"
 bench: $(VENV)/ready
 	$(run) OMP_NUM_THREADS=1 python -m benchmarks $(ONLY)
 
-# The published evaluation of ADM-G+U, with the real weights: make check-adm WEIGHTS=... SAMPLES=... [REFERENCE=... GPUS=1]
+# The published evaluation of ADM-G+U, with the real weights:
+# make check-adm WEIGHTS=... SAMPLES=... [REFERENCE=... GPUS=1]
 check-adm: $(VENV)/ready
 	$(run) python -m benchmarks.check_adm "$(SAMPLES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)") --gpus $(or $(GPUS),0)
@@ -64,7 +69,8 @@ clean:
 	rm -rf $(VENV) *.egg-info
 
 $(VENV)/ready: pins.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check -c pins.txt -e '.[test]'
 	touch $@

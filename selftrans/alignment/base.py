@@ -186,7 +186,7 @@ class AlignmentLosses(nn.Module):
                 output = term(batch, features)
                 total = total + term.method.weight_at(batch.step) * output.loss
                 cosines.append(output.cosine_similarity.detach().float())
-            else:  # idle heads take part with zero gradients: every process reduces the same buckets
+            else:  # zero gradients of idle heads: every process reduces the same buckets
                 total = sum((0.0 * head.sum() for head in term.parameters()), total)
         return LossOutput(total, torch.cat(cosines))
 

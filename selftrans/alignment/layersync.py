@@ -1,4 +1,4 @@
-"""LayerSync (Haghighi et al. 2025, arXiv 2510.12581): a block follows a deeper one of the same pass.
+"""LayerSync (Haghighi et al. 2025, arXiv 2510.12581): a block follows a deeper one.
 
     L = -mean over samples and tokens of cos(student's tokens after block ``student_depth``,
                                              stop-gradient of those after block ``teacher_depth``)

@@ -105,7 +105,7 @@ class Repa(AlignmentMethod):
 
 
 def resized_tokens(tokens_BTD: Tensor, grid_size: int) -> Tensor:
-    """A square grid of tokens resized to ``grid_size`` per side; unchanged if it is that already."""
+    """A square grid of tokens resized to ``grid_size`` per side, or as it is if it fits."""
     from torch.nn import functional
 
     side = round(tokens_BTD.shape[1] ** 0.5)

@@ -1,4 +1,4 @@
-"""What the parts of an experiment ask of each other. Every problem is listed, not the first only."""
+"""What the parts of an experiment ask of each other. Every problem is listed."""
 
 from collections.abc import Iterator, Sequence
 

@@ -257,7 +257,7 @@ class DatasetConfig(ConfigModel):
                 )
             if self.source.on_error == "skip":
                 raise ValueError(
-                    "source.on_error: 'skip', but images of source.kind 'repa' are not decoded again"
+                    "source.on_error: 'skip', but images of source.kind 'repa' are decoded already"
                 )
         return self
 

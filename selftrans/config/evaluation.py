@@ -31,7 +31,7 @@ _NUMBER_OR_SWEEP = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minI
 
 
 class GuidanceConfig(ConfigModel):
-    """Classifier-free guidance in an interval of time; outside it only the conditional pass is run."""
+    """Classifier-free guidance in an interval of time; outside it, the conditional pass alone."""
 
     scale: Annotated[float, WithJsonSchema(_NUMBER_OR_SWEEP)] = 1.0
     """Scale of v_u + scale (v_c - v_u); 1 is no guidance. A list is a sweep: a set of samples for

@@ -22,7 +22,7 @@ DATA_FILES = EXPERIMENTS / "data"
 Changes = Mapping[str, Mapping[str, Any]]
 """Changes to data files, by name: where images lie on a machine."""
 Recorded = Callable[[str], int | None]
-"""The version of the defaults of existing results, by the name of an experiment, or ``data/NAME``."""
+"""The defaults' version of existing results, by an experiment's name, or ``data/NAME``."""
 
 
 class _Loader(yaml.SafeLoader):

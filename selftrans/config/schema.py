@@ -1,4 +1,4 @@
-"""JSON schemas that editors complete and check experiment files by: ``python -m selftrans.config.schema``.
+"""JSON schemas by which editors check experiment files: ``python -m selftrans.config.schema``.
 
 What a file may leave out depends on what it extends, so the schemas require nothing: what is
 missing is reported when a file is read.

@@ -29,7 +29,7 @@ def is_reference(name: object) -> bool:
 
 
 def relative_to(directory: Path, reference: str) -> str:
-    """A reference to a file beside ``directory``'s files, as it is found from the working directory.
+    """A reference to a file in ``directory``, as it is found from the working directory.
 
     One that a resolved experiment holds is found from there already.
     """

@@ -37,8 +37,8 @@ class Study:
     Every path goes through these questions. The job that makes a result knows only its owner.
 
     With ``extends``, what an experiment leaves as it is belongs to the experiment that it extends:
-    a run whose definition is the same, a set of samples of such a run whose sampler is the same, and
-    so on. What it changes or adds is its own.
+    a run whose definition is the same, a set of samples of such a run whose sampler is the same,
+    and so on. What it changes or adds is its own.
 
     Attributes:
         settings: what ``config.yaml`` says.

@@ -18,8 +18,8 @@ rule autoencoder:
         definition=datasets.definition("autoencoder"),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.training.auxiliary.autoencoder {input.data} --output {params.directory}"
-        " --gpus {resources.gpu} > {log} 2>&1"
+        "exec python -m selftrans.training.auxiliary.autoencoder {input.data}"
+        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
 
 
 rule classifier:
@@ -68,5 +68,5 @@ rule encoder:
     params:
         definition=datasets.encoder_definition,
     shell:
-        "exec python -m selftrans.training.auxiliary.encoder {input.data} --name {wildcards.encoder}"
-        " --output {output} --gpus {resources.gpu} > {log} 2>&1"
+        "exec python -m selftrans.training.auxiliary.encoder {input.data}"
+        " --name {wildcards.encoder} --output {output} --gpus {resources.gpu} > {log} 2>&1"

@@ -22,8 +22,9 @@ rule extract_latents:
         autoencoder=datasets.autoencoder_path,
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.extraction.latents {input.data} --autoencoder {params.autoencoder:q}"
-        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        "exec python -m selftrans.extraction.latents {input.data}"
+        " --autoencoder {params.autoencoder:q} --output {params.directory}"
+        " --gpus {resources.gpu} --processes {resources.processes}"
         " > {log} 2>&1"
 
 
