@@ -133,7 +133,8 @@ def compute_metrics(
     if (samples.extractor, samples.digest) != (reference.extractor, reference.digest):
         raise UserError(
             f"samples were seen by extractor {samples.extractor} {samples.digest[:12]},"
-            f" the reference by {reference.extractor} {reference.digest[:12]}: their features cannot be compared"
+            f" the reference by {reference.extractor} {reference.digest[:12]}:"
+            " their features cannot be compared"
         )
     if samples.image_size != reference.image_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and how a command line shows them: in one line."""
+"""Errors that a user can fix, and how a command line shows them: a line for each problem."""
 
 import logging
 import os
@@ -9,7 +9,11 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, rerun the same command 
 
 
 class UserError(Exception):
-    """Something outside the program is wrong: a file, a key, a value; named in one line."""
+    """Something outside the program is wrong: a file, a key, a value; a line for each problem."""
+
+    def shown(self, by: str = "error") -> str:
+        """The message as a command line shows it: every line says that it is an error."""
+        return "\n".join(f"{by}: {line}" for line in str(self).splitlines())
 
 
 class ConfigError(UserError):
@@ -29,13 +33,13 @@ class Interrupted(Exception):
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command line's ``main``: a ``UserError`` becomes one line on stderr and exit code 1."""
+    """Run a command line's ``main``: a ``UserError`` is shown on stderr, with exit code 1."""
     try:
         main()
     except UserError as error:
         logging.getLogger("selftrans").debug("user error", exc_info=True)
         rank = os.environ.get("RANK")
-        sys.exit(f"error: {error}" if rank is None else f"error in process {rank}: {error}")
+        sys.exit(error.shown("error" if rank is None else f"error in process {rank}"))
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

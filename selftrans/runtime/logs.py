@@ -114,8 +114,8 @@ def logged_to(path: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        LOG.error("error: %s", error)
-        sys.exit(f"error: {error}")
+        LOG.error(error.shown())
+        sys.exit(error.shown())
     except Exception:
         LOG.exception("failed")
         raise

@@ -31,7 +31,7 @@ try:
     study = Study.open(config)
     ceiling = time_ceiling(workflow.resource_settings.default_resources)
 except UserError as error:
-    sys.exit(f"error: {error}")
+    sys.exit(error.shown())
 
 request = Requests(study, ceiling, in_job=workflow.remote_exec)
 slurm = Slurm(study, request("train_segment"))
