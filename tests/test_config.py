@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -418,6 +420,24 @@ def test_presets_fill_the_model(tiny):
 )
 def test_shipped_experiments_are_valid(path):
     assert load_experiment(path).name == path.stem
+
+
+@pytest.mark.slow
+def test_shipped_experiments_are_read_without_torch():
+    program = """
+import sys
+from pathlib import Path
+
+sys.modules["torch"] = sys.modules["numpy"] = None  # importing them raises ImportError
+from selftrans.config import load_experiment
+
+for path in sorted(Path("experiments").glob("*.yaml")):
+    print(load_experiment(path).name)
+"""
+    command = [sys.executable, "-c", program]
+    read = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    names = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
+    assert sorted(read.stdout.split()) == names, read.stderr
 
 
 @pytest.mark.parametrize(
