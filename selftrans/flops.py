@@ -40,7 +40,7 @@ EXTRACTOR_FLOP: dict[ExtractorName, float] = {"inception": 11.4e9, "dinov2": 155
 """Per image, of Inception at 299 pixels and DINOv2 ViT-L/14 at 224, counted likewise."""
 MANY_IMAGES = 50_000
 """Of a reference or a set of samples whose size is not known or does not matter."""
-EXTRACTOR_LENGTHS: dict[ExtractorName, tuple[int, ...]] = {
+EXTRACTOR_LENGTHS: dict[str, tuple[int, ...]] = {
     "inception": (2048, 2023),
     "dinov2": (1024,),
     "classifier": (64,),

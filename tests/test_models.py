@@ -6,7 +6,7 @@ import torch
 
 from selftrans.config import PRESETS, BackboneConfig
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
-from selftrans.models.sit import SiT, SiTShape, add_scaled, sincos_table, unpatchify
+from selftrans.models.sit import SiT, SiTShape, sincos_table, unpatchify
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.training.freeze import freeze_teacher
@@ -157,15 +157,3 @@ def test_latents_that_patches_do_not_tile_are_refused():
             num_heads=2,
             patch_size=3,
         )
-
-
-@pytest.mark.parametrize("rows", [1, 5])
-def test_the_gradient_of_scaled_addition_is_the_derivative(rows):
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((3, rows, 4), (3, 4), (3, 5, 4))
-    given = [
-        torch.randn(s, dtype=torch.float64, generator=generator, requires_grad=True) for s in shapes
-    ]
-    assert torch.autograd.gradcheck(add_scaled, given)
-    base, factor, x = given
-    torch.testing.assert_close(add_scaled(*given), base + factor[:, None] * x)

@@ -47,8 +47,8 @@ def check_published(path: Path) -> None:
 def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
     """Moments of Inception features in an ADM reference batch.
 
-    ``mu``, ``sigma``, ``mu_s`` and ``sigma_s``. They are of the whole training set; the images beside them are ``count`` of it. Only these
-    arrays are read.
+    ``mu``, ``sigma``, ``mu_s`` and ``sigma_s``. They are of the whole training set; the images
+    beside them are ``count`` of it. Only these arrays are read.
 
     Raises:
         UserError: an array is damaged or has another shape.

@@ -114,33 +114,9 @@ class LabelEmbedder(nn.Module):
         return self.embedding_table(labels_B)
 
 
-class _AddScaled(torch.autograd.Function):
-    """``base + factor x`` with a factor per sample; torch's own gradient of it takes a copy and a product more."""
-
-    @staticmethod
-    def forward(ctx: Any, base: Tensor, factor_B1D: Tensor, x_BTD: Tensor) -> Tensor:
-        ctx.save_for_backward(factor_B1D, x_BTD)
-        ctx.base_shape, ctx.base_dtype = base.shape, base.dtype
-        return torch.addcmul(base, factor_B1D, x_BTD)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        factor_B1D, x_BTD = ctx.saved_tensors
-        of_base = (
-            gradient if ctx.base_shape == gradient.shape else gradient.sum(dim=1, keepdim=True)
-        )
-        of_factor = (gradient * x_BTD).sum(dim=1, keepdim=True)
-        return (
-            of_base.to(ctx.base_dtype),
-            of_factor.to(factor_B1D.dtype),
-            (gradient * factor_B1D).to(x_BTD.dtype),
-        )
-
-
 def add_scaled(base: Tensor, factor_BD: Tensor, x_BTD: Tensor) -> Tensor:
     """Per sample, base + factor x; the base is (B, T, D), or (B, 1, D) for all tokens."""
-    added: Tensor = _AddScaled.apply(base, factor_BD[:, None], x_BTD)
-    return added
+    return torch.addcmul(base, factor_BD[:, None], x_BTD)
 
 
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
