@@ -263,7 +263,7 @@ def test_statistics_come_back_from_disk(tmp_path):
     assert list(compute_metrics(("recall", "fid"), read, reference)) == ["recall", "fid"]
     for metric in ("precision", "kid"):
         with pytest.raises(
-            UserError, match="need the features of the samples, only their moments are there"
+            UserError, match="need the features of the samples, only their moments exist"
         ):
             compute_metrics((metric,), without, reference)
 

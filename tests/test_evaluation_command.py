@@ -13,15 +13,15 @@ from selftrans.config import ClassifierConfig
 from selftrans.evaluation import inception
 from selftrans.evaluation.__main__ import extractors_of, statistics_of
 from selftrans.evaluation.compute_statistics import reuse_statistics
-from selftrans.evaluation.extractors import ClassifierNetwork, load_classifier
+from selftrans.evaluation.extractors import load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.references import REFERENCE_BATCHES, check_published
 from selftrans.evaluation.statistics import ImageStatistics, features_path
 from selftrans.evaluation.weights import INCEPTION, PublishedFile
+from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
-from selftrans.runtime.tensors import save_tensors
 from tests.support import REPOSITORY
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
@@ -39,12 +39,8 @@ def classifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     settings = ClassifierConfig(width=8, features=6)
     network = randomise(ClassifierNetwork(settings, 10), std=0.3)
-    save_tensors(
-        path,
-        network.state_dict(),
-        "classifier",
-        {"settings": settings.model_dump(), "num_classes": 10},
-    )
+    metadata = ClassifierMetadata(settings=settings, num_classes=10, held_out_accuracy=0.1)
+    metadata.save(path, network.state_dict())
     return path
 
 
@@ -223,10 +219,10 @@ def test_mistakes_are_one_line_and_leave_no_number(inputs, classifier, images, w
 def test_a_reference_of_another_extractor_is_refused(inputs, classifier, tmp_path):
     own = load_classifier(classifier, CPU)
     statistics = statistics_of(inputs / "samples.npz", own, tmp_path, 10)
-    other = ClassifierNetwork(ClassifierConfig(width=8, features=6), 10)
-    save_tensors(tmp_path / "o.safetensors", other.state_dict(), "classifier", {
-        "settings": ClassifierConfig(width=8, features=6).model_dump(), "num_classes": 10,
-    })  # fmt: skip
+    settings = ClassifierConfig(width=8, features=6)
+    other = ClassifierNetwork(settings, 10)
+    metadata = ClassifierMetadata(settings=settings, num_classes=10, held_out_accuracy=0.1)
+    metadata.save(tmp_path / "o.safetensors", other.state_dict())
     elsewhere = statistics_of(
         inputs / "folder", load_classifier(tmp_path / "o.safetensors", CPU), tmp_path, 10
     )
@@ -334,7 +330,7 @@ def test_an_adm_reference_brings_its_own_moments(tmp_path, extractor, images):
     np.testing.assert_array_equal(reference.gaussians["spatial"].covariance, 2 * np.eye(2023))
     assert reference.features.shape == (6, 2048)  # of its images, for precision and recall
     np.savez(tmp_path / "damaged.npz", images[:6], mu=mu, sigma=np.eye(3))
-    with pytest.raises(UserError, match=r"damaged\.npz: sigma is \(3, 3\), mu has 2048 numbers"):
+    with pytest.raises(UserError, match=r"damaged\.npz: sigma is \(3, 3\), mu has 2048 elements"):
         statistics_of(tmp_path / "damaged.npz", extractor, tmp_path / "out2", 6)
 
 

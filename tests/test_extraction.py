@@ -138,7 +138,7 @@ def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, 
     process = start(data_file(corrupt=2), autoencoder, tmp_path / "latents", "--processes", "2")
     errors = process.communicate()[1]
     assert process.returncode == 1
-    assert "n00000000/n00000000_0.JPEG is no image, or damaged" in errors
+    assert "n00000000/n00000000_0.JPEG is not an image, or damaged" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "latents/manifest.json").exists()
 

@@ -130,7 +130,7 @@ def test_nodes_find_each_other_by_the_schedulers_variables():
         "--master-addr=10.0.0.1",
         "--master-port=999",
     ]
-    with pytest.raises(UserError, match=r"--nodes: 2 asked for, srun runs on 3"):
+    with pytest.raises(UserError, match=r"--nodes: 2 requested, srun runs on 3"):
         rendezvous(2, slurm)
     with pytest.raises(UserError, match="MASTER_ADDR is not set"):
         rendezvous(2, {"NODE_RANK": "0"})
@@ -213,7 +213,7 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
     os.kill(ranks[victim], signal.SIGKILL)
     _, messages = child.communicate(timeout=60)
     assert child.returncode == 1
-    assert "error: a training process ended with exit code 1; its message stands above" in messages
+    assert "error: a training process ended with exit code 1; its message is above" in messages
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     assert not (
         tmp_path / "run/state/failed-100000.json"
@@ -315,7 +315,7 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
 ):
     """A fallen card, or a disk that is not mounted: the next attempt may run on another node."""
     lacks = {
-        "--gpus: 1 asked for, 0 visible (none)": ("--gpus", 1),
+        "--gpus: 1 requested, 0 visible (none)": ("--gpus", 1),
         f"{tmp_path}/elsewhere/manifest.json: no such file": (
             "--latents",
             tmp_path / "elsewhere/manifest.json",

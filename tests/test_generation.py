@@ -323,10 +323,10 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--classes", "3,10"), "--classes: '10' is no class of the model (allowed: 0 to 9)"),
-        (("--classes", "-1"), "--classes: '-1' is no class"),
-        (("--classes", "cat"), "--classes: 'cat' is no class"),
-        (("--classes", "1", "--out", "grid.txt"), "--out: grid.txt is no name of a picture"),
+        (("--classes", "3,10"), "--classes: '10' is not a class of the model (allowed: 0 to 9)"),
+        (("--classes", "-1"), "--classes: '-1' is not a class"),
+        (("--classes", "cat"), "--classes: 'cat' is not a class"),
+        (("--classes", "1", "--out", "grid.txt"), "--out: grid.txt is not a picture's name"),
         (("--classes", "1", "--columns", "0"), "--columns: 0 is too few"),
     ],
 )

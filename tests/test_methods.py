@@ -294,8 +294,8 @@ def test_dinov2_has_no_class_or_register_token_among_its_patches():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet18"}, "encoder 'resnet18': no vision transformer of timm's"),
-        ({"model": "vit_none"}, "encoder 'vit_none': no vision transformer of timm's"),
+        ({"model": "resnet18"}, "encoder 'resnet18': is not a vision transformer of timm"),
+        ({"model": "vit_none"}, "encoder 'vit_none': is not a vision transformer of timm"),
         ({"input_size": 8}, "its patches are larger than the images"),
         ({"weights": "/nowhere.pth"}, "weights: /nowhere.pth: no such file"),
     ],

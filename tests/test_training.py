@@ -328,7 +328,7 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     ended = command_here(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
-        "error: --run: 'nobody' is no run of the experiment (allowed: sit, vae-align, self-transcendence)"
+        "error: --run: 'nobody' is not a run of the experiment (allowed: sit, vae-align, self-transcendence)"
     )
     ended = command_here(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ")

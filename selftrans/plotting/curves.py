@@ -165,16 +165,16 @@ def losses(
     figure = Figure(figsize=(width_inches, 0.36 * width_inches))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (column, name) in zip(axes, panels.items(), strict=True):
-        drawn = set()
+        labelled = set()
         for run, history in zip(runs, histories, strict=True):
             if not history[column].any():  # a run without alignment has no alignment loss
                 continue
             run_style = run_styles(labels)[run]
-            label = None if run in drawn else run_style.label
+            label = None if run in labelled else run_style.label
             axis.plot(
                 history["step"], history[column], color=run_style.colour, linewidth=1, label=label
             )
-            drawn.add(run)
+            labelled.add(run)
         _steps_axis(axis, name)
         if column != "gradient_norm" and axis.dataLim.y0 > 0:  # a negative cosine has no logarithm
             _logarithmic(axis)

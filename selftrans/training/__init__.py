@@ -1,1 +1,1 @@
-"""Training: one loop for every signal, exact resume, checkpoints."""
+"""Training: one loop for every alignment loss, exact resume, checkpoints."""
