@@ -25,8 +25,9 @@ from benchmarks.training import (
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding, latent_loading, imagenet_store,
-    batches, frechet, manifold, statistics_memory, inception_features, presets_dag, digits_lifecycle,
+    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding,
+    latent_loading, imagenet_store, batches, frechet, manifold, statistics_memory,
+    inception_features, presets_dag, digits_lifecycle,
 )  # fmt: skip
 
 

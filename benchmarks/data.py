@@ -45,8 +45,8 @@ def latent_store(
     for number, start, stop in writer.ranges():
         writer.write(number, moments[start:stop])
     writer.finish(
-        np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
-        scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256,
+        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
     )  # fmt: skip
     return LatentStore(directory / "manifest.json"), moments
 
@@ -67,8 +67,9 @@ def sparse_store(directory: Path) -> Path:
         )
     np.save(directory / "labels.npy", rng.integers(0, 1000, IMAGENET))
     manifest = Manifest(
-        count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
-        scale=0.18215, shift=0.0, scale_origin="autoencoder", labels_sha256="0" * 64, shards=tuple(shards), origin={},
+        count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:],
+        image_size=256, dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        labels_sha256="0" * 64, shards=tuple(shards), origin={},
     )  # fmt: skip
     write_json(directory / "manifest.json", manifest.model_dump())
     return directory / "manifest.json"
@@ -94,7 +95,8 @@ def imagenet_store() -> Iterator[Result]:
             next(stream)
         rate, requested = (steps - 1) * BATCH // 8 / (time.perf_counter() - started), 10_000 / 8
         yield Result(
-            name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested, unit="images/s",
+            name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested,
+            unit="images/s",
             note="drawn by one of 8 processes, one thread, shuffled over 21 GB; baseline: an eighth of 10,000 images/s",
         )  # fmt: skip
 
@@ -138,12 +140,14 @@ def decoding() -> Iterator[Result]:
         )
         rates = [len(paths) / seconds for seconds in (own, plain, drafted)]
         yield Result(
-            name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1], unit="images/s",
+            name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1],
+            unit="images/s",
             note="one core, sizes as in ImageNet; baseline: PIL in a loop, the same crop",
         )  # fmt: skip
         error = np.abs(np.stack(plainly()).astype(int) - np.stack(plainly(draft=True)))
         yield Result(
-            name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1], unit="images/s",
+            name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1],
+            unit="images/s",
             note=f"not used: it changes {(error > 0).mean():.1%} of the numbers, by up to {error.max()} of 255",
         )  # fmt: skip
         threads = 2
@@ -153,8 +157,9 @@ def decoding() -> Iterator[Result]:
                 lambda: source.read(places),
             )
         yield Result(
-            name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone, ratio=alone / shared,
-            unit="images/s", note=f"{threads} threads of one process against one",
+            name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone,
+            ratio=alone / shared, unit="images/s",
+            note=f"{threads} threads of one process against one",
         )  # fmt: skip
 
 
@@ -216,18 +221,18 @@ def latent_loading() -> Iterator[Result]:
         ours, mapped, ancestor = 8 * BATCH / own, 8 * BATCH / map_, BATCH / one
         note = "shuffled samples of (2, 4, 32, 32), float16"
         yield Result(
-            name="latent_loading", ours=ours, baseline=ancestor, ratio=ours / ancestor, unit="samples/s",
-            note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample",
+            name="latent_loading", ours=ours, baseline=ancestor, ratio=ours / ancestor,
+            unit="samples/s", note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample",
         )  # fmt: skip
         yield Result(
-            name="latent_loading_share", ours=ours, baseline=mapped, ratio=ours / mapped, unit="samples/s",
-            note="baseline: a bare memory map",
+            name="latent_loading_share", ours=ours, baseline=mapped, ratio=ours / mapped,
+            unit="samples/s", note="baseline: a bare memory map",
         )  # fmt: skip
         noise = rng.standard_normal((BATCH, *SHAPE[1:]), dtype=np.float32)
         drawn, read = interleaved(
             lambda: store.latents(order[0], noise), lambda: store.moments(order[0])
         )
         yield Result(
-            name="posterior_sample", ours=BATCH / drawn, baseline=BATCH / read, ratio=read / drawn, unit="samples/s",
-            note="read, sampled and scaled against read; noise given",
+            name="posterior_sample", ours=BATCH / drawn, baseline=BATCH / read, ratio=read / drawn,
+            unit="samples/s", note="read, sampled and scaled against read; noise given",
         )  # fmt: skip

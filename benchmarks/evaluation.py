@@ -51,13 +51,14 @@ def frechet() -> Iterator[Result]:
         f"against scipy.linalg.sqrtm, {note}",
     )
     yield faster(
-        "frechet_distance_pytorch_fid", lambda: frechet_distance(*given), lambda: calculate_frechet_distance(*given),
-        "against pytorch-fid, median of 3", 3,
+        "frechet_distance_pytorch_fid", lambda: frechet_distance(*given),
+        lambda: calculate_frechet_distance(*given), "against pytorch-fid, median of 3", 3,
     )  # fmt: skip
     statistics = {"mu": mean1, "sigma": cov1}, {"mu": mean2, "sigma": cov2}
     yield faster(
         "frechet_distance_torch_fidelity", lambda: frechet_distance(*given),
-        lambda: fid_statistics_to_metric(*statistics, verbose=False), "against torch-fidelity, median of 3", 3,
+        lambda: fid_statistics_to_metric(*statistics, verbose=False),
+        "against torch-fidelity, median of 3", 3,
     )  # fmt: skip
 
 
@@ -156,8 +157,8 @@ def statistics_memory() -> Iterator[Result]:
             ended = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(float(ended.stdout))
     yield Result(
-        name="statistics_memory", ours=peaks[0], baseline=peaks[1], ratio=peaks[0] / peaks[1], unit="MB",
-        note="peak with 20,000 images; baseline: with 2,000",
+        name="statistics_memory", ours=peaks[0], baseline=peaks[1], ratio=peaks[0] / peaks[1],
+        unit="MB", note="peak with 20,000 images; baseline: with 2,000",
     )  # fmt: skip
 
 
@@ -184,6 +185,7 @@ def inception_features() -> Iterator[Result]:
         ).features.norm()
     count = len(images)
     yield Result(
-        name="inception_features", ours=count / own, baseline=count / their, ratio=their / own, unit="images/s",
+        name="inception_features", ours=count / own, baseline=count / their, ratio=their / own,
+        unit="images/s",
         note=f"against torch-fidelity, 256 pixels, sFID's features included; relative difference {difference:.1e}",
     )  # fmt: skip

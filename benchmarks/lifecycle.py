@@ -35,21 +35,23 @@ def digits_lifecycle() -> Iterator[Result]:
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         started = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place, env=environment,
-            check=True,
+            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place,
+            env=environment, check=True,
         )  # fmt: skip
         wall = time.perf_counter() - started
         files = list(place.glob("results/**/benchmarks/*.tsv"))
         seconds = pd.Series([_seconds(path) for path in files], index=[path.stem for path in files])
     total = float(seconds.sum())
     yield Result(
-        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES, ratio=total / CORES / wall, unit="s",
+        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES,
+        ratio=total / CORES / wall, unit="s",
         note=f"{len(seconds)} jobs; baseline: their {total:.0f} s shared evenly by the cores",
     )  # fmt: skip
     for part, prefixes in PARTS.items():
         own = seconds[seconds.index.str.startswith(prefixes)]
         yield Result(
-            name=f"digits_{part}", ours=float(own.sum()), baseline=total, ratio=float(own.sum()) / total, unit="s",
+            name=f"digits_{part}", ours=float(own.sum()), baseline=total,
+            ratio=float(own.sum()) / total, unit="s",
             note=f"share of all jobs' seconds, {len(own)} jobs",
         )  # fmt: skip
     for part, modules in STARTS.items():
@@ -58,8 +60,8 @@ def digits_lifecycle() -> Iterator[Result]:
         subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
         start_up = count * (time.perf_counter() - started)
         yield Result(
-            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total, unit="s",
-            note=f"imports of {count} jobs, share of all jobs' seconds",
+            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total,
+            unit="s", note=f"imports of {count} jobs, share of all jobs' seconds",
         )  # fmt: skip
 
 

@@ -116,6 +116,8 @@ def _savings(
         batch, images_BHWC=torch.randint(0, 256, (BATCH, 256, 256, 3), dtype=torch.uint8)
     )
     yield faster(
-        "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)), step_of(live, loss_of(live, seen)),
-        "stored features, against DINOv2 ViT-B on the images at every step", repetitions=REPETITIONS,
+        "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)),
+        step_of(live, loss_of(live, seen)),
+        "stored features, against DINOv2 ViT-B on the images at every step",
+        repetitions=REPETITIONS,
     )  # fmt: skip

@@ -41,9 +41,11 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
     t, path = torch.from_numpy(times).to(dtype), INTERPOLANTS["linear"]
     labels = torch.arange(BATCH)
     return Batch(
-        step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
-        velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t, times=times.astype(np.float32),
-        labels_B=labels, dropped_labels_B=labels, uniform_B=torch.rand(BATCH, dtype=dtype),
+        step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps,
+        x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
+        velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t,
+        times=times.astype(np.float32), labels_B=labels, dropped_labels_B=labels,
+        uniform_B=torch.rand(BATCH, dtype=dtype),
     )  # fmt: skip
 
 
@@ -55,8 +57,8 @@ def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
     )
     teacher.requires_grad_(False).eval()
     settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6, teacher_depth=8,
-        guidance_scale=30.0,
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6,
+        teacher_depth=8, guidance_scale=30.0,
     )  # fmt: skip
     student = randomised(
         TrainingModel(
@@ -149,13 +151,14 @@ def teacher_precision() -> Iterator[Result]:
         guided_bf16 = under_bf16(lambda: term.guiding_features(batch, {}))().double()
     errors = [float((found.double() - exact).norm() / exact.norm()) for found in (in_bf16, in_fp32)]
     yield Result(
-        name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1], unit="relative",
+        name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1],
+        unit="relative",
         note="f_c after block 8 in bf16; baseline: in fp32; both against float64, random weights",
     )  # fmt: skip
     error = float((guided_bf16 - guided).norm() / guided.norm())
     yield Result(
-        name="guided_features_bf16_error", ours=error, baseline=errors[0], ratio=error / errors[0], unit="relative",
-        note="f_g at w = 30 in bf16 against fp32; baseline: that of f_c",
+        name="guided_features_bf16_error", ours=error, baseline=errors[0], ratio=error / errors[0],
+        unit="relative", note="f_g at w = 30 in bf16 against fp32; baseline: that of f_c",
     )  # fmt: skip
 
 
@@ -220,7 +223,8 @@ def matmul_share() -> Iterator[Result]:
         limit = sum(2 * tokens * i * o for i, o in shapes) / bare
         rate = (flops + attention) / seconds
         yield Result(
-            name=f"matmul_share_{name}", ours=rate / 1e9, baseline=limit / 1e9, ratio=rate / limit, unit="GFLOP/s",
+            name=f"matmul_share_{name}", ours=rate / 1e9, baseline=limit / 1e9, ratio=rate / limit,
+            unit="GFLOP/s",
             note="S/2, forward and backward; baseline: bare products of the same shapes",
         )  # fmt: skip
 

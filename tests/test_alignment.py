@@ -49,8 +49,9 @@ def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
     dropped = torch.where(torch.arange(size) % 3 == 1, 10, labels)
     return Batch(
         step=step, interpolant=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
-        velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32), labels_B=labels,
-        dropped_labels_B=dropped, uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
+        velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32),
+        labels_B=labels, dropped_labels_B=dropped,
+        uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
     )  # fmt: skip
 
 
@@ -129,8 +130,9 @@ def test_patches_are_put_together_as_they_were_cut(shape):
 
 def stage_2(shape, w=5.0, stop_after=None, weight=0.5):
     settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2, teacher_depth=3,
-        guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after, weight=weight,
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2,
+        teacher_depth=3, guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
+        weight=weight,
     )  # fmt: skip
     full_teacher = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     cut = copy.deepcopy(full_teacher)

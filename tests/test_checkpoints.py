@@ -500,8 +500,8 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     theirs = trained(**SIT)
     file = saved(tmp_path / "SiT.pt", theirs.state_dict())
     ended = checkpoint_command(
-        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors", "--num-heads", 2,
-        "--step", 7_000_000, "--scale", 0.5, "--name", "published",
+        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors",
+        "--num-heads", 2, "--step", 7_000_000, "--scale", 0.5, "--name", "published",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     metadata = load_tensors(tmp_path / "ours.safetensors", "weights")[1]

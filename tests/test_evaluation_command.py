@@ -70,8 +70,8 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
     output = inputs / "result.json"
     names = "fid,is,precision,recall,kid"
     ended = evaluate(
-        inputs / "samples.npz", "--reference", inputs / "own.yaml", "--metrics", names, "--extractor", "classifier",
-        "--weights", classifier, "--output", output,
+        inputs / "samples.npz", "--reference", inputs / "own.yaml", "--metrics", names,
+        "--extractor", "classifier", "--weights", classifier, "--output", output,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     result = json.loads(output.read_text())
@@ -131,8 +131,8 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
     words = [
-        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
-        "classifier", "--weights",
+        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder",
+        "--extractor", "classifier", "--weights",
         classifier, "--processes", 2, "--output", inputs / "statistics.npz",
     ]  # fmt: skip
     ended = subprocess.run(
@@ -291,10 +291,11 @@ def test_numbers_are_torch_fidelitys_where_definitions_agree(
     )
     found = compute_metrics(("fid", "is", "precision", "recall"), samples, reference)
     expected = calculate_metrics(
-        input1=str(tmp_path / "samples"), input2=str(tmp_path / "reference"), cuda=False, fid=True, isc=True, prc=True,
-        feature_extractor="inception-v3-compat",
-        feature_extractor_weights_path=str(random_inception[0]), isc_splits=1, samples_shuffle=False, prc_neighborhood=3,
-        cache=False, verbose=False, batch_size=20, save_cpu_ram=True,
+        input1=str(tmp_path / "samples"), input2=str(tmp_path / "reference"), cuda=False, fid=True,
+        isc=True, prc=True, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(random_inception[0]), isc_splits=1,
+        samples_shuffle=False, prc_neighborhood=3, cache=False, verbose=False, batch_size=20,
+        save_cpu_ram=True,
     )  # fmt: skip
     assert found["fid"] == pytest.approx(
         expected["frechet_inception_distance"], rel=1e-3

@@ -115,7 +115,8 @@ def test_two_nodes_equal_one_process(tiny, tmp_path, manifest):
 
 def test_nodes_find_each_other_by_the_schedulers_variables():
     slurm = {
-        "SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NODELIST": "gpu[007-008,12]", "SLURM_NODEID": "2", "SLURM_JOB_ID": "40123",
+        "SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NODELIST": "gpu[007-008,12]", "SLURM_NODEID": "2",
+        "SLURM_JOB_ID": "40123",
     }  # fmt: skip
     assert rendezvous(3, slurm) == [
         "--nnodes=3",

@@ -334,8 +334,8 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(
     tmp_path, weights, autoencoder, options, message
 ):
     ended = sample(
-        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png", f"{options[0]}={options[1]}",
-        *options[2:],
+        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png",
+        f"{options[0]}={options[1]}", *options[2:],
     )  # fmt: skip
     assert message in last_line(ended)
     assert not list(tmp_path.glob("*grid*"))

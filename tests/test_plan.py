@@ -259,8 +259,8 @@ def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size
     writer = StoreWriter(tmp_path / "store", {}, 16, shard_size=16)
     writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (16, 2, 4, 32, 32)).astype(np.float16))
     writer.finish(
-        np.arange(16), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
-        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.arange(16), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32),
+        image_size=256, dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
     )  # fmt: skip
     training = {"checkpoints": [2], "batch_size": batch_size, "log_every": 1}
     path = tiny(

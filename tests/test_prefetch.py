@@ -29,7 +29,8 @@ def prefetch(tmp_path, *words):
 def experiment(tmp_path, **data):
     values = {
         "source": {"kind": "folder", "path": "nowhere"}, "image_size": 32,
-        "autoencoder": {"kind": "pretrained", "path": "somebody/some-vae", "downsampling": 4}, **data,
+        "autoencoder": {"kind": "pretrained", "path": "somebody/some-vae", "downsampling": 4},
+        **data,
     }  # fmt: skip
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(values))
     path = tmp_path / "mine.yaml"

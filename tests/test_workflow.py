@@ -417,16 +417,17 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     """REPA in a list of terms, two seeds: every figure and table; a changed analysis trains nothing."""
     several = [OTHER_METHODS["repa"]["alignment"], *OTHER_METHODS["both"]["alignment"]]
     changes = {
-        "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1], "training.checkpoints": [4],
-        "figures.sample_checkpoints": [4], "evaluation.samplers": {"ode": SAMPLERS["ode"]},
+        "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1],
+        "training.checkpoints": [4], "figures.sample_checkpoints": [4],
+        "evaluation.samplers": {"ode": SAMPLERS["ode"]},
     }  # fmt: skip
     analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_classes": 2}
     place.write("methods", **changes, analysis=analysis)
     place.run(experiments=("methods",))
     figures = {path.stem for path in place.path("methods/figures").glob("*.png")}
     assert figures == {
-        "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps", "similarity",
-        "guiding-features", "dynamics-several",
+        "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps",
+        "similarity", "guiding-features", "dynamics-several",
     }  # fmt: skip
     comparison = pd.read_csv(place.path("methods/comparison.csv"))
     assert comparison["run"].tolist() == ["sit", "several"]

@@ -41,8 +41,9 @@ def test_xl_2_trains_within_this_machines_memory(tmp_path: Path):
     writer = StoreWriter(tmp_path, {}, 4, shard_size=4)
     writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (4, 2, 4, 32, 32)).astype(np.float16))
     writer.finish(
-        np.array([0, 1, 998, 999]), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
-        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.array([0, 1, 998, 999]), class_names=tuple(map(str, range(1000))),
+        latent_shape=(4, 32, 32), image_size=256, dtype="float16", scale=0.18215, shift=0.0,
+        scale_origin="autoencoder",
     )  # fmt: skip
     peak, said = peak_of(STEP, tmp_path / "manifest.json")
     count, loss, denoising, alignment, moved = map(float, said.split())

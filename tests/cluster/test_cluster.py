@@ -20,8 +20,8 @@ pytestmark = pytest.mark.cluster
 
 SLURM = ("--workflow-profile", "workflow/profiles/slurm")
 FAST = (
-    "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",
-    "--max-status-checks-per-second", "1",
+    "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1",
+    "--latency-wait", "10", "--max-status-checks-per-second", "1",
 )  # fmt: skip
 STEPS = 500  # of the trainings that something happens to
 TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
