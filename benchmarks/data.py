@@ -1,4 +1,7 @@
-"""Images and latents: decoding against plain PIL; the store against one file for each sample, and against a bare memory map."""
+"""Images and latents: decoding against plain PIL, the store against other ways of reading.
+
+The store is compared with one file per sample and with a bare memory map.
+"""
 
 import io
 import time
@@ -28,7 +31,10 @@ IMAGENET = 1_281_167
 
 
 def photograph_like(rng: np.random.Generator) -> Image.Image:
-    """Smooth shapes and a little noise: bare noise would not compress, and a PNG of it decodes too easily."""
+    """Smooth shapes and a little noise.
+
+    Pure noise would not compress, and a PNG of it decodes too easily.
+    """
     shapes = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize(
         (256, 256), Image.Resampling.BICUBIC
     )
@@ -97,12 +103,16 @@ def imagenet_store() -> Iterator[Result]:
         yield Result(
             name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested,
             unit="images/s",
-            note="drawn by one of 8 processes, one thread, shuffled over 21 GB; baseline: an eighth of 10,000 images/s",
+            note="drawn by one of 8 processes, one thread, shuffled over 21 GB; "
+            "baseline: an eighth of 10,000 images/s",
         )  # fmt: skip
 
 
 def decoding() -> Iterator[Result]:
-    """JPEGs to squares of 256 pixels: our source against the plain way, and what JPEG's draft mode would change."""
+    """JPEGs to squares of 256 pixels: our source against the plain way.
+
+    Also what JPEG's draft mode would change.
+    """
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as name:
         folder = Path(name) / "n0"
@@ -148,7 +158,8 @@ def decoding() -> Iterator[Result]:
         yield Result(
             name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1],
             unit="images/s",
-            note=f"not used: it changes {(error > 0).mean():.1%} of the numbers, by up to {error.max()} of 255",
+            note=f"not used: it changes {(error > 0).mean():.1%} of the values, "
+            f"by up to {error.max()} of 255",
         )  # fmt: skip
         threads = 2
         with ThreadPoolExecutor(threads) as pool:
@@ -164,7 +175,7 @@ def decoding() -> Iterator[Result]:
 
 
 def batches() -> Iterator[Result]:
-    """Images per second that trainings get: latents, both noises, t, labels and what follows from them."""
+    """Images per second of training batches: latents, both noises, t, labels, noised latents."""
     steps = 40
     with TemporaryDirectory() as name:
         store, _ = latent_store(Path(name), np.random.default_rng(0))

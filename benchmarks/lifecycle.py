@@ -27,7 +27,10 @@ STARTS = {
 
 
 def digits_lifecycle() -> Iterator[Result]:
-    """Wall time of the default experiment on two cores against its jobs' seconds shared evenly, and the largest parts."""
+    """Wall time of the default experiment on two cores, and the shares of its largest parts.
+
+    The baseline is the sum of its jobs' seconds, divided evenly among the cores.
+    """
     with TemporaryDirectory() as name:
         place = Path(name)
         for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
@@ -66,7 +69,7 @@ def digits_lifecycle() -> Iterator[Result]:
 
 
 def presets_dag() -> Iterator[Result]:
-    """What Snakemake takes to plan every shipped experiment together, none of whose data is there."""
+    """Time Snakemake takes to plan every shipped experiment together, without any data."""
     names = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
     with TemporaryDirectory() as name:
         for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):

@@ -1,4 +1,4 @@
-"""Ratios that mean something: both sides in one process, interleaved, medians, the same number of threads."""
+"""Comparable ratios: both sides in one process, interleaved, medians, equal thread counts."""
 
 import statistics
 import time

@@ -1,4 +1,7 @@
-"""The cost of a training step: the arithmetic that is not done, and how near to bare matrix products the rest is."""
+"""The cost of a training step.
+
+Measured are the arithmetic that is saved, and how near the rest is to bare matrix products.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +27,10 @@ LATENT = (4, 32, 32)
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Random weights everywhere: a fresh adaLN-Zero model skips nothing here, but its gradients would be zeros."""
+    """Random weights everywhere.
+
+    A fresh adaLN-Zero model skips nothing here, but its gradients would be zeros.
+    """
     for parameter in module.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.02)
@@ -75,7 +81,10 @@ def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
 
 
 def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
-    """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
+    """The arithmetic of the published code.
+
+    The teacher with and without label and the projector see the whole batch; then comes a mask.
+    """
     (term,) = student.alignment.values()
     settings = term.method
     assert isinstance(settings, SelfTranscendence)
@@ -163,7 +172,10 @@ def teacher_precision() -> Iterator[Result]:
 
 
 def bf16_gain() -> Iterator[Result]:
-    """Forward and backward in fp32 over the same in bf16 autocast, by width: what `precision: auto` decides by."""
+    """Forward and backward in fp32 over the same in bf16 autocast, by width.
+
+    This is the ratio by which `precision: auto` decides.
+    """
     for width, heads in ((96, 4), (192, 6), (384, 6)):
         shape = SiTShape(
             latent_shape=LATENT, num_classes=1000, depth=4, width=width, heads=heads, patch_size=2
@@ -190,7 +202,7 @@ def bf16_gain() -> Iterator[Result]:
 
 
 def matmul_share() -> Iterator[Result]:
-    """FLOP per second of forward and backward over that of bare matrix products of the same shapes."""
+    """FLOP per second of forward and backward over that of bare products of equal shapes."""
     shape = SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)
     model = randomised(SiT(shape))
     batch = stage_2_batch()

@@ -1,4 +1,7 @@
-"""The losses of every method against slow transcriptions of their formulas, on randomised models in float64."""
+"""The losses of every method against slow transcriptions of their formulas.
+
+The models have random weights in float64.
+"""
 
 import copy
 
@@ -196,7 +199,10 @@ def test_repa_is_its_formula(shape):
 
 
 def test_repa_on_images_is_repa_on_their_stored_features(shape):
-    """The encoder run at every step, against its own tokens given; its weights are neither trained nor saved."""
+    """The encoder run at every step, against its own stored tokens.
+
+    Its weights are neither trained nor saved.
+    """
     settings = TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2)
     torch.manual_seed(0)
     network = randomise(build_network(stand_in_architecture(settings, 32))).eval()
@@ -221,7 +227,10 @@ def test_repa_on_images_is_repa_on_their_stored_features(shape):
 
 
 def test_tokens_of_another_grid_are_matched():
-    """Linear ramps survive a bilinear resize, up and down, away from the border; an equal grid is left as it is."""
+    """Linear ramps survive a bilinear resize, up and down, away from the border.
+
+    A grid of equal size is left as it is.
+    """
     side = torch.arange(8, dtype=torch.float64)
     ramp = torch.stack([side.repeat(8), side.repeat_interleave(8)], dim=1)[
         None
@@ -316,7 +325,10 @@ def test_layersync_is_its_formula(shape):
 
 @pytest.mark.parametrize("method", ["layersync", "sra", "repa"])
 def test_no_gradient_goes_through_what_is_followed(shape, method):
-    """The term moves no block behind the student's, and no output layer; for LayerSync that is the stop-gradient."""
+    """The term moves no block behind the student's, and no output layer.
+
+    For LayerSync that is the stop-gradient.
+    """
     signal = {
         "layersync": LAYERSYNC,
         "repa": REPA,
@@ -361,7 +373,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
 
 
 def test_each_signal_of_a_list_stops_for_itself(shape):
-    """The head of the one that is over gets zeros, then no gradient at all; the other one goes on."""
+    """The stopped term's head gets zeros, then no gradient at all; the other term continues."""
     stopped = VaeAlignment(
         method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100
     )
@@ -377,7 +389,7 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
 
 
 def test_the_saving_changes_no_gradient(shape):
-    """Ours against the plain arithmetic of the benchmark: everything on the whole batch, then a mask."""
+    """Ours against the benchmark's plain arithmetic: all on the whole batch, then a mask."""
     model, _ = stage_2(shape)
     cut = only_term(model).teacher
     batch = make_batch()

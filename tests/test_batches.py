@@ -1,4 +1,7 @@
-"""Everything random in a training step: a function of (seed, step, position), whatever the processes."""
+"""Everything random in a training step is a function of (seed, step, position) alone.
+
+The number of processes changes nothing.
+"""
 
 import numpy as np
 import pytest
@@ -134,7 +137,8 @@ def test_a_block_of_draws_depends_on_each_of_its_four_numbers():
     numbers = [0, 1, 2, 2**32, 2**63]
     blocks = {
         (seed, stream, major, minor): tuple(generator(seed, stream, major, minor).bytes(16))
-        for seed in numbers for stream in (Stream.BATCH, Stream.SAMPLE) for major in numbers for minor in numbers
+        for seed in numbers for stream in (Stream.BATCH, Stream.SAMPLE)
+        for major in numbers for minor in numbers
     }  # fmt: skip
     assert len(set(blocks.values())) == len(blocks)
 

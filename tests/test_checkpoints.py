@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class PublicModel(nn.Module):
-    """SiT, REPA's SiT and DiT's network, written down from their description, with their parameter names."""
+    """SiT, REPA's SiT and DiT's network, from their description, with their parameter names."""
 
     def __init__(
         self,
@@ -91,7 +91,10 @@ class PublicModel(nn.Module):
         return nn.ModuleDict({
             "attn": nn.ModuleDict(attention),
             "mlp": nn.ModuleDict(
-                {"fc1": nn.Linear(hidden_size, 4 * hidden_size), "fc2": nn.Linear(4 * hidden_size, hidden_size)}
+                {
+                    "fc1": nn.Linear(hidden_size, 4 * hidden_size),
+                    "fc2": nn.Linear(4 * hidden_size, hidden_size),
+                }
             ),
             "adaLN_modulation": modulation(hidden_size, 6),
         })  # fmt: skip

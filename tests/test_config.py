@@ -1,4 +1,4 @@
-"""Experiment files: what is wrong with one is said in one line that names the key, and the schema is in step."""
+"""Experiment files: errors are one line that names the key, and the schema agrees."""
 
 import json
 import re
@@ -39,11 +39,17 @@ MISTAKES = {
     ),
     "no checkpoint": (
         {"runs.self-transcendence.alignment.teacher.step": 5},
-        r"runs\.self-transcendence\.alignment\.teacher\.step: 5 is not a checkpoint of 'vae-align' \(allowed: 4, 8\)",
+        (
+            r"runs\.self-transcendence\.alignment\.teacher\.step: "
+            r"5 is not a checkpoint of 'vae-align' \(allowed: 4, 8\)"
+        ),
     ),
     "no such teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "x"},
-        r"alignment\.teacher\.run: 'x' is not a run \(allowed: sit, vae-align, self-transcendence\)",
+        (
+            r"alignment\.teacher\.run: 'x' is not a run "
+            r"\(allowed: sit, vae-align, self-transcendence\)"
+        ),
     ),
     "own teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "self-transcendence"},
@@ -51,7 +57,10 @@ MISTAKES = {
     ),
     "unknown method": (
         {"runs.sit": {"alignment": {"method": "magic"}}},
-        r"runs\.sit\.alignment\.method: 'magic' is unknown \(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$",
+        (
+            r"runs\.sit\.alignment\.method: 'magic' is unknown "
+            r"\(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$"
+        ),
     ),
     "method missing": (
         {"runs.sit": {"alignment": {"depth": 1}}},
@@ -80,7 +89,10 @@ MISTAKES = {
     ),
     "sampled step": (
         {"evaluation.samplers.ode.checkpoints": [5]},
-        r"evaluation\.samplers\.ode\.checkpoints: 5 is not a checkpoint of any run \(allowed: 4, 8\)",
+        (
+            r"evaluation\.samplers\.ode\.checkpoints: "
+            r"5 is not a checkpoint of any run \(allowed: 4, 8\)"
+        ),
     ),
     "figure's sampler": (
         {"figures.sampler": "sde"},
@@ -105,7 +117,10 @@ MISTAKES = {
     ),
     "teacher's path": (
         {"runs.self-transcendence.training": {"interpolant": "cosine"}},
-        r"alignment\.teacher\.run: 'vae-align' has training\.interpolant linear, its student has cosine",
+        (
+            r"alignment\.teacher\.run: "
+            r"'vae-align' has training\.interpolant linear, its student has cosine"
+        ),
     ),
     "patches that do not tile": (
         {"model.patch_size": 3},
@@ -131,7 +146,10 @@ MISTAKES = {
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has duplicates"),
     "REPA's encoder": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "dino", "depth": 1}}},
-        r"runs\.sit\.alignment\.encoder: 'dino' is not an encoder of data 'digits' \(allowed: stand-in\)",
+        (
+            r"runs\.sit\.alignment\.encoder: "
+            r"'dino' is not an encoder of data 'digits' \(allowed: stand-in\)"
+        ),
     ),
     "REPA's depth": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
@@ -230,8 +248,10 @@ def test_a_mistake_is_one_line_with_file_and_key(tiny, mistake):
 
 
 def test_every_problem_is_listed_with_its_key_and_the_nearest_known_one(tiny):
-    path = tiny(**{"modle": 1, "training.batchsize": 1, "runs.sit": {"alignmnt": {}}, "seeds": [0, 0],
-                   "runs.vae-align.alignment.taget": "latent", "evaluation.samplers.ode.x": 1})  # fmt: skip
+    path = tiny(**{
+        "modle": 1, "training.batchsize": 1, "runs.sit": {"alignmnt": {}}, "seeds": [0, 0],
+        "runs.vae-align.alignment.taget": "latent", "evaluation.samplers.ode.x": 1,
+    })  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
     assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()) == [
@@ -251,8 +271,10 @@ def test_problems_between_parts_are_all_listed(tiny):
     keys = [
         line.removeprefix(f"{path}: ").split(": ")[0] for line in str(caught.value).splitlines()
     ]
-    assert keys == ["seeds", "runs.vae-align.alignment.depth",
-                    "runs.self-transcendence.alignment.teacher.step", "figures.baseline"]  # fmt: skip
+    assert keys == [
+        "seeds", "runs.vae-align.alignment.depth",
+        "runs.self-transcendence.alignment.teacher.step", "figures.baseline",
+    ]  # fmt: skip
 
 
 # A run, a grid or a curve may have the name of what pydantic calls a member of a union.
@@ -310,7 +332,8 @@ def test_another_kind_replaces_and_the_same_kind_merges(tiny, tmp_path):
 
 def test_another_autoencoder_replaces_and_the_same_one_merges(tmp_path):
     for name, autoencoder in (
-        ("fewer", "{kind: trained, steps: 5}"), ("other", "{kind: pretrained, path: x, downsampling: 4}"),
+        ("fewer", "{kind: trained, steps: 5}"),
+        ("other", "{kind: pretrained, path: x, downsampling: 4}"),
     ):  # fmt: skip
         path = tmp_path / f"{name}.yaml"
         path.write_text(f"extends: digits\nautoencoder: {autoencoder}\n")
@@ -336,9 +359,8 @@ def test_null_leaves_out_a_run_that_is_inherited(tiny, tmp_path):
 
 def test_a_circle_of_two_teachers_is_named(tiny):
     changes = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
-    path = tiny(**{
-        "runs.vae-align.alignment": {**changes, "teacher": {"run": "self-transcendence", "step": 4}},
-    })  # fmt: skip
+    teacher = {"run": "self-transcendence", "step": 4}
+    path = tiny(**{"runs.vae-align.alignment": {**changes, "teacher": teacher}})
     with pytest.raises(
         ConfigError, match=r"vae-align -> self-transcendence -> vae-align is a circle"
     ):
@@ -561,7 +583,7 @@ def test_the_arms_of_the_comparison_differ_in_one_object():
 
 @pytest.fixture(scope="module")
 def editor():
-    """What editors check experiments by: the schema, which knows no defaults that depend on other keys."""
+    """The schema that editors use; it has no defaults that depend on other keys."""
     schema = experiment_schema()
     checker = jsonschema.validators.validator_for(schema)
     checker.check_schema(schema)
@@ -610,7 +632,7 @@ def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_f
 
 
 def test_a_grid_may_vary_what_another_one_made(tiny):
-    """Stage 2 behind a teacher that a grid over stage 1 makes; values that are mappings, and null."""
+    """Stage 2 behind a teacher that a stage-1 grid makes; values that are mappings, and null."""
     grids = {
         "target": {"run": "vae-align", "vary": {"alignment.target": ["velocity", "latent"]}},
         "teacher": {

@@ -1,4 +1,4 @@
-"""From files of images to numbers: every kind of input, on one process and more; what is wrong is one line."""
+"""From files of images to metrics: every kind of input, one or more processes, errors."""
 
 import json
 import subprocess
@@ -50,7 +50,7 @@ def classifier(tmp_path_factory):
 
 @pytest.fixture
 def inputs(tmp_path, images):
-    """The same images as an archive, a compressed one, and a folder; and a data file of the digits."""
+    """The same images as an archive, a compressed one, and a folder; a data file of the digits."""
     np.savez(tmp_path / "samples.npz", images)
     np.savez_compressed(tmp_path / "compressed.npz", images)
     (tmp_path / "folder").mkdir()
@@ -143,7 +143,7 @@ def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     assert not (inputs / "statistics.npz").exists()
 
 
-# -------------------------------------------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------------------- wrong inputs
 
 
 def wrong_inputs(directory, images):
@@ -161,7 +161,10 @@ def wrong_inputs(directory, images):
     for number in range(3):
         Image.fromarray(images[0, ..., 0]).save(directory / f"grey/{number}.png")
     return {
-        "float.npz": r"arr_0 is float32 of shape \(60, 32, 32, 3\), allowed is uint8 of shape \(N, H, W, 3\)",
+        "float.npz": (
+            r"arr_0 is float32 of shape \(60, 32, 32, 3\), "
+            r"allowed is uint8 of shape \(N, H, W, 3\)"
+        ),
         "alpha.npz": r"arr_0 is uint8 of shape \(5, 8, 8, 4\)",
         "one.npz": "at least 2 images, found 1",
         "none.npz": "at least 2 images, found 0",
@@ -245,12 +248,12 @@ def test_each_metric_finds_its_extractor():
     }
 
 
-# ------------------------------------------------------------------------------------------------- Inception, ADM, others
+# ------------------------------------------------------------------------ Inception, ADM, others
 
 
 @pytest.fixture(scope="module")
 def random_inception(tmp_path_factory):
-    """Inception with random weights in a file, and the record that takes that file for the published one."""
+    """Inception with random weights in a file, and a record that names it as the published one."""
     generator = torch.Generator().manual_seed(0)
     state = inception_network().state_dict()
     for name, tensor in state.items():
@@ -277,7 +280,7 @@ def extractor(random_inception, monkeypatch) -> InceptionExtractor:
 def test_numbers_are_torch_fidelitys_where_definitions_agree(
     tmp_path, extractor, random_inception, images
 ):
-    """FID, IS in one chunk in file order, KID of the whole sets, precision and recall with k = 3."""
+    """FID, IS in one chunk in file order, KID of the whole sets, precision and recall at k = 3."""
     from torch_fidelity import calculate_metrics
 
     half = (images // 2 + 60).astype(np.uint8)
@@ -360,7 +363,10 @@ def test_the_check_against_published_numbers_says_what_it_needs(inputs, monkeypa
 def test_the_check_against_published_numbers_compares(
     inputs, random_inception, extractor, monkeypatch, capsys
 ):
-    """With random weights every number is off, and it says so; with their own numbers as published ones none is."""
+    """With random weights every metric differs from the published row, and the check says so.
+
+    With their own values as the published ones none differs.
+    """
     from benchmarks import check_adm
 
     words = [

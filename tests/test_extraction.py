@@ -1,4 +1,7 @@
-"""Extraction: the same bytes however the work is cut, what is left out, mirrored views, moments that are there already."""
+"""Extraction: the same bytes however the work is split.
+
+Also images that are left out, mirrored views, and moments that exist already.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Interpolants and samplers against a flow between Gaussians, whose velocity and score are known in closed form."""
+"""Interpolants and samplers against a flow between Gaussians.
+
+Its velocity and score are known in closed form.
+"""
 
 import math
 from itertools import pairwise
@@ -16,7 +19,10 @@ MEAN, STD = 1.7, 0.6
 
 
 class GaussianFlow:
-    """Data N(MEAN, STD^2): x_t ~ N(alpha m, alpha^2 s^2 + sigma^2); v = alpha' E[z|x] + sigma' E[eps|x]."""
+    """The flow from data N(MEAN, STD^2): x_t ~ N(alpha m, alpha^2 s^2 + sigma^2).
+
+    Its velocity is v = alpha' E[z|x] + sigma' E[eps|x].
+    """
 
     def __init__(self, path):
         self.path = path
@@ -75,7 +81,10 @@ def test_score_from_velocity_is_the_gaussian_score(flow):
 
 
 def test_score_is_the_general_formula(flow):
-    """s = (r v - x) / (sigma^2 - r sigma' sigma), r = alpha / alpha', of which each path has its own cancelled form."""
+    """s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha'.
+
+    Each path has its own form of it, in which terms have cancelled.
+    """
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     v, x = torch.randn(19, dtype=torch.float64), torch.randn(19, dtype=torch.float64)
     path = flow.path

@@ -1,4 +1,4 @@
-"""Generation: sample i is a function of (seed, i), whatever the batch size and the interruptions."""
+"""Generation: sample i is a function of (seed, i), for any batch size and interruptions."""
 
 import json
 import os

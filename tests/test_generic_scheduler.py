@@ -1,4 +1,4 @@
-"""The profile for any scheduler, on a Grid Engine that is pretended by processes of this machine."""
+"""The profile for any scheduler, on a Grid Engine simulated by processes of this machine."""
 
 import os
 import signal
@@ -36,8 +36,14 @@ rule all:
 rule work:
     output: "{name}"
     threads: 2
-    resources: mem_mb=3000, runtime=90, warning=70, gpu=lambda wildcards: int(wildcards.name == "slow")
-    shell: "if [ {wildcards.name} = slow ]; then while [ ! -e go ]; do sleep 0.1; done; fi; echo $HERE > {output}"
+    resources:
+        mem_mb=3000,
+        runtime=90,
+        warning=70,
+        gpu=lambda wildcards: int(wildcards.name == "slow"),
+    shell:
+        "if [ {wildcards.name} = slow ]; then while [ ! -e go ]; do sleep 0.1; done; fi; "
+        "echo $HERE > {output}"
 """
 
 
@@ -128,7 +134,10 @@ def test_how_a_job_ended_is_remembered(place, code, state):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_warning_is_for_the_training_alone(place, number):
-    """It goes to all processes of a job: the shell stays, and what does not ask for the signal never hears it."""
+    """The signal goes to all processes of a job.
+
+    The shell stays, and a program that did not request the signal never receives it.
+    """
     job = submitted(place, "touch begun; while [ ! -e go ]; do sleep 0.1; done; exit 0\n")
     wait_for((place / "begun").exists)
     os.killpg(int(job.partition("@")[0]), number)

@@ -1,4 +1,7 @@
-"""Sources of image files: the ADM crop, nasty images, class order, a folder, a zip and a Hugging Face data set alike."""
+"""Sources of image files: the ADM crop, unusual images, class order.
+
+A folder, a zip and a Hugging Face data set give the same images.
+"""
 
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +44,7 @@ def images(folder):
 
 
 def published_crop(image, size):
-    """The order of operations of guided-diffusion's image_datasets.py, on arrays: what "ADM crop" means."""
+    """The "ADM crop": the operations of guided-diffusion's image_datasets.py, on arrays."""
     while min(*image.size) >= 2 * size:
         image = image.resize(tuple(side // 2 for side in image.size), resample=Image.BOX)
     factor = size / min(*image.size)

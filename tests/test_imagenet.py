@@ -1,4 +1,7 @@
-"""A miniature ImageNet through the preset's own path: nothing but overrides, from nasty JPEGs to the figure."""
+"""A miniature ImageNet through the preset's own path, from unusual JPEGs to the figure.
+
+The preset is changed by overrides only.
+"""
 
 import shutil
 
@@ -56,7 +59,10 @@ def small_autoencoder(images, path):
     values = {
         "name": "mini", "source": {"kind": "folder", "path": str(images), "on_error": "skip"},
         "image_size": SIZE,
-        "autoencoder": {"kind": "trained", "block_channels": [8, 16, 16], "norm_groups": 4, "steps": 80, "batch_size": 32},
+        "autoencoder": {
+            "kind": "trained", "block_channels": [8, 16, 16], "norm_groups": 4, "steps": 80,
+            "batch_size": 32,
+        },
     }  # fmt: skip
     data = validated(DataFile, values, "mini")
     autoencoder = train_autoencoder(data, CPU)

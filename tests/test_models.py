@@ -80,7 +80,10 @@ def test_a_fresh_model_is_zero_and_every_block_the_identity(shape):
 
 
 def test_position_table_is_that_of_mae():
-    """The published construction, transcribed: a meshgrid with the column first, sin then cos per axis."""
+    """The published construction, transcribed.
+
+    A meshgrid with the column first, then sin and cos per axis.
+    """
 
     def one_axis(dim, pos):
         omega = 1.0 / 10000 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2.0))

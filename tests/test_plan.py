@@ -253,8 +253,10 @@ sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size):
-    """Megabytes of SiT-S/2 at ImageNet's size on a CPU: never more than asked for, and most of it. The optimizer's moments come
-    into being after the first step's gradient; from the second step on, all is held at once.
+    """Megabytes of SiT-S/2 at ImageNet's size on a CPU: never more than requested, and most of it.
+
+    The optimizer's moments come into being after the first step's gradient. From the second step
+    on, all is held at once.
     """
     writer = StoreWriter(tmp_path / "store", {}, 16, shard_size=16)
     writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (16, 2, 4, 32, 32)).astype(np.float16))

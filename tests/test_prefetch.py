@@ -44,7 +44,8 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "error: 4 of 4 not there: images of data, autoencoder somebody/some-vae, weights of inception, reference "
+        "error: 4 of 4 not there: images of data, autoencoder somebody/some-vae, "
+        "weights of inception, reference "
     )
     assert "fetch it once: hf download somebody/some-vae" in ended.stderr
     assert "Traceback" not in ended.stderr

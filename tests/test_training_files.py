@@ -83,8 +83,8 @@ def test_a_failure_stops_later_attempts_with_its_message(tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        Unavailable("no card"), InUse("another training"), Interrupted("SIGTERM"), RuntimeError("a crash"), KeyboardInterrupt(),
-        SystemExit(1),
+        Unavailable("no card"), InUse("another training"), Interrupted("SIGTERM"),
+        RuntimeError("a crash"), KeyboardInterrupt(), SystemExit(1),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip

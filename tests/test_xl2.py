@@ -1,4 +1,7 @@
-"""The largest backbone, as its preset trains it: one forward and one optimizer step within a machine of 24 GiB."""
+"""The largest backbone, as its preset trains it.
+
+One forward pass and one optimizer step run within a machine of 24 GiB.
+"""
 
 from pathlib import Path
 
@@ -22,18 +25,25 @@ from selftrans.training.ema import MovingAverage
 from selftrans.training.precision import MixedPrecision
 from selftrans.training.trainer import accumulate, build_model, build_optimizer
 
-experiment, store, cpu = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1]), torch.device("cpu")
+experiment, store = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1])
+cpu = torch.device("cpu")
 training = experiment.runs["vae-align"].training
 model = build_model(experiment, "vae-align", store, seed=0)
 count = sum(parameter.numel() for parameter in model.backbone.parameters())
 average = MovingAverage(model.backbone, training.ema_decay)
-optimizer = build_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad], training)
+optimizer = build_optimizer(
+    [parameter for parameter in model.parameters() if parameter.requires_grad], training
+)
 before = model.backbone.final_layer.linear.weight.clone()
 batch = BatchSource(store, training, seed=0).draw(0, range(1))
 losses, _ = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
 optimizer.step()
 average.update()
-print(count, *losses.tolist(), (model.backbone.final_layer.linear.weight - before).abs().max().item())
+print(
+    count,
+    *losses.tolist(),
+    (model.backbone.final_layer.linear.weight - before).abs().max().item(),
+)
 """
 
 

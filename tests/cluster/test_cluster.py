@@ -49,7 +49,8 @@ DECLARED = {
         "gpu",
     ),  # features, then metrics: a group asks for both times
 }
-# There is no GPU: what is told to use some writes down which cards it would compute on, and computes on the processor.
+# There is no GPU: a process that is told to use some records which cards it would compute on,
+# and computes on the CPU.
 PYTHON = """#!/usr/bin/env bash
 words=("$@")
 nodes=1
@@ -61,21 +62,27 @@ for ((k = 0; k < $#; k++)); do
   esac
 done
 gpus=${words[at]:-0}
-if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then exec PYTHON "$@"; fi
+if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then
+  exec PYTHON "$@"
+fi
 words[at]=0
 if [[ -n ${processes:-} ]]; then words[processes]=$gpus; fi
-given=$(scontrol -d show job $SLURM_JOB_ID | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
-lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); print(*devices.visible_gpus(), sep=',')"
+given=$(scontrol -d show job $SLURM_JOB_ID \
+  | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
+lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); \
+print(*devices.visible_gpus(), sep=',')"
 used=$(PYTHON -c "$lease")
 begun=$(date +%s.%N)
 PYTHON "${words[@]}"
 code=$?
-printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$given" "$used" "$begun" >> CARDS
+printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
+  "$given" "$used" "$begun" >> CARDS
 date +%s.%N >> CARDS
 exit $code
 """
-# What is long elsewhere is long here, on any machine: a training takes a minute, as it asks at every step whether to stop, a
-# large state a while to save. A test has less patience with an owner elsewhere.
+# What takes long elsewhere takes long here, on any machine: a training takes a minute, since it
+# waits at every step as it checks whether to stop, and a large state takes a while to save.
+# A test has less patience with an owner elsewhere.
 HABITS = """
 import os, time
 from selftrans.runtime import lock, signals
@@ -85,7 +92,8 @@ signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or asked(stop
 if seconds := float(os.environ.get("SLOW_DISK", 0)):
     fsync = os.fsync
     def slowly(descriptor):
-        time.sleep(seconds if os.fstat(descriptor).st_size > 1_000_000 else 0)  # a state is larger than anything else
+        # A state is larger than anything else.
+        time.sleep(seconds if os.fstat(descriptor).st_size > 1_000_000 else 0)
         fsync(descriptor)
     os.fsync = slowly
 """
@@ -158,7 +166,10 @@ class ClusterWorkplace(Workplace):
         return (self.directory / "snakemake.log").read_text()
 
     def cards(self):
-        """Who got which cards: module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own numbers, those used, begin and end."""
+        """Which job used which cards, and when.
+
+        Module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own indices, those used, begin and end.
+        """
         names = ("module", "job", "node", "visible", "given", "used", "begun", "ended")
         lines = (self.directory / "cards").read_text().splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
@@ -291,7 +302,7 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
 
 
 def test_two_nodes_train_as_one_job(lifecycle, place, cluster):
-    """Two GPUs on two nodes: a task with one card on each, and the training of one process on one node."""
+    """Two GPUs on two nodes give one task with one card each; one process trains on one node."""
     place.configure("pair")
     target = "results/pair/runs/vae-align/seed0/checkpoints/4/ema.safetensors"
     assert place.run(target) == 0, place.said()
@@ -317,7 +328,10 @@ def start_again(cluster, job):
 def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(
     undisturbed, place, cluster, nodes
 ):
-    """Its save takes seconds, as a large one does, and is waited for; on two nodes there is a process on each."""
+    """Its save takes seconds, as a large one does, and is waited for.
+
+    On two nodes there is a process on each.
+    """
     expected = undisturbed if nodes == 1 else place.train_here("undisturbed", processes=nodes)
     name = f"preempted-{nodes}"
     process, job = place.start_training(name, nodes=nodes, save_seconds=15, slow_disk=4)
