@@ -103,7 +103,7 @@ def imagenet_store() -> Iterator[Result]:
         yield Result(
             name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested,
             unit="images/s",
-            note="drawn by one of 8 processes, one thread, shuffled over 21 GB; "
+            note="sampled by one of 8 processes, one thread, shuffled over 21 GB; "
             "baseline: an eighth of 10,000 images/s",
         )  # fmt: skip
 
@@ -240,10 +240,11 @@ def latent_loading() -> Iterator[Result]:
             unit="samples/s", note="baseline: a bare memory map",
         )  # fmt: skip
         noise = rng.standard_normal((BATCH, *SHAPE[1:]), dtype=np.float32)
-        drawn, read = interleaved(
+        sampled, read = interleaved(
             lambda: store.latents(order[0], noise), lambda: store.moments(order[0])
         )
         yield Result(
-            name="posterior_sample", ours=BATCH / drawn, baseline=BATCH / read, ratio=read / drawn,
-            unit="samples/s", note="read, sampled and scaled against read; noise given",
+            name="posterior_sample", ours=BATCH / sampled, baseline=BATCH / read,
+            ratio=read / sampled, unit="samples/s",
+            note="read, sampled and scaled against read; noise given",
         )  # fmt: skip

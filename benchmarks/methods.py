@@ -32,7 +32,7 @@ MEAN = (0.5, 0.5, 0.5)
 
 
 class StoredTokens:
-    """Stands for a store of DINOv2 ViT-B's features."""
+    """A stand-in for a store of DINOv2 ViT-B's features."""
 
     grid_size, hidden_size, name, stand_in = 16, 768, "dinov2", False
 

@@ -23,7 +23,7 @@ class Result:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in the file."""
+        """The entry in the results file."""
         return asdict(self)
 
 

@@ -172,7 +172,7 @@ def test_stage_2_is_its_formula(shape, w):
 
 
 class Stored:
-    """Stands for a feature store: what REPA's head is built by."""
+    """A stand-in for the feature store by which REPA's head is built."""
 
     grid_size, hidden_size, name, stand_in = 4, 24, "encoder", False
 
@@ -329,16 +329,16 @@ def test_no_gradient_goes_through_what_is_followed(shape, method):
 
     For LayerSync that is the stop-gradient.
     """
-    signal = {
+    term_config = {
         "layersync": LAYERSYNC,
         "repa": REPA,
         "sra": Sra(method="sra", student_depth=2, teacher_depth=3),
     }[method]
-    model = build(shape, signal, encoders={"encoder": Stored()})
+    model = build(shape, term_config, encoders={"encoder": Stored()})
     average = randomise(SiT(shape).double(), seed=7)
     model.alignment.set_ema_model(average)
     model(make_batch(encoder_features={"encoder": torch.randn(6, 16, 24)}))[1].backward()
-    last = max(signal.student_blocks["student_depth" if method != "repa" else "depth"], 1)
+    last = max(term_config.student_blocks["student_depth" if method != "repa" else "depth"], 1)
     for depth, block in enumerate(model.backbone.blocks, start=1):
         moved = [p.grad is not None and bool(p.grad.any()) for p in block.parameters()]
         assert any(moved) is (depth <= last)
@@ -354,8 +354,8 @@ def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
     assert torch.isfinite(model(make_batch())[1])
 
 
-def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
-    signals = [
+def test_a_list_of_terms_is_their_weighted_sum(shape):
+    term_configs = [
         VaeAlignment(
             method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, weight=0.3
         ),
@@ -363,7 +363,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
         Repa(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
     ]
     tokens = {"encoder": torch.randn(len(TIMES), 16, 24)}
-    model = build(shape, *signals, encoders={"encoder": Stored()})
+    model = build(shape, *term_configs, encoders={"encoder": Stored()})
     batch = make_batch(encoder_features=tokens)
     assert model.alignment.depths(0) == (1, 3)
     features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (1, 3))
@@ -372,7 +372,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
     torch.testing.assert_close(model(batch)[1], expected, rtol=1e-6, atol=0)
 
 
-def test_each_signal_of_a_list_stops_for_itself(shape):
+def test_each_term_of_a_list_stops_for_itself(shape):
     """The stopped term's head gets zeros, then no gradient at all; the other term continues."""
     stopped = VaeAlignment(
         method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100
@@ -381,11 +381,11 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
     assert [model.alignment.depths(step) for step in (99, 100)] == [(1, 2), (2,)]
     _, term, _ = model(make_batch(step=100, encoder_features={"encoder": torch.randn(6, 16, 24)}))
     term.backward()
-    over, goes_on = model.alignment.values()
-    assert all(head.grad is not None and not head.grad.any() for head in over.parameters())
+    stopped_head, continued = model.alignment.values()
+    assert all(head.grad is not None and not head.grad.any() for head in stopped_head.parameters())
     model.alignment.drop_idle_gradients(100)
-    assert all(head.grad is None for head in over.parameters())
-    assert any(head.grad.any() for head in goes_on.parameters())
+    assert all(head.grad is None for head in stopped_head.parameters())
+    assert any(head.grad.any() for head in continued.parameters())
 
 
 def test_the_saving_changes_no_gradient(shape):
@@ -478,7 +478,7 @@ def test_stop_after_switches_the_term_off(shape):
 
 
 @pytest.mark.parametrize(
-    ("signal", "message"),
+    ("term_config", "message"),
     [
         (
             SelfTranscendence(
@@ -492,6 +492,6 @@ def test_stop_after_switches_the_term_off(shape):
         (REPA, "neither features nor weights of 'encoder' were given"),
     ],
 )
-def test_a_signal_without_what_it_follows_is_refused(shape, signal, message):
+def test_a_term_without_what_it_follows_is_refused(shape, term_config, message):
     with pytest.raises(UserError, match=message):
-        build_alignment_losses({"term": signal}, shape)
+        build_alignment_losses({"term": term_config}, shape)

@@ -102,7 +102,7 @@ def test_cka_is_one_up_to_rotation_and_scale_and_falls_to_nothing():
     assert linear_cka(x[:200], half[:200]) == pytest.approx(by_grams, rel=1e-9)
 
 
-def test_equal_tokens_have_equal_colours_whatever_stands_around_them():
+def test_equal_tokens_have_equal_colours_whatever_surrounds_them():
     tokens = RNG.standard_normal((2, 3, 16, 10))
     tokens[1, 2, 5] = tokens[0, 0, 9]
     colours = principal_colours(tokens)
@@ -114,10 +114,10 @@ def test_equal_tokens_have_equal_colours_whatever_stands_around_them():
 
 def test_colours_follow_the_strongest_direction():
     """Tokens along any line: red runs from 0 to 1 in their order, or the reverse."""
-    place = np.linspace(0, 1, 16)
+    position = np.linspace(0, 1, 16)
     direction = RNG.standard_normal(7)
-    red = principal_colours(place[None, :, None] * direction)[0, ..., 0].ravel()
-    assert abs(np.corrcoef(red, place)[0, 1]) > 0.99
+    red = principal_colours(position[None, :, None] * direction)[0, ..., 0].ravel()
+    assert abs(np.corrcoef(red, position)[0, 1]) > 0.99
 
 
 def test_two_components_leave_blue_undecided():

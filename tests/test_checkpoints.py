@@ -415,7 +415,7 @@ def test_what_does_not_fit_is_named(tmp_path, wrong):
     assert [path.name for path in tmp_path.iterdir()] == ["public.pt"]
 
 
-def test_unknown_heads_are_left_out_if_asked_for(tmp_path):
+def test_unknown_heads_are_left_out_if_requested(tmp_path):
     theirs = trained(**REPA).state_dict()
     more = {
         "extra.0.weight": torch.zeros(1),
@@ -429,7 +429,7 @@ def test_unknown_heads_are_left_out_if_asked_for(tmp_path):
     )
 
 
-def test_heads_are_read_or_known_or_asked_for(tmp_path):
+def test_heads_are_read_or_known_or_requested(tmp_path):
     with pytest.raises(
         UserError, match="tells the number of heads of hidden size 32, so --num-heads is needed"
     ):

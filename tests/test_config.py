@@ -461,7 +461,7 @@ def test_schemas_are_those_of_the_models(file, schema):
 
 
 def test_a_resolved_experiment_reads_back_as_itself(tiny):
-    """What stands beside the results is the experiment with every default filled in."""
+    """The file beside the results is the experiment with every default filled in."""
     experiment = load_experiment(tiny())
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
@@ -534,11 +534,11 @@ def test_metrics_that_cannot_be_computed_are_one_line(tiny, changes, message):
         load_experiment(tiny(**changes))
 
 
-def test_a_list_of_signals_comes_back_from_its_resolved_file(tiny):
+def test_a_list_of_terms_comes_back_from_its_resolved_file(tiny):
     experiment = load_experiment(tiny(runs={**TINY["runs"], **OTHER_METHODS}))
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
-    assert [signal.method for signal in experiment.runs["both"].alignments.values()] == [
+    assert [term.method for term in experiment.runs["both"].alignments.values()] == [
         "layersync",
         "vae-alignment",
     ]
@@ -561,8 +561,8 @@ def test_sras_weight_and_decay_follow_its_loss():
 
 def test_two_terms_of_one_method_have_names_and_teachers_of_their_own(tiny):
     teach = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
-    signals = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
-    experiment = load_experiment(tiny(**{"runs.two": {"alignment": signals}}))
+    terms = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
+    experiment = load_experiment(tiny(**{"runs.two": {"alignment": terms}}))
     assert [teacher.choice.run for teacher in experiment.runs["two"].teachers.values()] == [
         "vae-align",
         "sit",
@@ -692,12 +692,12 @@ def test_signs_make_other_runs_and_repeats_are_refused(tiny):
         load_experiment(tiny(grids={"w": {**grid, "vary": {"alignment.guidance_scale": [5, 5]}}}))
 
 
-def test_a_grid_reaches_into_a_list_of_signals(tiny):
+def test_a_grid_reaches_into_a_list_of_terms(tiny):
     runs = {**TINY["runs"], "both": OTHER_METHODS["both"]}
     grid = {"run": "both", "vary": {"alignment.1.weight": [0.5, 2.0]}}
     experiment = load_experiment(tiny(runs=runs, grids={"weight": grid}))
     assert experiment.grids["weight"].runs == ("both", "weight-2.0")  # 0.5 is the default
-    assert [signal.weight for signal in experiment.runs["weight-2.0"].alignments.values()] == [
+    assert [term.weight for term in experiment.runs["weight-2.0"].alignments.values()] == [
         0.2,
         2.0,
     ]
@@ -742,7 +742,7 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
     )
     assert chosen.evaluated_steps("public", "ode") == (
         7_000_000,
-    )  # what there is of it, whatever is sampled of others
+    )  # its own number of images, for any number of the others
     assert experiment.trained_runs == ("sit", "vae-align", "self-transcendence")
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment

@@ -183,7 +183,7 @@ def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
     )  # one chunk: the order says nothing
     collapsed = statistics_of(
         features, np.tile(logits[:1], (12000, 1))
-    )  # one image again and again is no sorted set
+    )  # one repeated image is not a sorted set
     assert inception_score(collapsed) == pytest.approx(1)
 
 

@@ -226,7 +226,7 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_job", [True, False])
-def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
+def test_several_processes_save_and_stop_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
     """Whether the scheduler signals the first process only, or every process of the job.
 
     The latter includes launcher and torchrun.
@@ -338,7 +338,7 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
+def test_a_signal_saves_and_stops_and_the_same_command_resumes(tiny, tmp_path, manifest):
     changes = {
         "training.checkpoints": [300],
         "figures.sample_checkpoints": [300],

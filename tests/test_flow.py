@@ -131,14 +131,14 @@ def test_sde_with_wrong_noise_is_noticed(flow):
 @pytest.mark.parametrize("num_steps", [2, 5, 40])
 def test_the_last_step_of_the_sde_draws_no_noise(flow, num_steps):
     """Every other step draws once: from 1 to 0.04 in ``num_steps - 1`` steps, then to 0."""
-    drawn = []
+    draws = []
 
     def noise():
-        drawn.append(torch.zeros(1, dtype=torch.float64))
-        return drawn[-1]
+        draws.append(torch.zeros(1, dtype=torch.float64))
+        return draws[-1]
 
     euler_maruyama(field_of(flow), unguided, torch.zeros(1).double(), num_steps, flow.path, noise)
-    assert len(drawn) == num_steps - 1
+    assert len(draws) == num_steps - 1
 
 
 @pytest.mark.parametrize("num_steps", [2, 3, 7, 50, 250])
@@ -189,7 +189,7 @@ def test_time_grids():
 
 
 class CountingModel:
-    """A velocity that depends on the label, and a record of what it was asked."""
+    """A velocity that depends on the label, and a record of its arguments."""
 
     def __init__(self):
         self.calls = []

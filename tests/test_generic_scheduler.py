@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 PROFILE = REPOSITORY / "workflow/profiles/generic"
 QSUB = """#!/usr/bin/env bash
-echo "$@" >> "$HERE/asked"
+echo "$@" >> "$HERE/requested"
 while [[ $1 != -o ]]; do shift; done
 setsid bash "${@: -1}" > "$2" 2>&1 < /dev/null &
 echo $! | tee -a "$HERE/numbers"
@@ -87,13 +87,14 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     wait_for((place / "quick").exists)
     wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
     requested = {
-        line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()
+        line.rpartition("-l ")[2].split()[0]
+        for line in (place / "requested").read_text().splitlines()
     }
     limits = (
         "mem_free=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
     )
     assert requested == {limits, f"{limits},gpu=1"}
-    assert "-pe smp 2" in (place / "asked").read_text()
+    assert "-pe smp 2" in (place / "requested").read_text()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
     assert len((place / "deleted").read_text().splitlines()) == 1
@@ -102,7 +103,7 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     process = snakemake()
     assert process.wait(120) == 0
     assert (place / "slow").read_text() == f"{place}\n"
-    assert len((place / "asked").read_text().splitlines()) == 3
+    assert len((place / "requested").read_text().splitlines()) == 3
 
 
 def said(script, *words):

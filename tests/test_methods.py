@@ -87,7 +87,7 @@ def test_the_cosine_of_the_history_is_that_of_the_term(methods, tmp_path, manife
     torch.testing.assert_close(columns[2], columns[3] + columns[0], rtol=1e-6, atol=0)
 
 
-def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, manifest):
+def test_a_run_without_a_term_pulls_by_denoising_alone(methods, tmp_path, manifest):
     run(methods(), "sit", tmp_path / "run", manifest, until=8)
     history = everything(tmp_path / "run", 8)[0]["history"]
     norms = {name: history[:, HISTORY_COLUMNS.index(name)] for name in HISTORY_COLUMNS}
@@ -106,7 +106,7 @@ def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, mani
         ("repa", "neither features nor weights of 'stand-in' were given"),
     ],
 )
-def test_what_a_signal_follows_must_be_given(methods, tmp_path, manifest, arm, message):
+def test_what_a_term_follows_must_be_given(methods, tmp_path, manifest, arm, message):
     words = ("--run", arm, "--seed", 0, "--until", 4, "--latents", manifest)
     ended = run_module("selftrans.training", methods(), *words, "--directory", tmp_path / "run")
     assert message in last_line(ended)

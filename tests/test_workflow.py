@@ -223,7 +223,7 @@ def test_a_changed_teacher_is_another_definition_of_its_student(place):
     assert "teachers.0.training.weight_decay (trained: 0.0, now: 0.1)" in message
 
 
-def test_newer_latents_train_nothing_anew(place):
+def test_newer_latents_retrain_nothing(place):
     os.utime(place.path("data/tiny/latents/manifest.json"))
     assert place.planned("train") == {}
 
@@ -309,7 +309,7 @@ def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
     assert message in ended.stderr.strip().splitlines()[-1]
 
 
-def test_a_killed_job_goes_on_where_it_was(place):
+def test_a_killed_job_resumes_from_its_last_saved_state(place):
     target = "results/slow/runs/sit/seed0/checkpoints/2000/ema.safetensors"
     place.write("slow", **{
         "training.checkpoints": [2000], "training.save_minutes": 0.005,
@@ -360,7 +360,7 @@ def test_a_nan_stops_the_retries_of_its_job_at_once(place):
     place.run(target, experiments=("diverging",))
 
 
-def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
+def test_a_sweep_whose_images_are_deleted_and_a_metric_that_is_added(place):
     """One set for each guidance scale and a figure of them.
 
     Images are deleted once evaluated, and later metrics need none.
@@ -589,7 +589,7 @@ def test_as_many_attempts_as_a_ceiling_needs(place):
 
 
 def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
-    """Another number of nodes, GPUs or threads trains nothing anew."""
+    """Another number of nodes, GPUs or threads retrains nothing."""
     for train in ({"nodes": 2, "processes": 2}, {"gpu": 2}, {"threads": 2, "mem_mb": 1234}):
         place.configure("tiny", resources={"train": train})
         assert place.planned() == {}, train

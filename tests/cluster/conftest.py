@@ -21,7 +21,7 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "SLURM_CONF", str(root / "slurm.conf")
-        )  # no other cluster that this machine may know of is asked
+        )  # no other cluster that this machine may know of is used
         # This pipe closes however the tests end; the process at its other end then stops the
         # cluster.
         words = [sys.executable, "-m", "tests.cluster.slurm", root]

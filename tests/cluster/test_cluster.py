@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM: what it asks for, and what clusters do to jobs."""
+"""The workflow on a real SLURM: what it requests, and what clusters do to jobs."""
 
 import os
 import re
@@ -25,7 +25,7 @@ FAST = (
 )  # fmt: skip
 STEPS = 500  # of the trainings that something happens to
 TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
-ASKED = {
+REQUESTED = {
     "data": {"gpu": 1, "mem_mb": 1100, "runtime": 6},
     "extract": {"gpu": 1, "mem_mb": 1200, "runtime": 7},
     "train": {"gpu": 1, "mem_mb": 1500, "runtime": 8},
@@ -47,7 +47,7 @@ DECLARED = {
         "1300M",
         "00:15:00",
         "gpu",
-    ),  # features, then metrics: a group asks for both times
+    ),  # features, then metrics: a group requests both times
 }
 # There is no GPU: a process that is told to use some records which cards it would compute on,
 # and computes on the CPU.
@@ -87,8 +87,8 @@ HABITS = """
 import os, time
 from selftrans.runtime import lock, signals
 lock.STALE_SECONDS = 40
-asked = signals.StopRequest.reason.fget
-signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or asked(stop))
+reason = signals.StopRequest.reason.fget
+signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or reason(stop))
 if seconds := float(os.environ.get("SLOW_DISK", 0)):
     fsync = os.fsync
     def slowly(descriptor):
@@ -112,7 +112,11 @@ class ClusterWorkplace(Workplace):
         self.cluster = cluster
         self.started = []
         runs = {name: tiny_values()["runs"][name] for name in ("vae-align", "self-transcendence")}
-        once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4], "resources": ASKED}
+        once = {
+            "training.checkpoints": [4],
+            "figures.sample_checkpoints": [4],
+            "resources": REQUESTED,
+        }
         self.write("tiny", runs=runs, **once)
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
@@ -367,14 +371,14 @@ def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, clu
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
 
 
-def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(
+def test_a_training_is_warned_before_its_time_is_up_and_resumes_in_another_job(
     undisturbed, place, cluster
 ):
     process, job = place.start_training("warned")
     cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=1")
     cluster.wait_for(
         lambda: "SIGUSR1 at step" in place.log("warned")
-    )  # before the next attempt begins the log anew
+    )  # before the next attempt begins the log again
     assert process.wait(300) == 0, place.said()
     assert len(numbers_of_jobs(place.said())) == 2
     assert_bit_equal(place.weights("warned"), undisturbed)
