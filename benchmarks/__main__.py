@@ -25,8 +25,9 @@ from benchmarks.training import (
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding, latent_loading, imagenet_store,
-    batches, frechet, manifold, statistics_memory, inception_features, presets_dag, digits_lifecycle,
+    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding,
+    latent_loading, imagenet_store, batches, frechet, manifold, statistics_memory,
+    inception_features, presets_dag, digits_lifecycle,
 )  # fmt: skip
 
 
@@ -46,7 +47,8 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16)
     ]
     print(
-        f"{platform.machine()}, one thread: {rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n"
+        f"{platform.machine()}, one thread: "
+        f"{rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n"
     )
     print(f"{'name':34} {'ours':>12} {'baseline':>12} {'ratio':>8}  unit")
     results = []
@@ -54,7 +56,8 @@ def main() -> None:
         for result in benchmark():
             results.append(result.to_json())
             print(
-                f"{result.name:34} {result.ours:12.5g} {result.baseline:12.5g} {result.ratio:8.3g}  {result.unit}",
+                f"{result.name:34} {result.ours:12.5g} {result.baseline:12.5g} "
+                f"{result.ratio:8.3g}  {result.unit}",
                 flush=True,
             )
     write_json(Path("results/benchmarks.json"), results)

@@ -1,7 +1,9 @@
-"""The published row of ADM-G+U on ImageNet 256, recomputed with the real weights. ``make check-adm WEIGHTS=... SAMPLES=...``.
+"""Recompute the published row of ADM-G+U on ImageNet 256 with the real weights.
 
-Not part of the tests: it needs the ported Inception weights, the evaluator's reference batch and its 50,000 sample images
-(``admnet_guided_upsampled_imagenet256.npz``), 12 GB in all.
+Run it by ``make check-adm WEIGHTS=... SAMPLES=...``.
+
+Not part of the tests: it needs the ported Inception weights, the evaluator's reference batch
+and its 50,000 sample images (``admnet_guided_upsampled_imagenet256.npz``), 12 GB in all.
 """
 
 import argparse
@@ -58,7 +60,8 @@ def main() -> None:
         difference = found[metric] - expected
         off += [metric] if abs(difference) > tolerance else []
         print(
-            f"{METRIC_NAMES[metric]:10} {expected:10.4f} {found[metric]:10.4f} {difference:+11.4f}  {tolerance}"
+            f"{METRIC_NAMES[metric]:10} {expected:10.4f} {found[metric]:10.4f} "
+            f"{difference:+11.4f}  {tolerance}"
         )
     if off:
         sys.exit(f"error: {', '.join(off)} differ from the published row")

@@ -1,4 +1,7 @@
-"""Images and latents: decoding against plain PIL; the store against one file for each sample, and against a bare memory map."""
+"""Images and latents: decoding against plain PIL, the store against other ways of reading.
+
+The store is compared with one file per sample and with a bare memory map.
+"""
 
 import io
 import time
@@ -28,7 +31,10 @@ IMAGENET = 1_281_167
 
 
 def photograph_like(rng: np.random.Generator) -> Image.Image:
-    """Smooth shapes and a little noise: bare noise would not compress, and a PNG of it decodes too easily."""
+    """Smooth shapes and a little noise.
+
+    Pure noise would not compress, and a PNG of it decodes too easily.
+    """
     shapes = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize(
         (256, 256), Image.Resampling.BICUBIC
     )
@@ -45,8 +51,8 @@ def latent_store(
     for number, start, stop in writer.ranges():
         writer.write(number, moments[start:stop])
     writer.finish(
-        np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
-        scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.zeros(COUNT, np.int64), class_names=("0",), latent_shape=SHAPE[1:], image_size=256,
+        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
     )  # fmt: skip
     return LatentStore(directory / "manifest.json"), moments
 
@@ -67,8 +73,9 @@ def sparse_store(directory: Path) -> Path:
         )
     np.save(directory / "labels.npy", rng.integers(0, 1000, IMAGENET))
     manifest = Manifest(
-        count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:], image_size=256, dtype="float16",
-        scale=0.18215, shift=0.0, scale_origin="autoencoder", labels_sha256="0" * 64, shards=tuple(shards), origin={},
+        count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:],
+        image_size=256, dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        labels_sha256="0" * 64, shards=tuple(shards), origin={},
     )  # fmt: skip
     write_json(directory / "manifest.json", manifest.model_dump())
     return directory / "manifest.json"
@@ -94,13 +101,18 @@ def imagenet_store() -> Iterator[Result]:
             next(stream)
         rate, requested = (steps - 1) * BATCH // 8 / (time.perf_counter() - started), 10_000 / 8
         yield Result(
-            name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested, unit="images/s",
-            note="drawn by one of 8 processes, one thread, shuffled over 21 GB; baseline: an eighth of 10,000 images/s",
+            name="imagenet_store_training", ours=rate, baseline=requested, ratio=rate / requested,
+            unit="images/s",
+            note="sampled by one of 8 processes, one thread, shuffled over 21 GB; "
+            "baseline: an eighth of 10,000 images/s",
         )  # fmt: skip
 
 
 def decoding() -> Iterator[Result]:
-    """JPEGs to squares of 256 pixels: our source against the plain way, and what JPEG's draft mode would change."""
+    """JPEGs to squares of 256 pixels: our source against the plain way.
+
+    Also what JPEG's draft mode would change.
+    """
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as name:
         folder = Path(name) / "n0"
@@ -138,13 +150,16 @@ def decoding() -> Iterator[Result]:
         )
         rates = [len(paths) / seconds for seconds in (own, plain, drafted)]
         yield Result(
-            name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1], unit="images/s",
+            name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1],
+            unit="images/s",
             note="one core, sizes as in ImageNet; baseline: PIL in a loop, the same crop",
         )  # fmt: skip
         error = np.abs(np.stack(plainly()).astype(int) - np.stack(plainly(draft=True)))
         yield Result(
-            name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1], unit="images/s",
-            note=f"not used: it changes {(error > 0).mean():.1%} of the numbers, by up to {error.max()} of 255",
+            name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1],
+            unit="images/s",
+            note=f"not used: it changes {(error > 0).mean():.1%} of the values, "
+            f"by up to {error.max()} of 255",
         )  # fmt: skip
         threads = 2
         with ThreadPoolExecutor(threads) as pool:
@@ -153,13 +168,14 @@ def decoding() -> Iterator[Result]:
                 lambda: source.read(places),
             )
         yield Result(
-            name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone, ratio=alone / shared,
-            unit="images/s", note=f"{threads} threads of one process against one",
+            name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone,
+            ratio=alone / shared, unit="images/s",
+            note=f"{threads} threads of one process against one",
         )  # fmt: skip
 
 
 def batches() -> Iterator[Result]:
-    """Images per second that trainings get: latents, both noises, t, labels and what follows from them."""
+    """Images per second of training batches: latents, both noises, t, labels, noised latents."""
     steps = 40
     with TemporaryDirectory() as name:
         store, _ = latent_store(Path(name), np.random.default_rng(0))
@@ -216,18 +232,19 @@ def latent_loading() -> Iterator[Result]:
         ours, mapped, ancestor = 8 * BATCH / own, 8 * BATCH / map_, BATCH / one
         note = "shuffled samples of (2, 4, 32, 32), float16"
         yield Result(
-            name="latent_loading", ours=ours, baseline=ancestor, ratio=ours / ancestor, unit="samples/s",
-            note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample",
+            name="latent_loading", ours=ours, baseline=ancestor, ratio=ours / ancestor,
+            unit="samples/s", note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample",
         )  # fmt: skip
         yield Result(
-            name="latent_loading_share", ours=ours, baseline=mapped, ratio=ours / mapped, unit="samples/s",
-            note="baseline: a bare memory map",
+            name="latent_loading_share", ours=ours, baseline=mapped, ratio=ours / mapped,
+            unit="samples/s", note="baseline: a bare memory map",
         )  # fmt: skip
         noise = rng.standard_normal((BATCH, *SHAPE[1:]), dtype=np.float32)
-        drawn, read = interleaved(
+        sampled, read = interleaved(
             lambda: store.latents(order[0], noise), lambda: store.moments(order[0])
         )
         yield Result(
-            name="posterior_sample", ours=BATCH / drawn, baseline=BATCH / read, ratio=read / drawn, unit="samples/s",
+            name="posterior_sample", ours=BATCH / sampled, baseline=BATCH / read,
+            ratio=read / sampled, unit="samples/s",
             note="read, sampled and scaled against read; noise given",
         )  # fmt: skip

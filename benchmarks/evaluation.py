@@ -1,4 +1,4 @@
-"""Evaluation: Fréchet distance, precision and recall, memory of streaming statistics, the Inception network."""
+"""Evaluation: Fréchet distance, precision and recall, memory of statistics, Inception."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def feature_like(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def frechet() -> Iterator[Result]:
-    """Ours against scipy.linalg.sqrtm on the same moments, and against two evaluators that use it."""
+    """Ours against scipy.linalg.sqrtm on the same moments, and two evaluators that use it."""
     rng = np.random.default_rng(0)
     x, y = feature_like(rng, IMAGES), feature_like(rng, IMAGES)
     mean1, mean2, cov1, cov2 = x.mean(0), y.mean(0), np.cov(x.T), np.cov(y.T)
@@ -51,13 +51,14 @@ def frechet() -> Iterator[Result]:
         f"against scipy.linalg.sqrtm, {note}",
     )
     yield faster(
-        "frechet_distance_pytorch_fid", lambda: frechet_distance(*given), lambda: calculate_frechet_distance(*given),
-        "against pytorch-fid, median of 3", 3,
+        "frechet_distance_pytorch_fid", lambda: frechet_distance(*given),
+        lambda: calculate_frechet_distance(*given), "against pytorch-fid, median of 3", 3,
     )  # fmt: skip
     statistics = {"mu": mean1, "sigma": cov1}, {"mu": mean2, "sigma": cov2}
     yield faster(
         "frechet_distance_torch_fidelity", lambda: frechet_distance(*given),
-        lambda: fid_statistics_to_metric(*statistics, verbose=False), "against torch-fidelity, median of 3", 3,
+        lambda: fid_statistics_to_metric(*statistics, verbose=False),
+        "against torch-fidelity, median of 3", 3,
     )  # fmt: skip
 
 
@@ -68,7 +69,8 @@ import numpy as np, torch
 from selftrans.evaluation.manifold import precision_recall
 
 def memory(kind):
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if kind in line)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if kind in line)
 
 torch.set_num_threads(1)
 samples, reference = (torch.from_numpy(np.load(name)) for name in sys.argv[2:4])
@@ -90,7 +92,10 @@ print(seconds, (memory("VmHWM") - before) / 1024, *result)
 
 
 def manifold() -> Iterator[Result]:
-    """Blocks of distances against full matrices, each in a process of its own, since peak memory never falls."""
+    """Blocks of distances against full matrices.
+
+    Each runs in its own process, since peak memory never falls.
+    """
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as name:
         files = [str(Path(name) / f"{side}.npy") for side in ("samples", "reference")]
@@ -129,7 +134,9 @@ class Numbers:
     name, digest = "inception", "random"
     def __call__(self, images):
         rng = np.random.default_rng(int(images[0, 0, 0, 0]))
-        draw = lambda width: torch.from_numpy(rng.standard_normal((len(images), width), dtype=np.float32))
+        draw = lambda width: torch.from_numpy(
+            rng.standard_normal((len(images), width), dtype=np.float32)
+        )
         return Activations(features=draw(2048), spatial=draw(2023), logits=draw(1008))
 
 class Images:
@@ -141,14 +148,20 @@ class Images:
 
 torch.set_num_threads(1)
 place = Path(sys.argv[2])
-finish(compute_statistics(Images(), Numbers(), place / "features.npy", 64), Path("images")).save(place / "statistics.npz")
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+finish(
+    compute_statistics(Images(), Numbers(), place / "features.npy", 64), Path("images")
+).save(place / "statistics.npz")
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(line for line in lines if line.startswith("VmHWM"))
 print(float(peak.split()[1]) / 1024)
 """
 
 
 def statistics_memory() -> Iterator[Result]:
-    """Peak memory of FID, sFID and IS statistics of 20,000 images over that of 2,000; features go to a file."""
+    """Peak memory of FID, sFID and IS statistics of 20,000 images over that of 2,000.
+
+    Features go to a file.
+    """
     peaks = []
     for count in (20_000, 2000):
         with TemporaryDirectory() as name:
@@ -156,13 +169,16 @@ def statistics_memory() -> Iterator[Result]:
             ended = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(float(ended.stdout))
     yield Result(
-        name="statistics_memory", ours=peaks[0], baseline=peaks[1], ratio=peaks[0] / peaks[1], unit="MB",
-        note="peak with 20,000 images; baseline: with 2,000",
+        name="statistics_memory", ours=peaks[0], baseline=peaks[1], ratio=peaks[0] / peaks[1],
+        unit="MB", note="peak with 20,000 images; baseline: with 2,000",
     )  # fmt: skip
 
 
 def inception_features() -> Iterator[Result]:
-    """Images per second against torch-fidelity's extractor with the same (random) weights, and how near the numbers are."""
+    """Images per second against torch-fidelity's extractor with the same random weights.
+
+    Also the relative difference of their features.
+    """
     network = inception_network()
     state = network.state_dict()
     generator = torch.Generator().manual_seed(0)
@@ -184,6 +200,8 @@ def inception_features() -> Iterator[Result]:
         ).features.norm()
     count = len(images)
     yield Result(
-        name="inception_features", ours=count / own, baseline=count / their, ratio=their / own, unit="images/s",
-        note=f"against torch-fidelity, 256 pixels, sFID's features included; relative difference {difference:.1e}",
+        name="inception_features", ours=count / own, baseline=count / their, ratio=their / own,
+        unit="images/s",
+        note="against torch-fidelity, 256 pixels, sFID's features included; "
+        f"relative difference {difference:.1e}",
     )  # fmt: skip

@@ -27,7 +27,10 @@ STARTS = {
 
 
 def digits_lifecycle() -> Iterator[Result]:
-    """Wall time of the default experiment on two cores against its jobs' seconds shared evenly, and the largest parts."""
+    """Wall time of the default experiment on two cores, and the shares of its largest parts.
+
+    The baseline is the sum of its jobs' seconds, divided evenly among the cores.
+    """
     with TemporaryDirectory() as name:
         place = Path(name)
         for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
@@ -35,21 +38,23 @@ def digits_lifecycle() -> Iterator[Result]:
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         started = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place, env=environment,
-            check=True,
+            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place,
+            env=environment, check=True,
         )  # fmt: skip
         wall = time.perf_counter() - started
         files = list(place.glob("results/**/benchmarks/*.tsv"))
         seconds = pd.Series([_seconds(path) for path in files], index=[path.stem for path in files])
     total = float(seconds.sum())
     yield Result(
-        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES, ratio=total / CORES / wall, unit="s",
+        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES,
+        ratio=total / CORES / wall, unit="s",
         note=f"{len(seconds)} jobs; baseline: their {total:.0f} s shared evenly by the cores",
     )  # fmt: skip
     for part, prefixes in PARTS.items():
         own = seconds[seconds.index.str.startswith(prefixes)]
         yield Result(
-            name=f"digits_{part}", ours=float(own.sum()), baseline=total, ratio=float(own.sum()) / total, unit="s",
+            name=f"digits_{part}", ours=float(own.sum()), baseline=total,
+            ratio=float(own.sum()) / total, unit="s",
             note=f"share of all jobs' seconds, {len(own)} jobs",
         )  # fmt: skip
     for part, modules in STARTS.items():
@@ -58,13 +63,13 @@ def digits_lifecycle() -> Iterator[Result]:
         subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
         start_up = count * (time.perf_counter() - started)
         yield Result(
-            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total, unit="s",
-            note=f"imports of {count} jobs, share of all jobs' seconds",
+            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total,
+            unit="s", note=f"imports of {count} jobs, share of all jobs' seconds",
         )  # fmt: skip
 
 
 def presets_dag() -> Iterator[Result]:
-    """What Snakemake takes to plan every shipped experiment together, none of whose data is there."""
+    """Time Snakemake takes to plan every shipped experiment together, without any data."""
     names = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
     with TemporaryDirectory() as name:
         for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):

@@ -32,7 +32,7 @@ MEAN = (0.5, 0.5, 0.5)
 
 
 class StoredTokens:
-    """Stands for a store of DINOv2 ViT-B's features."""
+    """A stand-in for a store of DINOv2 ViT-B's features."""
 
     grid_size, hidden_size, name, stand_in = 16, 768, "dinov2", False
 
@@ -59,7 +59,10 @@ def loss_of(model: TrainingModel, batch: Batch) -> Callable[[], Tensor]:
 
 
 def run_behind(average: SiT, batch: Batch, depth: int) -> Tensor:
-    """What SRA's published code also runs of the average: the blocks behind ``depth`` and the output layer."""
+    """What SRA's published code also runs of the average model.
+
+    These are the blocks behind ``depth`` and the output layer.
+    """
     condition_BD = average.condition(batch.t_B, batch.labels_B)
     x_BTD = average.x_embedder(batch.x_BCHW) + average.pos_embed
     for block in average.blocks[depth:]:
@@ -68,7 +71,10 @@ def run_behind(average: SiT, batch: Batch, depth: int) -> Tensor:
 
 
 def methods() -> Iterator[Result]:
-    """Forward and backward pass of every method over plain SiT's; SRA and REPA also against the arithmetic without saving."""
+    """Forward and backward pass of every method over plain SiT's.
+
+    SRA and REPA are also compared with the arithmetic without saving.
+    """
     tokens = torch.randn(BATCH, 256, 768).half()
     batch = replace(stage_2_batch(), encoder_features={"dinov2": tokens})
     stage_2, _ = stage_2_models()
@@ -87,7 +93,8 @@ def methods() -> Iterator[Result]:
     for name, seconds in zip(list(models)[1:], others, strict=True):
         yield Result(
             name=f"step_{name}", ours=seconds, baseline=plain, ratio=plain / seconds, unit="s",
-            note=f"a step of this method; baseline: plain SiT's; S/2 width, batch {BATCH}, 3 in range",
+            note="a step of this method; baseline: plain SiT's; "
+            f"S/2 width, batch {BATCH}, 3 in range",
         )  # fmt: skip
 
     yield from _savings(models, batch, sra, repa)
@@ -96,7 +103,10 @@ def methods() -> Iterator[Result]:
 def _savings(
     models: dict[str, TrainingModel], batch: Batch, sra: Sra, repa: Repa
 ) -> Iterator[Result]:
-    """Ours against the published arithmetic: the whole average for SRA, the encoder at every step for REPA."""
+    """Ours against the published arithmetic.
+
+    SRA: the whole average model. REPA: the encoder at every step.
+    """
     ours = loss_of(models["sra"], batch)
     average = randomised(SiT(SHAPE)).requires_grad_(False)
 
@@ -116,6 +126,8 @@ def _savings(
         batch, images_BHWC=torch.randint(0, 256, (BATCH, 256, 256, 3), dtype=torch.uint8)
     )
     yield faster(
-        "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)), step_of(live, loss_of(live, seen)),
-        "stored features, against DINOv2 ViT-B on the images at every step", repetitions=REPETITIONS,
+        "repa_step", step_of(models["repa"], loss_of(models["repa"], batch)),
+        step_of(live, loss_of(live, seen)),
+        "stored features, against DINOv2 ViT-B on the images at every step",
+        repetitions=REPETITIONS,
     )  # fmt: skip

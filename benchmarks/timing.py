@@ -1,4 +1,4 @@
-"""Ratios that mean something: both sides in one process, interleaved, medians, the same number of threads."""
+"""Comparable ratios: both sides in one process, interleaved, medians, equal thread counts."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ class Result:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in the file."""
+        """The entry in the results file."""
         return asdict(self)
 
 

@@ -1,4 +1,7 @@
-"""The cost of a training step: the arithmetic that is not done, and how near to bare matrix products the rest is."""
+"""The cost of a training step.
+
+Measured are the arithmetic that is saved, and how near the rest is to bare matrix products.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +27,10 @@ LATENT = (4, 32, 32)
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Random weights everywhere: a fresh adaLN-Zero model skips nothing here, but its gradients would be zeros."""
+    """Random weights everywhere.
+
+    A fresh adaLN-Zero model skips nothing here, but its gradients would be zeros.
+    """
     for parameter in module.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.02)
@@ -41,9 +47,11 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
     t, path = torch.from_numpy(times).to(dtype), INTERPOLANTS["linear"]
     labels = torch.arange(BATCH)
     return Batch(
-        step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps, x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
-        velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t, times=times.astype(np.float32),
-        labels_B=labels, dropped_labels_B=labels, uniform_B=torch.rand(BATCH, dtype=dtype),
+        step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps,
+        x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
+        velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t,
+        times=times.astype(np.float32), labels_B=labels, dropped_labels_B=labels,
+        uniform_B=torch.rand(BATCH, dtype=dtype),
     )  # fmt: skip
 
 
@@ -55,8 +63,8 @@ def stage_2_models() -> tuple[TrainingModel, SiTTrunk]:
     )
     teacher.requires_grad_(False).eval()
     settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6, teacher_depth=8,
-        guidance_scale=30.0,
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=6,
+        teacher_depth=8, guidance_scale=30.0,
     )  # fmt: skip
     student = randomised(
         TrainingModel(
@@ -73,7 +81,10 @@ def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
 
 
 def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
-    """The arithmetic of the published code: teacher with and without label and projector on the whole batch, then a mask."""
+    """The arithmetic of the published code.
+
+    The teacher with and without label and the projector see the whole batch; then comes a mask.
+    """
     (term,) = student.alignment.values()
     settings = term.method
     assert isinstance(settings, SelfTranscendence)
@@ -149,18 +160,22 @@ def teacher_precision() -> Iterator[Result]:
         guided_bf16 = under_bf16(lambda: term.guiding_features(batch, {}))().double()
     errors = [float((found.double() - exact).norm() / exact.norm()) for found in (in_bf16, in_fp32)]
     yield Result(
-        name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1], unit="relative",
+        name="teacher_bf16_error", ours=errors[0], baseline=errors[1], ratio=errors[0] / errors[1],
+        unit="relative",
         note="f_c after block 8 in bf16; baseline: in fp32; both against float64, random weights",
     )  # fmt: skip
     error = float((guided_bf16 - guided).norm() / guided.norm())
     yield Result(
-        name="guided_features_bf16_error", ours=error, baseline=errors[0], ratio=error / errors[0], unit="relative",
-        note="f_g at w = 30 in bf16 against fp32; baseline: that of f_c",
+        name="guided_features_bf16_error", ours=error, baseline=errors[0], ratio=error / errors[0],
+        unit="relative", note="f_g at w = 30 in bf16 against fp32; baseline: that of f_c",
     )  # fmt: skip
 
 
 def bf16_gain() -> Iterator[Result]:
-    """Forward and backward in fp32 over the same in bf16 autocast, by width: what `precision: auto` decides by."""
+    """Forward and backward in fp32 over the same in bf16 autocast, by width.
+
+    This is the ratio by which `precision: auto` decides.
+    """
     for width, heads in ((96, 4), (192, 6), (384, 6)):
         shape = SiTShape(
             latent_shape=LATENT, num_classes=1000, depth=4, width=width, heads=heads, patch_size=2
@@ -187,7 +202,7 @@ def bf16_gain() -> Iterator[Result]:
 
 
 def matmul_share() -> Iterator[Result]:
-    """FLOP per second of forward and backward over that of bare matrix products of the same shapes."""
+    """FLOP per second of forward and backward over that of bare products of equal shapes."""
     shape = SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)
     model = randomised(SiT(shape))
     batch = stage_2_batch()
@@ -220,7 +235,8 @@ def matmul_share() -> Iterator[Result]:
         limit = sum(2 * tokens * i * o for i, o in shapes) / bare
         rate = (flops + attention) / seconds
         yield Result(
-            name=f"matmul_share_{name}", ours=rate / 1e9, baseline=limit / 1e9, ratio=rate / limit, unit="GFLOP/s",
+            name=f"matmul_share_{name}", ours=rate / 1e9, baseline=limit / 1e9, ratio=rate / limit,
+            unit="GFLOP/s",
             note="S/2, forward and backward; baseline: bare products of the same shapes",
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def at_repository(monkeypatch):
-    """Names of experiments are looked up in the working directory, as in every use of the project."""
+    """Names of experiments are looked up in the working directory, as in normal use."""
     monkeypatch.chdir(REPOSITORY)
 
 

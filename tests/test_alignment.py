@@ -1,4 +1,7 @@
-"""The losses of every method against slow transcriptions of their formulas, on randomised models in float64."""
+"""The losses of every method against slow transcriptions of their formulas.
+
+The models have random weights in float64.
+"""
 
 import copy
 
@@ -49,8 +52,9 @@ def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
     dropped = torch.where(torch.arange(size) % 3 == 1, 10, labels)
     return Batch(
         step=step, interpolant=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
-        velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32), labels_B=labels,
-        dropped_labels_B=dropped, uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
+        velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32),
+        labels_B=labels, dropped_labels_B=dropped,
+        uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
     )  # fmt: skip
 
 
@@ -129,8 +133,9 @@ def test_patches_are_put_together_as_they_were_cut(shape):
 
 def stage_2(shape, w=5.0, stop_after=None, weight=0.5):
     settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2, teacher_depth=3,
-        guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after, weight=weight,
+        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2,
+        teacher_depth=3, guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
+        weight=weight,
     )  # fmt: skip
     full_teacher = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
     cut = copy.deepcopy(full_teacher)
@@ -167,7 +172,7 @@ def test_stage_2_is_its_formula(shape, w):
 
 
 class Stored:
-    """Stands for a feature store: what REPA's head is built by."""
+    """A stand-in for the feature store by which REPA's head is built."""
 
     grid_size, hidden_size, name, stand_in = 4, 24, "encoder", False
 
@@ -194,7 +199,10 @@ def test_repa_is_its_formula(shape):
 
 
 def test_repa_on_images_is_repa_on_their_stored_features(shape):
-    """The encoder run at every step, against its own tokens given; its weights are neither trained nor saved."""
+    """The encoder run at every step, against its own stored tokens.
+
+    Its weights are neither trained nor saved.
+    """
     settings = TrainedEncoderConfig(kind="trained", hidden_size=24, depth=2, num_heads=2)
     torch.manual_seed(0)
     network = randomise(build_network(stand_in_architecture(settings, 32))).eval()
@@ -219,7 +227,10 @@ def test_repa_on_images_is_repa_on_their_stored_features(shape):
 
 
 def test_tokens_of_another_grid_are_matched():
-    """Linear ramps survive a bilinear resize, up and down, away from the border; an equal grid is left as it is."""
+    """Linear ramps survive a bilinear resize, up and down, away from the border.
+
+    A grid of equal size is left as it is.
+    """
     side = torch.arange(8, dtype=torch.float64)
     ramp = torch.stack([side.repeat(8), side.repeat_interleave(8)], dim=1)[
         None
@@ -314,17 +325,20 @@ def test_layersync_is_its_formula(shape):
 
 @pytest.mark.parametrize("method", ["layersync", "sra", "repa"])
 def test_no_gradient_goes_through_what_is_followed(shape, method):
-    """The term moves no block behind the student's, and no output layer; for LayerSync that is the stop-gradient."""
-    signal = {
+    """The term moves no block behind the student's, and no output layer.
+
+    For LayerSync that is the stop-gradient.
+    """
+    term_config = {
         "layersync": LAYERSYNC,
         "repa": REPA,
         "sra": Sra(method="sra", student_depth=2, teacher_depth=3),
     }[method]
-    model = build(shape, signal, encoders={"encoder": Stored()})
+    model = build(shape, term_config, encoders={"encoder": Stored()})
     average = randomise(SiT(shape).double(), seed=7)
     model.alignment.set_ema_model(average)
     model(make_batch(encoder_features={"encoder": torch.randn(6, 16, 24)}))[1].backward()
-    last = max(signal.student_blocks["student_depth" if method != "repa" else "depth"], 1)
+    last = max(term_config.student_blocks["student_depth" if method != "repa" else "depth"], 1)
     for depth, block in enumerate(model.backbone.blocks, start=1):
         moved = [p.grad is not None and bool(p.grad.any()) for p in block.parameters()]
         assert any(moved) is (depth <= last)
@@ -340,8 +354,8 @@ def test_the_average_runs_no_block_behind_the_one_that_is_followed(shape):
     assert torch.isfinite(model(make_batch())[1])
 
 
-def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
-    signals = [
+def test_a_list_of_terms_is_their_weighted_sum(shape):
+    term_configs = [
         VaeAlignment(
             method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, weight=0.3
         ),
@@ -349,7 +363,7 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
         Repa(method="repa", encoder="encoder", depth=3, projector_width=8, weight=2.0),
     ]
     tokens = {"encoder": torch.randn(len(TIMES), 16, 24)}
-    model = build(shape, *signals, encoders={"encoder": Stored()})
+    model = build(shape, *term_configs, encoders={"encoder": Stored()})
     batch = make_batch(encoder_features=tokens)
     assert model.alignment.depths(0) == (1, 3)
     features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (1, 3))
@@ -358,8 +372,8 @@ def test_a_list_of_signals_is_the_weighted_sum_of_its_terms(shape):
     torch.testing.assert_close(model(batch)[1], expected, rtol=1e-6, atol=0)
 
 
-def test_each_signal_of_a_list_stops_for_itself(shape):
-    """The head of the one that is over gets zeros, then no gradient at all; the other one goes on."""
+def test_each_term_of_a_list_stops_for_itself(shape):
+    """The stopped term's head gets zeros, then no gradient at all; the other term continues."""
     stopped = VaeAlignment(
         method="vae-alignment", depth=1, t_range=RANGE, projector_width=16, stop_after=100
     )
@@ -367,15 +381,15 @@ def test_each_signal_of_a_list_stops_for_itself(shape):
     assert [model.alignment.depths(step) for step in (99, 100)] == [(1, 2), (2,)]
     _, term, _ = model(make_batch(step=100, encoder_features={"encoder": torch.randn(6, 16, 24)}))
     term.backward()
-    over, goes_on = model.alignment.values()
-    assert all(head.grad is not None and not head.grad.any() for head in over.parameters())
+    stopped_head, continued = model.alignment.values()
+    assert all(head.grad is not None and not head.grad.any() for head in stopped_head.parameters())
     model.alignment.drop_idle_gradients(100)
-    assert all(head.grad is None for head in over.parameters())
-    assert any(head.grad.any() for head in goes_on.parameters())
+    assert all(head.grad is None for head in stopped_head.parameters())
+    assert any(head.grad.any() for head in continued.parameters())
 
 
 def test_the_saving_changes_no_gradient(shape):
-    """Ours against the plain arithmetic of the benchmark: everything on the whole batch, then a mask."""
+    """Ours against the benchmark's plain arithmetic: all on the whole batch, then a mask."""
     model, _ = stage_2(shape)
     cut = only_term(model).teacher
     batch = make_batch()
@@ -464,7 +478,7 @@ def test_stop_after_switches_the_term_off(shape):
 
 
 @pytest.mark.parametrize(
-    ("signal", "message"),
+    ("term_config", "message"),
     [
         (
             SelfTranscendence(
@@ -478,6 +492,6 @@ def test_stop_after_switches_the_term_off(shape):
         (REPA, "neither features nor weights of 'encoder' were given"),
     ],
 )
-def test_a_signal_without_what_it_follows_is_refused(shape, signal, message):
+def test_a_term_without_what_it_follows_is_refused(shape, term_config, message):
     with pytest.raises(UserError, match=message):
-        build_alignment_losses({"term": signal}, shape)
+        build_alignment_losses({"term": term_config}, shape)

@@ -59,7 +59,7 @@ def test_probes_read_off_what_is_there_and_nothing_else():
 
 
 def test_a_linear_probe_does_not_see_what_is_not_linear_and_neighbours_do():
-    """Two rings of one centre: a line tells them no better than chance, neighbours by angle neither, but with an angle each."""
+    """Opposite quadrants of a circle share a class: no line separates them, neighbours do."""
     angle = RNG.uniform(0, 2 * np.pi, 600)
     labels = (np.floor(angle / (np.pi / 2)).astype(int)) % 2  # opposite quadrants share a class
     features = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -69,7 +69,7 @@ def test_a_linear_probe_does_not_see_what_is_not_linear_and_neighbours_do():
 
 
 def test_probes_are_judged_on_held_out_images_only():
-    """Labels of the images they are fitted to are wrong: an honest probe is wrong on all held-out ones."""
+    """Labels of the fitted images are wrong: an honest probe is wrong on all held-out ones."""
     features, labels, test = clusters(classes=2)
     wrong = np.where(test, labels, 1 - labels)
     assert linear_probe(features, wrong, test) == knn_probe(features, wrong, test) == 0.0
@@ -102,7 +102,7 @@ def test_cka_is_one_up_to_rotation_and_scale_and_falls_to_nothing():
     assert linear_cka(x[:200], half[:200]) == pytest.approx(by_grams, rel=1e-9)
 
 
-def test_equal_tokens_have_equal_colours_whatever_stands_around_them():
+def test_equal_tokens_have_equal_colours_whatever_surrounds_them():
     tokens = RNG.standard_normal((2, 3, 16, 10))
     tokens[1, 2, 5] = tokens[0, 0, 9]
     colours = principal_colours(tokens)
@@ -113,11 +113,11 @@ def test_equal_tokens_have_equal_colours_whatever_stands_around_them():
 
 
 def test_colours_follow_the_strongest_direction():
-    """Tokens along one line: red runs from 0 to 1 in their order, or the reverse, however the line lies."""
-    place = np.linspace(0, 1, 16)
+    """Tokens along any line: red runs from 0 to 1 in their order, or the reverse."""
+    position = np.linspace(0, 1, 16)
     direction = RNG.standard_normal(7)
-    red = principal_colours(place[None, :, None] * direction)[0, ..., 0].ravel()
-    assert abs(np.corrcoef(red, place)[0, 1]) > 0.99
+    red = principal_colours(position[None, :, None] * direction)[0, ..., 0].ravel()
+    assert abs(np.corrcoef(red, position)[0, 1]) > 0.99
 
 
 def test_two_components_leave_blue_undecided():
@@ -203,8 +203,10 @@ def test_a_teacher_and_its_own_teacher_count_once():
 
 
 def test_the_comparison_says_what_a_paper_would():
-    seconds = {"sit": {100: dict.fromkeys(range(3), 10.0), 200: dict.fromkeys(range(3), 20.0)},
-               "ours": {100: dict.fromkeys(range(3), 12.0), 200: dict.fromkeys(range(3), 24.0)}}  # fmt: skip
+    seconds = {
+        "sit": {100: dict.fromkeys(range(3), 10.0), 200: dict.fromkeys(range(3), 20.0)},
+        "ours": {100: dict.fromkeys(range(3), 12.0), 200: dict.fromkeys(range(3), 24.0)},
+    }
     table = comparison_table(metrics(FIDS), seconds, {"ours": [("sit", 100)]}, "sit").set_index(
         "run"
     )

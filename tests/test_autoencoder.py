@@ -73,7 +73,7 @@ def test_a_trained_autoencoder_has_no_scale_of_its_own(saved):
 
 
 @pytest.mark.slow
-def test_extraction_measures_the_scale_and_goes_on_at_the_shard(data, saved, tmp_path, monkeypatch):
+def test_extraction_measures_the_scale_and_resumes_at_the_shard(data, saved, tmp_path, monkeypatch):
     latents = data.latents.model_copy(update={"shard_size": 700, "dtype": "float32"})
     sharded = data.model_copy(update={"latents": latents})
     manifest = extract(sharded, saved, tmp_path, CPU)

@@ -1,4 +1,7 @@
-"""Everything random in a training step: a function of (seed, step, position), whatever the processes."""
+"""Everything random in a training step is a function of (seed, step, position) alone.
+
+The number of processes changes nothing.
+"""
 
 import numpy as np
 import pytest
@@ -74,10 +77,10 @@ def test_dropout_at_its_ends(store, rate, share):
 def test_latents_are_scaled_posterior_samples(store):
     """Over many visits: mean (mean - shift) scale, standard deviation std scale."""
     noise = np.random.default_rng(0).standard_normal((4000, 4, 8, 8)).astype(np.float32)
-    drawn = store.latents(np.full(4000, 7), noise)
+    sampled = store.latents(np.full(4000, 7), noise)
     moments = store.moments(np.array([7]))[0]
-    np.testing.assert_allclose(drawn.mean(0), (moments[0] - 0.1) * 0.5, atol=0.02)
-    np.testing.assert_allclose(drawn.std(0), moments[1] * 0.5, atol=0.01)
+    np.testing.assert_allclose(sampled.mean(0), (moments[0] - 0.1) * 0.5, atol=0.02)
+    np.testing.assert_allclose(sampled.std(0), moments[1] * 0.5, atol=0.01)
 
 
 def test_time_is_uniform(store):
@@ -134,7 +137,8 @@ def test_a_block_of_draws_depends_on_each_of_its_four_numbers():
     numbers = [0, 1, 2, 2**32, 2**63]
     blocks = {
         (seed, stream, major, minor): tuple(generator(seed, stream, major, minor).bytes(16))
-        for seed in numbers for stream in (Stream.BATCH, Stream.SAMPLE) for major in numbers for minor in numbers
+        for seed in numbers for stream in (Stream.BATCH, Stream.SAMPLE)
+        for major in numbers for minor in numbers
     }  # fmt: skip
     assert len(set(blocks.values())) == len(blocks)
 
@@ -148,8 +152,8 @@ def test_random_streams_never_meet():
 
 
 def test_normal_numbers_of_neighbouring_positions_are_uncorrelated():
-    drawn = np.stack(
+    sampled = np.stack(
         [generator(0, Stream.BATCH, 3, position).standard_normal(4096) for position in range(20)]
     )
-    correlations = np.corrcoef(drawn)[~np.eye(20, dtype=bool)]
+    correlations = np.corrcoef(sampled)[~np.eye(20, dtype=bool)]
     assert np.abs(correlations).max() < 5 / np.sqrt(4096)

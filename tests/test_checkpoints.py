@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class PublicModel(nn.Module):
-    """SiT, REPA's SiT and DiT's network, written down from their description, with their parameter names."""
+    """SiT, REPA's SiT and DiT's network, from their description, with their parameter names."""
 
     def __init__(
         self,
@@ -91,7 +91,10 @@ class PublicModel(nn.Module):
         return nn.ModuleDict({
             "attn": nn.ModuleDict(attention),
             "mlp": nn.ModuleDict(
-                {"fc1": nn.Linear(hidden_size, 4 * hidden_size), "fc2": nn.Linear(4 * hidden_size, hidden_size)}
+                {
+                    "fc1": nn.Linear(hidden_size, 4 * hidden_size),
+                    "fc2": nn.Linear(4 * hidden_size, hidden_size),
+                }
             ),
             "adaLN_modulation": modulation(hidden_size, 6),
         })  # fmt: skip
@@ -412,7 +415,7 @@ def test_what_does_not_fit_is_named(tmp_path, wrong):
     assert [path.name for path in tmp_path.iterdir()] == ["public.pt"]
 
 
-def test_unknown_heads_are_left_out_if_asked_for(tmp_path):
+def test_unknown_heads_are_left_out_if_requested(tmp_path):
     theirs = trained(**REPA).state_dict()
     more = {
         "extra.0.weight": torch.zeros(1),
@@ -426,7 +429,7 @@ def test_unknown_heads_are_left_out_if_asked_for(tmp_path):
     )
 
 
-def test_heads_are_read_or_known_or_asked_for(tmp_path):
+def test_heads_are_read_or_known_or_requested(tmp_path):
     with pytest.raises(
         UserError, match="tells the number of heads of hidden size 32, so --num-heads is needed"
     ):
@@ -500,8 +503,8 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     theirs = trained(**SIT)
     file = saved(tmp_path / "SiT.pt", theirs.state_dict())
     ended = checkpoint_command(
-        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors", "--num-heads", 2,
-        "--step", 7_000_000, "--scale", 0.5, "--name", "published",
+        "import", file, "--convention", "data-at-1", "--output", tmp_path / "ours.safetensors",
+        "--num-heads", 2, "--step", 7_000_000, "--scale", 0.5, "--name", "published",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     metadata = load_tensors(tmp_path / "ours.safetensors", "weights")[1]

@@ -1,4 +1,4 @@
-"""Experiment files: what is wrong with one is said in one line that names the key, and the schema is in step."""
+"""Experiment files: errors are one line that names the key, and the schema agrees."""
 
 import json
 import re
@@ -41,11 +41,17 @@ MISTAKES = {
     ),
     "no checkpoint": (
         {"runs.self-transcendence.alignment.teacher.step": 5},
-        r"runs\.self-transcendence\.alignment\.teacher\.step: 5 is not a checkpoint of 'vae-align' \(allowed: 4, 8\)",
+        (
+            r"runs\.self-transcendence\.alignment\.teacher\.step: "
+            r"5 is not a checkpoint of 'vae-align' \(allowed: 4, 8\)"
+        ),
     ),
     "no such teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "x"},
-        r"alignment\.teacher\.run: 'x' is not a run \(allowed: sit, vae-align, self-transcendence\)",
+        (
+            r"alignment\.teacher\.run: 'x' is not a run "
+            r"\(allowed: sit, vae-align, self-transcendence\)"
+        ),
     ),
     "own teacher": (
         {"runs.self-transcendence.alignment.teacher.run": "self-transcendence"},
@@ -53,7 +59,10 @@ MISTAKES = {
     ),
     "unknown method": (
         {"runs.sit": {"alignment": {"method": "magic"}}},
-        r"runs\.sit\.alignment\.method: 'magic' is unknown \(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$",
+        (
+            r"runs\.sit\.alignment\.method: 'magic' is unknown "
+            r"\(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$"
+        ),
     ),
     "method missing": (
         {"runs.sit": {"alignment": {"depth": 1}}},
@@ -82,7 +91,10 @@ MISTAKES = {
     ),
     "sampled step": (
         {"evaluation.samplers.ode.checkpoints": [5]},
-        r"evaluation\.samplers\.ode\.checkpoints: 5 is not a checkpoint of any run \(allowed: 4, 8\)",
+        (
+            r"evaluation\.samplers\.ode\.checkpoints: "
+            r"5 is not a checkpoint of any run \(allowed: 4, 8\)"
+        ),
     ),
     "figure's sampler": (
         {"figures.sampler": "sde"},
@@ -107,7 +119,10 @@ MISTAKES = {
     ),
     "teacher's path": (
         {"runs.self-transcendence.training": {"interpolant": "cosine"}},
-        r"alignment\.teacher\.run: 'vae-align' has training\.interpolant linear, its student has cosine",
+        (
+            r"alignment\.teacher\.run: "
+            r"'vae-align' has training\.interpolant linear, its student has cosine"
+        ),
     ),
     "patches that do not tile": (
         {"model.patch_size": 3},
@@ -133,7 +148,10 @@ MISTAKES = {
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has duplicates"),
     "REPA's encoder": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "dino", "depth": 1}}},
-        r"runs\.sit\.alignment\.encoder: 'dino' is not an encoder of data 'digits' \(allowed: stand-in\)",
+        (
+            r"runs\.sit\.alignment\.encoder: "
+            r"'dino' is not an encoder of data 'digits' \(allowed: stand-in\)"
+        ),
     ),
     "REPA's depth": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "stand-in", "depth": 5}}},
@@ -232,8 +250,10 @@ def test_a_mistake_is_one_line_with_file_and_key(tiny, mistake):
 
 
 def test_every_problem_is_listed_with_its_key_and_the_nearest_known_one(tiny):
-    path = tiny(**{"modle": 1, "training.batchsize": 1, "runs.sit": {"alignmnt": {}}, "seeds": [0, 0],
-                   "runs.vae-align.alignment.taget": "latent", "evaluation.samplers.ode.x": 1})  # fmt: skip
+    path = tiny(**{
+        "modle": 1, "training.batchsize": 1, "runs.sit": {"alignmnt": {}}, "seeds": [0, 0],
+        "runs.vae-align.alignment.taget": "latent", "evaluation.samplers.ode.x": 1,
+    })  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
     assert sorted(line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()) == [
@@ -253,8 +273,10 @@ def test_problems_between_parts_are_all_listed(tiny):
     keys = [
         line.removeprefix(f"{path}: ").split(": ")[0] for line in str(caught.value).splitlines()
     ]
-    assert keys == ["seeds", "runs.vae-align.alignment.depth",
-                    "runs.self-transcendence.alignment.teacher.step", "figures.baseline"]  # fmt: skip
+    assert keys == [
+        "seeds", "runs.vae-align.alignment.depth",
+        "runs.self-transcendence.alignment.teacher.step", "figures.baseline",
+    ]  # fmt: skip
 
 
 # A run, a grid or a curve may have the name of what pydantic calls a member of a union.
@@ -312,7 +334,8 @@ def test_another_kind_replaces_and_the_same_kind_merges(tiny, tmp_path):
 
 def test_another_autoencoder_replaces_and_the_same_one_merges(tmp_path):
     for name, autoencoder in (
-        ("fewer", "{kind: trained, steps: 5}"), ("other", "{kind: pretrained, path: x, downsampling: 4}"),
+        ("fewer", "{kind: trained, steps: 5}"),
+        ("other", "{kind: pretrained, path: x, downsampling: 4}"),
     ):  # fmt: skip
         path = tmp_path / f"{name}.yaml"
         path.write_text(f"extends: digits\nautoencoder: {autoencoder}\n")
@@ -338,9 +361,8 @@ def test_null_leaves_out_a_run_that_is_inherited(tiny, tmp_path):
 
 def test_a_circle_of_two_teachers_is_named(tiny):
     changes = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
-    path = tiny(**{
-        "runs.vae-align.alignment": {**changes, "teacher": {"run": "self-transcendence", "step": 4}},
-    })  # fmt: skip
+    teacher = {"run": "self-transcendence", "step": 4}
+    path = tiny(**{"runs.vae-align.alignment": {**changes, "teacher": teacher}})
     with pytest.raises(
         ConfigError, match=r"vae-align -> self-transcendence -> vae-align is a circle"
     ):
@@ -459,7 +481,7 @@ def test_schemas_are_those_of_the_models(file, schema):
 
 
 def test_a_resolved_experiment_reads_back_as_itself(tiny):
-    """What stands beside the results is the experiment with every default filled in."""
+    """The file beside the results is the experiment with every default filled in."""
     experiment = load_experiment(tiny())
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
@@ -532,11 +554,11 @@ def test_metrics_that_cannot_be_computed_are_one_line(tiny, changes, message):
         load_experiment(tiny(**changes))
 
 
-def test_a_list_of_signals_comes_back_from_its_resolved_file(tiny):
+def test_a_list_of_terms_comes_back_from_its_resolved_file(tiny):
     experiment = load_experiment(tiny(runs={**TINY["runs"], **OTHER_METHODS}))
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment
-    assert [signal.method for signal in experiment.runs["both"].alignments.values()] == [
+    assert [term.method for term in experiment.runs["both"].alignments.values()] == [
         "layersync",
         "vae-alignment",
     ]
@@ -559,8 +581,8 @@ def test_sras_weight_and_decay_follow_its_loss():
 
 def test_two_terms_of_one_method_have_names_and_teachers_of_their_own(tiny):
     teach = {"method": "self-transcendence", "student_depth": 1, "teacher_depth": 2}
-    signals = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
-    experiment = load_experiment(tiny(**{"runs.two": {"alignment": signals}}))
+    terms = [{**teach, "teacher": {"run": run, "step": 4}} for run in ("vae-align", "sit")]
+    experiment = load_experiment(tiny(**{"runs.two": {"alignment": terms}}))
     assert [teacher.choice.run for teacher in experiment.runs["two"].teachers.values()] == [
         "vae-align",
         "sit",
@@ -581,7 +603,7 @@ def test_the_arms_of_the_comparison_differ_in_one_object():
 
 @pytest.fixture(scope="module")
 def editor():
-    """What editors check experiments by: the schema, which knows no defaults that depend on other keys."""
+    """The schema that editors use; it has no defaults that depend on other keys."""
     schema = experiment_schema()
     checker = jsonschema.validators.validator_for(schema)
     checker.check_schema(schema)
@@ -630,7 +652,7 @@ def test_a_grid_is_a_run_for_each_combination_and_comes_back_from_its_resolved_f
 
 
 def test_a_grid_may_vary_what_another_one_made(tiny):
-    """Stage 2 behind a teacher that a grid over stage 1 makes; values that are mappings, and null."""
+    """Stage 2 behind a teacher that a stage-1 grid makes; values that are mappings, and null."""
     grids = {
         "target": {"run": "vae-align", "vary": {"alignment.target": ["velocity", "latent"]}},
         "teacher": {
@@ -690,12 +712,12 @@ def test_signs_make_other_runs_and_repeats_are_refused(tiny):
         load_experiment(tiny(grids={"w": {**grid, "vary": {"alignment.guidance_scale": [5, 5]}}}))
 
 
-def test_a_grid_reaches_into_a_list_of_signals(tiny):
+def test_a_grid_reaches_into_a_list_of_terms(tiny):
     runs = {**TINY["runs"], "both": OTHER_METHODS["both"]}
     grid = {"run": "both", "vary": {"alignment.1.weight": [0.5, 2.0]}}
     experiment = load_experiment(tiny(runs=runs, grids={"weight": grid}))
     assert experiment.grids["weight"].runs == ("both", "weight-2.0")  # 0.5 is the default
-    assert [signal.weight for signal in experiment.runs["weight-2.0"].alignments.values()] == [
+    assert [term.weight for term in experiment.runs["weight-2.0"].alignments.values()] == [
         0.2,
         2.0,
     ]
@@ -740,7 +762,7 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
     )
     assert chosen.evaluated_steps("public", "ode") == (
         7_000_000,
-    )  # what there is of it, whatever is sampled of others
+    )  # its own number of images, for any number of the others
     assert experiment.trained_runs == ("sit", "vae-align", "self-transcendence")
     values = yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json")))
     assert config.validated(config.ExperimentConfig, values, "resolved") == experiment

@@ -1,4 +1,4 @@
-"""Every key of an experiment refuses what is no value of it, in one line that names the key."""
+"""Every key of an experiment refuses a wrong value, in one line that names the key."""
 
 import pytest
 

@@ -71,7 +71,10 @@ def test_frechet_distance_of_commuting_covariances_is_closed_form():
 
 @pytest.mark.parametrize("d", [1, 2, 5, 17, 64])
 def test_frechet_distance_is_a_squared_distance(d):
-    """Zero for equal Gaussians, symmetric, the same in any basis; and of scaled ones in closed form."""
+    """Zero for equal Gaussians, symmetric, and the same in any basis.
+
+    Of scaled Gaussians it has a closed form.
+    """
     rng = np.random.default_rng(d)
     mean1, mean2 = rng.standard_normal((2, d))
     factors = rng.standard_normal((2, d, d + 5))
@@ -180,7 +183,7 @@ def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
     )  # one chunk: the order says nothing
     collapsed = statistics_of(
         features, np.tile(logits[:1], (12000, 1))
-    )  # one image again and again is no sorted set
+    )  # one repeated image is not a sorted set
     assert inception_score(collapsed) == pytest.approx(1)
 
 
@@ -225,7 +228,10 @@ def test_the_distances_of_adm_are_half_precision_where_that_is_finite():
 
 
 def test_kid_is_the_unbiased_estimate_of_its_formula():
-    """All pairs at once, as published, where a subset is the whole set; and zero on average for equal distributions."""
+    """All pairs at once, as published, where a subset is the whole set.
+
+    For equal distributions it is zero on average.
+    """
     x, y = RNG.standard_normal((40, 5)), RNG.standard_normal((40, 5)) + 0.5
 
     def kernel(a, b):

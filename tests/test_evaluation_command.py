@@ -1,4 +1,4 @@
-"""From files of images to numbers: every kind of input, on one process and more; what is wrong is one line."""
+"""From files of images to metrics: every kind of input, one or more processes, errors."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def classifier(tmp_path_factory):
 
 @pytest.fixture
 def inputs(tmp_path, images):
-    """The same images as an archive, a compressed one, and a folder; and a data file of the digits."""
+    """The same images as an archive, a compressed one, and a folder; a data file of the digits."""
     np.savez(tmp_path / "samples.npz", images)
     np.savez_compressed(tmp_path / "compressed.npz", images)
     (tmp_path / "folder").mkdir()
@@ -66,8 +66,8 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
     output = inputs / "result.json"
     names = "fid,is,precision,recall,kid"
     ended = evaluate(
-        inputs / "samples.npz", "--reference", inputs / "own.yaml", "--metrics", names, "--extractor", "classifier",
-        "--weights", classifier, "--output", output,
+        inputs / "samples.npz", "--reference", inputs / "own.yaml", "--metrics", names,
+        "--extractor", "classifier", "--weights", classifier, "--output", output,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     result = json.loads(output.read_text())
@@ -127,8 +127,8 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
     words = [
-        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder", "--extractor",
-        "classifier", "--weights",
+        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder",
+        "--extractor", "classifier", "--weights",
         classifier, "--processes", 2, "--output", inputs / "statistics.npz",
     ]  # fmt: skip
     ended = subprocess.run(
@@ -139,7 +139,7 @@ def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     assert not (inputs / "statistics.npz").exists()
 
 
-# -------------------------------------------------------------------------------------------------------- what is wrong
+# ---------------------------------------------------------------------------------- wrong inputs
 
 
 def wrong_inputs(directory, images):
@@ -157,7 +157,10 @@ def wrong_inputs(directory, images):
     for number in range(3):
         Image.fromarray(images[0, ..., 0]).save(directory / f"grey/{number}.png")
     return {
-        "float.npz": r"arr_0 is float32 of shape \(60, 32, 32, 3\), allowed is uint8 of shape \(N, H, W, 3\)",
+        "float.npz": (
+            r"arr_0 is float32 of shape \(60, 32, 32, 3\), "
+            r"allowed is uint8 of shape \(N, H, W, 3\)"
+        ),
         "alpha.npz": r"arr_0 is uint8 of shape \(5, 8, 8, 4\)",
         "one.npz": "at least 2 images, found 1",
         "none.npz": "at least 2 images, found 0",
@@ -241,12 +244,12 @@ def test_each_metric_finds_its_extractor():
     }
 
 
-# ------------------------------------------------------------------------------------------------- Inception, ADM, others
+# ------------------------------------------------------------------------ Inception, ADM, others
 
 
 @pytest.fixture(scope="module")
 def random_inception(tmp_path_factory):
-    """Inception with random weights in a file, and the record that takes that file for the published one."""
+    """Inception with random weights in a file, and a record that names it as the published one."""
     generator = torch.Generator().manual_seed(0)
     state = inception_network().state_dict()
     for name, tensor in state.items():
@@ -273,7 +276,7 @@ def extractor(random_inception, monkeypatch) -> InceptionExtractor:
 def test_numbers_are_torch_fidelitys_where_definitions_agree(
     tmp_path, extractor, random_inception, images
 ):
-    """FID, IS in one chunk in file order, KID of the whole sets, precision and recall with k = 3."""
+    """FID, IS in one chunk in file order, KID of the whole sets, precision and recall at k = 3."""
     from torch_fidelity import calculate_metrics
 
     half = (images // 2 + 60).astype(np.uint8)
@@ -287,10 +290,11 @@ def test_numbers_are_torch_fidelitys_where_definitions_agree(
     )
     found = compute_metrics(("fid", "is", "precision", "recall"), samples, reference)
     expected = calculate_metrics(
-        input1=str(tmp_path / "samples"), input2=str(tmp_path / "reference"), cuda=False, fid=True, isc=True, prc=True,
-        feature_extractor="inception-v3-compat",
-        feature_extractor_weights_path=str(random_inception[0]), isc_splits=1, samples_shuffle=False, prc_neighborhood=3,
-        cache=False, verbose=False, batch_size=20, save_cpu_ram=True,
+        input1=str(tmp_path / "samples"), input2=str(tmp_path / "reference"), cuda=False, fid=True,
+        isc=True, prc=True, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(random_inception[0]), isc_splits=1,
+        samples_shuffle=False, prc_neighborhood=3, cache=False, verbose=False, batch_size=20,
+        save_cpu_ram=True,
     )  # fmt: skip
     assert found["fid"] == pytest.approx(
         expected["frechet_inception_distance"], rel=1e-3
@@ -355,7 +359,10 @@ def test_the_check_against_published_numbers_says_what_it_needs(inputs, monkeypa
 def test_the_check_against_published_numbers_compares(
     inputs, random_inception, extractor, monkeypatch, capsys
 ):
-    """With random weights every number is off, and it says so; with their own numbers as published ones none is."""
+    """With random weights every metric differs from the published row, and the check says so.
+
+    With their own values as the published ones none differs.
+    """
     from benchmarks import check_adm
 
     words = [

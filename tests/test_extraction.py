@@ -1,4 +1,7 @@
-"""Extraction: the same bytes however the work is cut, what is left out, mirrored views, moments that are there already."""
+"""Extraction: the same bytes however the work is split.
+
+Also images that are left out, mirrored views, and moments that exist already.
+"""
 
 import os
 import signal
@@ -182,13 +185,13 @@ def test_mirrored_views(tmp_path, data_file, autoencoder):
     )
     batches = BatchSource(store, TrainingConfig(checkpoints=(100,), batch_size=80), seed=0)
     noise = np.zeros((1, *manifest.latent_shape), np.float32)
-    drawn, place = set(), batches.indices(0, range(1))
+    sampled, index = set(), batches.indices(0, range(1))
     for step in range(12):  # an image comes once in each pass, as itself or mirrored
-        position = int(np.flatnonzero(batches.indices(step, range(80)) == place)[0])
+        position = int(np.flatnonzero(batches.indices(step, range(80)) == index)[0])
         z = batches.sample_batch(step, range(position, position + 1)).z
-        errors = [np.abs(z - store.latents(place, noise, view)).mean() for view in (0, 1)]
-        drawn.add(int(np.argmin(errors)))
-    assert drawn == {0, 1}
+        errors = [np.abs(z - store.latents(index, noise, view)).mean() for view in (0, 1)]
+        sampled.add(int(np.argmin(errors)))
+    assert sampled == {0, 1}
 
 
 def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):

@@ -1,4 +1,7 @@
-"""Feature networks against other implementations, with random weights; weight files that are wanted, absent or wrong."""
+"""Feature networks against other implementations, with random weights.
+
+Also requested weight files that are present, absent or wrong.
+"""
 
 import functools
 import http.server
@@ -36,7 +39,7 @@ def relative_difference(found, expected):
 
 @pytest.fixture(scope="module")
 def state():
-    """Random weights under which activations neither vanish nor explode, random batch statistics included."""
+    """Random weights and batch statistics under which activations neither vanish nor explode."""
     generator = torch.Generator().manual_seed(0)
     tensors = inception_network().state_dict()
     for name, tensor in tensors.items():
@@ -98,7 +101,10 @@ def test_features_are_pytorch_fids(state, extractor, images, monkeypatch):
 
 @pytest.mark.slow
 def test_plain_torchvision_is_another_network(state, extractor, images):
-    """The negative control: without the three differences in pooling the same weights give other features."""
+    """The negative control.
+
+    Without the three differences in pooling the same weights give other features.
+    """
     from torchvision.models import inception_v3
 
     plain = inception_v3(
@@ -149,7 +155,10 @@ def test_resize_is_torch_fidelitys(size):
 
 
 def test_resize_is_its_formula():
-    """Output pixel i lies at i * (input / output); a ramp stays a ramp, but for the end that is held."""
+    """Output pixel i lies at i * (input / output).
+
+    A ramp stays a ramp, except at the end, where the last value is held.
+    """
     ramp = torch.arange(4.0).expand(1, 1, 4, 4)
     assert resize_like_tensorflow_1(ramp, 8)[0, 0, 3].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
 
@@ -162,12 +171,15 @@ def test_batches_do_not_matter(extractor, images):
         assert relative_difference(parts, getattr(whole, name)) < 1e-5
 
 
-# ------------------------------------------------------------------------------------------------------------- DINOv2
+# ---------------------------------------------------------------------------------------- DINOv2
 
 
 @pytest.fixture(scope="module")
 def hub_state():
-    """Random weights of a ViT-S/14 under the hub's names, with the 37x37 position table of 518-pixel training."""
+    """Random weights of a ViT-S/14 under the hub's names.
+
+    The position table is 37x37, as in training at 518 pixels.
+    """
     generator = torch.Generator().manual_seed(0)
     width, tensors = 384, {}
 
@@ -183,10 +195,11 @@ def hub_state():
     for block in range(12):
         shapes = {
             "norm1.weight": (width,), "norm1.bias": (width,), "attn.qkv.weight": (3 * width, width),
-            "attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
-            "ls1.gamma": (width,), "norm2.weight": (width,), "norm2.bias": (width,),
-            "mlp.fc1.weight": (4 * width, width), "mlp.fc1.bias": (4 * width,),
-            "mlp.fc2.weight": (width, 4 * width), "mlp.fc2.bias": (width,), "ls2.gamma": (width,),
+            "attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width),
+            "attn.proj.bias": (width,), "ls1.gamma": (width,), "norm2.weight": (width,),
+            "norm2.bias": (width,), "mlp.fc1.weight": (4 * width, width),
+            "mlp.fc1.bias": (4 * width,), "mlp.fc2.weight": (width, 4 * width),
+            "mlp.fc2.bias": (width,), "ls2.gamma": (width,),
         }  # fmt: skip
         tensors |= {
             f"blocks.{block}.{name}": normal(*shape) + ("norm" in name)
@@ -197,7 +210,10 @@ def hub_state():
 
 
 def class_token(state, pixels):
-    """The hub's vision transformer, transcribed: pre-norm blocks with layer scale, exact GELU, norm of the class token."""
+    """The hub's vision transformer, transcribed.
+
+    Pre-norm blocks with layer scale, exact GELU, and the norm of the class token.
+    """
     width, heads = 384, 6
     x = functional.conv2d(
         pixels, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
@@ -270,7 +286,7 @@ def test_images_of_other_sizes_are_resized_with_antialias(hub_state):
     )  # but for the rounding to uint8
 
 
-# ------------------------------------------------------------------------------------------------------- weight files
+# ---------------------------------------------------------------------------------- weight files
 
 
 def test_absent_weights_say_what_from_where_and_where_to(tmp_path, monkeypatch):

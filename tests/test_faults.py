@@ -1,4 +1,7 @@
-"""What happens to jobs: signals, kills at any moment, processes that fail, retries; and several processes that agree."""
+"""What happens to jobs: signals, kills at any moment, failing processes, retries.
+
+Also several processes that agree.
+"""
 
 import json
 import multiprocessing
@@ -34,7 +37,7 @@ from tests.support.trainings import (
 def test_two_processes_equal_one(tiny, tmp_path, manifest, teacher, features):
     """Every method at once, in one list of terms, each of which has heads, or blocks, of its own.
 
-    Nobody waits for a gradient that never comes: neither where a mask is empty, nor after stop_after.
+    Nobody waits for a gradient that never comes, be it for an empty mask or after stop_after.
     """
     arm = "every-method"
     path = tiny(**{
@@ -115,7 +118,8 @@ def test_two_nodes_equal_one_process(tiny, tmp_path, manifest):
 
 def test_nodes_find_each_other_by_the_schedulers_variables():
     slurm = {
-        "SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NODELIST": "gpu[007-008,12]", "SLURM_NODEID": "2", "SLURM_JOB_ID": "40123",
+        "SLURM_STEP_NUM_NODES": "3", "SLURM_STEP_NODELIST": "gpu[007-008,12]", "SLURM_NODEID": "2",
+        "SLURM_JOB_ID": "40123",
     }  # fmt: skip
     assert rendezvous(3, slurm) == [
         "--nnodes=3",
@@ -222,8 +226,11 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_job", [True, False])
-def test_several_processes_save_and_leave_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
-    """Whether the scheduler signals the first process only, or every process of the job, launcher and torchrun included."""
+def test_several_processes_save_and_stop_when_a_signal_comes(tiny, tmp_path, manifest, whole_job):
+    """Whether the scheduler signals the first process only, or every process of the job.
+
+    The latter includes launcher and torchrun.
+    """
     child = start(
         tmp_path,
         long_training(tiny),
@@ -269,7 +276,7 @@ def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
 
 
 def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
-    """As when a user's Ctrl-C is followed by the scheduler's SIGTERM while the launcher still writes its request down."""
+    """The scheduler's SIGTERM comes while the launcher still records a user's Ctrl-C."""
     before = {
         number: signal.getsignal(number)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -331,7 +338,7 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(tiny, tmp_path, manifest):
+def test_a_signal_saves_and_stops_and_the_same_command_resumes(tiny, tmp_path, manifest):
     changes = {
         "training.checkpoints": [300],
         "figures.sample_checkpoints": [300],

@@ -7,10 +7,10 @@ from selftrans.plotting.curves import convergence
 LABELS = {"sit": "SiT", "ours": "Ours", "public": "SiT-XL/2"}
 TABLE = pd.DataFrame(
     {
-        "run": ["sit", "sit", "ours", "ours", "public"], "step": [10, 20, 10, 20, 7_000_000], "seed": 0,
-        "fid": [90.0, 40.0, 70.0, 30.0, 8.3], "is": [2.0, 3.0, 4.0, 5.0, 6.0], "sampler": "euler-maruyama",
-        "num_steps": 250, "guidance_scale": 1.0, "guidance_low": 0.0, "guidance_high": 1.0, "extractor": "inception",
-        "num_samples": 10_000,
+        "run": ["sit", "sit", "ours", "ours", "public"], "step": [10, 20, 10, 20, 7_000_000],
+        "seed": 0, "fid": [90.0, 40.0, 70.0, 30.0, 8.3], "is": [2.0, 3.0, 4.0, 5.0, 6.0],
+        "sampler": "euler-maruyama", "num_steps": 250, "guidance_scale": 1.0, "guidance_low": 0.0,
+        "guidance_high": 1.0, "extractor": "inception", "num_samples": 10_000,
     }
 )  # fmt: skip
 PUBLISHED = {"metric": "fid", "curves": {"sit": [(10, 88.0), (20, 41.0)]}}

@@ -1,4 +1,7 @@
-"""Interpolants and samplers against a flow between Gaussians, whose velocity and score are known in closed form."""
+"""Interpolants and samplers against a flow between Gaussians.
+
+Its velocity and score are known in closed form.
+"""
 
 import math
 from itertools import pairwise
@@ -16,7 +19,10 @@ MEAN, STD = 1.7, 0.6
 
 
 class GaussianFlow:
-    """Data N(MEAN, STD^2): x_t ~ N(alpha m, alpha^2 s^2 + sigma^2); v = alpha' E[z|x] + sigma' E[eps|x]."""
+    """The flow from data N(MEAN, STD^2): x_t ~ N(alpha m, alpha^2 s^2 + sigma^2).
+
+    Its velocity is v = alpha' E[z|x] + sigma' E[eps|x].
+    """
 
     def __init__(self, path):
         self.path = path
@@ -75,7 +81,10 @@ def test_score_from_velocity_is_the_gaussian_score(flow):
 
 
 def test_score_is_the_general_formula(flow):
-    """s = (r v - x) / (sigma^2 - r sigma' sigma), r = alpha / alpha', of which each path has its own cancelled form."""
+    """s = (r v - x) / (sigma^2 - r sigma' sigma) with r = alpha / alpha'.
+
+    Each path has its own form of it, in which terms have cancelled.
+    """
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     v, x = torch.randn(19, dtype=torch.float64), torch.randn(19, dtype=torch.float64)
     path = flow.path
@@ -122,14 +131,14 @@ def test_sde_with_wrong_noise_is_noticed(flow):
 @pytest.mark.parametrize("num_steps", [2, 5, 40])
 def test_the_last_step_of_the_sde_draws_no_noise(flow, num_steps):
     """Every other step draws once: from 1 to 0.04 in ``num_steps - 1`` steps, then to 0."""
-    drawn = []
+    draws = []
 
     def noise():
-        drawn.append(torch.zeros(1, dtype=torch.float64))
-        return drawn[-1]
+        draws.append(torch.zeros(1, dtype=torch.float64))
+        return draws[-1]
 
     euler_maruyama(field_of(flow), unguided, torch.zeros(1).double(), num_steps, flow.path, noise)
-    assert len(drawn) == num_steps - 1
+    assert len(draws) == num_steps - 1
 
 
 @pytest.mark.parametrize("num_steps", [2, 3, 7, 50, 250])
@@ -180,7 +189,7 @@ def test_time_grids():
 
 
 class CountingModel:
-    """A velocity that depends on the label, and a record of what it was asked."""
+    """A velocity that depends on the label, and a record of its arguments."""
 
     def __init__(self):
         self.calls = []

@@ -1,4 +1,4 @@
-"""Generation: sample i is a function of (seed, i), whatever the batch size and the interruptions."""
+"""Generation: sample i is a function of (seed, i), for any batch size and interruptions."""
 
 import json
 import os
@@ -110,14 +110,14 @@ def test_balanced_labels_are_balanced_and_random_ones_uniform():
     ).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
 
 
-def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monkeypatch):
+def test_an_interrupted_generation_resumes(tmp_path, weights, autoencoder, monkeypatch):
     make(settings(), weights, autoencoder, tmp_path / "whole.npz", 3)
-    drawn = []
+    sampled = []
     draw = generation.sample_latents
 
     def breaking(model, one, labels, *rest):
-        drawn.append(len(labels))
-        if len(drawn) == 3:
+        sampled.append(len(labels))
+        if len(sampled) == 3:
             raise KeyboardInterrupt
         return draw(model, one, labels, *rest)
 
@@ -126,7 +126,7 @@ def test_an_interrupted_generation_goes_on(tmp_path, weights, autoencoder, monke
         make(settings(), weights, autoencoder, tmp_path / "parts.npz", 3)
     assert not (tmp_path / "parts.npz").exists()
     make(settings(), weights, autoencoder, tmp_path / "parts.npz", 3)
-    assert drawn == [3, 3, 3, 3, 2]
+    assert sampled == [3, 3, 3, 3, 2]
     np.testing.assert_array_equal(images(tmp_path / "parts.npz"), images(tmp_path / "whole.npz"))
     assert not list(tmp_path.glob("*.partial"))
 
@@ -191,7 +191,7 @@ def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, we
 
 
 @pytest.mark.parametrize(
-    ("drawn", "batch_size", "missing"),
+    ("sampled", "batch_size", "missing"),
     [
         ([], 4, [range(3, 7), range(7, 11), range(11, 12)]),
         ([(0, 5), (7, 9)], 4, [range(5, 7), range(9, 12)]),
@@ -199,9 +199,9 @@ def test_killed_workers_are_gone_on_with_by_any_number_of_processes(tmp_path, we
         ([(4, 6), (6, 8), (12, 20)], 10, [range(3, 4), range(8, 12)]),
     ],
 )
-def test_what_is_missing_is_cut_into_batches(tmp_path, drawn, batch_size, missing):
+def test_what_is_missing_is_cut_into_batches(tmp_path, sampled, batch_size, missing):
     partial = PartialImages(tmp_path / "p", {})
-    for start, stop in drawn:
+    for start, stop in sampled:
         partial.add(range(start, stop), np.zeros((stop - start, 1, 1, 3), np.uint8))
     assert partial.missing(range(3, 12), batch_size) == missing
 
@@ -309,9 +309,9 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
     )
     ended = sample(*options, "--classes", "7,1,7", "--out", picture)
     assert ended.returncode == 0, ended.stderr
-    drawn = np.asarray(Image.open(picture))
-    assert drawn.shape == (3 * (32 + 12), 2 * 32, 3)
-    rows = [drawn[place * 44 + 12 : place * 44 + 44] for place in range(3)]
+    grid = np.asarray(Image.open(picture))
+    assert grid.shape == (3 * (32 + 12), 2 * 32, 3)
+    rows = [grid[row * 44 + 12 : row * 44 + 44] for row in range(3)]
     np.testing.assert_array_equal(rows[0], rows[2])
     assert not np.array_equal(rows[0], rows[1])
     sampler = ImageSampler(weights, autoencoder, CPU)
@@ -334,8 +334,8 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(
     tmp_path, weights, autoencoder, options, message
 ):
     ended = sample(
-        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png", f"{options[0]}={options[1]}",
-        *options[2:],
+        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png",
+        f"{options[0]}={options[1]}", *options[2:],
     )  # fmt: skip
     assert message in last_line(ended)
     assert not list(tmp_path.glob("*grid*"))

@@ -1,4 +1,4 @@
-"""The profile for any scheduler, on a Grid Engine that is pretended by processes of this machine."""
+"""The profile for any scheduler, on a Grid Engine simulated by processes of this machine."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 PROFILE = REPOSITORY / "workflow/profiles/generic"
 QSUB = """#!/usr/bin/env bash
-echo "$@" >> "$HERE/asked"
+echo "$@" >> "$HERE/requested"
 while [[ $1 != -o ]]; do shift; done
 setsid bash "${@: -1}" > "$2" 2>&1 < /dev/null &
 echo $! | tee -a "$HERE/numbers"
@@ -36,8 +36,14 @@ rule all:
 rule work:
     output: "{name}"
     threads: 2
-    resources: mem_mb=3000, runtime=90, warning=70, gpu=lambda wildcards: int(wildcards.name == "slow")
-    shell: "if [ {wildcards.name} = slow ]; then while [ ! -e go ]; do sleep 0.1; done; fi; echo $HERE > {output}"
+    resources:
+        mem_mb=3000,
+        runtime=90,
+        warning=70,
+        gpu=lambda wildcards: int(wildcards.name == "slow"),
+    shell:
+        "if [ {wildcards.name} = slow ]; then while [ ! -e go ]; do sleep 0.1; done; fi; "
+        "echo $HERE > {output}"
 """
 
 
@@ -81,13 +87,14 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     wait_for((place / "quick").exists)
     wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
     requested = {
-        line.rpartition("-l ")[2].split()[0] for line in (place / "asked").read_text().splitlines()
+        line.rpartition("-l ")[2].split()[0]
+        for line in (place / "requested").read_text().splitlines()
     }
     limits = (
         "mem_free=1500M,h_rt=5400,s_rt=5330"  # of one of two slots; seconds, and 70 before them
     )
     assert requested == {limits, f"{limits},gpu=1"}
-    assert "-pe smp 2" in (place / "asked").read_text()
+    assert "-pe smp 2" in (place / "requested").read_text()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
     assert len((place / "deleted").read_text().splitlines()) == 1
@@ -96,7 +103,7 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     process = snakemake()
     assert process.wait(120) == 0
     assert (place / "slow").read_text() == f"{place}\n"
-    assert len((place / "asked").read_text().splitlines()) == 3
+    assert len((place / "requested").read_text().splitlines()) == 3
 
 
 def said(script, *words):
@@ -128,7 +135,10 @@ def test_how_a_job_ended_is_remembered(place, code, state):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_warning_is_for_the_training_alone(place, number):
-    """It goes to all processes of a job: the shell stays, and what does not ask for the signal never hears it."""
+    """The signal goes to all processes of a job.
+
+    The shell stays, and a program that did not request the signal never receives it.
+    """
     job = submitted(place, "touch begun; while [ ! -e go ]; do sleep 0.1; done; exit 0\n")
     wait_for((place / "begun").exists)
     os.killpg(int(job.partition("@")[0]), number)

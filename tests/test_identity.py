@@ -1,4 +1,4 @@
-"""What identifies a run: nothing that may change without changing its numbers, and all that may not."""
+"""What identifies a run: all that changes its numbers, and nothing else."""
 
 import json
 from pathlib import Path

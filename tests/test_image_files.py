@@ -1,4 +1,7 @@
-"""Sources of image files: the ADM crop, nasty images, class order, a folder, a zip and a Hugging Face data set alike."""
+"""Sources of image files: the ADM crop, unusual images, class order.
+
+A folder, a zip and a Hugging Face data set give the same images.
+"""
 
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +44,7 @@ def images(folder):
 
 
 def published_crop(image, size):
-    """The order of operations of guided-diffusion's image_datasets.py, on arrays: what "ADM crop" means."""
+    """The "ADM crop": the operations of guided-diffusion's image_datasets.py, on arrays."""
     while min(*image.size) >= 2 * size:
         image = image.resize(tuple(side // 2 for side in image.size), resample=Image.BOX)
     factor = size / min(*image.size)
@@ -93,13 +96,13 @@ def test_every_nasty_kind_becomes_rgb(images, folder):
         np.testing.assert_array_equal(pixels[source.names.index(name)], expected)
 
 
-def test_exif_is_followed_only_where_it_is_asked_for(images, folder):
+def test_exif_is_followed_only_where_it_is_requested(images, folder):
     source, pixels = images
-    place = source.names.index("n00000003/n00000003_3.JPEG")
+    index = source.names.index("n00000003/n00000003_3.JPEG")
     turned = open_source(data_of("folder", folder, source={"exif_rotation": True})).read(
-        range(place, place + 1)
+        range(index, index + 1)
     )[0]
-    lying = pixels[place].astype(int)
+    lying = pixels[index].astype(int)
     # Orientation 6 says: turn by a quarter, clockwise.
     assert np.abs(np.rot90(lying, -1) - turned).mean() < 4 < np.abs(lying - turned).mean()
 
@@ -126,7 +129,7 @@ def test_a_zip_is_its_folder(images, folder, tmp_path, prefix, compression):
     )
     with ThreadPoolExecutor(8) as pool:  # one archive, many threads
         found = list(
-            pool.map(lambda place: zipped.read(range(place, place + 1))[0], range(len(pixels)))
+            pool.map(lambda index: zipped.read(range(index, index + 1))[0], range(len(pixels)))
         )
     np.testing.assert_array_equal(found, pixels)
 

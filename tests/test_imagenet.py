@@ -1,4 +1,7 @@
-"""A miniature ImageNet through the preset's own path: nothing but overrides, from nasty JPEGs to the figure."""
+"""A miniature ImageNet through the preset's own path, from unusual JPEGs to the figure.
+
+The preset is changed by overrides only.
+"""
 
 import shutil
 
@@ -30,14 +33,15 @@ EXPERIMENT = {
     "extends": "imagenet256-b2",
     "model": MODEL,
     "training": {
-        "checkpoints": [30, 60], "batch_size": 32, "learning_rate": 1e-3, "ema_decay": 0.9, "log_every": 10,
-        "precision": "fp32", "compile": False,
+        "checkpoints": [30, 60], "batch_size": 32, "learning_rate": 1e-3, "ema_decay": 0.9,
+        "log_every": 10, "precision": "fp32", "compile": False,
     },
     "runs": {
         "vae-align": {"alignment": {"depth": 1, "projector_width": 64}},
         "self-transcendence": {
             "alignment": {
-                "teacher": {"step": 60}, "student_depth": 2, "teacher_depth": 3, "guidance_scale": 2, "projector_width": 64,
+                "teacher": {"step": 60}, "student_depth": 2, "teacher_depth": 3,
+                "guidance_scale": 2, "projector_width": 64,
             }
         },
     },
@@ -53,8 +57,12 @@ PUBLISHED = {"source": "A paper.", "metric": "fid", "curves": {"sit": [[30, 200.
 def small_autoencoder(images, path):
     """Trained on the miniature itself, with a scale of its own as published ones have."""
     values = {
-        "name": "mini", "source": {"kind": "folder", "path": str(images), "on_error": "skip"}, "image_size": SIZE,
-        "autoencoder": {"kind": "trained", "block_channels": [8, 16, 16], "norm_groups": 4, "steps": 80, "batch_size": 32},
+        "name": "mini", "source": {"kind": "folder", "path": str(images), "on_error": "skip"},
+        "image_size": SIZE,
+        "autoencoder": {
+            "kind": "trained", "block_channels": [8, 16, 16], "norm_groups": 4, "steps": 80,
+            "batch_size": 32,
+        },
     }  # fmt: skip
     data = validated(DataFile, values, "mini")
     autoencoder = train_autoencoder(data, CPU)
@@ -93,9 +101,10 @@ def finished(tmp_path_factory):
     (written / "mini.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     (written / "published.yaml").write_text(yaml.safe_dump(PUBLISHED))
     on_this_machine = {
-        "source": {"path": str(images), "on_error": "skip"}, "images": 400, "image_size": SIZE, "reference": None,
-        "autoencoder": {"path": str(place.directory / "autoencoder"), "downsampling": 4}, "latents": {"shard_size": 128},
-        "classifier": {"steps": 150},
+        "source": {"path": str(images), "on_error": "skip"}, "images": 400, "image_size": SIZE,
+        "reference": None,
+        "autoencoder": {"path": str(place.directory / "autoencoder"), "downsampling": 4},
+        "latents": {"shard_size": 128}, "classifier": {"steps": 150},
     }  # fmt: skip
     jobs = {
         kind: {"gpu": 0, "threads": 1, "mem_mb": 2000}

@@ -1,4 +1,7 @@
-"""Trainings by REPA, SRA, LayerSync and lists of signals: as exact as those of stage 1 and 2; and the encoders they follow."""
+"""Trainings by REPA, SRA, LayerSync and lists of terms are as exact as those of stage 1 and 2.
+
+Also the encoders that they follow.
+"""
 
 import shutil
 from pathlib import Path
@@ -84,7 +87,7 @@ def test_the_cosine_of_the_history_is_that_of_the_term(methods, tmp_path, manife
     torch.testing.assert_close(columns[2], columns[3] + columns[0], rtol=1e-6, atol=0)
 
 
-def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, manifest):
+def test_a_run_without_a_term_pulls_by_denoising_alone(methods, tmp_path, manifest):
     run(methods(), "sit", tmp_path / "run", manifest, until=8)
     history = everything(tmp_path / "run", 8)[0]["history"]
     norms = {name: history[:, HISTORY_COLUMNS.index(name)] for name in HISTORY_COLUMNS}
@@ -103,7 +106,7 @@ def test_a_run_without_a_signal_pulls_by_denoising_alone(methods, tmp_path, mani
         ("repa", "neither features nor weights of 'stand-in' were given"),
     ],
 )
-def test_what_a_signal_follows_must_be_given(methods, tmp_path, manifest, arm, message):
+def test_what_a_term_follows_must_be_given(methods, tmp_path, manifest, arm, message):
     words = ("--run", arm, "--seed", 0, "--until", 4, "--latents", manifest)
     ended = run_module("selftrans.training", methods(), *words, "--directory", tmp_path / "run")
     assert message in last_line(ended)
@@ -168,7 +171,7 @@ def test_extraction_stores_the_encoders_tokens_and_resumes(stand_in, tmp_path):
 
 
 def test_a_shard_that_was_cut_otherwise_is_not_kept(tmp_path):
-    """The rest of an interrupted extraction under another shard size would be taken for other images."""
+    """Shards of an interrupted extraction with another size would be taken for other images."""
     rows = np.arange(100, dtype=np.float16)[:, None]
     for size in (30, 60):
         writer = StoreWriter(tmp_path, {"of": "these"}, 100, shard_size=size, content="features")
@@ -211,7 +214,7 @@ def published(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_path):
-    """Patch tokens of the file written by us, against timm's own model on images prepared by hand."""
+    """Patch tokens of the file we write, against timm's own model on images prepared by hand."""
     path, network = published
     data = load_dataset("digits").model_copy(
         update={
@@ -248,7 +251,7 @@ def test_a_published_encoder_at_another_size_has_timms_resampled_positions(publi
 
 
 def test_tokens_of_a_model_that_pools_are_normalised_too():
-    """timm puts their last layer norm behind the pooling, where the features of REPA would miss it."""
+    """timm puts their last layer norm behind the pooling, so the features of REPA would miss it."""
     network = build_network(
         {"model_name": "vit_medium_patch16_reg4_gap_256", "img_size": 64, "depth": 1}
     ).eval()
@@ -270,7 +273,10 @@ def test_tokens_of_a_model_that_pools_are_normalised_too():
 
 
 def test_dinov2_has_no_class_or_register_token_among_its_patches():
-    """REPA's encoder in its real shape but for the depth: 16x16 tokens from 224 pixels, whatever stands before them."""
+    """REPA's encoder in its real shape except for the depth.
+
+    It gives 16x16 tokens from 224 pixels, for any number of tokens before them.
+    """
     for model, prefix in (("vit_base_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 5)):
         network = build_network({"model_name": model, "img_size": 224, "depth": 1}).eval()
         metadata = EncoderMetadata(

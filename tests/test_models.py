@@ -61,9 +61,10 @@ def test_every_preset_builds(preset):
 def test_parameter_names_are_those_of_public_checkpoints(shape):
     names = set(SiT(shape).state_dict())
     expected = {
-        "pos_embed", "x_embedder.proj.weight", "x_embedder.proj.bias", "t_embedder.mlp.0.weight", "t_embedder.mlp.2.bias",
-        "y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.bias", "blocks.3.mlp.fc1.weight",
-        "blocks.3.mlp.fc2.bias", "blocks.2.adaLN_modulation.1.weight", "blocks.1.attn.q_norm.weight",
+        "pos_embed", "x_embedder.proj.weight", "x_embedder.proj.bias", "t_embedder.mlp.0.weight",
+        "t_embedder.mlp.2.bias", "y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.proj.bias", "blocks.3.mlp.fc1.weight", "blocks.3.mlp.fc2.bias",
+        "blocks.2.adaLN_modulation.1.weight", "blocks.1.attn.q_norm.weight",
         "final_layer.linear.weight", "final_layer.adaLN_modulation.1.bias",
     }  # fmt: skip
     assert expected <= names
@@ -79,7 +80,10 @@ def test_a_fresh_model_is_zero_and_every_block_the_identity(shape):
 
 
 def test_position_table_is_that_of_mae():
-    """The published construction, transcribed: a meshgrid with the column first, sin then cos per axis."""
+    """The published construction, transcribed.
+
+    A meshgrid with the column first, then sin and cos per axis.
+    """
 
     def one_axis(dim, pos):
         omega = 1.0 / 10000 ** (np.arange(dim // 2, dtype=np.float64) / (dim / 2.0))

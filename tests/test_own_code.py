@@ -1,4 +1,4 @@
-"""Methods and backbones in a user's own file: trained, protected, and refused like built-in ones."""
+"""Methods and backbones in a user's file are trained, protected and refused as built-in ones."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from tests.support.trainings import StopAt, assert_close, assert_equal, command,
 METHOD = "my_methods.py:MeanTeacher"
 LAYERSYNC = {"method": "layersync", "student_depth": 1, "teacher_depth": 3}
 BACKBONE = '''
-"""A backbone of one's own: SiT whose velocity has one more factor, and a key for where it begins."""
+"""A backbone of one's own: SiT with one more factor on the velocity, and a key for its start."""
 
 import torch
 

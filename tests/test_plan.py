@@ -165,8 +165,8 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     found = {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
     found["train_segment"] += found.pop("train_segment_on_nodes", 0)
     found["generate_samples"] += found.pop("generate_temporary_samples")
-    drawn = [rule for rule in found if rule.startswith("plot_") or rule == "table"]
-    found["tables and figures"] = sum(found.pop(rule) for rule in drawn)
+    plotted = [rule for rule in found if rule.startswith("plot_") or rule == "table"]
+    found["tables and figures"] = sum(found.pop(rule) for rule in plotted)
     planned = plan_of(*EXPERIMENTS).costs
     assert {rule: cost.jobs for rule, cost in planned.items() if cost.jobs} == found
 
@@ -177,7 +177,7 @@ def test_the_table_says_what_a_known_experiment_takes():
     forward = forward_flop(BackboneConfig.from_preset("SiT-B/2"), (4, 32, 32))
     assert forward / 2 == pytest.approx(23.0e9, rel=0.02)  # multiply-adds, DiT's paper (table 4)
     training = found.costs["train_segment"]
-    assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the signals'
+    assert 1 < training.flop / (3 * 3 * forward * 256 * 400_000) < 1.1  # and the terms'
     assert training.gpu_hours == pytest.approx(training.flop / 100e12 / 3600)
     assert found.costs["extract_latents"].bytes == pytest.approx(1281167 * 2 * 4 * 32 * 32 * 2)
     twice = plan_of("imagenet256-b2", rates=parse_rates("bf16=200", RatesConfig()))
@@ -226,8 +226,8 @@ def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
         sample_time(generator(0, Stream.BATCH, 0, k), INTERPOLANTS[path], "log-normal")
         for k in range(4000)
     ]
-    drawn = np.mean([(t >= 0.4) & (t <= 0.7) for t in times])
-    assert share_in_range(TimeRangeConfig(), training) == pytest.approx(drawn, abs=0.03)
+    sampled = np.mean([(t >= 0.4) & (t <= 0.7) for t in times])
+    assert share_in_range(TimeRangeConfig(), training) == pytest.approx(sampled, abs=0.03)
     assert share_in_range(TimeRangeConfig(), TrainingConfig(checkpoints=(100,))) == pytest.approx(
         0.3
     )
@@ -252,15 +252,17 @@ sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 6])
-def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size):
-    """Megabytes of SiT-S/2 at ImageNet's size on a CPU: never more than asked for, and most of it. The optimizer's moments come
-    into being after the first step's gradient; from the second step on, all is held at once.
+def test_memory_requested_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size):
+    """Megabytes of SiT-S/2 at ImageNet's size on a CPU: never more than requested, and most of it.
+
+    The optimizer's moments come into being after the first step's gradient. From the second step
+    on, all is held at once.
     """
     writer = StoreWriter(tmp_path / "store", {}, 16, shard_size=16)
     writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (16, 2, 4, 32, 32)).astype(np.float16))
     writer.finish(
-        np.arange(16), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
-        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.arange(16), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32),
+        image_size=256, dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
     )  # fmt: skip
     training = {"checkpoints": [2], "batch_size": batch_size, "log_every": 1}
     path = tiny(
@@ -285,7 +287,7 @@ def test_memory_asked_for_a_training_is_what_it_takes(tmp_path, tiny, batch_size
 
 
 @pytest.mark.slow
-def test_memory_asked_for_sampling_is_what_it_takes(tiny):
+def test_memory_requested_for_sampling_is_what_it_takes(tiny):
     """Without its decoder, which would need most."""
     found = load_experiment(tiny(data="imagenet256", model={"preset": "SiT-S/2"}, runs={"sit": {}}))
     small = TrainedAutoencoderConfig(kind="trained", block_channels=(32, 32, 32, 32))

@@ -29,7 +29,8 @@ def prefetch(tmp_path, *words):
 def experiment(tmp_path, **data):
     values = {
         "source": {"kind": "folder", "path": "nowhere"}, "image_size": 32,
-        "autoencoder": {"kind": "pretrained", "path": "somebody/some-vae", "downsampling": 4}, **data,
+        "autoencoder": {"kind": "pretrained", "path": "somebody/some-vae", "downsampling": 4},
+        **data,
     }  # fmt: skip
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(values))
     path = tmp_path / "mine.yaml"
@@ -43,7 +44,8 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "error: 4 of 4 not there: images of data, autoencoder somebody/some-vae, weights of inception, reference "
+        "error: 4 of 4 not there: images of data, autoencoder somebody/some-vae, "
+        "weights of inception, reference "
     )
     assert "fetch it once: hf download somebody/some-vae" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -84,7 +84,7 @@ def test_sums_of_processes_are_gathered_and_averaged():
     assert torch.stack(gathered.mean()).tolist() == [2.0 * value for value in range(8)]
 
 
-def test_an_interval_goes_on_in_a_resumed_training(tmp_path):
+def test_an_interval_continues_in_a_resumed_training(tmp_path):
     states = StateDirectory(tmp_path, "f")
     first = progress()
     first.count(1, losses(3, 2, 1, 0.5, 1), torch.tensor(4.0))

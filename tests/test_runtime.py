@@ -1,4 +1,4 @@
-"""Files that are whole or absent, tensors that are what was written, progress, and the lease of GPUs."""
+"""Files that are whole or absent, tensors equal to those written, progress, GPU leases."""
 
 import json
 import logging
@@ -109,7 +109,8 @@ def test_a_changed_description_is_refused(saved, tmp_path):
     """One flipped bit in what a file says about itself: a step, a digest, the format."""
     content = saved.read_bytes()
     for number, (old, new) in enumerate((
-        (b'\\"step\\": 3', b'\\"step\\": 7'), (b'\\"kind\\": \\"weights', b'\\"kind\\": \\"wdights'),
+        (b'\\"step\\": 3', b'\\"step\\": 7'),
+        (b'\\"kind\\": \\"weights', b'\\"kind\\": \\"wdights'),
         (b'\\"seal\\"', b'\\"sdal\\"'),
     )):  # fmt: skip
         assert content.count(old) == 1
@@ -221,7 +222,10 @@ rule card:
 
 @pytest.mark.workflow
 def test_snakemake_packs_jobs_of_one_two_and_eight_cards_on_eight_pretended_ones(tmp_path):
-    """Real concurrent jobs: no card twice at a time, never more than eight in use, and small jobs do run side by side."""
+    """Real concurrent jobs: no card twice at a time, never more than eight in use.
+
+    Small jobs do run side by side.
+    """
     (tmp_path / "hold.py").write_text(HOLD)
     text = PACKED.replace("{PYTHON}", sys.executable).replace("{HOLD}", str(tmp_path / "hold.py"))
     (tmp_path / "Snakefile").write_text(text)
@@ -271,7 +275,10 @@ def test_more_cards_than_there_are_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_schedulers_cards_are_taken_as_they_are(tmp_path):
-    """Those of a job of our own; within a larger allocation, jobs of one Snakemake lease from it."""
+    """A job uses the cards that the scheduler gave it.
+
+    Jobs of one Snakemake within a larger allocation lease from it.
+    """
     mine = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="77")
     other = holder(tmp_path, 1, 0.5, CUDA_VISIBLE_DEVICES="5", SLURM_JOB_ID="78")
     spans = [

@@ -104,7 +104,7 @@ def bytes_read():
 
 
 def test_a_store_of_imagenets_size_is_opened_without_being_read(tmp_path):
-    """1,281,167 images in sparse files: opening reads labels and manifest, a batch reads its rows."""
+    """1,281,167 images in sparse files: opening reads labels and manifest, a batch its rows."""
     manifest = sparse_store(tmp_path)
     before = bytes_read()
     store = LatentStore(manifest)

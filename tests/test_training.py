@@ -44,7 +44,10 @@ def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(
 def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_its_scale(
     tiny, tmp_path, manifest
 ):
-    """A heavy term makes the scaled gradients overflow at first: no NaN is reported, and the scale falls until they do not."""
+    """A heavy term makes the scaled gradients overflow at first.
+
+    No NaN is reported, and the scale falls until they no longer overflow.
+    """
     guidance = {"method": "vae-alignment", "depth": 1, "projector_width": 16, "weight": 1e2}
     path = tiny(
         **{
@@ -328,7 +331,8 @@ def test_command_line_errors_are_one_line(tiny, tmp_path, manifest):
     ended = command_here(tiny(), "nobody", tmp_path / "run", manifest, 4, None)
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
-        "error: --run: 'nobody' is not a run of the experiment (allowed: sit, vae-align, self-transcendence)"
+        "error: --run: 'nobody' is not a run of the experiment "
+        "(allowed: sit, vae-align, self-transcendence)"
     )
     ended = command_here(tiny(), "sit", tmp_path / "run", tmp_path / "none.json", 4, None)
     assert ended.stderr.strip().splitlines()[-1].startswith("error: ")

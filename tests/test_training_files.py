@@ -83,8 +83,8 @@ def test_a_failure_stops_later_attempts_with_its_message(tmp_path):
 @pytest.mark.parametrize(
     "error",
     [
-        Unavailable("no card"), InUse("another training"), Interrupted("SIGTERM"), RuntimeError("a crash"), KeyboardInterrupt(),
-        SystemExit(1),
+        Unavailable("no card"), InUse("another training"), Interrupted("SIGTERM"),
+        RuntimeError("a crash"), KeyboardInterrupt(), SystemExit(1),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
@@ -105,15 +105,15 @@ def test_success_leaves_no_marker(tmp_path):
 
 
 class Processes:
-    """Stands for an accelerator: what the other processes answer."""
+    """A stand-in for an accelerator, with the answers of the other processes."""
 
     device = torch.device("cpu")
 
     def __init__(self, *others):
-        self.num_processes, self.others, self.asked = 1 + len(others), others, 0
+        self.num_processes, self.others, self.queries = 1 + len(others), others, 0
 
     def gather(self, tensor):
-        self.asked += 1
+        self.queries += 1
         return torch.cat([tensor, *(torch.tensor([other]) for other in self.others)])
 
 
@@ -162,7 +162,7 @@ def test_several_processes_ask_each_other_at_the_same_steps_only(clock):
     saving = Control(processes, SimpleNamespace(reason="SIGTERM"), save_seconds=60)
     answers = {step: saving.poll(step) for step in range(1, 31)}
     assert {step for step, answer in answers.items() if answer} == {10, 20, 30}
-    assert processes.asked == 3
+    assert processes.queries == 3
 
 
 def test_the_clock_is_the_systems():

@@ -20,14 +20,22 @@ class Own(dict):
 SAME = [
     BODY + "\n\n\n",
     "# a comment\n" + BODY,
-    BODY.replace("        if x > 1:\n            x = x + 1", "        if x > 1:  # why\n\n            x = x + 1"),
-    BODY.replace("x + 1", "(x +\n                 1)").replace("(x +\n                 1)", "x + 1"),
+    BODY.replace(
+        "        if x > 1:\n            x = x + 1",
+        "        if x > 1:  # why\n\n            x = x + 1",
+    ),
+    BODY.replace("x + 1", "(x +\n                 1)").replace(
+        "(x +\n                 1)", "x + 1"
+    ),
     BODY.replace("    ", "  "),
 ]  # fmt: skip
 DIFFERENT = [
     BODY.replace("x > 1", "x >= 1"),
     BODY.replace("x + 1", "x + 2"),
-    BODY.replace("            x = x + 1\n        return", "            x = x + 1\n            return"),
+    BODY.replace(
+        "            x = x + 1\n        return",
+        "            x = x + 1\n            return",
+    ),
     BODY.replace("{x:>{3}}", "{x:>{4}}"),
     BODY.replace(" and ", "  and "),
 ]  # fmt: skip

@@ -1,4 +1,7 @@
-"""The workflow, run by Snakemake: the whole lifecycle with tiny numbers once, then what reruns and what does not."""
+"""The workflow, run by Snakemake: the whole lifecycle once with tiny numbers.
+
+Then what reruns and what does not.
+"""
 
 import ast
 import json
@@ -189,8 +192,11 @@ def test_another_metric_computes_numbers_only(place):
 
 def test_a_checkpoint_appended_and_one_inserted_train_no_more_than_needed(place):
     before = place.written("tiny/runs/**/*.safetensors") | place.written("tiny/runs/**/*.npz")
-    place.write("tiny", **{"training.checkpoints": [4, 6, 8, 10], "runs.vae-align.training": {"checkpoints": [4, 8]},
-                           "runs.self-transcendence.training": {"checkpoints": [4, 8]}})  # fmt: skip
+    place.write("tiny", **{
+        "training.checkpoints": [4, 6, 8, 10],
+        "runs.vae-align.training": {"checkpoints": [4, 8]},
+        "runs.self-transcendence.training": {"checkpoints": [4, 8]},
+    })  # fmt: skip
     assert place.planned("train") == {"train_segment": 2}
     place.run("train")
     sit = place.path("tiny/runs/sit/seed0")
@@ -217,7 +223,7 @@ def test_a_changed_teacher_is_another_definition_of_its_student(place):
     assert "teachers.0.training.weight_decay (trained: 0.0, now: 0.1)" in message
 
 
-def test_newer_latents_train_nothing_anew(place):
+def test_newer_latents_retrain_nothing(place):
     os.utime(place.path("data/tiny/latents/manifest.json"))
     assert place.planned("train") == {}
 
@@ -303,10 +309,12 @@ def test_a_mistake_in_config_yaml_is_one_line(place, config, message):
     assert message in ended.stderr.strip().splitlines()[-1]
 
 
-def test_a_killed_job_goes_on_where_it_was(place):
+def test_a_killed_job_resumes_from_its_last_saved_state(place):
     target = "results/slow/runs/sit/seed0/checkpoints/2000/ema.safetensors"
-    place.write("slow", **{"training.checkpoints": [2000], "training.save_minutes": 0.005, "figures.sample_checkpoints": [2000],
-                           "runs": {"sit": {}}})  # fmt: skip
+    place.write("slow", **{
+        "training.checkpoints": [2000], "training.save_minutes": 0.005,
+        "figures.sample_checkpoints": [2000], "runs": {"sit": {}},
+    })  # fmt: skip
     command = place.command(target, experiments=("slow",))
     started = subprocess.Popen(
         command, cwd=place.directory, start_new_session=True, stderr=subprocess.DEVNULL
@@ -339,7 +347,7 @@ def test_a_killed_job_goes_on_where_it_was(place):
 
 
 def test_a_nan_stops_the_retries_of_its_job_at_once(place):
-    """Snakemake tries again, as after a time limit; the attempts after the first end before they train."""
+    """Snakemake retries, as after a time limit; later attempts end before they train."""
     target = "results/diverging/runs/sit/seed0/checkpoints/8/ema.safetensors"
     place.write("diverging", **{"training.learning_rate": 1e30, "runs": {"sit": {}}})
     ended = place.snakemake(target, experiments=("diverging",))
@@ -352,8 +360,11 @@ def test_a_nan_stops_the_retries_of_its_job_at_once(place):
     place.run(target, experiments=("diverging",))
 
 
-def test_a_sweep_whose_images_are_let_go_and_a_metric_that_is_added(place):
-    """One set for each guidance scale and a figure of them; images are deleted once seen, and later metrics need none."""
+def test_a_sweep_whose_images_are_deleted_and_a_metric_that_is_added(place):
+    """One set for each guidance scale and a figure of them.
+
+    Images are deleted once evaluated, and later metrics need none.
+    """
     ode = {"sampler": "euler", "num_steps": 2, "num_samples": 12, "checkpoints": "last"}
     samplers = {"ode": ode, "cfg": {**ode, "guidance": {"scale": [1.0, 2.25]}}}
     changes = {
@@ -414,19 +425,20 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
 
 
 def test_other_methods_their_analysis_and_the_comparison(place):
-    """REPA in a list of terms, two seeds: every figure and table; a changed analysis trains nothing."""
+    """REPA in a list of terms, two seeds: all figures and tables; new analysis trains nothing."""
     several = [OTHER_METHODS["repa"]["alignment"], *OTHER_METHODS["both"]["alignment"]]
     changes = {
-        "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1], "training.checkpoints": [4],
-        "figures.sample_checkpoints": [4], "evaluation.samplers": {"ode": SAMPLERS["ode"]},
+        "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1],
+        "training.checkpoints": [4], "figures.sample_checkpoints": [4],
+        "evaluation.samplers": {"ode": SAMPLERS["ode"]},
     }  # fmt: skip
     analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_classes": 2}
     place.write("methods", **changes, analysis=analysis)
     place.run(experiments=("methods",))
     figures = {path.stem for path in place.path("methods/figures").glob("*.png")}
     assert figures == {
-        "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps", "similarity",
-        "guiding-features", "dynamics-several",
+        "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps",
+        "similarity", "guiding-features", "dynamics-several",
     }  # fmt: skip
     comparison = pd.read_csv(place.path("methods/comparison.csv"))
     assert comparison["run"].tolist() == ["sit", "several"]
@@ -516,7 +528,7 @@ def test_resources_follow_from_the_work_and_stated_rates(place):
     # Memory: weights, average and two moments of 131 million numbers in each of four processes.
     four = planned["train_segment"]["mem_mb"]
     assert four > 4 * 4 * 4 * 131
-    # Light jobs get more memory at each attempt; the others are also retried after their time was up.
+    # Light jobs get more memory at each attempt; the others are also retried after a time limit.
     third = planned_resources(place, TARGETS, "--attempt", "3")
     for rule, times in (("freeze_teacher", 3), ("train_segment", 1)):
         assert third[rule]["mem_mb"] == times * planned[rule]["mem_mb"]
@@ -550,9 +562,13 @@ def test_a_profile_need_not_name_a_ceiling(place):
 
 
 def test_as_many_attempts_as_a_ceiling_needs(place):
-    """What takes 224 minutes by the stated rates, within limits of an hour, ten minutes of which are the start."""
+    """A job of 224 minutes by the stated rates, within limits of an hour.
+
+    Ten minutes of each hour are the start.
+    """
     (place.directory / "attempts.smk").write_text(
-        'include: "Snakefile"\nprint("ATTEMPTS", {rule.name: rule._restart_times for rule in workflow.rules})\n'
+        'include: "Snakefile"\n'
+        'print("ATTEMPTS", {rule.name: rule._restart_times for rule in workflow.rules})\n'
     )
     place.configure("imagenet256-b2")
     found = []
@@ -573,14 +589,14 @@ def test_as_many_attempts_as_a_ceiling_needs(place):
 
 
 def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
-    """Another number of nodes, GPUs or threads trains nothing anew."""
+    """Another number of nodes, GPUs or threads retrains nothing."""
     for train in ({"nodes": 2, "processes": 2}, {"gpu": 2}, {"threads": 2, "mem_mb": 1234}):
         place.configure("tiny", resources={"train": train})
         assert place.planned() == {}, train
 
 
 def test_a_method_in_an_own_file_is_trained_through_snakemake(place):
-    """Beside its experiment, which extends a finished one: only its own run is trained and drawn."""
+    """Its experiment extends a finished one: only its own run is trained and drawn."""
     (code,) = re.findall(
         r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL
     )

@@ -1,4 +1,7 @@
-"""The largest backbone, as its preset trains it: one forward and one optimizer step within a machine of 24 GiB."""
+"""The largest backbone, as its preset trains it.
+
+One forward pass and one optimizer step run within a machine of 24 GiB.
+"""
 
 from pathlib import Path
 
@@ -22,18 +25,25 @@ from selftrans.training.ema import MovingAverage
 from selftrans.training.precision import MixedPrecision
 from selftrans.training.trainer import accumulate, build_model, build_optimizer
 
-experiment, store, cpu = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1]), torch.device("cpu")
+experiment, store = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1])
+cpu = torch.device("cpu")
 training = experiment.runs["vae-align"].training
 model = build_model(experiment, "vae-align", store, seed=0)
 count = sum(parameter.numel() for parameter in model.backbone.parameters())
 average = MovingAverage(model.backbone, training.ema_decay)
-optimizer = build_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad], training)
+optimizer = build_optimizer(
+    [parameter for parameter in model.parameters() if parameter.requires_grad], training
+)
 before = model.backbone.final_layer.linear.weight.clone()
 batch = BatchSource(store, training, seed=0).draw(0, range(1))
 losses, _ = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
 optimizer.step()
 average.update()
-print(count, *losses.tolist(), (model.backbone.final_layer.linear.weight - before).abs().max().item())
+print(
+    count,
+    *losses.tolist(),
+    (model.backbone.final_layer.linear.weight - before).abs().max().item(),
+)
 """
 
 
@@ -41,8 +51,9 @@ def test_xl_2_trains_within_this_machines_memory(tmp_path: Path):
     writer = StoreWriter(tmp_path, {}, 4, shard_size=4)
     writer.write(0, np.random.default_rng(0).uniform(0.1, 1, (4, 2, 4, 32, 32)).astype(np.float16))
     writer.finish(
-        np.array([0, 1, 998, 999]), class_names=tuple(map(str, range(1000))), latent_shape=(4, 32, 32), image_size=256,
-        dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
+        np.array([0, 1, 998, 999]), class_names=tuple(map(str, range(1000))),
+        latent_shape=(4, 32, 32), image_size=256, dtype="float16", scale=0.18215, shift=0.0,
+        scale_origin="autoencoder",
     )  # fmt: skip
     peak, said = peak_of(STEP, tmp_path / "manifest.json")
     count, loss, denoising, alignment, moved = map(float, said.split())

@@ -21,8 +21,9 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "SLURM_CONF", str(root / "slurm.conf")
-        )  # no other cluster that this machine may know of is asked
-        # Whoever ends the tests in whatever way closes this pipe, and what waits at its other end stops the cluster.
+        )  # no other cluster that this machine may know of is used
+        # This pipe closes however the tests end; the process at its other end then stops the
+        # cluster.
         words = [sys.executable, "-m", "tests.cluster.slurm", root]
         guard = subprocess.Popen(
             words, cwd=REPOSITORY, stdin=subprocess.PIPE, start_new_session=True

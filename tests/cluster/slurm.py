@@ -1,4 +1,6 @@
-"""A SLURM on one machine: two pretended nodes with two pretended GPUs each, all below one directory, stopped by number.
+"""A SLURM on one machine: two pretended nodes with two pretended GPUs each.
+
+Everything lies below one directory, and its processes are stopped by number.
 
 As a program, it waits for the end of its input, then stops the cluster below a directory.
 """
@@ -126,7 +128,8 @@ def stop_daemons(root):
         with suppress(FileNotFoundError, ProcessLookupError, ValueError):
             number = int((root / f"{name}.pid").read_text())
             until = time.monotonic() + 10
-            # Its number may be another process's by now; one that has ended and is not yet reaped has no command line.
+            # Its number may be another process's by now. One that has ended and is not yet
+            # reaped has no command line.
             while str(root) in Path(f"/proc/{number}/cmdline").read_text():
                 os.kill(number, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
                 time.sleep(0.2)
@@ -204,7 +207,7 @@ class Cluster:
         )
 
     def lose_node(self, node, job):
-        """A power failure: its daemon and all processes of a job that runs there are killed without a word."""
+        """A power failure: the daemon and all processes of a job on the node are killed."""
         os.kill(int((self.root / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):

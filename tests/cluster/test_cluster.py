@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM: what it asks for, and what clusters do to jobs."""
+"""The workflow on a real SLURM: what it requests, and what clusters do to jobs."""
 
 import os
 import re
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.cluster
 
 SLURM = ("--workflow-profile", "workflow/profiles/slurm")
 FAST = (
-    "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1", "--latency-wait", "10",
-    "--max-status-checks-per-second", "1",
+    "--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "1",
+    "--latency-wait", "10", "--max-status-checks-per-second", "1",
 )  # fmt: skip
 STEPS = 500  # of the trainings that something happens to
 TARGET = "results/{}/runs/sit/seed0/checkpoints/{}/ema.safetensors"
-ASKED = {
+REQUESTED = {
     "data": {"gpu": 1, "mem_mb": 1100, "runtime": 6},
     "extract": {"gpu": 1, "mem_mb": 1200, "runtime": 7},
     "train": {"gpu": 1, "mem_mb": 1500, "runtime": 8},
@@ -47,9 +47,10 @@ DECLARED = {
         "1300M",
         "00:15:00",
         "gpu",
-    ),  # features, then metrics: a group asks for both times
+    ),  # features, then metrics: a group requests both times
 }
-# There is no GPU: what is told to use some writes down which cards it would compute on, and computes on the processor.
+# There is no GPU: a process that is told to use some records which cards it would compute on,
+# and computes on the CPU.
 PYTHON = """#!/usr/bin/env bash
 words=("$@")
 nodes=1
@@ -61,31 +62,38 @@ for ((k = 0; k < $#; k++)); do
   esac
 done
 gpus=${words[at]:-0}
-if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then exec PYTHON "$@"; fi
+if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then
+  exec PYTHON "$@"
+fi
 words[at]=0
 if [[ -n ${processes:-} ]]; then words[processes]=$gpus; fi
-given=$(scontrol -d show job $SLURM_JOB_ID | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
-lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); print(*devices.visible_gpus(), sep=',')"
+given=$(scontrol -d show job $SLURM_JOB_ID \
+  | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
+lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); \
+print(*devices.visible_gpus(), sep=',')"
 used=$(PYTHON -c "$lease")
 begun=$(date +%s.%N)
 PYTHON "${words[@]}"
 code=$?
-printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" "$given" "$used" "$begun" >> CARDS
+printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
+  "$given" "$used" "$begun" >> CARDS
 date +%s.%N >> CARDS
 exit $code
 """
-# What is long elsewhere is long here, on any machine: a training takes a minute, as it asks at every step whether to stop, a
-# large state a while to save. A test has less patience with an owner elsewhere.
+# What takes long elsewhere takes long here, on any machine: a training takes a minute, since it
+# waits at every step as it checks whether to stop, and a large state takes a while to save.
+# A test has less patience with an owner elsewhere.
 HABITS = """
 import os, time
 from selftrans.runtime import lock, signals
 lock.STALE_SECONDS = 40
-asked = signals.StopRequest.reason.fget
-signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or asked(stop))
+reason = signals.StopRequest.reason.fget
+signals.StopRequest.reason = property(lambda stop: time.sleep(0.1) or reason(stop))
 if seconds := float(os.environ.get("SLOW_DISK", 0)):
     fsync = os.fsync
     def slowly(descriptor):
-        time.sleep(seconds if os.fstat(descriptor).st_size > 1_000_000 else 0)  # a state is larger than anything else
+        # A state is larger than anything else.
+        time.sleep(seconds if os.fstat(descriptor).st_size > 1_000_000 else 0)
         fsync(descriptor)
     os.fsync = slowly
 """
@@ -104,7 +112,11 @@ class ClusterWorkplace(Workplace):
         self.cluster = cluster
         self.started = []
         runs = {name: tiny_values()["runs"][name] for name in ("vae-align", "self-transcendence")}
-        once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4], "resources": ASKED}
+        once = {
+            "training.checkpoints": [4],
+            "figures.sample_checkpoints": [4],
+            "resources": REQUESTED,
+        }
         self.write("tiny", runs=runs, **once)
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
@@ -158,7 +170,10 @@ class ClusterWorkplace(Workplace):
         return (self.directory / "snakemake.log").read_text()
 
     def cards(self):
-        """Who got which cards: module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own numbers, those used, begin and end."""
+        """Which job used which cards, and when.
+
+        Module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own indices, those used, begin and end.
+        """
         names = ("module", "job", "node", "visible", "given", "used", "begun", "ended")
         lines = (self.directory / "cards").read_text().splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
@@ -291,7 +306,7 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
 
 
 def test_two_nodes_train_as_one_job(lifecycle, place, cluster):
-    """Two GPUs on two nodes: a task with one card on each, and the training of one process on one node."""
+    """Two GPUs on two nodes give one task with one card each; one process trains on one node."""
     place.configure("pair")
     target = "results/pair/runs/vae-align/seed0/checkpoints/4/ema.safetensors"
     assert place.run(target) == 0, place.said()
@@ -317,7 +332,10 @@ def start_again(cluster, job):
 def test_a_preempted_job_saves_is_requeued_and_ends_with_the_same_bits(
     undisturbed, place, cluster, nodes
 ):
-    """Its save takes seconds, as a large one does, and is waited for; on two nodes there is a process on each."""
+    """Its save takes seconds, as a large one does, and is waited for.
+
+    On two nodes there is a process on each.
+    """
     expected = undisturbed if nodes == 1 else place.train_here("undisturbed", processes=nodes)
     name = f"preempted-{nodes}"
     process, job = place.start_training(name, nodes=nodes, save_seconds=15, slow_disk=4)
@@ -353,14 +371,14 @@ def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, clu
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
 
 
-def test_a_training_is_warned_before_its_time_is_up_and_goes_on_in_another_job(
+def test_a_training_is_warned_before_its_time_is_up_and_resumes_in_another_job(
     undisturbed, place, cluster
 ):
     process, job = place.start_training("warned")
     cluster.say("scontrol", "update", f"JobId={job['id']}", "TimeLimit=1")
     cluster.wait_for(
         lambda: "SIGUSR1 at step" in place.log("warned")
-    )  # before the next attempt begins the log anew
+    )  # before the next attempt begins the log again
     assert process.wait(300) == 0, place.said()
     assert len(numbers_of_jobs(place.said())) == 2
     assert_bit_equal(place.weights("warned"), undisturbed)

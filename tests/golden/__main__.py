@@ -1,4 +1,4 @@
-"""Compute every golden number anew: ``python -m tests.golden``, or ``make golden``.
+"""Compute every golden number again: ``python -m tests.golden``, or ``make golden``.
 
 A value within its tolerance stays as it is stored, so that another processor changes no file.
 """

@@ -171,9 +171,9 @@ def encoded() -> Path:
 def randomised(module: M, seed: int) -> M:
     """The module with numpy's numbers for weights: a fresh adaLN-Zero model hides many faults."""
     with torch.no_grad():
-        for place, parameter in enumerate(module.parameters()):
+        for index, parameter in enumerate(module.parameters()):
             if parameter.requires_grad:
-                rng = np.random.default_rng([seed, place])
+                rng = np.random.default_rng([seed, index])
                 parameter.copy_(torch.from_numpy(0.2 * rng.standard_normal(tuple(parameter.shape))))
     return module
 
@@ -435,9 +435,9 @@ def latents_of(sampler: str) -> Json:
 
     labels = torch.from_numpy(sample_labels(settings, range(4), 10))
     noise = SampleNoise(settings.seed, range(4), (4, 8, 8), CPU)
-    drawn = sample_latents(velocity, settings, labels, noise, 10)
-    assert drawn.dtype == torch.float64
-    return {"norms": [norm_of([one]) for one in drawn], "sample 2": drawn[2].flatten().tolist()}
+    sampled = sample_latents(velocity, settings, labels, noise, 10)
+    assert sampled.dtype == torch.float64
+    return {"norms": [norm_of([one]) for one in sampled], "sample 2": sampled[2].flatten().tolist()}
 
 
 # fid.json
@@ -566,7 +566,7 @@ def stored(file: str) -> dict[str, Json]:
 
 
 def differences(old: Json, new: Json, tolerance: float, where: str = "") -> Iterator[str]:
-    """Every place at which two values differ by more than the tolerance, with both."""
+    """Every path at which two values differ by more than the tolerance, with both."""
     if type(old) is not type(new):
         yield f"{where or 'value'}: {old!r} -> {new!r}"
     elif isinstance(old, dict):
@@ -576,8 +576,8 @@ def differences(old: Json, new: Json, tolerance: float, where: str = "") -> Iter
     elif isinstance(old, list):
         if len(old) != len(new):
             yield f"{where}: {len(old)} values -> {len(new)}"
-        for place, (one, other) in enumerate(zip(old, new, strict=False)):
-            yield from differences(one, other, tolerance, f"{where}[{place}]")
+        for index, (one, other) in enumerate(zip(old, new, strict=False)):
+            yield from differences(one, other, tolerance, f"{where}[{index}]")
     elif isinstance(old, float):
         # Next to zero a relative error says nothing: a thousandth of it counts as an absolute one.
         if not math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-3 * tolerance):

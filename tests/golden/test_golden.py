@@ -1,4 +1,4 @@
-"""No number has changed: every golden number, computed anew, against the stored one."""
+"""No number has changed: every golden number, computed again, against the stored one."""
 
 import pytest
 

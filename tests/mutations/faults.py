@@ -12,7 +12,7 @@ class Fault:
     old: str
     """Text that occurs in it exactly once."""
     new: str
-    """What stands there instead."""
+    """The text that replaces it."""
     tests: str
     """The tests that must fail: arguments of pytest."""
 
@@ -141,7 +141,7 @@ FAULTS = {
         new="generator(self.seed, Stream.ORDER)",
         tests=f"{BATCHES} -k epoch",
     ),
-    "every process computes from the same place on": Fault(
+    "every process computes from the same index on": Fault(
         file="selftrans/training/batches.py",
         old="first = rank * accumulate * size",
         new="first = 0 * accumulate * size",
@@ -177,7 +177,7 @@ FAULTS = {
         new="np.outer(mean, mean)) / self.count",
         tests=f"{EVALUATION} -k streamed_moments",
     ),
-    "chunks of the Inception score begin anew with each batch": Fault(
+    "chunks of the Inception score restart with each batch": Fault(
         file="selftrans/evaluation/statistics.py",
         old='self._add_scores(first, arrays["logits"])',
         new='self._add_scores(0, arrays["logits"])',

@@ -15,8 +15,9 @@ import tempfile
 import pytest
 
 LIBRARIES = (
-    "accelerate", "datasets", "diffusers.models", "matplotlib.figure", "numpy", "pandas", "pydantic", "PIL.Image",
-    "safetensors.torch", "scipy.linalg", "scipy.stats", "sklearn.datasets", "timm", "torch", "torchvision", "yaml",
+    "accelerate", "datasets", "diffusers.models", "matplotlib.figure", "numpy", "pandas",
+    "pydantic", "PIL.Image", "safetensors.torch", "scipy.linalg", "scipy.stats", "sklearn.datasets",
+    "timm", "torch", "torchvision", "yaml",
 )  # fmt: skip
 
 

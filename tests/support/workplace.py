@@ -16,10 +16,13 @@ DATA = {
     "source": {"kind": "digits"},
     "image_size": 32,
     "autoencoder": {
-        "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3, "batch_size": 16,
+        "kind": "trained", "block_channels": [8, 8, 8], "norm_groups": 4, "steps": 3,
+        "batch_size": 16,
     },
     "classifier": {"width": 8, "features": 8, "steps": 3, "batch_size": 32},
-    "encoders": {"stand-in": {"kind": "trained", "hidden_size": 16, "depth": 2, "num_heads": 2, "steps": 3}},
+    "encoders": {
+        "stand-in": {"kind": "trained", "hidden_size": 16, "depth": 2, "num_heads": 2, "steps": 3},
+    },
 }  # fmt: skip
 """The digits, with an autoencoder, a classifier and an encoder that take seconds."""
 

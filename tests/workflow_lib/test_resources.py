@@ -53,15 +53,15 @@ def test_every_row_is_a_rule_and_every_rule_has_its_row():
     assert requested - {"plot"} <= rules
 
 
-def test_what_the_configuration_says_is_asked_for(requests):
+def test_what_the_configuration_says_is_requested(requests):
     train = {"gpu": 4, "nodes": 2, "threads": 6, "mem_mb": 1234, "runtime": 30, "batch_size": 3}
     segment = requests(train=train)("train_segment")
-    asked = [
+    resources = [
         segment.threads(SEGMENT), segment.gpu(SEGMENT), segment.nodes(SEGMENT),
         segment.mem_mb(SEGMENT, attempt=3), segment.runtime(SEGMENT), segment.batch_size(SEGMENT),
         segment.processes(SEGMENT),
     ]  # fmt: skip
-    assert asked == [6, 4, 2, 1234, 30, 3, 1]
+    assert resources == [6, 4, 2, 1234, 30, 3, 1]
 
 
 def test_a_time_limit_is_estimated_on_gpus_with_headroom(requests, load):
@@ -124,18 +124,18 @@ def test_light_jobs_alone_ask_for_more_memory_at_every_attempt(requests):
 
 
 def test_memory_is_estimated_by_the_job(requests, load):
-    asked = requests(train={"gpu": 4, "nodes": 2})
+    requested = requests(train={"gpu": 4, "nodes": 2})
     experiment = load({"train": {"gpu": 4, "nodes": 2}}).experiments["imagenet256-b2"]
     segment = training_memory(experiment, experiment.runs["sit"], 4, 2, True)
-    assert asked("train_segment").mem_mb(SEGMENT, 1) == segment
+    assert requested("train_segment").mem_mb(SEGMENT, 1) == segment
     jobs = {
         "classifier": LATENTS, "extract_latents": LATENTS, "import_checkpoint": SEGMENT,
         "generate_samples": SAMPLES, "sample_statistics": STATISTICS,
     }  # fmt: skip
     for rule, job in jobs.items():
-        assert asked(rule).mem_mb(job, 1) % 100 == 0
-        assert asked(rule).mem_mb(job, 1) >= 1000
-    assert asked("classifier").mem_mb(LATENTS, 1) in (small_memory(False), small_memory(True))
+        assert requested(rule).mem_mb(job, 1) % 100 == 0
+        assert requested(rule).mem_mb(job, 1) >= 1000
+    assert requested("classifier").mem_mb(LATENTS, 1) in (small_memory(False), small_memory(True))
 
 
 def test_features_that_are_probed_are_held_in_memory(make_study):

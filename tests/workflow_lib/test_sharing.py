@@ -149,7 +149,10 @@ def test_the_message_that_protects_a_run_names_those_that_share_it(study):
     [
         ("", "parent", "parent"),
         (
-            "evaluation: {samplers: {ode: {checkpoints: last}}}\nfigures: {sample_checkpoints: [8]}",
+            (
+                "evaluation: {samplers: {ode: {checkpoints: last}}}\n"
+                "figures: {sample_checkpoints: [8]}"
+            ),
             "parent",
             "parent",
         ),

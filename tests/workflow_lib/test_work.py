@@ -1,4 +1,4 @@
-"""Work and memory of jobs: what must hold whatever the numbers are."""
+"""Work and memory of jobs: what must hold for any numbers."""
 
 import pytest
 
