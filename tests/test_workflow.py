@@ -21,7 +21,7 @@ import yaml
 from selftrans.runtime.tensors import load_tensors
 from tests.support import REPOSITORY
 from tests.support.experiments import OTHER_METHODS
-from tests.support.workplace import Workplace
+from tests.support.workplace import Workplace, copy_project
 
 pytestmark = pytest.mark.workflow
 
@@ -35,6 +35,13 @@ SAMPLERS = {
         "guidance": {"scale": 1.5},
     },
 }
+
+
+LATER_KEYS = '''
+    warmup: int = 0
+    """Steps until the learning rate is full."""
+    label_dropout: UnitFloat = 0.3
+'''
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +284,70 @@ def test_another_run_and_seed_add_jobs_and_nothing_else(place):
     place.write("tiny", **{"runs.longer": {}, "seeds": [0, 1]})
     planned = place.planned("train")
     assert planned == {"train_segment": 2 * 2 + 3 * 2, "freeze_teacher": 1}
+
+
+def test_what_a_child_shares_is_made_once_whichever_comes_first(place):
+    """The parent has its results, then a child adds a run, a seed and a checkpoint."""
+    child = {
+        "extends": "tiny",
+        "name": "child",
+        "seeds": [0, 1],
+        "training": {"checkpoints": [4, 6, 8]},
+        "runs": {"vae-align": None, "self-transcendence": None, "more": {"training": {"eps": 0.1}}},
+    }
+    (place.directory / "experiments/child.yaml").write_text(yaml.safe_dump(child))
+    missing = {"train_segment": 1 + 3 + 2 * 3}  # sit at 6, its seed 1, both seeds of `more`
+    for requested in (("child",), ("tiny", "child")):
+        assert place.planned("train", experiments=requested) == missing
+    before = place.written("tiny/runs/*/seed0/checkpoints/[48]/*")
+    seed = "results/tiny/runs/sit/seed1/checkpoints/8/ema.safetensors"
+    place.run("results/tiny/runs/sit/seed0/checkpoints/6/ema.safetensors", seed,
+              experiments=("child",))  # fmt: skip
+    assert place.written("tiny/runs/*/seed0/checkpoints/[48]/*") == before
+    assert not place.path("child/runs/sit").exists()
+    assert place.planned("train", experiments=("child",)) == {"train_segment": 2 * 3}
+    assert place.planned() == {}
+
+
+def test_what_a_child_made_is_there_for_its_parent(place):
+    """The child comes first: what the parent's runs are is trained under the parent's name."""
+    place.write("parent", runs={"sit": {}}, **{"training.checkpoints": [4]})
+    (place.directory / "experiments/child.yaml").write_text(
+        "extends: parent\nname: child\nruns: {more: {training: {eps: 0.1}}}\n"
+    )
+    assert place.planned("train", experiments=("child",)) == {"train_segment": 2}
+    assert place.planned("train", experiments=("parent",)) == {"train_segment": 1}
+    assert place.planned("train", experiments=("child", "parent")) == {"train_segment": 2}
+    place.run("train", experiments=("child",))
+    assert place.path("parent/runs/sit/seed0/checkpoints/4/ema.safetensors").exists()
+    for requested in (("parent",), ("child",), ("child", "parent")):
+        assert place.planned("train", experiments=requested) == {}, requested
+
+
+def test_a_new_key_and_a_changed_default_rerun_and_refuse_nothing(place, monkeypatch):
+    """A later package, whose training has a new key and another default, over finished results."""
+    copy_project(place.directory, "selftrans")
+    for file, old, new in (
+        ("training", "    label_dropout: UnitFloat = 0.1\n", LATER_KEYS),
+        ("defaults", "VERSION = 1\n", "VERSION = 2\n"),
+        ("defaults", "Any]] = {}\n", 'Any]] = {"TrainingConfig.label_dropout": {1: 0.1}}\n'),
+    ):
+        path = place.directory / f"selftrans/config/{file}.py"
+        text = path.read_text()
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new))
+    monkeypatch.setenv("PYTHONPATH", str(place.directory))
+    assert place.planned() == {}
+    place.write("tiny", **{"runs.sit.training": {"checkpoints": [4, 8, 10]}})
+    place.run("results/tiny/runs/sit/seed0/checkpoints/10/ema.safetensors")
+    assert "resuming from step 8" in place.path("tiny/runs/sit/seed0/logs/train-10.log").read_text()
+    resolved = yaml.safe_load(place.path("tiny/experiment.yaml").read_text())
+    training = resolved["runs"]["sit"]["training"]
+    assert (resolved["defaults"], training["label_dropout"], training["warmup"]) == (1, 0.1, 0)
+    place.write("new", runs={"sit": {}})
+    place.run("results/new/experiment.yaml", experiments=("new",))
+    resolved = yaml.safe_load(place.path("new/experiment.yaml").read_text())
+    assert resolved["runs"]["sit"]["training"]["label_dropout"] == 0.3
 
 
 def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place):
