@@ -25,7 +25,7 @@ from selftrans.sampling.generate import (
     SampleNoise,
     sample_labels,
 )
-from selftrans.sampling.sample_grid import autoencoder_of, class_names
+from selftrans.sampling.sample_grid import class_names
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
 
@@ -339,17 +339,6 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(
     )  # fmt: skip
     assert message in last_line(ended)
     assert not list(tmp_path.glob("*grid*"))
-
-
-def test_the_autoencoder_is_that_of_the_checkpoints_experiment(tmp_path, weights, tiny):
-    place = tmp_path / "results/tiny/runs/sit/seed0/checkpoints/4"
-    place.mkdir(parents=True)
-    (tmp_path / "results/tiny/experiment.yaml").write_text(tiny().read_text())
-    assert autoencoder_of(place / "ema.safetensors") == str(
-        tmp_path / "results/data/digits/autoencoder"
-    )
-    with pytest.raises(UserError, match="--autoencoder: is needed"):
-        autoencoder_of(weights)
 
 
 def test_imagenets_classes_have_their_names():

@@ -172,7 +172,7 @@ def test_classes_can_be_looked_at(finished, monkeypatch):
     monkeypatch.chdir(finished.directory)
     weights = finished.path("mini/runs/sit/seed0/checkpoints/60/ema.safetensors")
     words = ("--checkpoint", weights, "--classes", "0,19", "--steps", 4, "--out", "grid.png")
-    ended = run_module("selftrans.sampling.sample_grid", *words)
+    ended = run_module("workflow.lib.sample_grid", *words)
     assert ended.returncode == 0, ended.stderr
     with Image.open("grid.png") as grid:
         assert grid.width == 4 * SIZE

@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -12,18 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from selftrans.config import (
-    GuidanceConfig,
-    SamplerConfig,
-    TrainedAutoencoderConfig,
-    load_experiment,
-)
+from selftrans.config import GuidanceConfig, SamplerConfig
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path
 from selftrans.runtime.logs import set_up_logging
 from selftrans.sampling.generate import ImageSampler
 
+MODULE = "selftrans.sampling.sample_grid"
 IMAGENET_CLASSES = 1000
 
 
@@ -35,25 +31,6 @@ def class_names(num_classes: int) -> list[str]:
 
     info = ImageNetInfo()
     return [info.index_to_description(label).split(",")[0] for label in range(num_classes)]
-
-
-def autoencoder_of(checkpoint: Path) -> str:
-    """The autoencoder of the experiment whose results a checkpoint is part of.
-
-    Raises:
-        UserError: it is not part of any.
-    """
-    # results/{experiment}/runs/{run}/seed{seed}/checkpoints/{step}/ema.safetensors
-    parents = checkpoint.resolve().parents
-    file = parents[5] / "experiment.yaml" if len(parents) > 6 else Path()
-    if not file.is_file():
-        raise UserError(
-            f"--autoencoder: is needed, {checkpoint} is not part of an experiment's results"
-        )
-    data = load_experiment(file).data
-    if isinstance(data.autoencoder, TrainedAutoencoderConfig):
-        return str(parents[6] / "data" / data.name / "autoencoder")
-    return data.autoencoder.path
 
 
 def parse_classes(text: str, num_classes: int) -> list[int]:
@@ -86,10 +63,15 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
     return sheet
 
 
-def main() -> None:
-    """The command line."""
+def main(module: str = MODULE, find_autoencoder: Callable[[Path], str] | None = None) -> None:
+    """The command line.
+
+    Args:
+        module: what it is called in its usage.
+        find_autoencoder: that of a checkpoint, if none is given; without it, one has to be.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m selftrans.sampling.sample_grid",
+        prog=f"python -m {module}",
         description="Draw a row of samples for each class. A column has the same noise.",
     )
     parser.add_argument(
@@ -97,8 +79,9 @@ def main() -> None:
     )
     parser.add_argument("--classes", required=True, help="class numbers, for instance 207,360")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png, .jpg, .webp)")
+    default = " (default: that of the checkpoint's experiment)" if find_autoencoder else ""
     parser.add_argument(
-        "--autoencoder", help="directory or hub name (default: that of the checkpoint's experiment)"
+        "--autoencoder", required=not find_autoencoder, help=f"directory or hub name{default}"
     )
     parser.add_argument("--columns", type=int, default=4, help="samples of each class (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
@@ -129,7 +112,9 @@ def main() -> None:
     ):
         if value < least:
             raise UserError(f"{option}: {value} is too few (allowed: {least} or more)")
-    autoencoder = arguments.autoencoder or autoencoder_of(arguments.checkpoint)
+    autoencoder = arguments.autoencoder
+    if autoencoder is None and find_autoencoder is not None:
+        autoencoder = find_autoencoder(arguments.checkpoint)
     sampler = ImageSampler(arguments.checkpoint, autoencoder, claim_device(min(arguments.gpus, 1)))
     classes = parse_classes(arguments.classes, sampler.model.shape.num_classes)
     settings = SamplerConfig(
