@@ -178,7 +178,12 @@ def bf16_gain() -> Iterator[Result]:
     """
     for width, heads in ((96, 4), (192, 6), (384, 6)):
         shape = SiTShape(
-            latent_shape=LATENT, num_classes=1000, depth=4, hidden_size=width, num_heads=heads, patch_size=2
+            latent_shape=LATENT,
+            num_classes=1000,
+            depth=4,
+            hidden_size=width,
+            num_heads=heads,
+            patch_size=2,
         )
         model, batch = randomised(SiT(shape)), stage_2_batch()
 

@@ -188,7 +188,7 @@ def comparison_table(
 
 PAGE = """# {name}: the comparison
 
-![FID and inception score against optimizer steps and against training time](figures/comparison.png)
+![FID and inception score against optimizer steps and against training time]({figure})
 
 {table}
 Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from
@@ -201,11 +201,11 @@ features.
 
 
 def comparison_page(
-    comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str, name: str
+    comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str, name: str, figure: str
 ) -> str:
-    """Figure, table and how to read them, as Markdown."""
+    """Figure, table and how to read them, as Markdown; ``figure`` is its path from there."""
     table = comparison_markdown(comparison, labels, baseline)
-    return PAGE.format(name=name, table=table, baseline=labels[baseline])
+    return PAGE.format(name=name, figure=figure, table=table, baseline=labels[baseline])
 
 
 def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str) -> str:

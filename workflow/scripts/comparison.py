@@ -28,12 +28,15 @@ with logged_to(snakemake.log[0]):
     write_text(
         Path(snakemake.output.paired), paired_table(table, params.baseline).to_csv(index=False)
     )
-    page = comparison_page(rows, params.labels, params.baseline, snakemake.wildcards.experiment)
-    write_text(Path(snakemake.output.markdown), page)
+    markdown = Path(snakemake.output.markdown)
+    figure = Path(snakemake.output.png).relative_to(markdown.parent)
+    name = snakemake.wildcards.experiment
+    page = comparison_page(rows, params.labels, params.baseline, name, str(figure))
+    write_text(markdown, page)
     total = total_seconds(seconds, params.teachers)
     hours = [
         total[run][step][seed] / 3600
         for run, step, seed in table[["run", "step", "seed"]].itertuples(index=False)
     ]
-    figure = comparison(table.assign(hours=hours), params.shown, style["width_inches"])
-    save(figure, [snakemake.output.png, snakemake.output.pdf], style["dpi"])
+    curves = comparison(table.assign(hours=hours), params.shown, style["width_inches"])
+    save(curves, [snakemake.output.png, snakemake.output.pdf], style["dpi"])
