@@ -20,7 +20,8 @@ from selftrans.config import (
     BackboneConfig,
 )
 from selftrans.models.encoder import PatchEncoder, build_network
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT
 from selftrans.training.model import TrainingModel
 
 REPETITIONS = 3

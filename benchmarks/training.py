@@ -18,7 +18,8 @@ from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.self_transcendence import SelfTranscendence
 from selftrans.config import BackboneConfig, TeacherConfig
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.sit import SiT, SiTShape, SiTTrunk
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.training.model import TrainingModel
 from selftrans.training.precision import cpu_has_bf16
 

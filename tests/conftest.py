@@ -30,7 +30,7 @@ def at_repository(monkeypatch):
 
 @pytest.fixture
 def shape():
-    from selftrans.models.sit import SiTShape
+    from selftrans.models.shape import SiTShape
 
     return SiTShape(
         latent_shape=(4, 8, 8), num_classes=10, depth=4, hidden_size=32, num_heads=2, patch_size=2

@@ -15,7 +15,8 @@ from PIL import Image
 from selftrans.config import DatasetConfig as DataFile
 from selftrans.config import validated
 from selftrans.extraction.latents import extract
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT
 from selftrans.runtime.files import read_json
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.auxiliary.autoencoder import train_autoencoder

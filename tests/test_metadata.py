@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selftrans.models.metadata import LatentScaling, TeacherMetadata, WeightsMetadata
-from selftrans.models.sit import SiTShape
+from selftrans.models.shape import SiTShape
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import digest_of, load_tensors, save_tensors
 

@@ -6,7 +6,8 @@ import torch
 
 from selftrans.config import PRESETS, BackboneConfig
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
-from selftrans.models.sit import SiT, SiTShape, sincos_table, unpatchify
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT, sincos_table, unpatchify
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.training.freeze import freeze_teacher

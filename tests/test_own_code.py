@@ -31,7 +31,8 @@ BACKBONE = '''
 import torch
 
 from selftrans.config import BackboneConfig
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT
 
 
 class ScaledSiT(SiT):

@@ -29,7 +29,8 @@ from selftrans.flops import (
 )
 from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.times import velocity_passes
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.generate import SampleNoise, sample_latents
@@ -241,7 +242,8 @@ SAMPLING = """
 import torch
 from selftrans.config import BackboneConfig, SamplerConfig
 from selftrans.sampling.generate import SampleNoise, sample_latents
-from selftrans.models.sit import SiT, SiTShape
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT
 
 network = SiT(SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), (4, 32, 32), 1000)).eval()
 noise = SampleNoise(0, range(24), (4, 32, 32), torch.device("cpu"))

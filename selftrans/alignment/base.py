@@ -17,7 +17,8 @@ from selftrans.config import TimeRangeConfig
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import Interpolant
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.sit import SiT, SiTShape, SiTTrunk
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT, SiTTrunk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from selftrans.alignment.method import AlignmentMethod
 from selftrans.config import AlignmentConfig
 from selftrans.data.store import FeatureStore
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.sit import SiTShape, SiTTrunk
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiTTrunk
 from selftrans.runtime.errors import UserError
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from selftrans.config import SIZES, Convention, Weights
-from selftrans.models.sit import SiT, SiTShape, sincos_table, timestep_frequencies
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiT, sincos_table, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import read_safetensors
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from selftrans.models.sit import SiTShape, initialise_linear, unpatchify
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import initialise_linear, unpatchify
 
 
 def projector(hidden_size: int, projector_width: int, output_size: int) -> nn.Sequential:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from selftrans.config import Convention, InterpolantName, Weights
-from selftrans.models.sit import SiTShape
+from selftrans.models.shape import SiTShape
 from selftrans.runtime.metadata import FileMetadata
 
 

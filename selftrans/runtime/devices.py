@@ -1,7 +1,7 @@
 """The device of a program, and the lease that keeps two programs of one machine off the same GPU.
 
-A workflow only counts GPUs. The process that uses cards takes as many free ones as it was granted by
-locking a file for each; the kernel drops the locks when the process ends, however it ends. Cards
+A workflow only counts GPUs. The process that uses cards takes as many free ones as it was granted
+by locking a file for each; the kernel drops the locks when the process ends, however it ends. Cards
 that a scheduler assigns are used as they are.
 """
 

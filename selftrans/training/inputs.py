@@ -14,7 +14,8 @@ from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
 from selftrans.models.metadata import LatentScaling
-from selftrans.models.sit import SiTShape, SiTTrunk
+from selftrans.models.shape import SiTShape
+from selftrans.models.sit import SiTTrunk
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.training.input_paths import InputPaths

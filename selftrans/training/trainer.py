@@ -15,7 +15,7 @@ from selftrans.config import ExperimentConfig, TrainingConfig, fingerprint, run_
 from selftrans.config.user_code import is_reference
 from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
-from selftrans.models.sit import SiTShape
+from selftrans.models.shape import SiTShape
 from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock

@@ -3,3 +3,16 @@
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "accelerate",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "snakemake",
+}
+"""Packages that take long to import."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflow_lib.conftest import SharingStudy
+from tests.support.studies import SharingStudy
 from workflow.lib.analysis import Analysis
 
 TINY = {"experiment": "tiny"}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.workflow_lib.conftest import IMPORTED, SharingStudy
+from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 
 ODE = {"sampler": "euler", "num_steps": 2, "num_samples": 20}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.workflow_lib.conftest import IMPORTED, SharingStudy
+from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, figure_names
 from workflow.lib.training import Training

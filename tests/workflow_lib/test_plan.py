@@ -7,7 +7,7 @@ import pytest
 
 from selftrans.runtime.errors import UserError
 from tests.support.experiments import OTHER_METHODS
-from tests.workflow_lib.conftest import IMPORTED, SharingStudy
+from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.calls import prefetch_options, report_config
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.settings import RatesConfig

@@ -10,7 +10,7 @@ import yaml
 
 from selftrans.config import run_definition
 from selftrans.runtime.errors import UserError
-from tests.workflow_lib.conftest import IMPORTED
+from tests.support.studies import IMPORTED
 from workflow.lib import paths
 from workflow.lib.study import Study, one_of
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.experiments import OTHER_METHODS
-from tests.workflow_lib.conftest import IMPORTED, SharingStudy
+from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.training import Training, checkpoint_below, saving_seconds
 
 SIT = {"experiment": "tiny", "run": "sit", "seed": "0"}

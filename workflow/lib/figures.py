@@ -1,8 +1,10 @@
 """Tables and figures: which there are, and what each of them shows."""
 
+from pathlib import Path
 from typing import Any
 
 from selftrans.config import ExperimentConfig
+from selftrans.runtime.files import sha256_of
 from workflow.lib import paths
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.paths import Job, Wildcards, fill
@@ -23,6 +25,12 @@ def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:
         names += ["discriminability", "feature-maps", "similarity"]
         names += ["guiding-features"] if experiment.aligned_runs else []
     return tuple(names)
+
+
+def plot_script(name: str) -> dict[str, str]:
+    """The script of a plot, and its digest: a figure whose script changes is drawn again."""
+    script = Path(__file__).parents[1] / f"scripts/{name}.py"
+    return {"name": script.name, "digest": sha256_of(script)}
 
 
 class Figures:

@@ -10,7 +10,7 @@ from workflow.lib.analysis import Analysis
 from workflow.lib.calls import prefetch_options, report_config
 from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
-from workflow.lib.figures import Figures
+from workflow.lib.figures import Figures, plot_script
 from workflow.lib.paths import (
     CHECKPOINT,
     DATASET,

@@ -1,6 +1,5 @@
 # Every plot inherits from this rule: a light job on the submitting machine. A plot names its
-# inputs, outputs and params; its script bears the rule's name. `use rule` does not pass on
-# `localrule`.
+# inputs, outputs, script and further params. `use rule` does not pass on `localrule`.
 rule plot_base:
     log:
         "results/plot.log",
@@ -33,6 +32,7 @@ use rule plot_base as plot_convergence with:
         f"{EXPERIMENT}/benchmarks/convergence.tsv"
     localrule: True
     params:
+        script=plot_script("convergence"),
         sampler=figures.sampler,
         labels=figures.main_labels,
         published=figures.published,
@@ -55,6 +55,7 @@ use rule plot_base as plot_grid with:
         f"{EXPERIMENT}/benchmarks/grid-{{grid}}.tsv"
     localrule: True
     params:
+        script=plot_script("convergence"),
         sampler=figures.sampler,
         labels=figures.grid_labels,
         published=None,
@@ -77,6 +78,7 @@ use rule plot_base as plot_losses with:
         f"{EXPERIMENT}/benchmarks/losses.tsv"
     localrule: True
     params:
+        script=plot_script("losses"),
         labels=figures.compared_labels,
         runs=figures.last_history_runs,
 
@@ -97,6 +99,7 @@ use rule plot_base as plot_samples with:
         f"{EXPERIMENT}/benchmarks/samples.tsv"
     localrule: True
     params:
+        script=plot_script("samples"),
         labels=figures.main_labels,
         rows=figures.shown_rows,
         columns=figures.columns,
@@ -118,6 +121,7 @@ use rule plot_base as plot_sweep with:
         f"{EXPERIMENT}/benchmarks/sweep-{{sweep}}.tsv"
     localrule: True
     params:
+        script=plot_script("sweep"),
         sets=figures.sweep_sets,
         labels=figures.main_labels,
 
@@ -146,6 +150,7 @@ use rule plot_base as plot_comparison with:
         f"{EXPERIMENT}/benchmarks/comparison.tsv"
     localrule: True
     params:
+        script=plot_script("comparison"),
         sampler=figures.sampler,
         labels=figures.run_labels,
         shown=figures.compared_labels,
@@ -170,6 +175,7 @@ use rule plot_base as plot_dynamics with:
         f"{EXPERIMENT}/benchmarks/dynamics-{{run}}.tsv"
     localrule: True
     params:
+        script=plot_script("dynamics"),
         labels=figures.compared_labels,
 
 
@@ -196,6 +202,7 @@ use rule plot_base as plot_discriminability with:
         f"{EXPERIMENT}/benchmarks/discriminability.tsv"
     localrule: True
     params:
+        script=plot_script("discriminability"),
         labels=figures.main_labels,
         runs=analysis.probed_runs,
         encoder=analysis.encoder_title,
@@ -218,6 +225,7 @@ use rule plot_base as plot_feature_maps with:
         f"{EXPERIMENT}/benchmarks/feature-maps.tsv"
     localrule: True
     params:
+        script=plot_script("feature_maps"),
         labels=figures.main_labels,
         runs=figures.main_runs,
         t=analysis.shown_time,
@@ -240,6 +248,7 @@ use rule plot_base as plot_guiding_features with:
         f"{EXPERIMENT}/benchmarks/guiding-features.tsv"
     localrule: True
     params:
+        script=plot_script("guiding_features"),
         labels=figures.main_labels,
         runs=figures.aligned_runs,
         t=analysis.shown_time,
@@ -265,6 +274,7 @@ use rule plot_base as plot_similarity with:
         runtime=request("plot_similarity").runtime,
         gpu=0,
     params:
+        script=plot_script("similarity"),
         labels=figures.main_labels,
         runs=figures.main_runs,
         t=analysis.shown_time,

@@ -1,10 +1,10 @@
-"""The script of every plot rule: runs the script beside it that bears the rule's name."""
+"""The script of every plot rule: runs the one that its params name.
+
+``use rule`` cannot change ``script:``.
+"""
 
 import runpy
 from pathlib import Path
 
-SHARED = {"grid": "convergence"}  # a grid's figure is a convergence figure of the grid's runs
-
-figure = snakemake.rule.removeprefix("plot_")
-script = Path(snakemake.scriptdir) / f"{SHARED.get(figure, figure)}.py"
+script = Path(snakemake.scriptdir) / snakemake.params.script["name"]
 runpy.run_path(str(script), init_globals={"snakemake": snakemake})
