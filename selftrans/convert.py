@@ -16,6 +16,7 @@ from selftrans import __version__
 from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
 from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
+from selftrans.models.shape import SiTShape
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
@@ -64,9 +65,11 @@ def import_checkpoint(
     if expected is not None:
         num_heads = num_heads or expected.num_heads
     shape = read_shape(tensors, file, num_heads=num_heads, latent_size=latent_size)
-    for key, wanted in expected.model_dump(exclude={"preset"}).items() if expected else ():
-        if (value := getattr(shape, key)) != wanted:
-            raise UserError(f"{file}: {key} is {value}, expected {wanted}")
+    if expected is not None:
+        wanted = SiTShape.of(expected, shape.latent_shape, shape.num_classes).to_json()
+        for key, value in shape.to_json().items():
+            if value != wanted[key]:
+                raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
     metadata = WeightsMetadata(
         run=name or file.stem,
         seed=0,

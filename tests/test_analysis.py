@@ -33,6 +33,7 @@ from selftrans.evaluation.run_features import RunFeatures
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
 from selftrans.runtime.errors import UserError
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
 from tests.support.experiments import OTHER_METHODS, TINY
 from tests.support.trainings import run
@@ -240,7 +241,8 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
     checkpoint = tmp_path / "run/checkpoints/4/ema.safetensors"
     device = torch.device("cpu")
-    inputs = Inputs.open(experiment, "self-transcendence", store, [teacher], [], [], device)
+    paths = InputPaths(teachers={"self-transcendence": teacher})
+    inputs = Inputs.open(experiment, "self-transcendence", store, paths, device)
     found = features_of_run(
         experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device
     )
@@ -265,7 +267,7 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
         torch.from_numpy(found.pooled[0, 2, index]).float(), own, rtol=2e-3, atol=2e-3
     )
 
-    trunk = inputs.teachers[0]
+    trunk = inputs.teachers["self-transcendence"]
     f_u = trunk.tokens(x, t, torch.tensor([10])).mean(dim=1)[0]
     f_c = trunk.tokens(x, t, torch.from_numpy(store.labels[[image]])).mean(dim=1)[0]
     assert not torch.allclose(f_u, f_c)
@@ -280,7 +282,7 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     [
         ("repa", ["REPA: stand-in"]),
         ("sra", ["SRA: average, block 3"]),
-        ("both", ["1: LayerSync: block 3", "2: VAE latents"]),
+        ("both", ["layersync: LayerSync: block 3", "vae-alignment: VAE latents"]),
         ("sit", []),
     ],
 )
@@ -288,9 +290,8 @@ def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
     path = tiny(analysis={"num_images": 20, "times": [0.5]}, runs={**TINY["runs"], **OTHER_METHODS})
     experiment, store, device = load_experiment(path), LatentStore(manifest), torch.device("cpu")
     run(path, arm, tmp_path / "run", manifest, until=4, features=features)
-    inputs = Inputs.open(
-        experiment, arm, store, [], [features] if arm == "repa" else [], [], device
-    )
+    paths = InputPaths(features=(features,) if arm == "repa" else ())
+    inputs = Inputs.open(experiment, arm, store, paths, device)
     checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
     found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
     assert list(found.shown_guiding) == list(found.unconditional) == names

@@ -24,6 +24,7 @@ from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.generate import ImageSampler, SampleNoise
 from selftrans.training.freeze import freeze_teacher
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
 from tests.support.programs import run_module
 from tests.support.random_models import randomise
@@ -434,7 +435,7 @@ def test_heads_are_read_or_known_or_requested(tmp_path):
         UserError, match="tells the number of heads of hidden size 32, so --num-heads is needed"
     ):
         imported(tmp_path, trained().state_dict())
-    with pytest.raises(UserError, match="width 32 is not divided by 5 heads"):
+    with pytest.raises(UserError, match="hidden size 32 is not divided by 5 heads"):
         imported(tmp_path, trained().state_dict(), num_heads=5)
     with pytest.raises(UserError, match="heads is 2 by its qk-norm, expected 4"):
         imported(tmp_path, trained(**REPA).state_dict(), num_heads=4)
@@ -549,6 +550,12 @@ def test_sampling_follows_the_public_model_from_its_noise_to_its_data(tmp_path, 
     torch.testing.assert_close(decoded[0], x / 0.18215, rtol=1e-4, atol=1e-4)
 
 
+def opened_inputs(experiment, store, teacher):
+    """Inputs of stage 2, which follows ``teacher``."""
+    paths = InputPaths(teachers={"self-transcendence": teacher})
+    return Inputs.open(experiment, "self-transcendence", store, paths, CPU)
+
+
 @torch.no_grad()
 def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     theirs = trained(**REPA)
@@ -557,11 +564,11 @@ def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     freeze_teacher(tmp_path / "ours.safetensors", 3, teacher)
     assert load_tensors(teacher, "teacher")[1]["source"]["run"] == "public"
     path, store = tiny(), LatentStore(manifest)
-    opened = Inputs.open(
-        load_experiment(path), "self-transcendence", store, (teacher,), (), (), CPU
-    )
+    opened = opened_inputs(load_experiment(path), store, teacher)
     expected, _ = theirs.tokens(*inputs(), depth=3)
-    torch.testing.assert_close(opened.teachers[0].tokens(*inputs()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        opened.teachers["self-transcendence"].tokens(*inputs()), expected, rtol=1e-5, atol=1e-5
+    )
     with torch.enable_grad():
         run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
 
@@ -581,15 +588,7 @@ def test_a_teacher_of_other_latents_is_refused(tmp_path, tiny, manifest, options
     freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "teacher.safetensors")
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
     with pytest.raises(UserError, match=message):
-        Inputs.open(
-            experiment,
-            "self-transcendence",
-            store,
-            (tmp_path / "teacher.safetensors",),
-            (),
-            (),
-            CPU,
-        )
+        opened_inputs(experiment, store, tmp_path / "teacher.safetensors")
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, tiny, manifest):
@@ -599,15 +598,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tiny, manifest):
     freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "teacher.safetensors")
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
     with pytest.raises(UserError, match=r"num_classes is 11, .* has 10"):
-        Inputs.open(
-            experiment,
-            "self-transcendence",
-            store,
-            (tmp_path / "teacher.safetensors",),
-            (),
-            (),
-            CPU,
-        )
+        opened_inputs(experiment, store, tmp_path / "teacher.safetensors")
 
 
 def test_exported_weights_come_back_in_one_line(tmp_path):

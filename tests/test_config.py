@@ -806,14 +806,16 @@ PRESETS = ["ablations-b2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2"
 
 @pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])
 def test_every_value_of_a_preset_says_where_it_comes_from(name):
-    """Names, labels and descriptions need no provenance; every other value has it in its line."""
+    """But names, labels and descriptions: in its line, or in the comment above it."""
     free = re.compile(r"^\s*(name|label|description|extends|run):")
+    above = ""
     for line in (REPOSITORY / f"experiments/{name}.yaml").read_text().splitlines():
-        content, _, comment = line.partition(" #")
-        has_value = re.search(r":\s*\S", content) or content.lstrip().startswith("- ")
-        if not has_value or content.startswith("#") or free.match(content):
-            continue
-        assert re.search(r"\[(code|paper|ours|SiT|REPA|ADM)\]", comment), line
+        content, _, comment = line.partition("#")
+        if content.strip():
+            has_value = re.search(r":\s*\S", content) or content.lstrip().startswith("- ")
+            if has_value and not free.match(content):
+                assert re.search(r"\[(code|paper|ours|SiT|REPA|ADM)\]", comment or above), line
+        above = "" if content.strip() else comment
 
 
 def test_the_preset_of_b2_is_the_methods():

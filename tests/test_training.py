@@ -9,7 +9,7 @@ import torch
 from selftrans.config import load_experiment
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import sha256_of
-from selftrans.runtime.tensors import load_tensors, read_metadata
+from selftrans.runtime.tensors import load_tensors, read_metadata, save_tensors
 from selftrans.training import precision
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
@@ -190,17 +190,26 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(tiny, tmp_path, manif
 
 
 def test_a_state_of_another_definition_is_refused(tmp_path):
-    StateDirectory(tmp_path, "a").save(3, {"x": torch.ones(2)}, {})
+    StateDirectory(tmp_path, "a").save(3, {"x": torch.ones(2)}, {"seconds": 1.0, "scaler": {}})
     with pytest.raises(
         UserError, match=r"step-00000003\.safetensors: belongs to a run of another definition"
     ):
         StateDirectory(tmp_path, "b").load_newest(5)
 
 
+def test_a_state_of_the_former_layout_is_passed_over(tmp_path):
+    states = StateDirectory(tmp_path, "a")
+    tensors = {"x": torch.ones(2)}
+    states.save(3, tensors, {"seconds": 1.0, "scaler": {}})
+    former = {"step": 5, "fingerprint": "a", "seconds": 1.0, "scaler": {}}
+    save_tensors(tmp_path / "step-00000005.safetensors", tensors, "state", former)
+    assert states.load_newest(9)[0] == 3
+
+
 def test_states_are_pruned_to_the_newest_two_and_the_milestones(tmp_path):
     states = StateDirectory(tmp_path, "a")
     for step in (10, 20, 30, 40, 50, 90):
-        states.save(step, {"x": torch.ones(2)}, {})
+        states.save(step, {"x": torch.ones(2)}, {"seconds": 1.0, "scaler": {}})
     states.prune(50, {20})
     assert states.steps() == [20, 40, 50, 90]  # what lies beyond belongs to a later segment
     assert states.load_newest(45)[0] == 40

@@ -138,7 +138,7 @@ def test_a_signal_is_more_urgent_than_a_save(clock):
     saving = Control(Processes(), stop, save_seconds=60)
     clock.seconds += 100
     stop.reason = "SIGTERM"
-    assert saving.poll(1) == "leave"
+    assert saving.poll(1) == "stop"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_a_signal_is_more_urgent_than_a_save(clock):
     [
         ((0, 0), None, None),
         ((0, 1), None, "save"),
-        ((2, 0), None, "leave"),
-        ((1, 0), "SIGTERM", "leave"),
-        ((0, 0), "SIGUSR1", "leave"),
+        ((2, 0), None, "stop"),
+        ((1, 0), "SIGTERM", "stop"),
+        ((0, 0), "SIGUSR1", "stop"),
     ],
 )
 def test_several_processes_do_what_the_most_urgent_wants(clock, others, mine, answer):

@@ -23,7 +23,7 @@ from selftrans.data.store import LatentStore
 from selftrans.training.batches import BatchSource
 from selftrans.training.ema import MovingAverage
 from selftrans.training.precision import MixedPrecision
-from selftrans.training.trainer import accumulate, build_model, build_optimizer
+from selftrans.training.model import accumulate, build_model, build_optimizer
 
 experiment, store = load_experiment("imagenet256-xl2"), LatentStore(sys.argv[1])
 cpu = torch.device("cpu")
@@ -36,12 +36,14 @@ optimizer = build_optimizer(
 )
 before = model.backbone.final_layer.linear.weight.clone()
 batch = BatchSource(store, training, seed=0).draw(0, range(1))
-losses, _ = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
+losses = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
 optimizer.step()
 average.update()
 print(
     count,
-    *losses.tolist(),
+    losses.loss.item(),
+    losses.denoising.item(),
+    losses.alignment.item(),
     (model.backbone.final_layer.linear.weight - before).abs().max().item(),
 )
 """

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ class StateMetadata(FileMetadata):
     """Of a state file."""
 
     kind: ClassVar[str] = "state"
+    layout: Literal[2]
+    """Of the tensors' names. A state of another one cannot be used, and is trained again."""
     step: int
     fingerprint: str
     """Of the run's definition."""
@@ -100,7 +102,7 @@ class StateDirectory:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
         """Write the state of ``step``; ``fields`` are the rest of its metadata."""
-        metadata = StateMetadata(step=step, fingerprint=self.fingerprint, **fields)
+        metadata = StateMetadata(layout=2, step=step, fingerprint=self.fingerprint, **fields)
         started = time.monotonic()
         metadata.save(self._path(step), tensors)
         # A scheduler that ends jobs has to warn them this long in advance.
