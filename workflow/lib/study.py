@@ -153,12 +153,12 @@ class Study:
         Raises:
             UserError: in one line, the keys that differ, and the experiments that share the run.
         """
-        owned = {
+        owned = dict.fromkeys(
             (self.run_owner(name, run), run)
             for name, experiment in self.experiments.items()
             for run in experiment.trained_runs
-        }
-        for owner, run in sorted(owned):
+        )
+        for owner, run in owned:
             sharing = self._sharing(self.known, owner, run)
             hint = f" It is shared by {', '.join(sharing)}." if len(sharing) > 1 else ""
             for seed in self.seeds_of(owner, run):
