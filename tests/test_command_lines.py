@@ -19,7 +19,14 @@ MODULES = {
     "selftrans.evaluation": ("nowhere.npz", "--reference", "nowhere.npz"),
     "selftrans.convert": ("import", "nowhere.pt", "--convention", "data-at-1"),
     "selftrans.sampling.generate": ("nowhere.safetensors", "--autoencoder", "x", "--settings", "{"),
-    "selftrans.sampling.sample_grid": ("--checkpoint", "nowhere.safetensors", "--classes", 1),
+    "selftrans.sampling.sample_grid": (
+        "--checkpoint",
+        "nowhere.safetensors",
+        "--autoencoder",
+        "x",
+        "--classes",
+        1,
+    ),
     "selftrans.extraction.latents": ("nowhere.yaml", "--autoencoder", "x"),
 }
 """A mistake for each, but for where its output goes."""

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import HEAVY, REPOSITORY
 
 PROGRAMS = {"prefetch", "sample_grid"}  # which no rule imports
 
 
+@pytest.mark.slow
 def test_the_library_imports_nothing_heavy():
     modules = {path.stem for path in (REPOSITORY / "workflow/lib").glob("[!_]*.py")} - PROGRAMS
     assert {"study", "training", "resources", "plan"} <= modules
