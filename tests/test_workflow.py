@@ -311,7 +311,8 @@ def test_what_a_child_shares_is_made_once_whichever_comes_first(place):
 
 def test_what_a_child_made_is_there_for_its_parent(place):
     """The child comes first: what the parent's runs are is trained under the parent's name."""
-    place.write("parent", runs={"sit": {}}, **{"training.checkpoints": [4]})
+    changes = {"training.checkpoints": [4], "figures.sample_checkpoints": [4]}
+    place.write("parent", runs={"sit": {}}, **changes)
     (place.directory / "experiments/child.yaml").write_text(
         "extends: parent\nname: child\nruns: {more: {training: {eps: 0.1}}}\n"
     )
@@ -345,7 +346,7 @@ def test_a_new_key_and_a_changed_default_rerun_and_refuse_nothing(place, monkeyp
     training = resolved["runs"]["sit"]["training"]
     assert (resolved["defaults"], training["label_dropout"], training["warmup"]) == (1, 0.1, 0)
     place.write("new", runs={"sit": {}})
-    place.run("results/new/experiment.yaml", experiments=("new",))
+    assert place.planned("train", experiments=("new",)) == {"train_segment": 2}
     resolved = yaml.safe_load(place.path("new/experiment.yaml").read_text())
     assert resolved["runs"]["sit"]["training"]["label_dropout"] == 0.3
 
