@@ -227,6 +227,7 @@ def test_the_comparison_says_what_a_paper_would():
 # -- features of trained runs
 
 
+@pytest.mark.slow
 def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     tiny, tmp_path, manifest, teacher, features
 ):
@@ -277,6 +278,7 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
         torch.testing.assert_close(torch.from_numpy(means).float(), value, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "names"),
     [

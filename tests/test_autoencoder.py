@@ -95,6 +95,7 @@ def test_extraction_measures_the_scale_and_resumes_at_the_shard(data, saved, tmp
     assert rewritten == {"moments-00001.npy"}
 
 
+@pytest.mark.slow
 def test_an_autoencoder_with_a_scale_keeps_it(data, saved, tmp_path):
     autoencoder = load_autoencoder(saved, CPU)
     autoencoder.register_to_config(scaling_factor=0.18215)

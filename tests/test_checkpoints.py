@@ -529,6 +529,7 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     assert (tmp_path / "a.png").is_file()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_sampling_follows_the_public_model_from_its_noise_to_its_data(tmp_path, autoencoder):
     """Euler steps of public SiT, from t = 0, noise, to t = 1, data."""

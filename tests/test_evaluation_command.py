@@ -62,6 +62,7 @@ def evaluate(*words):
     return run_module("selftrans.evaluation", *words)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier):
     output = inputs / "result.json"
     names = "fid,is,precision,recall,kid"
@@ -84,6 +85,7 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
     ]
 
 
+@pytest.mark.slow
 def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, tmp_path):
     extractor = load_classifier(classifier, CPU)
     reference = statistics_of(inputs / "own.yaml", extractor, tmp_path, 100)

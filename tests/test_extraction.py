@@ -111,6 +111,7 @@ def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_fi
         assert found == expected
 
 
+@pytest.mark.slow
 def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
     tmp_path, data_file, autoencoder
 ):
@@ -146,6 +147,7 @@ def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, 
     assert not (tmp_path / "latents/manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_what_was_encoded_stays_good_when_it_is_moved(tmp_path, data_file, autoencoder):
     data = data_file()
     first = extract(load_dataset(data), str(autoencoder), tmp_path / "latents")
@@ -163,6 +165,7 @@ def test_what_was_encoded_stays_good_when_it_is_moved(tmp_path, data_file, autoe
     )
 
 
+@pytest.mark.slow
 def test_mirrored_views(tmp_path, data_file, autoencoder):
     data = load_dataset(
         data_file(
@@ -194,6 +197,7 @@ def test_mirrored_views(tmp_path, data_file, autoencoder):
     assert sampled == {0, 1}
 
 
+@pytest.mark.slow
 def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):
     data = load_dataset(data_file(latents={"dtype": "float32"}))
     extract(data, str(autoencoder), tmp_path / "own")

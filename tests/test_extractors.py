@@ -273,6 +273,7 @@ def test_timms_own_resampling_of_positions_is_another(hub_state):
     assert resampled_positions(table, 37) is table
 
 
+@pytest.mark.slow
 def test_images_of_other_sizes_are_resized_with_antialias(hub_state):
     own = Dinov2Extractor(dinov2_network(hub_state, "vit_small_patch14_dinov2"), "random", CPU)
     images = torch.randint(

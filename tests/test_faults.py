@@ -298,6 +298,7 @@ def test_a_second_signal_does_not_disturb_the_first(tmp_path, monkeypatch):
     assert {number: signal.getsignal(number) for number in before} == before
 
 
+@pytest.mark.slow
 def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, manifest):
     diverging = {"training.learning_rate": 1e30}
     for attempt in (1, 2, 3):
@@ -317,6 +318,7 @@ def test_a_failure_that_no_repetition_mends_stops_the_retries(tiny, tmp_path, ma
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_what_only_this_machine_lacks_does_not_stop_the_retries(
     tiny, tmp_path, manifest, monkeypatch
 ):

@@ -105,6 +105,7 @@ def test_ode_samplers_reach_the_data_at_their_order(flow, method, order):
     assert min(observed) > order - 0.15
 
 
+@pytest.mark.slow
 def test_sde_sampler_reaches_the_data_distribution(flow):
     rng = torch.Generator().manual_seed(0)
     count = 40_000
@@ -117,6 +118,7 @@ def test_sde_sampler_reaches_the_data_distribution(flow):
     assert abs(x.std().item() - STD) < 0.01
 
 
+@pytest.mark.slow
 def test_sde_with_wrong_noise_is_noticed(flow):
     """Negative control of the test above: half the noise gives the wrong spread."""
     rng = torch.Generator().manual_seed(0)

@@ -110,6 +110,7 @@ def test_balanced_labels_are_balanced_and_random_ones_uniform():
     ).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
 
 
+@pytest.mark.slow
 def test_an_interrupted_generation_resumes(tmp_path, weights, autoencoder, monkeypatch):
     make(settings(), weights, autoencoder, tmp_path / "whole.npz", 3)
     sampled = []

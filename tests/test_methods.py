@@ -75,6 +75,7 @@ def test_repa_on_images_trains_as_on_stored_features(
     torch.testing.assert_close(stored, live, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_cosine_of_the_history_is_that_of_the_term(methods, tmp_path, manifest, features):
     """REPA's part of the loss is -0.5 times the cosine that is logged beside it."""
     run(methods(), "repa", tmp_path / "run", manifest, until=8, features=features)
@@ -236,6 +237,7 @@ def test_a_published_encoder_is_timms_with_repas_preprocessing(published, tmp_pa
     torch.testing.assert_close(encoder(images), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_published_encoder_at_another_size_has_timms_resampled_positions(published):
     from timm.layers import resample_abs_pos_embed
 
@@ -312,6 +314,7 @@ def test_an_encoder_that_cannot_be_had_is_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_one_line(tmp_path):
     """timm itself would let them pass, and leave the network random."""
     save_file({"a": torch.zeros(1)}, tmp_path / "wrong.safetensors")

@@ -71,6 +71,7 @@ def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
     assert forward_flop(model, latent_shape, model.depth // 2) == pytest.approx(of_half, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [256, 512])
 def test_operations_of_the_published_autoencoder(size):
     from diffusers import AutoencoderKL

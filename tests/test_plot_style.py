@@ -58,6 +58,7 @@ def drawn():
     return figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
 def test_equal_figures_are_equal_files(tmp_path, suffix):
     paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]

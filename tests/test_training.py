@@ -74,6 +74,7 @@ def test_fp16_leaves_out_steps_whose_scaled_gradient_overflows_and_resumes_with_
     assert resumed["scaler"] == metadata["scaler"]
 
 
+@pytest.mark.slow
 def test_a_gradient_that_overflows_at_every_scale_is_reported(tiny, tmp_path, manifest):
     guidance = {"method": "vae-alignment", "depth": 1, "projector_width": 16, "weight": 1e15}
     path = tiny(
@@ -111,6 +112,7 @@ def test_low_precision_trains_like_fp32(tiny, tmp_path, manifest, teacher, arm, 
     )
 
 
+@pytest.mark.slow
 def test_the_precision_that_auto_comes_to_is_part_of_the_definition(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     run(
@@ -235,6 +237,7 @@ def test_another_definition_is_refused_with_its_keys(tiny, tmp_path, manifest, c
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_changes_no_number_is_no_other_definition(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     changes = {
@@ -269,6 +272,7 @@ def test_all_arms_start_from_the_same_backbone(tiny, manifest, teacher):
     assert not torch.equal(other_seed.blocks[0].mlp.fc1.weight, fresh[0].blocks[0].mlp.fc1.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp32", "fp16"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
     tiny, tmp_path, manifest, monkeypatch, name
