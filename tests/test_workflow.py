@@ -523,7 +523,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     assert len(blocks) == 2 * 2 * 2 * 4  # runs, seeds, times, blocks
     assert blocks[["linear", "knn"]].min().min() >= 0
     assert set(probes[probes["kind"] == "guiding"]["name"]) == {
-        "1: REPA: stand-in", "2: LayerSync: block 3", "3: VAE latents"
+        "repa: REPA: stand-in", "layersync: LayerSync: block 3", "vae-alignment: VAE latents"
     }  # fmt: skip
     assert (probes["kind"] == "encoder").sum() == 1
     assert "stand-in encoder" in place.path("methods/discriminability.md").read_text()
@@ -560,9 +560,10 @@ def planned_resources(place, targets, *words, rate=100.0, **resources):
     place.configure("imagenet256-b2", rates=rates, resources=resources)
     named = [f"results/{target}" for target in targets.values()]
     planned = place.run("-n", *named, "--cores", "32", *words).stdout
+    job = r"rule {}:\n(?:    .*\n)*?    output: .*{}.*\n(?:    .*\n)*?    resources: (.*)\n"
     lines = {
-        rule: re.search(rf"rule {rule}:.*?resources: (.*?)\n", planned, re.DOTALL)[1]
-        for rule in targets
+        rule: re.search(job.format(rule, re.escape(target)), planned)[1]
+        for rule, target in targets.items()
     }
     return {
         rule: {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:,|$)", line)}

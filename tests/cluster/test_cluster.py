@@ -285,7 +285,7 @@ def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
     modules = {one["module"].removeprefix("selftrans.") for one in used}
     assert modules >= {
         "training",
-        "generation",
+        "sampling.generate",
         "evaluation.compute_statistics",
         "extraction.latents",
         "training.auxiliary.autoencoder",
