@@ -51,6 +51,7 @@ def clusters(count=400, classes=4, width=8, spread=0.1):
     )
 
 
+@pytest.mark.slow
 def test_probes_read_off_what_is_there_and_nothing_else():
     features, labels, test = clusters()
     for probe in (linear_probe, knn_probe):

@@ -259,6 +259,7 @@ def test_averaged_or_raw_weights_of_a_training(tmp_path, weights):
     assert metadata["imported"] == {"file": "public.pt", "convention": "noise-at-1"}
 
 
+@pytest.mark.slow
 def test_the_four_kinds_of_files_give_the_same_tensors(tmp_path):
     theirs = trained(**REPA)
     options = {"convention": "noise-at-1", "name": "one"}
@@ -278,6 +279,7 @@ def test_the_four_kinds_of_files_give_the_same_tensors(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_parts_that_wrappers_put_into_names_are_none(tmp_path):
     theirs = trained(**REPA).state_dict()
     ours = imported(tmp_path, theirs).state_dict()
@@ -430,6 +432,7 @@ def test_unknown_heads_are_left_out_if_requested(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_heads_are_read_or_known_or_requested(tmp_path):
     with pytest.raises(
         UserError, match="tells the number of heads of hidden size 32, so --num-heads is needed"
@@ -500,6 +503,7 @@ def checkpoint_command(*options):
     return run_module("selftrans.convert", *options)
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     theirs = trained(**SIT)
     file = saved(tmp_path / "SiT.pt", theirs.state_dict())
@@ -557,6 +561,7 @@ def opened_inputs(experiment, store, teacher):
     return Inputs.open(experiment, "self-transcendence", store, paths, CPU)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     theirs = trained(**REPA)

@@ -186,6 +186,7 @@ def test_wrong_images_are_one_line(inputs, classifier, images, tmp_path):
         assert not list((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -350,6 +351,7 @@ def test_a_file_with_a_published_name_is_checked(tmp_path):
     check_published(tmp_path / "of my own.npz")
 
 
+@pytest.mark.slow
 def test_the_check_against_published_numbers_says_what_it_needs(inputs, monkeypatch):
     monkeypatch.setenv("SELFTRANS_CACHE", str(inputs / "cache"))
     ended = run_module("benchmarks.check_adm", inputs / "samples.npz")

@@ -220,6 +220,7 @@ def test_prepared_moments_are_taken_over(tmp_path, data_file, autoencoder):
         open_source(load_dataset(data_file("repa", prepared)))
 
 
+@pytest.mark.slow
 def test_bf16_is_near_and_float16_is_rounded(tmp_path, data_file, autoencoder):
     few = make_imagenet(tmp_path / "few", per_class=3, classes=2)
     stored = {}

@@ -68,6 +68,7 @@ def images():
     )
 
 
+@pytest.mark.slow
 def test_the_network_has_the_keys_of_the_ported_weights(state):
     assert len(state) == 566
     assert state["fc.weight"].shape == (1008, 2048)

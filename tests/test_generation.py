@@ -207,6 +207,7 @@ def test_what_is_missing_is_cut_into_batches(tmp_path, sampled, batch_size, miss
     assert partial.missing(range(3, 12), batch_size) == missing
 
 
+@pytest.mark.slow
 def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monkeypatch):
     seen = []
     decode = generation.decode
@@ -223,6 +224,7 @@ def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monk
     assert seen == [(4, torch.bfloat16), (4, torch.bfloat16), (2, torch.bfloat16)]
 
 
+@pytest.mark.slow
 def test_the_first_images_stand_beside_the_set(tmp_path, weights, autoencoder):
     make(settings(num_samples=120), weights, autoencoder, tmp_path / "samples.npz")
     with np.load(tmp_path / "samples.npz") as whole, np.load(tmp_path / "first.npz") as first:
@@ -230,6 +232,7 @@ def test_the_first_images_stand_beside_the_set(tmp_path, weights, autoencoder):
         np.testing.assert_array_equal(first["arr_1"], whole["arr_1"][:100])
 
 
+@pytest.mark.slow
 def test_the_remains_of_other_settings_are_not_used(tmp_path, weights, autoencoder, monkeypatch):
     def breaking(*_):
         raise KeyboardInterrupt

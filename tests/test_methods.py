@@ -88,6 +88,7 @@ def test_the_cosine_of_the_history_is_that_of_the_term(methods, tmp_path, manife
     torch.testing.assert_close(columns[2], columns[3] + columns[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_term_pulls_by_denoising_alone(methods, tmp_path, manifest):
     run(methods(), "sit", tmp_path / "run", manifest, until=8)
     history = everything(tmp_path / "run", 8)[0]["history"]

@@ -206,6 +206,7 @@ def test_what_cannot_be_planned_is_said(tiny):
         plan_of("imagenet256-b2", data={"imagenet256": {"images": None}})
 
 
+@pytest.mark.slow
 def test_an_encoder_on_images_costs_its_passes(tiny):
     """DINOv2 ViT-B/14 at 224: 86 million weights in its blocks, 256 tokens."""
     runs = {

@@ -70,6 +70,7 @@ def test_equal_figures_are_equal_files(tmp_path, suffix):
     assert sorted(tmp_path.iterdir()) == paths
 
 
+@pytest.mark.slow
 def test_one_call_writes_every_format(tmp_path):
     save(drawn(), [str(tmp_path / "a.png"), tmp_path / "deep/a.pdf"], dpi=50)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

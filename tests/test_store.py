@@ -103,6 +103,7 @@ def bytes_read():
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 
+@pytest.mark.slow
 def test_a_store_of_imagenets_size_is_opened_without_being_read(tmp_path):
     """1,281,167 images in sparse files: opening reads labels and manifest, a batch its rows."""
     manifest = sparse_store(tmp_path)

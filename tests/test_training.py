@@ -167,6 +167,7 @@ def test_segments_equal_one_piece_also_when_one_is_inserted_later(
     assert_equal(everything(tmp_path / "parts", 6), everything(tmp_path / "to six", 6))
 
 
+@pytest.mark.slow
 def test_a_finished_segment_is_exported_again_without_training(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     weights = tmp_path / "run/checkpoints/4/ema.safetensors"
@@ -217,6 +218,7 @@ def test_states_are_pruned_to_the_newest_two_and_the_milestones(tmp_path):
     assert states.load_newest(45)[0] == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "keys"),
     [
@@ -248,6 +250,7 @@ def test_what_changes_no_number_is_no_other_definition(tiny, tmp_path, manifest)
     run(tiny(**changes), "sit", tmp_path / "run", manifest, until=6)
 
 
+@pytest.mark.slow
 def test_other_latents_are_another_definition(tiny, tmp_path, manifest):
     from tests.support.stores import write_store
 
@@ -323,6 +326,7 @@ def test_ema_is_its_recursion(tiny, tmp_path, manifest):
     torch.testing.assert_close(ema[name].double(), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
     run(tiny(), "sit", tmp_path / "run", manifest, until=4)
     metadata = read_metadata(tmp_path / "run/checkpoints/4/ema.safetensors", "weights")
