@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from selftrans.config import AlignmentConfig, TrainingConfig
+from selftrans.flops import mlp_training_flop
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +38,10 @@ class Costs(NamedTuple):
     """Operations of a forward pass through the student's first blocks, for one sample."""
     teacher_flop: Callable[[int], float]
     """The same of the frozen teacher's backbone."""
+
+    def projector_flop(self, width: int) -> float:
+        """Operations of a training step of the three-layer projector, for one sample."""
+        return mlp_training_flop(self.tokens, self.hidden_size, width, width, self.hidden_size)
 
 
 class AlignmentMethod(AlignmentConfig):

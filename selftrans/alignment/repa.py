@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import EncoderUse, Name, PositiveInt
-from selftrans.flops import mlp_training_flop
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,8 +76,7 @@ class Repa(AlignmentMethod):
 
     def flop(self, costs: Costs) -> float:
         """The projector; an encoder that runs on images is counted with the encoders."""
-        width = self.projector_width
-        return mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
+        return costs.projector_flop(self.projector_width)
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import FrozenTeacher, PositiveInt, TeacherConfig, TimeRangeConfig
-from selftrans.flops import mlp_training_flop, share_in_range
+from selftrans.flops import share_in_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,9 +79,8 @@ class SelfTranscendence(AlignmentMethod):
 
     def flop(self, costs: Costs) -> float:
         """Two passes through the teacher, and the projector, for the samples in range."""
-        width = self.projector_width
-        head = mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
         passes = 2 * costs.teacher_flop(self.teacher_depth)
+        head = costs.projector_flop(self.projector_width)
         return share_in_range(self.t_range, costs.training) * (passes + head)
 
     def compute_loss(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import PositiveInt, TimeRangeConfig
-from selftrans.flops import mlp_training_flop, share_in_range
+from selftrans.flops import share_in_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,8 +68,7 @@ class VaeAlignment(AlignmentMethod):
 
     def flop(self, costs: Costs) -> float:
         """The projector, for the samples in range."""
-        width = self.projector_width
-        head = mlp_training_flop(costs.tokens, costs.hidden_size, width, width, costs.hidden_size)
+        head = costs.projector_flop(self.projector_width)
         return share_in_range(self.t_range, costs.training) * head
 
     def compute_loss(
