@@ -17,7 +17,7 @@ from selftrans.config.defaults import MISSING, RETIRED, VERSION, default_of
 from selftrans.config.errors import validated
 from selftrans.config.experiment import ExperimentConfig
 from selftrans.config.model import BackboneConfig
-from selftrans.config.user_code import is_reference, source_digest
+from selftrans.config.user_code import is_own_class, source_digest
 
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work
 # is done. The precision does change them: a definition holds what `auto` evaluated to.
@@ -48,9 +48,9 @@ def identity(
         only: keys to take; all, if it is not given.
         exclude: keys to leave out, here and in parts below.
     """
-    if is_reference(name := getattr(model, "method", None) or getattr(model, "kind", None)):
+    settings = _own_class(model)
+    if settings:
         exclude = {*exclude, "method", "kind"}
-    settings: Json = {}
     for key in type(model).model_fields:
         if key in exclude or (only is not None and key not in only):
             continue
@@ -64,10 +64,14 @@ def identity(
             dumped = model.model_dump(mode="json", include={key})[key]
             if dumped != default_of(type(model), key, version):
                 settings[key] = dumped
-    if is_reference(name):
-        own = type(model)
-        settings |= {"class": own.__name__, "source": source_digest(own)}
     return settings
+
+
+def _own_class(model: ConfigModel) -> Json:
+    """What identifies a class of the user's own, wherever its file lies; else nothing."""
+    if not is_own_class(model):
+        return {}
+    return {"class": type(model).__name__, "source": source_digest(type(model))}
 
 
 def restored(model: type[M], values: Mapping[str, Any], where: str) -> M:
@@ -174,10 +178,9 @@ def differences(
     if not isinstance(stored, Mapping):
         yield f"{prefix} (trained: {stored}, now: {identity(model, version)})"
         return
-    now: Json = {}
-    if is_reference(getattr(model, "method", None) or getattr(model, "kind", None)):
+    now = _own_class(model)
+    if now:
         exclude = {*exclude, "method", "kind"}
-        now = {"class": type(model).__name__, "source": source_digest(type(model))}
     for key in type(model).model_fields:
         if key not in exclude and (only is None or key in only):
             now[key] = getattr(model, key)

@@ -28,6 +28,11 @@ def is_reference(name: object) -> bool:
     return isinstance(name, str) and ":" in name
 
 
+def is_own_class(settings: object) -> bool:
+    """Whether settings are of a class of the user's own: a method, or a kind of backbone."""
+    return any(is_reference(getattr(settings, key, None)) for key in ("method", "kind"))
+
+
 def relative_to(directory: Path, reference: str) -> str:
     """A reference to a file in ``directory``, as it is found from the working directory.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import ExperimentConfig, RunConfig, run_differences
-from selftrans.config.user_code import is_reference, source_files
+from selftrans.config.user_code import is_own_class, source_files
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json, write_text
 
@@ -56,9 +56,8 @@ def check_definition(
 
 def keep_sources(directory: Path, settings: RunConfig) -> None:
     """Keep a copy of the user's own code with the run that it trains, in ``source/``."""
-    own = [*settings.alignments.values(), settings.model]
-    for part in own:
-        if is_reference(getattr(part, "method", None) or getattr(part, "kind", None)):
+    for part in (*settings.alignments.values(), settings.model):
+        if is_own_class(part):
             for name, path in source_files(type(part)).items():
                 write_text(directory / "source" / name, path.read_text(encoding="utf-8"))
 

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from selftrans import __version__
 from selftrans.config import ExperimentConfig, TrainingConfig, fingerprint, run_definition
-from selftrans.config.user_code import is_reference
+from selftrans.config.user_code import is_own_class
 from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
@@ -95,7 +95,7 @@ def weights_metadata(
         step=segment.until,
         fingerprint=fingerprint,
         shape=shape,
-        own_backbone=model.model_dump(mode="json") if is_reference(model.kind) else None,
+        own_backbone=model.model_dump(mode="json") if is_own_class(model) else None,
         interpolant=segment.training.interpolant,
         latents=LatentScaling(digest=latents.digest, scale=latents.scale, shift=latents.shift),
         version=__version__,
