@@ -73,14 +73,11 @@ class Ownership:
         first, second = (self.known[name] for name in (experiment, parent))
         if first.analysis is None or second.analysis is None:
             return experiment
-        seen = [
-            (
-                one.analysis.model_dump(exclude=SHARED_ANALYSIS_FIELDS) if one.analysis else None,
-                one.runs[run].training.checkpoints,
-            )
-            for one in (first, second)
-        ]
-        same = seen[0] == seen[1]
+        same = (
+            first.analysis.model_dump(exclude=SHARED_ANALYSIS_FIELDS)
+            == second.analysis.model_dump(exclude=SHARED_ANALYSIS_FIELDS)
+            and first.runs[run].training.checkpoints == second.runs[run].training.checkpoints
+        )
         return self.features(parent, run) if same else experiment
 
     def probes(self, experiment: str, run: str) -> str:

@@ -17,10 +17,8 @@ def autoencoder_of(checkpoint: Path) -> str:
     Raises:
         UserError: it is not part of any.
     """
-    parents = checkpoint.resolve().parents
-    depth = paths.WEIGHTS.count("/")
-    root = parents[depth] if len(parents) > depth else Path()
-    experiment = checkpoint.resolve().relative_to(root).parts[1] if len(parents) > depth else ""
+    parts, depth = checkpoint.resolve().parts, paths.WEIGHTS.count("/")
+    root, experiment = Path(*parts[: -depth - 1]), parts[-depth:][0]
     file = root / paths.fill(paths.EXPERIMENT_FILE, {"experiment": experiment})
     if not file.is_file():
         raise UserError(

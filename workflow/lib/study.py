@@ -64,8 +64,8 @@ class Study:
                 raise ConfigError(f"config.yaml: experiments: {experiment.name!r} is listed twice")
             self.experiments[experiment.name] = experiment
             self._add(reference, experiment)
-        for reference in self.references:
-            self._add_extended(reference)
+        for reference, experiment in zip(self.references, self.experiments.values(), strict=True):
+            self._add_extended(reference, experiment)
         self._check_data_changes()
         self._check_imported_runs()
         self.ownership = Ownership(self.known, self.parents)
@@ -118,17 +118,17 @@ class Study:
             if not settings.imported:
                 settings.training.check_processes(train.gpu or train.processes, str(reference))
 
-    def _add_extended(self, reference: str | Path) -> None:
+    def _add_extended(self, reference: str | Path, experiment: ExperimentConfig) -> None:
         """Make known what an experiment extends: it owns what is left as it is."""
         path = extended_experiment(reference)
         if path is None:
             return
-        name, parent = self._load(reference).name, self._load(path)
+        name, parent = experiment.name, self._load(path)
         if name == parent.name:
             raise ConfigError(f"{reference}: name: {name!r} is the name of what it extends, too")
         self.parents[name] = parent.name
         self._add(path, parent)
-        self._add_extended(path)
+        self._add_extended(path, parent)
 
     def _check_data_changes(self) -> None:
         """Refuse changes to a data file that does not exist."""
