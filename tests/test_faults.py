@@ -173,6 +173,12 @@ def start(tmp_path, *words):
     return child
 
 
+def start_on_two_processes(tiny, tmp_path, manifest):
+    """A training that lasts until it is ended."""
+    words = (tmp_path / "run", manifest, 100_000, None, "--processes", 2)
+    return start(tmp_path, long_training(tiny), "sit", *words)
+
+
 def descendants(pid):
     """Processes below ``pid``, by their command lines."""
     children = [
@@ -191,17 +197,7 @@ def descendants(pid):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
-    child = start(
-        tmp_path,
-        long_training(tiny),
-        "sit",
-        tmp_path / "run",
-        manifest,
-        100_000,
-        None,
-        "--processes",
-        2,
-    )
+    child = start_on_two_processes(tiny, tmp_path, manifest)
     ranks = {
         int(
             dict(
@@ -231,17 +227,7 @@ def test_several_processes_save_and_stop_when_a_signal_comes(tiny, tmp_path, man
 
     The latter includes launcher and torchrun.
     """
-    child = start(
-        tmp_path,
-        long_training(tiny),
-        "sit",
-        tmp_path / "run",
-        manifest,
-        100_000,
-        None,
-        "--processes",
-        2,
-    )
+    child = start_on_two_processes(tiny, tmp_path, manifest)
     for pid in (child.pid, *descendants(child.pid)) if whole_job else (child.pid,):
         os.kill(pid, signal.SIGUSR1 if whole_job else signal.SIGTERM)
     _, messages = child.communicate(timeout=60)
@@ -254,17 +240,7 @@ def test_several_processes_save_and_stop_when_a_signal_comes(tiny, tmp_path, man
 @pytest.mark.slow
 def test_no_process_outlives_a_killed_launcher(tiny, tmp_path, manifest):
     """It held the lease of their cards: whoever takes those next must find them free."""
-    child = start(
-        tmp_path,
-        long_training(tiny),
-        "sit",
-        tmp_path / "run",
-        manifest,
-        100_000,
-        None,
-        "--processes",
-        2,
-    )
+    child = start_on_two_processes(tiny, tmp_path, manifest)
     below = list(descendants(child.pid))
     assert len(below) >= 3  # torchrun and two ranks
     child.kill()

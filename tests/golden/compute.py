@@ -35,6 +35,7 @@ from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.metrics import compute_metrics, gaussian_distance
 from selftrans.evaluation.statistics import ImageStatistics, Statistics
+from selftrans.extraction.shards import one_thread
 from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.runtime.tensors import load_tensors
@@ -176,17 +177,6 @@ def randomised(module: M, seed: int) -> M:
                 rng = np.random.default_rng([seed, index])
                 parameter.copy_(torch.from_numpy(0.2 * rng.standard_normal(tuple(parameter.shape))))
     return module
-
-
-@contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, so that sums have one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -555,7 +545,7 @@ TOLERANCES = {
 
 def computed(file: str, key: str) -> Json:
     """A value as the code has it now, in the types of JSON."""
-    with on_one_thread():
+    with one_thread():
         return json.loads(json.dumps(FILES[file][key](), allow_nan=False))
 
 
