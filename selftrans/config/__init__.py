@@ -51,6 +51,7 @@ from selftrans.config.evaluation import (
     EXTRACTORS,
     FIRST_IMAGES,
     METRIC_EXTRACTORS,
+    SELECTION_FIELDS,
     DistanceArithmetic,
     EvaluationConfig,
     ExtractorName,
@@ -60,7 +61,13 @@ from selftrans.config.evaluation import (
 )
 from selftrans.config.expand import merged
 from selftrans.config.experiment import ExperimentConfig, RunConfig
-from selftrans.config.figures import AnalysisConfig, FiguresConfig, GridConfig, PublishedCurves
+from selftrans.config.figures import (
+    PROBE_FIELDS,
+    AnalysisConfig,
+    FiguresConfig,
+    GridConfig,
+    PublishedCurves,
+)
 from selftrans.config.identity import (
     EXECUTION_FIELDS,
     LOCATION_FIELDS,
@@ -71,6 +78,7 @@ from selftrans.config.identity import (
     restored,
     run_definition,
     run_differences,
+    versioned_identity,
 )
 from selftrans.config.loading import (
     DATA_FILES,
@@ -99,6 +107,8 @@ __all__ = [
     "METRIC_EXTRACTORS",
     "NUMERIC_DATA_FIELDS",
     "PRESETS",
+    "PROBE_FIELDS",
+    "SELECTION_FIELDS",
     "SIZES",
     "Alignment",
     "AlignmentConfig",
@@ -167,4 +177,5 @@ __all__ = [
     "run_definition",
     "run_differences",
     "validated",
+    "versioned_identity",
 ]

@@ -48,6 +48,10 @@ class GuidanceConfig(ConfigModel):
         return self
 
 
+SELECTION_FIELDS = {"checkpoints", "sweep"}
+"""Keys of a sampler that say which sets are sampled, and not what is in them."""
+
+
 class SamplerConfig(ConfigModel):
     """How one set of samples is generated from a checkpoint."""
 

@@ -57,6 +57,10 @@ class FiguresConfig(ConfigModel):
     """Resolution of the PNGs."""
 
 
+PROBE_FIELDS = {"encoder", "neighbours"}
+"""Keys of an analysis that the features do not depend on."""
+
+
 class AnalysisConfig(ConfigModel):
     """What is asked about the features of trained models; nothing of it touches a training."""
 

@@ -74,6 +74,17 @@ def _own_class(model: ConfigModel) -> Json:
     return {"class": type(model).__name__, "source": source_digest(type(model))}
 
 
+def versioned_identity(
+    model: ConfigModel,
+    version: int,
+    *,
+    only: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+) -> Json:
+    """An identity with the version of its defaults, which ``restored`` takes back."""
+    return {"defaults": version, **identity(model, version, only=only, exclude=exclude)}
+
+
 def restored(model: type[M], values: Mapping[str, Any], where: str) -> M:
     """The settings that an identity with its version, as ``{"defaults": 1, ...}``, stands for.
 
@@ -95,8 +106,7 @@ def _identity_of_json(model: type[ConfigModel], values: Mapping[str, Any], versi
 
 def dataset_identity(data: DatasetConfig, *keys: str) -> Json:
     """What the named parts of a data set are a function of, wherever its files lie."""
-    settings = identity(data, data.defaults, only=keys, exclude=LOCATION_FIELDS)
-    return {"defaults": data.defaults, **settings}
+    return versioned_identity(data, data.defaults, only=keys, exclude=LOCATION_FIELDS)
 
 
 def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> Json:

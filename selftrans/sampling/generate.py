@@ -27,6 +27,7 @@ from selftrans import __version__
 from selftrans.config import (
     DECODED_ELEMENTS,
     FIRST_IMAGES,
+    SELECTION_FIELDS,
     InterpolantName,
     Precision,
     SamplerConfig,
@@ -171,7 +172,7 @@ class ImageSampler:
 def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
     """All that a set of samples depends on."""
     return {
-        **settings.model_dump(mode="json", exclude={"checkpoints", "sweep"}),
+        **settings.model_dump(mode="json", exclude=SELECTION_FIELDS),
         "checkpoint": {
             key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")
         },

@@ -3,7 +3,13 @@
 from itertools import product
 from typing import Any
 
-from selftrans.config import AnalysisConfig, ExperimentConfig, TrainedEncoderConfig, identity
+from selftrans.config import (
+    PROBE_FIELDS,
+    AnalysisConfig,
+    ExperimentConfig,
+    TrainedEncoderConfig,
+    versioned_identity,
+)
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill
 from workflow.lib.study import Study
@@ -24,8 +30,7 @@ class Analysis:
     def definition(self, wildcards: Wildcards) -> dict[str, Any]:
         """What the features of a run depend on, beside its weights."""
         version = self.study.experiment_of(wildcards).defaults
-        settings = identity(self.settings(wildcards), version, exclude={"encoder", "neighbours"})
-        return {"defaults": version, **settings}
+        return versioned_identity(self.settings(wildcards), version, exclude=PROBE_FIELDS)
 
     def neighbours(self, wildcards: Wildcards) -> int:
         """Neighbours of the k-NN probe."""

@@ -9,6 +9,7 @@ from selftrans.config import (
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
     identity,
+    versioned_identity,
 )
 from selftrans.data.sources import may_skip
 from workflow.lib import paths
@@ -38,8 +39,7 @@ class Datasets:
 
         def of_job(wildcards: Wildcards) -> dict[str, Any]:
             data = self._data(wildcards)
-            settings = identity(data, data.defaults, only={"source", "image_size", *parts})
-            return {"defaults": data.defaults, **settings}
+            return versioned_identity(data, data.defaults, only={"source", "image_size", *parts})
 
         return of_job
 

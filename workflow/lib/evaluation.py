@@ -6,7 +6,13 @@ from collections.abc import Collection, Iterable
 from itertools import product
 from typing import Any, Protocol
 
-from selftrans.config import ExtractorName, Metric, SamplerConfig, identity
+from selftrans.config import (
+    SELECTION_FIELDS,
+    ExtractorName,
+    Metric,
+    SamplerConfig,
+    versioned_identity,
+)
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill, unique
 from workflow.lib.study import Study
@@ -98,8 +104,8 @@ class Evaluation:
     def sampler_definition(self, wildcards: Wildcards) -> str:
         """What a set of samples depends on, as JSON."""
         version = self.study.experiment_of(wildcards).defaults
-        settings = identity(self.sampler_of(wildcards), version, exclude={"checkpoints", "sweep"})
-        return json.dumps({"defaults": version, **settings})
+        sampler = self.sampler_of(wildcards)
+        return json.dumps(versioned_identity(sampler, version, exclude=SELECTION_FIELDS))
 
     def sampled_checkpoint(self, wildcards: Wildcards) -> Job:
         """Wildcards of the weights of a set of samples, which lie with the run's owner."""

@@ -5,17 +5,14 @@ from functools import cache
 from pathlib import Path
 
 from selftrans.config import (
+    PROBE_FIELDS,
+    SELECTION_FIELDS,
     ExperimentConfig,
     ExtractorName,
     run_definition,
     run_differences,
 )
 from workflow.lib.paths import EXPERIMENT
-
-SHARED_SAMPLER_FIELDS = {"checkpoints", "sweep"}
-"""Keys of a sampler that say which sets are made, and not what is in them."""
-SHARED_ANALYSIS_FIELDS = {"encoder", "neighbours"}
-"""Keys of an analysis that the features do not depend on."""
 
 
 class Ownership:
@@ -49,7 +46,7 @@ class Ownership:
         if parent is None or sampler not in self.known[parent].evaluation.samplers:
             return experiment
         samplers = (self.known[name].evaluation.samplers[sampler] for name in (experiment, parent))
-        first, second = (one.model_dump(exclude=SHARED_SAMPLER_FIELDS) for one in samplers)
+        first, second = (one.model_dump(exclude=SELECTION_FIELDS) for one in samplers)
         return self.samples(parent, run, sampler) if first == second else experiment
 
     def metrics(self, experiment: str, run: str, sampler: str, extractor: ExtractorName) -> str:
@@ -74,8 +71,8 @@ class Ownership:
         if first.analysis is None or second.analysis is None:
             return experiment
         same = (
-            first.analysis.model_dump(exclude=SHARED_ANALYSIS_FIELDS)
-            == second.analysis.model_dump(exclude=SHARED_ANALYSIS_FIELDS)
+            first.analysis.model_dump(exclude=PROBE_FIELDS)
+            == second.analysis.model_dump(exclude=PROBE_FIELDS)
             and first.runs[run].training.checkpoints == second.runs[run].training.checkpoints
         )
         return self.features(parent, run) if same else experiment

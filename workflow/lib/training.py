@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-from selftrans.config import BackboneConfig, FrozenTeacher, identity
+from selftrans.config import FrozenTeacher, versioned_identity
 from selftrans.flops import parameters
 from selftrans.runtime.files import read_json
 from selftrans.training.definition import SAVING_FILE
@@ -211,16 +211,14 @@ class Training:
             "--interpolant": run.training.interpolant,
             "--name": wildcards["run"],
             "--latent-size": experiment.data.latent_shape[1],
-            "--expected": json.dumps(_with_version(run.model, experiment.defaults)),
+            "--expected": json.dumps(
+                versioned_identity(run.model, experiment.defaults, exclude={"preset"})
+            ),
         }
         words = [str(word) for option in options.items() for word in option]
         if imported.ignore:
             words += ["--ignore", *imported.ignore]
         return shlex.join(words)
-
-
-def _with_version(model: BackboneConfig, version: int) -> dict[str, Any]:
-    return {"defaults": version, **identity(model, version, exclude={"preset"})}
 
 
 def checkpoint_below(study: Study, wildcards: Wildcards) -> int:
