@@ -48,7 +48,7 @@ def tiny(tmp_path):
 
     def write(**changes: Any) -> Path:
         path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(tiny_values(**changes), sort_keys=False))
+        path.write_text(yaml.dump(tiny_values(**changes), Dumper=yaml.CSafeDumper, sort_keys=False))
         return path
 
     return write

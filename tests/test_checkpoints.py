@@ -493,6 +493,7 @@ def test_another_backbone_than_expected_is_named(tmp_path, change, message):
         imported(tmp_path, content, expected=expected.model_copy(update=change))
 
 
+@pytest.mark.slow
 def test_the_expected_backbone_tells_the_heads(tmp_path):
     content = trained(depth=4).state_dict()
     expected = BackboneConfig(depth=4, hidden_size=32, num_heads=4, patch_size=2, qk_norm=False)

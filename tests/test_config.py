@@ -373,6 +373,7 @@ def test_a_circle_of_two_teachers_is_named(tiny):
     ("text", "message"),
     [
         ("a: [1", "not YAML"),
+        ("a: " + "[" * 100_000 + "]" * 100_000, "more than 100 levels"),
         ("- 1", "holds a list"),
         ("seeds: [0]\nseeds: [1]", "duplicate key 'seeds'"),
         ("extends: tiny.yaml", "is circular"),

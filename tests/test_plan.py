@@ -55,9 +55,16 @@ def counted(function, *arguments):
 
 
 @pytest.mark.parametrize(
-    "preset", ["SiT-S/2", "SiT-B/4", "SiT-B/2", pytest.param("SiT-XL/2", marks=pytest.mark.slow)]
+    ("preset", "qk_norm"),
+    [
+        ("SiT-S/2", True),
+        *(
+            pytest.param(preset, qk_norm, marks=pytest.mark.slow)
+            for preset in ("SiT-B/4", "SiT-B/2", "SiT-XL/2")
+            for qk_norm in (True, False)
+        ),
+    ],
 )
-@pytest.mark.parametrize("qk_norm", [True, False])
 def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
     model, latent_shape = BackboneConfig.from_preset(preset, qk_norm=qk_norm), (4, 32, 32)
     with torch.device("meta"):

@@ -25,7 +25,11 @@ Recorded = Callable[[str], int | None]
 """The defaults' version of existing results, by an experiment's name, or ``data/NAME``."""
 
 
-class _Loader(yaml.SafeLoader):
+MAX_NESTING = 100
+"""Levels of one YAML file. The C parser follows each by a call, without a limit of its own."""
+
+
+class _Loader(yaml.CSafeLoader):
     """YAML in which 1e-4 is a number and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -53,7 +57,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is absent, is not YAML, or does not hold a mapping.
     """
     try:
-        value = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        text = path.read_text(encoding="utf-8")
+        _check_nesting(text)
+        value = _Loader(text).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,6 +68,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a {type(value).__name__}, allowed is a mapping of keys")
     return value
+
+
+def _check_nesting(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            raise yaml.YAMLError(f"more than {MAX_NESTING} levels of brackets or indentation")
 
 
 def experiment_path(reference: str | Path) -> Path:
