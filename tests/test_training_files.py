@@ -3,6 +3,7 @@
 import math
 import time
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ def row(step, loss):
     return {**dict.fromkeys(HISTORY_COLUMNS, 1.0), "step": float(step), "loss": loss}
 
 
-def write_events(directory, step, rows, enabled=True):
-    with EventFiles(directory, step, enabled=enabled) as events:
+def write_events(directory, step, rows, enabled=True, second=0):
+    """TensorBoard reads files in the order of the second in their names."""
+    started = mock.patch("time.time", return_value=1.7e9 + second)
+    with started, EventFiles(directory, step, enabled=enabled) as events:
         for one in rows:
             events.write(one, images=8)
 
@@ -41,7 +44,7 @@ def curve(directory, name="train/loss"):
 def test_a_resumed_training_hides_the_events_beyond_its_step(tmp_path, resumed):
     """Killed after step 5, and resumed from a state that was saved before."""
     write_events(tmp_path, 0, [row(step, 1.0) for step in range(1, 6)])
-    write_events(tmp_path, resumed, [row(step, 2.0) for step in range(resumed + 1, 5)])
+    write_events(tmp_path, resumed, [row(step, 2.0) for step in range(resumed + 1, 5)], second=1)
     again = range(resumed + 1, 5)
     kept = dict.fromkeys(range(1, resumed + 1 if again else 6), 1.0)
     assert curve(tmp_path) == kept | dict.fromkeys(again, 2.0)
