@@ -11,6 +11,7 @@ from statistics import NormalDist
 from selftrans.config import (
     BackboneConfig,
     DatasetConfig,
+    TimeMasking,
     TimeRangeConfig,
     TrainedEncoderConfig,
     TrainingConfig,
@@ -95,6 +96,13 @@ def share_in_range(t_range: TimeRangeConfig, training: TrainingConfig) -> float:
         return NormalDist().cdf(math.log(sigma))
 
     return below(t_range.high) - below(t_range.low)
+
+
+def share_computed(
+    t_range: TimeRangeConfig, masking: TimeMasking, training: TrainingConfig
+) -> float:
+    """Fraction of the samples that a term with a range of times is computed of."""
+    return 1.0 if masking == "released" else share_in_range(t_range, training)
 
 
 def encoder_output(data: DatasetConfig, name: str) -> tuple[int, float]:

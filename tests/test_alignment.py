@@ -3,15 +3,11 @@
 The models have random weights in float64.
 """
 
-import copy
-
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from benchmarks.training import plain_loss
-from selftrans.alignment.base import Batch
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.repa import Repa, resized_tokens
@@ -20,87 +16,46 @@ from selftrans.alignment.sra import DecayConfig, Sra
 from selftrans.alignment.vae_alignment import VaeAlignment
 from selftrans.config import (
     TeacherConfig,
-    TimeRangeConfig,
     TrainedEncoderConfig,
 )
-from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.encoder import (
     EncoderMetadata,
     PatchEncoder,
     build_network,
     stand_in_architecture,
 )
-from selftrans.models.sit import SiT, SiTTrunk, patchify, unpatchify
+from selftrans.models.sit import SiT, patchify, unpatchify
 from selftrans.runtime.errors import UserError
 from selftrans.training.gradients import alignment_gradient, gradient_norms
-from selftrans.training.model import TrainingModel, accumulate
+from selftrans.training.model import accumulate
 from selftrans.training.precision import MixedPrecision, make_accelerator
 from tests.support.random_models import randomise
-
-RANGE = TimeRangeConfig(low=0.4, high=0.7)
-TIMES = (0.05, 0.41, 0.55, 0.69, 0.71, 0.98)
-
-
-def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
-    rng = torch.Generator().manual_seed(seed)
-    size = len(times)
-    z = torch.randn(size, 4, 8, 8, generator=rng, dtype=torch.float64)
-    eps = torch.randn(size, 4, 8, 8, generator=rng, dtype=torch.float64)
-    t = torch.tensor(times, dtype=torch.float64)
-    way, t_B111 = INTERPOLANTS[interpolant], t.reshape(-1, 1, 1, 1)
-    labels = torch.arange(size) % 10
-    dropped = torch.where(torch.arange(size) % 3 == 1, 10, labels)
-    return Batch(
-        step=step, interpolant=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
-        velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32),
-        labels_B=labels, dropped_labels_B=dropped,
-        uniform_B=torch.rand(size, generator=rng, dtype=torch.float64), **more,
-    )  # fmt: skip
+from tests.support.terms import (
+    RANGE,
+    TIMES,
+    build,
+    cosine,
+    make_batch,
+    mean_cosine,
+    only_term,
+    silu_mlp,
+    stage_2,
+    tokens_of,
+)
 
 
-def build(shape, *methods, **inputs):
-    """A randomised model with these terms, each named by its method."""
-    terms = build_alignment_losses({method.method: method for method in methods}, shape, **inputs)
-    return randomise(TrainingModel(SiT(shape), terms).double())
+def counted(masking, t):
+    """Factor of a sample's error in the sum over the batch: half of TIMES lies in range."""
+    return 0.5 if masking == "released" else float(0.4 <= t <= 0.7)
 
 
-def only_term(model):
-    (term,) = model.alignment.values()
-    return term
-
-
-def silu_mlp(layers, x):
-    for position, layer in enumerate(layers):
-        x = (
-            functional.linear(x, layer.weight, layer.bias)
-            if position % 2 == 0
-            else x * torch.sigmoid(x)
-        )
-    return x
-
-
-def tokens_of(model, batch, i, depth):
-    """The student's tokens of sample i after a block, computed alone."""
-    one = slice(i, i + 1)
-    return model.with_features(
-        batch.x_BCHW[one], batch.t_B[one], batch.dropped_labels_B[one], (depth,)
-    )[1][depth][0]
-
-
-def cosine(a, b):
-    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
-
-
-def mean_cosine(tokens, others):
-    assert tokens.shape == others.shape
-    return sum(cosine(a, b) for a, b in zip(tokens, others, strict=True)) / len(tokens)
-
-
+@pytest.mark.parametrize("masking", ["per-sample", "released"])
 @pytest.mark.parametrize("target", ["velocity", "latent"])
-def test_stage_1_is_its_formula(shape, target):
+def test_stage_1_is_its_formula(shape, target, masking):
     settings = VaeAlignment(
-        method="vae-alignment", depth=2, target=target, t_range=RANGE, projector_width=16
-    )
+        method="vae-alignment", depth=2, target=target, t_range=RANGE, projector_width=16,
+        t_masking=masking,
+    )  # fmt: skip
     model = build(shape, settings)
     batch = make_batch()
     _, term, cosines = model(batch)
@@ -119,8 +74,8 @@ def test_stage_1_is_its_formula(shape, target):
             square = patches[token].reshape(2, 2, 4).permute(2, 0, 1)
             prediction[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = square
         wanted = batch.velocity_BCHW[i] if target == "velocity" else batch.z_BCHW[i]
-        if 0.4 <= t <= 0.7:
-            expected += (prediction - wanted).square().mean()
+        if factor := counted(masking, t):
+            expected += factor * (prediction - wanted).square().mean()
             similar.append(cosine(prediction, wanted))
     torch.testing.assert_close(term.double(), 0.5 * expected / len(TIMES), rtol=1e-6, atol=0)
     torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-7)
@@ -131,23 +86,11 @@ def test_patches_are_put_together_as_they_were_cut(shape):
     assert torch.equal(unpatchify(patchify(latents, shape), shape), latents)
 
 
-def stage_2(shape, w=5.0, stop_after=None, weight=0.5):
-    settings = SelfTranscendence(
-        method="self-transcendence", teacher=TeacherConfig(run="t", step=1), student_depth=2,
-        teacher_depth=3, guidance_scale=w, t_range=RANGE, projector_width=16, stop_after=stop_after,
-        weight=weight,
-    )  # fmt: skip
-    full_teacher = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
-    cut = copy.deepcopy(full_teacher)
-    teacher = SiTTrunk.__new__(SiTTrunk)
-    teacher.__dict__.update(cut.__dict__)
-    teacher.blocks = cut.blocks[:3]
-    return build(shape, settings, teachers={"self-transcendence": teacher}), full_teacher
-
-
-@pytest.mark.parametrize("w", [0.0, 1.0, 5.0, 30.0])
-def test_stage_2_is_its_formula(shape, w):
-    model, teacher = stage_2(shape, w)
+@pytest.mark.parametrize(
+    ("w", "masking"), [*((w, "per-sample") for w in (0.0, 1.0, 5.0, 30.0)), (5.0, "released")]
+)
+def test_stage_2_is_its_formula(shape, w, masking):
+    model, teacher = stage_2(shape, w, t_masking=masking)
     batch = make_batch()
     _, term, cosines = model(batch)
 
@@ -164,8 +107,8 @@ def test_stage_2_is_its_formula(shape, w):
         prediction = silu_mlp(
             only_term(model).heads["projector"], tokens_of(model.backbone, batch, i, 2)
         )
-        if 0.4 <= t <= 0.7:
-            expected += (prediction - f_g).square().mean()
+        if factor := counted(masking, t):
+            expected += factor * (prediction - f_g).square().mean()
             similar.append(mean_cosine(prediction, f_g))
     torch.testing.assert_close(term.double(), 0.5 * expected / len(TIMES), rtol=1e-5, atol=0)
     torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-7)
@@ -245,7 +188,7 @@ def test_tokens_of_another_grid_are_matched():
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
-@pytest.mark.parametrize("loss", ["smooth-l1", "cosine"])
+@pytest.mark.parametrize("loss", ["smooth-l1", "cosine", "cosine-over-tokens"])
 def test_sra_is_its_formula(shape, path, loss):
     settings = Sra(method="sra", student_depth=2, teacher_depth=3, loss=loss, projector_width=16)
     model = build(shape, settings)
@@ -269,6 +212,8 @@ def test_sra_is_its_formula(shape, path, loss):
         similar.append(mean_cosine(prediction, target))
         if loss == "cosine":
             expected += 0.5 * -similar[-1]
+        elif loss == "cosine-over-tokens":
+            expected += 0.5 * -mean_cosine(prediction.T, target.T)
         else:
             away = (prediction - target).abs()
             huber = torch.where(away < 0.05, away.square() / (2 * 0.05), away - 0.05 / 2)

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selftrans.alignment.method import AlignmentMethod
-from selftrans.config import TimeRangeConfig
+from selftrans.config import TimeMasking, TimeRangeConfig
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import Interpolant
 from selftrans.models.encoder import PatchEncoder
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT, SiTTrunk
+
+
+class TimeMask(NamedTuple):
+    """What a range of times leaves of a term."""
+
+    rows: Tensor | slice
+    """The samples that it is computed of: the others contribute exactly zero."""
+    factor: float
+    """Factor of its mean over the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +60,16 @@ class Batch:
     """Stored patch tokens of the clean images, (B, T', D'), by encoder."""
     images_BHWC: Tensor | None = None
     """The clean images in uint8, where a method requests them."""
+    global_times: NDArray[np.float32] | None = None
+    """The times of the whole global batch on the host, where a method requests them."""
 
-    def rows_within(self, t_range: TimeRangeConfig) -> Tensor:
-        """Rows whose time lies in the range: the others contribute exactly zero."""
-        rows = np.flatnonzero((self.times >= t_range.low) & (self.times <= t_range.high))
-        return torch.from_numpy(rows).to(self.t_B.device, non_blocking=True)
+    def time_mask(self, t_range: TimeRangeConfig, masking: TimeMasking) -> TimeMask:
+        """What a range of times leaves of a term."""
+        if masking == "released":
+            assert self.global_times is not None
+            return TimeMask(slice(None), float(_within(self.global_times, t_range).mean()))
+        rows = torch.from_numpy(np.flatnonzero(_within(self.times, t_range)))
+        return TimeMask(rows.to(self.t_B.device, non_blocking=True), 1.0)
 
     def without_labels(self, null_class: int) -> Batch:
         """The same batch with the null class for every label."""
@@ -65,6 +79,10 @@ class Batch:
     def noised(self, t_B: Tensor) -> Tensor:
         """The same latents and noise at other times, (B, C, H, W)."""
         return self.interpolant.noised(self.z_BCHW, self.eps_BCHW, t_B.reshape(-1, 1, 1, 1))
+
+
+def _within(times: NDArray[np.float32], t_range: TimeRangeConfig) -> NDArray[np.bool_]:
+    return (times >= t_range.low) & (times <= t_range.high)
 
 
 class LossOutput(NamedTuple):
@@ -167,6 +185,11 @@ class AlignmentLosses(nn.Module):
         for term in self.terms.values():
             assert isinstance(term, AlignmentLoss)
             yield term
+
+    @property
+    def need_global_times(self) -> bool:
+        """Whether a term asks for the times of the whole global batch."""
+        return any(term.method.needs_global_times for term in self.values())
 
     def depths(self, step: int) -> tuple[int, ...]:
         """Student blocks whose tokens are needed in that step."""

@@ -60,6 +60,11 @@ class AlignmentMethod(AlignmentConfig):
     def depths(self) -> tuple[int, ...]:
         """Student blocks, counted from 1, whose tokens the loss is computed from."""
 
+    @property
+    def needs_global_times(self) -> bool:
+        """Whether the loss needs the times of the whole global batch, ``batch.global_times``."""
+        return False
+
     def is_active(self, step: int) -> bool:
         """Whether the term counts in optimizer step ``step``, counted from 0."""
         return self.stop_after is None or step < self.stop_after

@@ -11,17 +11,26 @@ and the student's tokens after block ``student_depth`` go through an MLP h:
 
 The teacher sees the true label even where the student's was dropped.
 What need not be computed: a sample out of range contributes exactly zero, so neither the teacher
-nor h sees it.
+nor h sees it. The released code computes another mean, ``t_masking: released``:
+
+    L_self = (share of the batch in range) (mean over the batch of mean |h(student) - f_g|^2)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
-from selftrans.config import FrozenTeacher, PositiveInt, TeacherConfig, TimeRangeConfig
-from selftrans.flops import share_in_range
+from selftrans.config import (
+    FrozenTeacher,
+    PositiveInt,
+    TeacherConfig,
+    TimeMasking,
+    TimeRangeConfig,
+)
+from selftrans.flops import share_computed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +59,10 @@ class SelfTranscendence(AlignmentMethod):
     """Scale w of f_u + w (f_c - f_u)."""
     t_range: TimeRangeConfig = TimeRangeConfig()
     """Times at which the term counts."""
+    t_masking: TimeMasking = "per-sample"
+    """A sample out of range contributes zero (`per-sample`, the text), or every sample counts and
+    the mean is multiplied by the share of the global batch in range (`released`, the authors'
+    code)."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
 
@@ -62,6 +75,11 @@ class SelfTranscendence(AlignmentMethod):
     def frozen_teacher(self) -> FrozenTeacher:
         """The teacher, cut at the block that is followed."""
         return FrozenTeacher(self.teacher, self.teacher_depth)
+
+    @property
+    def needs_global_times(self) -> bool:
+        """The released mask is a mean over the global batch."""
+        return self.t_masking == "released"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -78,10 +96,10 @@ class SelfTranscendence(AlignmentMethod):
         return {"projector": projector(inputs.shape.hidden_size, width, output_size)}
 
     def flop(self, costs: Costs) -> float:
-        """Two passes through the teacher, and the projector, for the samples in range."""
+        """Two passes through the teacher, and the projector, for the samples that count."""
         passes = 2 * costs.teacher_flop(self.teacher_depth)
         head = costs.projector_flop(self.projector_width)
-        return share_in_range(self.t_range, costs.training) * (passes + head)
+        return share_computed(self.t_range, self.t_masking, costs.training) * (passes + head)
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
@@ -93,14 +111,14 @@ class SelfTranscendence(AlignmentMethod):
             mean_squared_error_over_batch,
         )
 
-        rows = batch.rows_within(self.t_range)
+        rows, factor = batch.time_mask(self.t_range, self.t_masking)
         prediction = term.heads["projector"](features[self.student_depth][rows])
-        if not len(rows):  # zero, and a zero gradient for every parameter of the projector
+        if not len(prediction):  # zero, and a zero gradient for every parameter of the projector
             return LossOutput(prediction.float().sum(), batch.t_B.new_zeros(0))
         target = self.guided_features(
             term, batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows]
         )
-        loss = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        loss = factor * mean_squared_error_over_batch(prediction, target, len(batch.t_B))
         return LossOutput(loss, detached_cosines(prediction, target))
 
     def guiding_features(
@@ -137,6 +155,8 @@ class SelfTranscendence(AlignmentMethod):
             labels = torch.cat([null, labels_B])
             x, t = torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B])
             depth = self.teacher_depth
-            tokens = term.teacher.features(x, t, labels, (depth,))[depth]
+            exact = self.teacher.precision == "fp32"
+            with torch.autocast(x.device.type, enabled=False) if exact else nullcontext():
+                tokens = term.teacher.features(x, t, labels, (depth,))[depth]
             unconditional, conditional = tokens.float().chunk(2)
         return unconditional, conditional

@@ -7,8 +7,9 @@ after block ``teacher_depth``, for the same latents, noise and (dropped) label a
 
 and a two-layer MLP h over the student's tokens after block ``student_depth``: L is the smooth L1
 distance of h(student) from them with beta 0.05 (the paper's runs), or their mean negative cosine
-(what the authors' code advises now). Weights as in that code: 0.5 for the cosine; for the distance
-2 times 0.1^(1 + max(step - after, 0)/steps), which falls late in training.
+(what the authors' code advises now; that code takes it over the tokens of each feature, where the
+text takes it over the features of each token). Weights as in that code: 0.5 for the cosine; for
+the distance 2 times 0.1^(1 + max(step - after, 0)/steps), which falls late in training.
 
 What need not be computed: no block of the EMA model behind ``teacher_depth`` and no output layer
 is run, and nothing of it with gradient.
@@ -51,15 +52,16 @@ class Sra(AlignmentMethod):
     """Student block, counted from 1 (8 for XL/2, 4 for B/2)."""
     teacher_depth: PositiveInt
     """Block of the EMA model, counted from 1 (20 for XL/2, 8 for B/2)."""
-    loss: Literal["smooth-l1", "cosine"] = "smooth-l1"
+    loss: Literal["smooth-l1", "cosine", "cosine-over-tokens"] = "smooth-l1"
     """Smooth L1 with beta 0.05 (the paper's runs), or the negative cosine (what its authors advise
-    now)."""
+    now): over the features of each token, or over the tokens of each feature, as their code has
+    it."""
     weight: PositiveFloat
-    """Factor of the term in the loss; 2 for `smooth-l1` and 0.5 for `cosine`, if it is not
+    """Factor of the term in the loss; 2 for `smooth-l1` and 0.5 for a cosine, if it is not
     given."""
     decay: DecayConfig | None
     """A further factor 0.1^(1 + (step - after)/steps), 0.1 before; given for `smooth-l1`, none for
-    `cosine`, as in its code."""
+    a cosine, as in its code."""
     less_noise: UnitFloat = 0.2
     """The teacher sees t' = t - u less_noise, u ~ U(0, 1), not below 0."""
     projector_width: PositiveInt | None = None
@@ -70,7 +72,7 @@ class Sra(AlignmentMethod):
     def _fill_by_loss(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        cosine = values.get("loss", "smooth-l1") == "cosine"
+        cosine = values.get("loss", "smooth-l1") != "smooth-l1"
         return {"weight": 0.5 if cosine else 2.0, "decay": None if cosine else {}, **values}
 
     @property
@@ -120,6 +122,9 @@ class Sra(AlignmentMethod):
         if self.loss == "smooth-l1":
             loss = functional.smooth_l1_loss(prediction, target, beta=BETA)
             return LossOutput(loss, detached_cosines(prediction, target))
+        if self.loss == "cosine-over-tokens":
+            similarity = functional.cosine_similarity(prediction, target, dim=1).mean()
+            return LossOutput(-similarity, detached_cosines(prediction, target))
         cosines = token_cosines(prediction, target)
         return LossOutput(-cosines.mean(), cosines)
 

@@ -6,6 +6,9 @@ Tokens of a shallow block go through a head h and predict the diffusion target i
 
 The target is the velocity (the authors' code) or the clean latent (the letter of the text).
 What need not be computed: a sample out of range contributes exactly zero, so h never sees it.
+The released code computes another mean, ``t_masking: released``:
+
+    L_vae = (share of the batch in range) (mean over the batch of mean |h(student) - target|^2)
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from selftrans.alignment.method import AlignmentMethod, Costs
-from selftrans.config import PositiveInt, TimeRangeConfig
-from selftrans.flops import share_in_range
+from selftrans.config import PositiveInt, TimeMasking, TimeRangeConfig
+from selftrans.flops import share_computed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,6 +46,10 @@ class VaeAlignment(AlignmentMethod):
     text)."""
     t_range: TimeRangeConfig = TimeRangeConfig()
     """Times at which the term counts."""
+    t_masking: TimeMasking = "per-sample"
+    """A sample out of range contributes zero (`per-sample`, the text), or every sample counts and
+    the mean is multiplied by the share of the global batch in range (`released`, the authors'
+    code)."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
 
@@ -50,6 +57,11 @@ class VaeAlignment(AlignmentMethod):
     def student_blocks(self) -> dict[str, int]:
         """The block that is aligned."""
         return {"depth": self.depth}
+
+    @property
+    def needs_global_times(self) -> bool:
+        """The released mask is a mean over the global batch."""
+        return self.t_masking == "released"
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -67,9 +79,9 @@ class VaeAlignment(AlignmentMethod):
         return {"latent": LatentHead(inputs.shape, self.projector_width)}
 
     def flop(self, costs: Costs) -> float:
-        """The projector, for the samples in range."""
+        """The projector, for the samples that count."""
         head = costs.projector_flop(self.projector_width)
-        return share_in_range(self.t_range, costs.training) * head
+        return share_computed(self.t_range, self.t_masking, costs.training) * head
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
@@ -81,10 +93,10 @@ class VaeAlignment(AlignmentMethod):
             mean_squared_error_over_batch,
         )
 
-        rows = batch.rows_within(self.t_range)
+        rows, factor = batch.time_mask(self.t_range, self.t_masking)
         prediction = term.heads["latent"](features[self.depth][rows])
         target = self._target(batch)[rows]
-        loss = mean_squared_error_over_batch(prediction, target, len(batch.t_B))
+        loss = factor * mean_squared_error_over_batch(prediction, target, len(batch.t_B))
         vectors = (tensor.flatten(1)[:, None] for tensor in (prediction, target))
         return LossOutput(loss, detached_cosines(*vectors))
 

@@ -13,6 +13,7 @@ from selftrans.config.alignment import (
     FrozenTeacher,
     NoAlignment,
     TeacherConfig,
+    TimeMasking,
     TimeRangeConfig,
 )
 from selftrans.config.base import (
@@ -157,6 +158,7 @@ __all__ = [
     "SamplerConfig",
     "Seed",
     "TeacherConfig",
+    "TimeMasking",
     "TimeRangeConfig",
     "TrainedAutoencoderConfig",
     "TrainedEncoderConfig",

@@ -54,6 +54,12 @@ class TimeRangeConfig(ConfigModel):
         return self
 
 
+TimeMasking = Literal["per-sample", "released"]
+"""How a term is confined to its range of times. ``per-sample``, as the text says: a sample out of
+range contributes zero. ``released``, as the released code computes it: every sample counts at every
+t, and the mean is multiplied by the share of the global batch that is in range."""
+
+
 class TeacherConfig(ConfigModel):
     """Which weights become the frozen teacher."""
 
@@ -63,6 +69,9 @@ class TeacherConfig(ConfigModel):
     """One of its checkpoints."""
     weights: Weights = "raw"
     """Trained weights or their moving average (the authors froze the raw ones)."""
+    precision: Literal["training", "fp32"] = "training"
+    """Arithmetic of the teacher: that of the training, or fp32 beside it, as in the released code
+    (with `training.tf32` its products are rounded to TF32, as there)."""
 
 
 class FrozenTeacher(NamedTuple):

@@ -45,6 +45,8 @@ class HostBatch:
     """Stored patch tokens of the clean images by encoder, (B, T, D)."""
     images: NDArray[np.uint8] | None
     """The clean images, where they are requested, (B, H, W, 3)."""
+    global_times: NDArray[np.float32] | None = None
+    """t of the whole global batch, where it is requested."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``, where the noisy latents and the velocity are computed."""
@@ -66,6 +68,7 @@ class HostBatch:
                 name: on_device(tokens, device) for name, tokens in self.encoder_features.items()
             },
             images_BHWC=None if self.images is None else on_device(self.images, device),
+            global_times=self.global_times,
         )
 
 
@@ -78,6 +81,7 @@ class BatchSource:
         seed: the run's seed.
         features: stores of encoders' patch tokens, part of every batch.
         images: source of clean images, part of every batch.
+        with_global_times: whether every batch knows the times of its whole global batch.
     """
 
     def __init__(
@@ -87,11 +91,14 @@ class BatchSource:
         seed: int,
         features: Sequence[FeatureStore] = (),
         images: ImageSource | None = None,
+        with_global_times: bool = False,
     ) -> None:
         self.store, self.training, self.seed = store, training, seed
         self.features, self.images = features, images
         self.interpolant = INTERPOLANTS[training.interpolant]
+        self.with_global_times = with_global_times
         self._order = lru_cache(maxsize=2)(self._shuffled)
+        self._global_times = lru_cache(maxsize=8)(self._times)  # for all micro-batches of a step
 
     def indices(self, step: int, positions: range) -> NDArray[np.int64]:
         """Images at ``positions`` of a global batch: epoch e is a permutation from (seed, e)."""
@@ -117,8 +124,7 @@ class BatchSource:
         uniform = np.empty(size, np.float32)
         views = np.zeros(size, np.int64)
         for row, position in enumerate(positions):
-            rng = generator(self.seed, Stream.BATCH, step, position)
-            times[row] = sample_time(rng, self.interpolant, self.training.time_sampling)
+            rng, times[row] = self._time(step, position)
             dropped[row] = rng.random() < self.training.label_dropout
             rng.standard_normal(dtype=np.float32, out=posterior_noise[row])
             rng.standard_normal(dtype=np.float32, out=noise[row])
@@ -139,7 +145,17 @@ class BatchSource:
                 features.name: features.rows.of(indices, views) for features in self.features
             },
             images=None if self.images is None else mirrored(self.images.read(indices), views),
+            global_times=self._global_times(step) if self.with_global_times else None,
         )
+
+    def _time(self, step: int, position: int) -> tuple[np.random.Generator, float]:
+        """The generator of a sample, and what is drawn first of it."""
+        rng = generator(self.seed, Stream.BATCH, step, position)
+        return rng, sample_time(rng, self.interpolant, self.training.time_sampling)
+
+    def _times(self, step: int) -> NDArray[np.float32]:
+        positions = range(self.training.batch_size)
+        return np.array([self._time(step, position)[1] for position in positions], np.float32)
 
     def stream(
         self, steps: range, micro_batch_slices: list[range], device: torch.device

@@ -174,7 +174,12 @@ def train(
         accelerator.wait_for_everyone()
 
     source = BatchSource(
-        store, training, segment.seed, list(inputs.features.values()), inputs.images
+        store,
+        training,
+        segment.seed,
+        list(inputs.features.values()),
+        inputs.images,
+        with_global_times=raw_model.alignment.need_global_times,
     )
     micro_batch_slices = local_batch_slices(
         training.batch_size,

@@ -77,15 +77,21 @@ FAULTS = {
     ),
     "stage 1 ignores its range of times": Fault(
         file="selftrans/alignment/vae_alignment.py",
-        old="rows = batch.rows_within(self.t_range)",
-        new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
+        old="rows, factor = batch.time_mask(self.t_range, self.t_masking)",
+        new="rows, factor = slice(None), 1.0",
         tests=f"{ALIGNMENT} -k stage_1",
     ),
     "stage 2 ignores its range of times": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old="rows = batch.rows_within(self.t_range)",
-        new="rows = batch.t_B.new_ones(len(batch.t_B)).nonzero().flatten()",
+        old="rows, factor = batch.time_mask(self.t_range, self.t_masking)",
+        new="rows, factor = slice(None), 1.0",
         tests=f"{ALIGNMENT} -k stage_2",
+    ),
+    "the released mask is that of a process's share of the batch": Fault(
+        file="selftrans/alignment/base.py",
+        old="_within(self.global_times, t_range).mean()",
+        new="_within(self.times, t_range).mean()",
+        tests=f"{ALIGNMENT} -k parts_of_a_batch",
     ),
     "the teacher sees dropped labels": Fault(
         file="selftrans/alignment/self_transcendence.py",

@@ -59,7 +59,7 @@ OTHER_METHODS: dict[str, Any] = {
 EVERY_METHOD: dict[str, Any] = {
     "every-method": {
         "alignment": [
-            TINY["runs"]["vae-align"]["alignment"],
+            {**TINY["runs"]["vae-align"]["alignment"], "t_masking": "released"},
             {
                 **TINY["runs"]["self-transcendence"]["alignment"],
                 "t_range": {"low": 0.8, "high": 1.0},
@@ -71,7 +71,8 @@ EVERY_METHOD: dict[str, Any] = {
         ]
     }
 }
-"""All terms at once; that of stage 2 has few samples in its range, and stops."""
+"""All terms at once; that of stage 2 has few samples in its range, and stops; that of stage 1 has
+the mask that the whole global batch is needed for."""
 
 
 def tiny_values(**changes: Any) -> dict[str, Any]:
