@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from selftrans.sampling.generate import (
 from selftrans.sampling.sample_grid import class_names
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
+from tests.support.stores import SCALE
 
 CPU = torch.device("cpu")
 
@@ -42,7 +44,7 @@ def weights(tmp_path, shape):
         fingerprint="f",
         shape=shape,
         interpolant="linear",
-        latents=LatentScaling(digest="d", scale=0.5, shift=0.1),
+        latents=LatentScaling(digest="d", scale=SCALE, shift=0.1),
         version="0",
         weights="ema",
     )
@@ -212,9 +214,9 @@ def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monk
     seen = []
     decode = generation.decode
 
-    def watched(decoder, latents):
+    def watched(decoder, latents, conversion):
         seen.append((len(latents), next(decoder.parameters()).dtype))
-        return decode(decoder, latents)
+        return decode(decoder, latents, conversion)
 
     monkeypatch.setattr(generation, "decode", watched)
     monkeypatch.setattr(generation, "DECODED_ELEMENTS", 4 * 4 * 8 * 8)
@@ -250,6 +252,51 @@ def test_guidance_and_labels_change_the_images(tmp_path, weights, autoencoder):
     make(settings(), weights, autoencoder, tmp_path / "a.npz")
     make(settings(guidance=GuidanceConfig()), weights, autoencoder, tmp_path / "b.npz")
     assert not np.array_equal(images(tmp_path / "a.npz"), images(tmp_path / "b.npz"))
+
+
+def test_truncated_images_are_darker_by_a_level_or_none(tmp_path, weights, autoencoder):
+    """The generation scripts of REPA and its successors: (255 * x).to(uint8) of x in [0, 1]."""
+    for conversion in ("round", "truncate"):
+        one = settings(uint8=conversion)
+        make(one, weights, autoencoder, tmp_path / f"{conversion}.npz")
+    rounded, cut = (images(tmp_path / f"{name}.npz").astype(int) for name in ("round", "truncate"))
+    assert set(np.unique(rounded - cut)) == {0, 1}
+    inside = (rounded > 0) & (rounded < 255)
+    assert (rounded - cut)[inside].mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scaling_factor": 0.13}, ("its scaling_factor is 0.13, that of the latents that the "
+         "checkpoint was trained on is 0.5")),
+        ({"shift_factor": 0.2}, "its shift_factor is 0.2, .* is 0.1"),
+        ({"latent_channels": 16}, "has 16 latent channels, the checkpoint's have 4"),
+    ],
+)  # fmt: skip
+def test_a_decoder_of_other_latents_is_refused(tmp_path, weights, autoencoder, change, message):
+    other = shutil.copytree(autoencoder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | change))
+    if "latent_channels" in change:
+        from diffusers import AutoencoderKL
+
+        AutoencoderKL.from_config(config | change).save_pretrained(other)
+    with pytest.raises(UserError, match=rf"other': {message}"):
+        ImageSampler(weights, str(other), CPU)
+
+
+def test_pixels_that_are_not_finite_are_no_image(weights, autoencoder):
+    """As a decoder in fp16 gives them where it overflows, and a network of NaN anywhere."""
+    sampler = ImageSampler(weights, autoencoder, CPU)
+    latents = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    with pytest.raises(UserError, match="latents to decode are not finite"):
+        sampler.decode(latents.clone().fill_(float("nan")))
+    with torch.no_grad():
+        sampler.autoencoder.decoder.conv_out.weight.fill_(1e4)
+    sampler.decode(latents)
+    with pytest.raises(UserError, match="the decoder's pixels are not finite in float16"):
+        sampler.decode(latents, "fp16")
 
 
 def test_the_description_says_all_that_the_images_depend_on(tmp_path, weights, autoencoder):

@@ -59,6 +59,7 @@ from selftrans.config.evaluation import (
     GuidanceConfig,
     Metric,
     SamplerConfig,
+    Uint8Conversion,
 )
 from selftrans.config.expand import merged
 from selftrans.config.experiment import ExperimentConfig, RunConfig
@@ -163,6 +164,7 @@ __all__ = [
     "TrainedAutoencoderConfig",
     "TrainedEncoderConfig",
     "TrainingConfig",
+    "Uint8Conversion",
     "UnitFloat",
     "Weights",
     "ZipSource",

@@ -118,6 +118,9 @@ class PretrainedAutoencoderConfig(ConfigModel):
     kind: Literal["pretrained"]
     path: str
     """Directory, or name on the Hugging Face hub, for instance `stabilityai/sd-vae-ft-mse`."""
+    decoder: str | None = None
+    """The same of another autoencoder, whose decoder makes the images; its own, if it is not given.
+    SiT, REPA and their successors encode by one and decode by `stabilityai/sd-vae-ft-ema`."""
     latent_channels: PositiveInt = 4
     """Channels C of its latents."""
     downsampling: PositiveInt = 8

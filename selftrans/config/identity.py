@@ -26,7 +26,8 @@ EXECUTION_FIELDS = {
     "deterministic", "log_every", "save_minutes",
 }  # fmt: skip
 # Where images, autoencoder and weights lie on a machine: what is in them is recorded by digests.
-LOCATION_FIELDS = {"path", "weights"}
+# The decoder defines samples, by its own digest, and no training.
+LOCATION_FIELDS = {"path", "weights", "decoder"}
 NUMERIC_DATA_FIELDS = ("source", "image_size", "autoencoder", "latents")
 
 Json = dict[str, Any]

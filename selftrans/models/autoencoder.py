@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from selftrans.config import Precision
+from selftrans.config import Precision, Uint8Conversion
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import DTYPES
 
@@ -56,15 +56,18 @@ def to_signed(images_BHWC: Tensor) -> Tensor:
     return images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_uint8(images_BCHW: Tensor) -> Tensor:
-    """Floats in [-1, 1], (B, 3, H, W), rounded to uint8 images (B, H, W, 3)."""
-    return (
-        (images_BCHW.float() * 127.5 + 127.5)
-        .round()
-        .clamp(0, 255)
-        .to(torch.uint8)
-        .permute(0, 2, 3, 1)
-    )
+def to_uint8(images_BCHW: Tensor, conversion: Uint8Conversion = "round") -> Tensor:
+    """Floats in [-1, 1], (B, 3, H, W), as uint8 images (B, H, W, 3).
+
+    ``truncate`` is what the generation scripts of REPA and its successors do: 255 times a number
+    in [0, 1], cut off.
+    """
+    images = images_BCHW.float()
+    if conversion == "truncate":
+        levels = 255 * ((images + 1) / 2)
+    else:
+        levels = (images * 127.5 + 127.5).round()
+    return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @torch.inference_mode()
@@ -86,8 +89,19 @@ def encode_moments(
 
 
 @torch.inference_mode()
-def decode(autoencoder: Autoencoder, latents_BCHW: Tensor) -> Tensor:
-    """Images (B, H, W, 3) in uint8 of unscaled latents (B, C, h, w)."""
+def decode(
+    autoencoder: Autoencoder, latents_BCHW: Tensor, conversion: Uint8Conversion = "round"
+) -> Tensor:
+    """Images (B, H, W, 3) in uint8 of unscaled latents (B, C, h, w).
+
+    Raises:
+        UserError: latents or pixels are not finite: as uint8 they would be ordinary images.
+    """
     dtype = next(autoencoder.parameters()).dtype
+    if not bool(torch.isfinite(latents_BCHW).all()):
+        raise UserError("latents to decode are not finite: the sampler or its weights diverged")
     decoded: Any = autoencoder.decode(latents_BCHW.to(dtype))
-    return to_uint8(decoded.sample)
+    if not bool(torch.isfinite(decoded.sample).all()):
+        name = str(dtype).rpartition(".")[2]
+        raise UserError(f"the decoder's pixels are not finite in {name} (allowed: a wider type)")
+    return to_uint8(decoded.sample, conversion)

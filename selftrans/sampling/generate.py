@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,12 +31,14 @@ from selftrans.config import (
     InterpolantName,
     Precision,
     SamplerConfig,
+    Uint8Conversion,
     restored,
 )
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import decode, load_autoencoder
+from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError, run_main
@@ -45,6 +47,9 @@ from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+
+if TYPE_CHECKING:
+    from selftrans.models.autoencoder import Autoencoder
 
 CPU = torch.device("cpu")
 
@@ -120,7 +125,7 @@ class ImageSampler:
 
     Args:
         weights: weight file of a checkpoint.
-        autoencoder: directory or hub name of the autoencoder.
+        autoencoder: directory or hub name of the autoencoder that decodes.
         device: where to compute.
 
     Raises:
@@ -131,7 +136,8 @@ class ImageSampler:
         self.device = device
         self.model, self.metadata = load_backbone(Path(weights), device)
         self._models = {"fp32": self.model, "tf32": self.model}
-        self.autoencoder = load_autoencoder(autoencoder, device)
+        self.autoencoder, self.decoder_name = load_autoencoder(autoencoder, device), autoencoder
+        _check_decoder(self.autoencoder, autoencoder, self.metadata)
         self._decoders = {"fp32": self.autoencoder}
 
     def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
@@ -156,9 +162,15 @@ class ImageSampler:
         )
         allow_tf32(False)
         latents = self.metadata.latents
-        return self.decode(z / latents.scale + latents.shift, settings.decoder_precision)
+        unscaled = z / latents.scale + latents.shift
+        return self.decode(unscaled, settings.decoder_precision, settings.uint8)
 
-    def decode(self, z_BCHW: Tensor, precision: Precision = "fp32") -> NDArray[np.uint8]:
+    def decode(
+        self,
+        z_BCHW: Tensor,
+        precision: Precision = "fp32",
+        conversion: Uint8Conversion = "round",
+    ) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of unscaled latents.
 
         A few at a time: a decoder needs far more memory than a backbone.
@@ -166,7 +178,27 @@ class ImageSampler:
         if precision not in self._decoders:
             self._decoders[precision] = copy.deepcopy(self.autoencoder).to(DTYPES[precision])
         decoder, size = self._decoders[precision], max(1, DECODED_ELEMENTS // z_BCHW[0].numel())
-        return np.concatenate([decode(decoder, part).cpu().numpy() for part in z_BCHW.split(size)])
+        parts = [decode(decoder, part, conversion) for part in z_BCHW.split(size)]
+        return np.concatenate([part.cpu().numpy() for part in parts])
+
+
+def _check_decoder(autoencoder: Autoencoder, path: str, metadata: WeightsMetadata) -> None:
+    """Refuse an autoencoder of other latents than those that a checkpoint was trained on.
+
+    The scale of an imported checkpoint's latents was said by whoever imported it.
+    """
+    config, latents = autoencoder.config, metadata.latents
+    channels = metadata.shape.latent_shape[0]
+    if (found := config.get("latent_channels", channels)) != channels:
+        raise UserError(
+            f"autoencoder {path!r}: has {found} latent channels, the checkpoint's have {channels}"
+        )
+    for key, trained in (("scaling_factor", latents.scale), ("shift_factor", latents.shift)):
+        if latents.digest is not None and config.get(key) not in (None, trained):
+            raise UserError(
+                f"autoencoder {path!r}: its {key} is {config[key]}, that of the latents that the"
+                f" checkpoint was trained on is {trained}"
+            )
 
 
 def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
@@ -176,6 +208,7 @@ def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
         "checkpoint": {
             key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")
         },
+        "decoder": sampler.decoder_name,
         "autoencoder_digest": digest_of(sampler.autoencoder.state_dict()),
         "versions": {
             "selftrans": __version__,

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+SCALE = 0.5
+"""Of the store's latents, and of the autoencoder that decodes such ones."""
+
 
 def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
     """A latent store of random moments in three shards; returns the manifest's path."""
@@ -23,7 +26,7 @@ def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
         latent_shape=(4, 8, 8),
         image_size=32,
         dtype="float16",
-        scale=0.5,
+        scale=SCALE,
         shift=0.1,
         scale_origin="measured",
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from selftrans.config import (
     DatasetConfig,
+    PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
@@ -39,7 +40,8 @@ class Datasets:
 
         def of_job(wildcards: Wildcards) -> dict[str, Any]:
             data = self._data(wildcards)
-            return versioned_identity(data, data.defaults, only={"source", "image_size", *parts})
+            only = {"source", "image_size", *parts}
+            return versioned_identity(data, data.defaults, only=only, exclude={"decoder"})
 
         return of_job
 
@@ -102,6 +104,10 @@ class Datasets:
         """The files of the autoencoder of a job's experiment, where a rule makes it."""
         return self.autoencoder_files(self._of_experiment(wildcards))
 
-    def autoencoder_path_of_experiment(self, wildcards: Wildcards) -> str:
-        """Where the autoencoder of a job's experiment is loaded from."""
-        return self.autoencoder_path(self._of_experiment(wildcards))
+    def decoder_path_of_experiment(self, wildcards: Wildcards) -> str:
+        """Where the autoencoder that makes the images of a job's experiment is loaded from."""
+        dataset = self._of_experiment(wildcards)
+        autoencoder = self._data(dataset).autoencoder
+        if isinstance(autoencoder, PretrainedAutoencoderConfig) and autoencoder.decoder:
+            return autoencoder.decoder
+        return self.autoencoder_path(dataset)

@@ -41,7 +41,9 @@ def required(
     if not isinstance(data.source, DigitsSource):
         yield f"images of {data.name}", partial(_images, data)
     if isinstance(data.autoencoder, PretrainedAutoencoderConfig):
-        yield f"autoencoder {data.autoencoder.path}", partial(_autoencoder, data.autoencoder.path)
+        for name in dict.fromkeys((data.autoencoder.path, data.autoencoder.decoder)):
+            if name is not None:
+                yield f"autoencoder {name}", partial(_autoencoder, name)
     used = {encoder.name for run in experiment.runs.values() for encoder in run.encoders}
     if experiment.analysis and experiment.analysis.encoder:
         used.add(experiment.analysis.encoder)

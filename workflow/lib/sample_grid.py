@@ -26,7 +26,7 @@ def autoencoder_of(checkpoint: Path) -> str:
         )
     data = load_experiment(file).data
     if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
-        return data.autoencoder.path
+        return data.autoencoder.decoder or data.autoencoder.path
     return str(root / paths.fill(paths.AUTOENCODER, {"dataset": data.name}))
 
 

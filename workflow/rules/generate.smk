@@ -24,7 +24,7 @@ rule generate_samples:
         batch_size=request("generate_samples").batch_size,
     params:
         settings=evaluation.sampler_definition,
-        autoencoder=datasets.autoencoder_path_of_experiment,
+        autoencoder=datasets.decoder_path_of_experiment,
     shell:
         "exec python -m selftrans.sampling.generate {input.weights}"
         " --autoencoder {params.autoencoder:q} --settings {params.settings:q}"
