@@ -59,9 +59,9 @@ class VaeAlignment(AlignmentMethod):
         return {"depth": self.depth}
 
     @property
-    def needs_global_times(self) -> bool:
-        """The released mask is a mean over the global batch."""
-        return self.t_masking == "released"
+    def time_masking(self) -> TimeMasking:
+        """The mask of the t range."""
+        return self.t_masking
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ from selftrans.config.figures import (
     AnalysisConfig,
     FiguresConfig,
     GridConfig,
-    PublishedCurves,
+    Published,
 )
 from selftrans.config.identity import (
     EXECUTION_FIELDS,
@@ -152,7 +152,7 @@ __all__ = [
     "PresetName",
     "PretrainedAutoencoderConfig",
     "PretrainedEncoderConfig",
-    "PublishedCurves",
+    "Published",
     "RepaSource",
     "ResourcesConfig",
     "RunConfig",

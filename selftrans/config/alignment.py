@@ -110,6 +110,11 @@ class AlignmentConfig(ConfigModel):
         return {}
 
     @property
+    def time_masking(self) -> TimeMasking | None:
+        """The mask of the range of times of a method that has one."""
+        return None
+
+    @property
     def frozen_teacher(self) -> FrozenTeacher | None:
         """The frozen teacher that the method follows."""
         return None

@@ -15,22 +15,50 @@ class GridConfig(ConfigModel):
     run: Name
     """The run that is varied; a combination that it has itself is that run."""
     vary: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)]
-    """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`."""
+    """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`; a mapping
+    changes several keys below."""
     label: str | None = None
     """Name in figures, with the values in place of `{0}`, `{1}`; `{0[low]}` is a key of a value."""
     runs: tuple[Name, ...] = ()
     """The grid's runs; filled in."""
 
 
-class PublishedCurves(ConfigModel):
-    """Curves that others published (`experiments/published/NAME.yaml`), dashed behind ours."""
+class PublishedRow(ConfigModel):
+    """A number that others published: a row of the headline table."""
 
-    source: str
-    """Who published them, where, how they were read, and under which conditions."""
-    metric: Literal["fid", "is"]
-    """What they show."""
-    curves: dict[Name, Annotated[tuple[tuple[PositiveInt, float], ...], Field(min_length=1)]]
-    """For runs of the experiment, optimizer steps and values."""
+    system: str
+    """What was trained, for instance `REPA, SiT-XL/2`."""
+    training: str
+    """For how long, for instance `800 epochs`."""
+    setting: str
+    """How it was sampled, as far as it is known."""
+    fid: PositiveFloat
+    """Of 50,000 images against ImageNet's training set, if the setting does not say otherwise."""
+    source: Annotated[str, Field(min_length=1)]
+    """Where the number stands."""
+    second_hand: bool = False
+    """Whether the place itself could not be opened."""
+
+
+class Published(ConfigModel):
+    """What others published (`experiments/published/NAME.yaml`): curves, and rows of a table."""
+
+    source: str | None = None
+    """Who published the curves, where, how they were read, and under which conditions."""
+    metric: Literal["fid", "is"] = "fid"
+    """What the curves show."""
+    curves: dict[Name, Annotated[tuple[tuple[PositiveInt, float], ...], Field(min_length=1)]] = (
+        Field(default_factory=dict)
+    )
+    """For runs of the experiment, optimizer steps and values, dashed behind ours."""
+    rows: tuple[PublishedRow, ...] = ()
+    """Numbers that stand beside ours in the headline table."""
+
+    @model_validator(mode="after")
+    def _curves_have_a_source(self) -> Self:
+        if self.curves and not self.source:
+            raise ValueError("source: is missing, and there are curves")
+        return self
 
 
 _FILE = WithJsonSchema({"type": ["string", "null"]})
@@ -46,7 +74,7 @@ class FiguresConfig(ConfigModel):
     """Steps in the sample figure."""
     sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
-    published: Annotated[PublishedCurves | None, _FILE] = None
+    published: Annotated[Published | None, _FILE] = None
     """Name of a file in `experiments/published/`, or the path of one."""
     baseline: Name | None = None
     """The run that the others are compared with, seed by seed; the first one, if it is not

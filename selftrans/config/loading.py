@@ -13,7 +13,7 @@ from selftrans.config.data import DatasetConfig
 from selftrans.config.errors import Layer, Problem, Source, check, validated, with_tuples
 from selftrans.config.expand import Expansion, merged, without_left_out
 from selftrans.config.experiment import ExperimentConfig, RunConfig
-from selftrans.config.figures import PublishedCurves
+from selftrans.config.figures import Published
 from selftrans.config.user_code import is_reference, relative_to
 from selftrans.runtime.errors import ConfigError
 
@@ -181,9 +181,9 @@ def _version(
     return defaults.VERSION
 
 
-def _load_published(reference: str) -> PublishedCurves:
+def _load_published(reference: str) -> Published:
     path = _find(reference, EXPERIMENTS / "published")
-    return validated(PublishedCurves, read_yaml(path), str(path))
+    return validated(Published, read_yaml(path), str(path))
 
 
 def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any], version: int) -> bool:

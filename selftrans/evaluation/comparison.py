@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import pandas as pd
 from scipy import stats
 
-from selftrans.evaluation.tables import METRIC_NAMES
+from selftrans.evaluation.tables import METRIC_NAMES, require_comparable
 
 CONFIDENCE = 0.95
 Curves = dict[str, dict[int, dict[int, float]]]
@@ -16,7 +16,12 @@ Curves = dict[str, dict[int, dict[int, float]]]
 
 
 def curves_of(table: pd.DataFrame, metric: str) -> Curves:
-    """A metric of one sampler's rows of ``metrics.csv``, in their order."""
+    """A metric of one sampler's rows of ``metrics.csv``, in their order.
+
+    Raises:
+        UserError: the rows are not comparable.
+    """
+    require_comparable(table)
     curves: Curves = {}
     for run, step, seed, value in table[["run", "step", "seed", metric]].itertuples(index=False):
         if not isnan(value):

@@ -6,6 +6,7 @@ which precision, recall and KID need, are written to a file as they come.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,13 @@ class ImageStatistics:
     sorted_by_class: bool
     features: NDArray[np.float32] | None = None
     """All features in order, (N, d), memory-mapped; None where only moments are known."""
+
+    @property
+    def moments_digest(self) -> str:
+        """SHA-256 of the features' moments, by which a reference is known."""
+        gaussian = self.gaussians["features"]
+        content = gaussian.mean.tobytes() + gaussian.covariance.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write all but the features to an ``.npz``, atomically."""

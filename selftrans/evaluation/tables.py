@@ -1,11 +1,12 @@
 """Metric files -> tables: one row for each set of samples, every column of one kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from selftrans.config import Metric
+from selftrans.runtime.errors import UserError
 
 METRIC_NAMES: dict[Metric, str] = {
     "fid": "FID",
@@ -17,19 +18,29 @@ METRIC_NAMES: dict[Metric, str] = {
     "fd-dinov2": "FD-DINOv2",
 }
 SMALL = ("precision", "recall", "kid")  # metrics that need more digits
+SETTINGS = (
+    "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "weights",
+    "classes", "network_precision", "decoder_precision", "decoder_digest", "uint8", "num_samples",
+    "sampling_seed", "extractor", "extractor_digest", "num_reference", "reference_digest",
+)  # fmt: skip
+"""Columns in which numbers have to agree, or they do not share a curve."""
 
 
-def metrics_table(results: Sequence[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
+def metrics_table(
+    results: Sequence[tuple[str, dict[str, Any]]], maskings: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """One row for each metrics file, in order.
 
     Args:
         results: the name of the set of samples in the experiment, and the file's content.
+        maskings: the mask of the t range of each run that has one.
     """
-    return pd.DataFrame([_row(name, result) for name, result in results])
+    return pd.DataFrame([_row(name, result, maskings or {}) for name, result in results])
 
 
-def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    samples = result["samples"]
+def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict[str, Any]:
+    samples, reference = result["samples"], result.get("reference", {})
+    versions = {**result["versions"], **samples["versions"]}  # those of the samples stand first
     return {
         "run": samples["checkpoint"]["run"],
         "seed": samples["checkpoint"]["seed"],
@@ -41,13 +52,48 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
         "guidance_low": samples["guidance"]["low"],
         "guidance_high": samples["guidance"]["high"],
         "weights": samples["weights"],
+        "classes": samples["labels"],
+        "network_precision": samples["precision"],
+        "decoder": samples.get("decoder"),
+        "decoder_digest": samples["autoencoder_digest"][:12],
+        "decoder_precision": samples["decoder_precision"],
+        "uint8": samples.get("uint8", "round"),
+        "t_masking": maskings.get(samples["checkpoint"]["run"]),
         "num_samples": result["num_samples"],
         "sampling_seed": samples["seed"],
         "extractor": result["extractor"]["name"],
         "extractor_digest": result["extractor"]["digest"][:12],
+        "distances": result["distances"],
+        "reference": reference.get("name"),
+        "reference_digest": reference.get("digest", "")[:12] or None,
+        "num_reference": result["num_reference"],
         "checkpoint_digest": samples["checkpoint"]["digest"][:12],
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         **result["metrics"],
     }
+
+
+def require_comparable(table: pd.DataFrame, axes: Collection[str] = ()) -> None:
+    """Refuse numbers that would share a curve and differ in more than their run, step and seed.
+
+    Args:
+        table: rows of ``metrics.csv``; what a row does not say (of an earlier version) is no
+            difference.
+        axes: columns that may differ, since they are the axis.
+
+    Raises:
+        UserError: in one line, the columns that differ and their values.
+    """
+    found = {
+        column: list(dict.fromkeys(map(str, table[column].dropna())))
+        for column in SETTINGS
+        if column in table and column not in axes
+    }
+    differing = [
+        f"{column} ({', '.join(values)})" for column, values in found.items() if len(values) > 1
+    ]
+    if differing:
+        raise UserError(f"numbers that differ in {'; '.join(differing)} cannot share a curve")
 
 
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:

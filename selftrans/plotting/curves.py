@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from selftrans.evaluation.tables import require_comparable
 from selftrans.plotting.style import RunStyle, legend_columns, run_styles
 
 LOSSES = {
@@ -120,7 +121,8 @@ def sweep(table: pd.DataFrame, labels: Mapping[str, str], width_inches: float) -
         width_inches: width of the figure.
     """
     columns, table = _measured(
-        table[table["step"] == table.groupby("run")["step"].transform("max")]
+        table[table["step"] == table.groupby("run")["step"].transform("max")],
+        axes=("guidance_scale",),
     )
     figure = Figure(figsize=(width_inches, width_inches * (0.5 if len(columns) > 1 else 0.68)))
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
@@ -213,8 +215,13 @@ def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inche
     return figure
 
 
-def _measured(table: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
-    """The metrics that are drawn, and the rows that have the first of them."""
+def _measured(table: pd.DataFrame, axes: Collection[str] = ()) -> tuple[list[str], pd.DataFrame]:
+    """The metrics that are drawn, and the rows that have the first of them.
+
+    Raises:
+        UserError: the rows differ in more than the axes.
+    """
+    require_comparable(table, axes)
     columns = [column for column in ("fid", "is") if column in table]
     return columns, table[table[columns[0]].notna()]
 

@@ -1,6 +1,7 @@
 """Data sets, autoencoders and encoders: what their rules read, and what others read of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from selftrans.config import (
@@ -77,6 +78,12 @@ class Datasets:
     def reference_images(self, wildcards: Wildcards) -> str:
         """What samples are measured against: what the data file names, or all its own images."""
         return self._data(wildcards).reference or fill(paths.DATA_FILE, wildcards)
+
+    def reference_name(self, wildcards: Wildcards) -> str:
+        """What the reference of a job's experiment is called, wherever it lies."""
+        dataset = self._of_experiment(wildcards)
+        reference = self._data(dataset).reference
+        return Path(reference).name if reference else f"images of {dataset['dataset']}"
 
     def list_of_skipped(self, wildcards: Wildcards) -> str | list[str]:
         """The manifest that lists skipped images, where the others are the reference."""

@@ -110,8 +110,21 @@ class Figures:
 
     def published(self, wildcards: Wildcards) -> dict[str, Any] | None:
         """Published curves of an experiment's runs."""
-        curves = self._experiment(wildcards).figures.published
-        return curves.model_dump() if curves else None
+        published = self._experiment(wildcards).figures.published
+        return published.model_dump(exclude={"rows"}) if published and published.curves else None
+
+    def published_rows(self, wildcards: Wildcards) -> list[dict[str, Any]]:
+        """Published numbers beside ours in the headline table."""
+        published = self._experiment(wildcards).figures.published
+        return [row.model_dump() for row in published.rows] if published else []
+
+    def maskings(self, wildcards: Wildcards) -> dict[str, str]:
+        """The mask of the t range of each run that has one."""
+        masks = {
+            name: [term.time_masking for term in run.alignments.values() if term.time_masking]
+            for name, run in self._experiment(wildcards).runs.items()
+        }
+        return {name: ", ".join(dict.fromkeys(found)) for name, found in masks.items() if found}
 
     def sweep_sets(self, wildcards: Wildcards) -> list[str]:
         """Names of a sweep's sets of samples, by ascending guidance scale."""

@@ -107,6 +107,7 @@ rule metrics:
     params:
         metrics=evaluation.metrics_of_extractor,
         distances=evaluation.distances,
+        reference=datasets.reference_name,
     script:
         "../scripts/metrics.py"
 
@@ -135,6 +136,8 @@ rule table:
         gpu=0,
     params:
         labels=figures.run_labels,
+        maskings=figures.maskings,
+        published=figures.published_rows,
     script:
         "../scripts/table.py"
 

@@ -19,6 +19,7 @@ with logged_to(snakemake.log[0]):
         "extractor": {"name": samples.extractor, "digest": samples.digest},
         "num_samples": samples.count,
         "num_reference": reference.count,
+        "reference": {"name": params.reference, "digest": reference.moments_digest},
         "distances": params.distances,
         "samples": read_json(Path(snakemake.input.description)),
         "versions": {name: version(name) for name in ("selftrans", "numpy", "scipy", "torch")},

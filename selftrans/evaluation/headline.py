@@ -1,0 +1,72 @@
+"""The headline table: every run's last checkpoint, beside what others published."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from selftrans.evaluation.tables import METRIC_NAMES, SMALL
+
+MARK = "†"
+CAPTION = f"""{MARK} published by others, not run here. A number is comparable with another only
+where sampler, guidance, classes, images and reference are the same: see `docs/fidelity.md`."""
+
+
+def headline_markdown(
+    table: pd.DataFrame, labels: Mapping[str, str], published: Sequence[Mapping[str, Any]]
+) -> str:
+    """Every run at its last checkpoint under every sampler, then the published rows.
+
+    Args:
+        table: all rows of ``metrics.csv``.
+        labels: the runs, in order, with their names.
+        published: rows as ``experiments/published/`` has them.
+    """
+    rows = [*_own_rows(table, labels), *map(_published_row, published)]
+    if not rows:
+        return ""
+    lines = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
+    return f"{lines}\n" + (f"\n{CAPTION}\n" if published else "")
+
+
+def _own_rows(table: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    for run in [run for run in labels if run in set(table["run"])]:
+        rows = table[table["run"] == run]
+        for (_, name), sets in rows.groupby(["samples", "sampler"], sort=False):
+            last = sets[sets["step"] == sets["step"].max()]
+            yield {
+                "system": labels[run],
+                "training": f"{last['step'].iloc[0]:,} steps",
+                "setting": _setting(str(name), last.iloc[0]),
+                **{
+                    shown: f"{last[metric].mean():.{4 if metric in SMALL else 2}f}"
+                    for metric, shown in METRIC_NAMES.items()
+                    if metric in last and last[metric].notna().any()
+                },
+                "source": _seeds(last["seed"].nunique()),
+            }
+
+
+def _setting(sampler: str, row: "pd.Series[Any]") -> str:
+    guided = "no guidance"
+    if row["guidance_scale"] != 1:
+        interval = f"t in {row['guidance_low']:g} to {row['guidance_high']:g}"
+        guided = f"scale {row['guidance_scale']:g}, {interval}"
+    return (
+        f"{sampler}, {row['num_steps']} steps, {guided}, {row['classes']} classes,"
+        f" N = {row['num_samples']:,}, {row['extractor']}"
+    )
+
+
+def _seeds(count: int) -> str:
+    return "this experiment" if count == 1 else f"this experiment, mean of {count} seeds"
+
+
+def _published_row(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "system": f"{row['system']} {MARK}",
+        "training": row["training"],
+        "setting": row["setting"],
+        METRIC_NAMES["fid"]: f"{row['fid']:g}",
+        "source": row["source"] + (" (second-hand)" if row["second_hand"] else ""),
+    }
