@@ -167,7 +167,10 @@ MISTAKES = {
                 "alignment": {"method": "sra", "student_depth": 1, "teacher_depth": 2, "loss": "l2"}
             }
         },
-        r"runs\.sit\.alignment\.loss: input should be 'smooth-l1' or 'cosine', found 'l2'",
+        (
+            r"runs\.sit\.alignment\.loss: input should be 'smooth-l1', 'cosine' or "
+            r"'cosine-over-tokens', found 'l2'"
+        ),
     ),
     "LayerSync upside down": (
         {
@@ -342,7 +345,7 @@ def test_another_autoencoder_replaces_and_the_same_one_merges(tmp_path):
     fewer, other = (load_dataset(tmp_path / f"{name}.yaml") for name in ("fewer", "other"))
     assert (fewer.autoencoder.steps, fewer.autoencoder.batch_size) == (5, 32)
     assert other.autoencoder.model_dump() == {
-        "kind": "pretrained", "path": "x", "latent_channels": 4, "downsampling": 4,
+        "kind": "pretrained", "path": "x", "decoder": None, "latent_channels": 4, "downsampling": 4,
     }  # fmt: skip
 
 
@@ -802,21 +805,53 @@ def test_data_files_extend_and_are_changed(tmp_path):
         load_dataset("imagenet256", {"imagenet256": {"source": {"color": 1}}})
 
 
-PRESETS = ["ablations-b2", "imagenet256-b2", "imagenet256-l2", "imagenet256-xl2", "imagenet512-xl2"]
+PRESETS = [
+    path.stem
+    for path in sorted((REPOSITORY / "experiments").glob("*.yaml"))
+    if path.stem.startswith(("imagenet", "ablations"))
+]
+
+
+TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|ADM)\]"
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])
 def test_every_value_of_a_preset_says_where_it_comes_from(name):
     """But names, labels and descriptions: in its line, or in the comment above it."""
-    free = re.compile(r"^\s*(name|label|description|extends|run):")
+    free = re.compile(r"^\s*(name|label|description|extends|run):|^\s*[a-z-]+: null\s*$")
     above = ""
     for line in (REPOSITORY / f"experiments/{name}.yaml").read_text().splitlines():
         content, _, comment = line.partition("#")
         if content.strip():
             has_value = re.search(r":\s*\S", content) or content.lstrip().startswith("- ")
             if has_value and not free.match(content):
-                assert re.search(r"\[(code|paper|ours|SiT|REPA|ADM)\]", comment or above), line
+                assert re.search(TAG, comment or above), line
         above = "" if content.strip() else comment
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "ablations-b2"])
+def test_presets_beside_published_numbers_make_the_published_choices(name):
+    """METHOD.md, section 12: classes, decoder, conversion, teacher, distances, and the mask."""
+    experiment = load_experiment(name)
+    assert experiment.evaluation.distances == "adm"
+    assert experiment.data.autoencoder.decoder == "stabilityai/sd-vae-ft-ema"
+    for sampler in experiment.evaluation.samplers.values():
+        assert (sampler.labels, sampler.uint8) == ("random", "truncate")
+    main = {run: experiment.runs[run] for run in ("vae-align", "self-transcendence")}
+    for run in main.values():
+        assert run.alignment.t_masking == "released"
+        assert run.training.tf32
+    stage_2, depth = main["self-transcendence"].alignment, main["vae-align"].model.depth
+    assert stage_2.teacher.precision == "fp32"
+    assert (stage_2.student_depth, stage_2.teacher_depth) == (depth // 2, 2 * depth // 3)
+    assert main["vae-align"].alignment.depth == 2
+    assert stage_2.stop_after == (100_000 if "b2" in name else 50_000)
+    if name.endswith("grids"):
+        per_sample = experiment.runs["t-masking-per-sample"].alignment
+        assert per_sample.t_masking == "per-sample"
+        teacher = experiment.runs[per_sample.teacher.run].alignment
+        assert (teacher.method, teacher.t_masking) == ("vae-alignment", "per-sample")
+    assert experiment.analysis.shown_blocks == ((4, 8) if "b2" in name else (8, 16))
 
 
 def test_the_preset_of_b2_is_the_methods():
@@ -852,7 +887,17 @@ def test_the_preset_of_b2_is_the_methods():
         stage_2.weight,
     ) == (6, 8, 30, 0.5)
     assert stage_1.t_range == stage_2.t_range == config.TimeRangeConfig(low=0.4, high=0.7)
-    assert stage_2.teacher.model_dump() == {"run": "vae-align", "step": 200_000, "weights": "raw"}
+    assert stage_1.t_masking == stage_2.t_masking == "released"
+    assert stage_2.teacher.model_dump() == {
+        "run": "vae-align", "step": 200_000, "weights": "raw", "precision": "fp32",
+    }  # fmt: skip
+    for stage in ("vae-align", "self-transcendence"):
+        terms = [experiment.runs[run].alignment for run in (stage, f"{stage}-per-sample")]
+        released, of_the_text = (term.model_dump(exclude={"teacher"}) for term in terms)
+        assert of_the_text == {**released, "t_masking": "per-sample"}
+    assert experiment.runs["self-transcendence-per-sample"].alignment.teacher.run == (
+        "vae-align-per-sample"
+    )
     sampler = experiment.evaluation.samplers["sde"]
     assert (sampler.sampler, sampler.num_steps, sampler.num_samples) == (
         "euler-maruyama",

@@ -63,7 +63,7 @@ class AlignmentMethod(AlignmentConfig):
     @property
     def needs_global_times(self) -> bool:
         """Whether the loss needs the times of the whole global batch, ``batch.global_times``."""
-        return False
+        return self.time_masking == "released"
 
     def is_active(self, step: int) -> bool:
         """Whether the term counts in optimizer step ``step``, counted from 0."""
@@ -87,6 +87,10 @@ class AlignmentMethod(AlignmentConfig):
 
     def flop(self, costs: Costs) -> float:
         """Operations of the term for one sample: heads, and passes through what it follows."""
+        return 0.0
+
+    def fp32_flop(self, costs: Costs) -> float:
+        """Operations beside these that stay in fp32, whatever the training's precision."""
         return 0.0
 
     @abstractmethod

@@ -77,9 +77,9 @@ class SelfTranscendence(AlignmentMethod):
         return FrozenTeacher(self.teacher, self.teacher_depth)
 
     @property
-    def needs_global_times(self) -> bool:
-        """The released mask is a mean over the global batch."""
-        return self.t_masking == "released"
+    def time_masking(self) -> TimeMasking:
+        """The mask of the t range."""
+        return self.t_masking
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -96,10 +96,19 @@ class SelfTranscendence(AlignmentMethod):
         return {"projector": projector(inputs.shape.hidden_size, width, output_size)}
 
     def flop(self, costs: Costs) -> float:
-        """Two passes through the teacher, and the projector, for the samples that count."""
-        passes = 2 * costs.teacher_flop(self.teacher_depth)
-        head = costs.projector_flop(self.projector_width)
-        return share_computed(self.t_range, self.t_masking, costs.training) * (passes + head)
+        """The projector and, in the training's precision, the teacher, for what counts."""
+        share = share_computed(self.t_range, self.t_masking, costs.training)
+        teacher = 0.0 if self.teacher.precision == "fp32" else self._teacher_flop(costs)
+        return share * costs.projector_flop(self.projector_width) + teacher
+
+    def fp32_flop(self, costs: Costs) -> float:
+        """The teacher, where it computes in fp32."""
+        return self._teacher_flop(costs) if self.teacher.precision == "fp32" else 0.0
+
+    def _teacher_flop(self, costs: Costs) -> float:
+        """Two passes through the teacher, for the samples that count."""
+        share = share_computed(self.t_range, self.t_masking, costs.training)
+        return share * 2 * costs.teacher_flop(self.teacher_depth)
 
     def compute_loss(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]

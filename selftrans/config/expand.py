@@ -189,18 +189,20 @@ def _sweep_problem(name: str, scales: Any, samplers: Mapping[str, Any]) -> str |
 
 
 def _with(part: Any, keys: list[str], value: Any) -> tuple[Any, str | None]:
-    """``part`` with the value of a key below it replaced, or the key that does not exist.
+    """``part`` with a value over that of a key below it, or the key that does not exist.
 
     A key of a list is a number.
     """
+    if not keys:
+        return merged(part, value), None
     first, *rest = keys
     if isinstance(part, list | tuple) and first.isdecimal() and int(first) < len(part):
         number = int(first)
-        changed, wrong = _with(part[number], rest, value) if rest else (value, None)
+        changed, wrong = _with(part[number], rest, value)
         return (*part[:number], changed, *part[number + 1 :]), wrong
     if not isinstance(part, Mapping):
         return part, first
-    changed, wrong = _with(part.get(first, {}), rest, value) if rest else (value, None)
+    changed, wrong = _with(part.get(first, {}), rest, value)
     return {**part, first: changed}, wrong
 
 
@@ -211,7 +213,9 @@ def _text(value: Any) -> str:
 
 
 def _slug(value: Any) -> str:
-    """A value as a part of a run's name."""
+    """A value as a part of a run's name; of a mapping, what it holds itself."""
+    if isinstance(value, Mapping):
+        value = {key: one for key, one in value.items() if not isinstance(one, Mapping)}
     return re.sub(r"[^A-Za-z0-9._-]+", "-", _text(value))
 
 

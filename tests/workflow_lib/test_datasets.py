@@ -2,6 +2,7 @@
 
 import pytest
 
+from selftrans.config import run_definition
 from workflow.lib.datasets import Datasets
 
 DIGITS, IMAGENET = {"dataset": "digits"}, {"dataset": "imagenet256"}
@@ -25,11 +26,26 @@ def test_an_autoencoder_is_trained_or_published(datasets):
 
 def test_an_experiment_uses_that_of_its_data(datasets):
     job = {"experiment": "tiny", "run": "sit", "encoder": "stand-in"}
-    assert datasets.autoencoder_path_of_experiment(job) == AUTOENCODER
+    assert datasets.decoder_path_of_experiment(job) == AUTOENCODER
     assert datasets.autoencoder_files_of_experiment({**job, "experiment": "b"}) == []
     assert datasets.latents(job) == "results/data/digits/latents/manifest.json"
     encoder = datasets.path("results/data/{dataset}/encoders/{encoder}.safetensors")
     assert encoder(job) == "results/data/digits/encoders/stand-in.safetensors"
+
+
+def test_a_decoder_makes_the_images_and_nothing_else(make_study):
+    """Another one changes no latents and no run."""
+    study = make_study({"data": "imagenet256"})
+    other = {"imagenet256": {"autoencoder": {"decoder": "mine"}}}
+    changed = make_study({"data": "imagenet256"}, data=other)
+    job, dataset = {"experiment": "tiny", "run": "sit"}, {"dataset": "imagenet256"}
+    ours, theirs = Datasets(study), Datasets(changed)
+    assert ours.decoder_path_of_experiment(job) == "stabilityai/sd-vae-ft-ema"
+    assert theirs.decoder_path_of_experiment(job) == "mine"
+    for parts in (("autoencoder", "latents"), ("reference",)):
+        assert ours.definition(*parts)(dataset) == theirs.definition(*parts)(dataset)
+    first, second = (run_definition(one.known["tiny"], "sit", 0) for one in (study, changed))
+    assert first == second
 
 
 def test_latents_depend_on_images_autoencoder_and_storage_alone(make_study):

@@ -46,6 +46,30 @@ def test_segments_add_up_to_the_training(tiny):
     assert sum(plain.values()) == pytest.approx(3 * 8 * 8 * forward)  # three passes, steps, batch
 
 
+@pytest.mark.parametrize(("tf32", "apart"), [(False, "fp32"), (True, "tf32")])
+def test_a_teacher_in_fp32_is_counted_apart(tiny, tf32, apart):
+    works = []
+    for precision in ("training", "fp32"):
+        key = "runs.self-transcendence.alignment.teacher.precision"
+        loaded = load_experiment(tiny(**{key: precision, "training.tf32": tf32}))
+        works.append(segment_work(loaded, loaded.runs["self-transcendence"], 0, 8))
+    assert works[0].keys() == {"bf16"}
+    assert works[1].keys() == {"bf16", apart}
+    assert sum(works[1].values()) == pytest.approx(works[0]["bf16"])
+
+
+def test_the_released_mask_costs_the_whole_batch(tiny):
+    share, works = 0.7 - 0.4, []
+    for masking in (None, "per-sample", "released"):
+        run = {"alignment": {"method": "none"}}
+        if masking:
+            run = {"alignment": {"method": "vae-alignment", "depth": 1, "t_masking": masking}}
+        loaded = load_experiment(tiny(runs={"sit": run}))
+        works.append(segment_work(loaded, loaded.runs["sit"], 0, 8)["bf16"])
+    plain, masked, whole = works
+    assert masked - plain == pytest.approx(share * (whole - plain))
+
+
 def test_recomputed_activations_cost_a_pass(tiny):
     works = [
         segment_work(loaded, loaded.runs["sit"], 0, 4)["bf16"]

@@ -91,33 +91,37 @@ def segment_work(experiment: ExperimentConfig, run: RunConfig, before: int, step
     """Training a run from one step to another, with the encoders that it runs on images."""
     training, shape = run.training, experiment.data.latent_shape
     passes = 4 if training.activation_checkpointing else 3
-    flop = (step - before) * passes * forward_flop(run.model, shape)
+    flop = (step - before) * training.batch_size * passes * forward_flop(run.model, shape)
+    in_fp32 = 0.0
     for term in run.alignments.values():
         last = term.stop_after or step
-        aligned_steps = min(step, last) - min(before, last)
-        flop += aligned_steps * alignment_flop(term, experiment, run)
-    work: Work = {training_arithmetic(training): flop * training.batch_size}
+        aligned = (min(step, last) - min(before, last)) * training.batch_size
+        assert isinstance(term, AlignmentMethod)
+        costs = term_costs(term, experiment, run)
+        flop += aligned * term.flop(costs)
+        in_fp32 += aligned * term.fp32_flop(costs)
     for encoder in run.encoders:
         if encoder.features == "images":
             encoded = (step - before) * training.batch_size
-            encoding = encoded * encoder_output(experiment.data, encoder.name)[1]
-            work["fp32"] = work.get("fp32", 0.0) + encoding
+            in_fp32 += encoded * encoder_output(experiment.data, encoder.name)[1]
+    work: Work = {training_arithmetic(training): flop}
+    if in_fp32:
+        exact = "tf32" if training.tf32 else "fp32"
+        work[exact] = work.get(exact, 0.0) + in_fp32
     return work
 
 
-def alignment_flop(term: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> float:
-    """Operations of a term of the loss for one sample, beside the backbone's."""
-    assert isinstance(term, AlignmentMethod)
+def term_costs(term: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> Costs:
+    """What the operations of a term of the loss follow from."""
     shape, followed = experiment.data.latent_shape, term.frozen_teacher
     teacher = experiment.runs[followed.choice.run].model if followed else run.model
-    costs = Costs(
+    return Costs(
         hidden_size=run.model.hidden_size,
         tokens=tokens_of(run.model, shape[1]),
         training=run.training,
         student_flop=partial(forward_flop, run.model, shape),
         teacher_flop=partial(forward_flop, teacher, shape),
     )
-    return term.flop(costs)
 
 
 def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: SamplerConfig) -> Work:
