@@ -333,9 +333,10 @@ def test_each_term_of_a_list_stops_for_itself(shape):
     assert any(head.grad.any() for head in continued.parameters())
 
 
-def test_the_saving_changes_no_gradient(shape):
+@pytest.mark.parametrize("masking", ["per-sample", "released"])
+def test_the_saving_changes_no_gradient(shape, masking):
     """Ours against the benchmark's plain arithmetic: all on the whole batch, then a mask."""
-    model, _ = stage_2(shape)
+    model, _ = stage_2(shape, t_masking=masking)
     cut = only_term(model).teacher
     batch = make_batch()
     gradients = []
