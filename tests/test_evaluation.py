@@ -187,6 +187,16 @@ def test_samples_sorted_by_class_are_noticed_before_the_inception_score():
     assert inception_score(collapsed) == pytest.approx(1)
 
 
+def test_a_collapsed_set_is_precise_and_recalls_next_to_nothing():
+    """Which of the two is which: all samples beside one reference image, and far from the rest."""
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((400, 16)).astype(np.float32)
+    collapsed = reference[7] + 1e-3 * rng.standard_normal((300, 16)).astype(np.float32)
+    precision, recall = precision_recall(collapsed, reference)
+    assert precision == 1
+    assert recall < 0.01
+
+
 def slow_precision_recall(samples, reference, k=3):
     """Kynkäänniemi et al. 2019, equations 1 and 2, with full matrices in float64."""
 

@@ -86,6 +86,17 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
 
 
 @pytest.mark.slow
+def test_a_set_of_images_against_itself_is_perfect(inputs, classifier):
+    """An FID of 0 to the digits that are printed, and precision and recall of 1."""
+    ended = evaluate(
+        inputs / "samples.npz", "--reference", inputs / "samples.npz", "--metrics",
+        "fid,precision,recall", "--extractor", "classifier", "--weights", classifier,
+    )  # fmt: skip
+    printed = [line.split() for line in ended.stdout.splitlines()]
+    assert printed == [["FID", "0.0000"], ["precision", "1.0000"], ["recall", "1.0000"]]
+
+
+@pytest.mark.slow
 def test_the_same_images_in_any_form_give_the_same_numbers(inputs, classifier, tmp_path):
     extractor = load_classifier(classifier, CPU)
     reference = statistics_of(inputs / "own.yaml", extractor, tmp_path, 100)

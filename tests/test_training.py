@@ -11,10 +11,12 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors, read_metadata, save_tensors
 from selftrans.training import precision
+from selftrans.training.freeze import freeze_teacher
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import HISTORY_COLUMNS
 from selftrans.training.state import StateDirectory
 from tests.support.experiments import EVERY_METHOD, OTHER_METHODS, TINY
+from tests.support.stores import write_store
 from tests.support.trainings import ARMS, StopAt, assert_equal, command_here, everything, run
 
 
@@ -325,6 +327,20 @@ def test_ema_is_its_recursion(tiny, tmp_path, manifest):
         expected = 0.9 * expected + 0.1 * raw[name].double()
     ema, _ = load_tensors(tmp_path / "run/checkpoints/4/ema.safetensors", "weights")
     torch.testing.assert_close(ema[name].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_data_set_of_one_class_trains_and_its_guidance_is_doubted(tiny, tmp_path, caplog):
+    path, store = tiny(), write_store(tmp_path / "latents", classes=1)
+    run(path, "vae-align", tmp_path / "stage 1", store, until=4)
+    assert not caplog.records
+    teacher = tmp_path / "teacher.safetensors"
+    freeze_teacher(tmp_path / "stage 1/checkpoints/4/raw.safetensors", 3, teacher)
+    run(path, "self-transcendence", tmp_path / "stage 2", store, until=4, teacher=teacher)
+    assert "with one class f_c - f_u carries nothing" in caplog.text
+    weights, _ = load_tensors(tmp_path / "stage 2/checkpoints/4/raw.safetensors", "weights")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert len(weights["y_embedder.embedding_table.weight"]) == 2
 
 
 @pytest.mark.slow

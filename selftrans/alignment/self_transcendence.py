@@ -31,6 +31,7 @@ from selftrans.config import (
     TimeRangeConfig,
 )
 from selftrans.flops import share_computed
+from selftrans.runtime.logs import LOG
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,6 +92,12 @@ class SelfTranscendence(AlignmentMethod):
         from selftrans.models.heads import projector
 
         assert inputs.teacher is not None
+        if inputs.shape.num_classes == 1 and self.guidance_scale != 1:
+            LOG.warning(
+                "self-transcendence: with one class f_c - f_u carries nothing about what is seen:"
+                " guidance_scale %g magnifies noise (1 is without guidance)",
+                self.guidance_scale,
+            )
         output_size = inputs.teacher.shape.hidden_size
         width = self.projector_width
         return {"projector": projector(inputs.shape.hidden_size, width, output_size)}

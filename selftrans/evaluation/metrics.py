@@ -22,7 +22,7 @@ def frechet_distance(
 
     The last trace is the sum of square roots of the eigenvalues of the symmetric R^T S2 R, where
     S1 = R R^T from S1's eigenvectors. Eigenvalues below the rounding error are dropped, so
-    rank-deficient covariances are right.
+    rank-deficient covariances are right. Equal sets may come out below zero by as much: that is 0.
     """
     values, vectors = eigh(cov1, driver="evd")
     rounding = len(values) * np.finfo(np.float64).eps
@@ -33,9 +33,8 @@ def frechet_distance(
     )
     middle = middle[middle > middle[-1] * rounding]
     difference = mean1 - mean2
-    return float(
-        difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(middle).sum()
-    )
+    squared = difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * np.sqrt(middle).sum()
+    return float(np.maximum(squared, 0))  # which keeps a NaN
 
 
 def gaussian_distance(samples: Gaussian, reference: Gaussian, name: str) -> float:

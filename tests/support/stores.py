@@ -8,7 +8,7 @@ SCALE = 0.5
 """Of the store's latents, and of the autoencoder that decodes such ones."""
 
 
-def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
+def write_store(directory: Path, count: int = 200, seed: int = 0, classes: int = 10) -> Path:
     """A latent store of random moments in three shards; returns the manifest's path."""
     from selftrans.data.writer import StoreWriter
 
@@ -21,8 +21,8 @@ def write_store(directory: Path, count: int = 200, seed: int = 0) -> Path:
         moments[:, 1] = np.abs(moments[:, 1]) * 0.1
         writer.write(number, moments.astype(np.float16))
     writer.finish(
-        rng.integers(0, 10, count),
-        class_names=tuple("0123456789"),
+        rng.integers(0, classes, count),
+        class_names=tuple("0123456789"[:classes]),
         latent_shape=(4, 8, 8),
         image_size=32,
         dtype="float16",
