@@ -110,13 +110,15 @@ def main() -> None:
         "import", help="a public checkpoint becomes a weight file of ours"
     )
     reading.add_argument(
-        "file", type=Path, help="SiT, REPA, SRA, Self-Transcendence (.pt, .pth, .bin, .safetensors)"
+        "file",
+        type=Path,
+        help="SiT, REPA, SRA, LayerSync, Self-Transcendence (.pt, .pth, .bin, .safetensors)",
     )
     reading.add_argument(
         "--convention",
         choices=get_args(Convention),
         required=True,
-        help="SiT: data-at-1; the others: noise-at-1",
+        help="SiT, LayerSync: data-at-1; the others: noise-at-1",
     )
     reading.add_argument(
         "--output", type=Path, required=True, help="our weight file (.safetensors)"

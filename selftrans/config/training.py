@@ -99,8 +99,8 @@ class ImportedConfig(ConfigModel):
     """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is
     executed. A published file of one set of weights counts as `ema`, also where it is a teacher."""
     convention: Convention
-    """Where the noise is: at t = 1 (REPA, the authors of Self-Transcendence), or the data, with the
-    velocity turned (SiT)."""
+    """Where the noise is: at t = 1 (REPA, SRA, the authors of Self-Transcendence), or the data,
+    with the velocity turned (SiT, LayerSync)."""
     step: PositiveInt
     """Optimizer steps it was trained for, by which it is called."""
     scale: PositiveFloat = 0.18215

@@ -1,9 +1,9 @@
 """Weights of public diffusion transformers, converted into ours.
 
-SiT, REPA, SRA, Self-Transcendence and other velocity models with DiT's parameter names are
-understood, under either direction of time. DiT's own published weights predict the noise at 1000
-discrete times: not a velocity model, and nothing in their names or shapes says so. Imported, they
-would sample noise.
+SiT, REPA, SRA, LayerSync, Self-Transcendence and other velocity models with DiT's parameter names
+are understood, under either direction of time. DiT's own published weights, and SRA's on DiT,
+predict the noise at 1000 discrete times: not a velocity model, and nothing in DiT's names or shapes
+says so. Imported, they would sample noise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import isqrt, nextafter
 from pathlib import Path
@@ -27,8 +27,9 @@ from selftrans.models.sit import SiT, sincos_table, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import read_safetensors
 
-TRAINING_HEADS = ("projectors.", "projector.", "ap_head.")
-"""Prefixes of what only training needs: heads of REPA and Self-Transcendence, of SRA."""
+TRAINING_HEADS = ("projectors.", "projectors_final.", "ap_head.")
+"""Prefixes of what only training needs: REPA and both stages of Self-Transcendence, its stage 1
+alone, SRA. SiT and LayerSync have no heads."""
 KNOWN_HEADS = {hidden_size: num_heads for _, hidden_size, num_heads in SIZES.values()}
 WRAPPERS = ("module", "_orig_mod")
 """Parts of names that DistributedDataParallel and torch.compile put in."""
@@ -47,6 +48,9 @@ class PublicCheckpoint:
     def tensors(self, weights: Weights) -> dict[str, Tensor]:
         """Averaged or raw weights, under names without the parts that wrappers put in.
 
+        Blocks are numbered through: REPA's first files (its generation script's ``--legacy``) call
+        those behind the aligned block ``decoder_blocks``, from 0 again.
+
         Raises:
             UserError: the file does not have them, or two of them have the same name.
         """
@@ -58,6 +62,11 @@ class PublicCheckpoint:
         plain = {
             ".".join(part for part in name.split(".") if part not in WRAPPERS): named[name]
             for name in named
+        }
+        first = _count_blocks(plain)
+        plain = {
+            re.sub(r"^decoder_blocks\.(\d+)", lambda n: f"blocks.{first + int(n[1])}", name): tensor
+            for name, tensor in plain.items()
         }
         if len(plain) < len(named):
             raise UserError(
@@ -189,7 +198,7 @@ def read_shape(
     return SiTShape(
         latent_shape=(channels, latent_size, latent_size),
         num_classes=rows - 1,
-        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        depth=_count_blocks(tensors),
         hidden_size=hidden_size,
         num_heads=num_heads,
         patch_size=patch,
@@ -272,6 +281,10 @@ def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: -tensors[name] for name in ("final_layer.linear.weight", "final_layer.linear.bias")
     }
     return {**tensors, **output, "t_embedder.mlp.0.weight": turned.to(first.dtype)}
+
+
+def _count_blocks(names: Iterable[str]) -> int:
+    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})
 
 
 def _times(tensor: Tensor) -> str:
