@@ -20,8 +20,10 @@ from selftrans.models.shape import SiTShape
 from selftrans.models.weights import CPU, load_backbone
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
+from selftrans.runtime.logs import LOG, set_up_logging
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
+SIT_GUIDED_CHANNELS = 3  # SiT's forward_with_cfg, and LayerSync's, take the others from v_c
 
 
 def import_checkpoint(
@@ -70,6 +72,15 @@ def import_checkpoint(
         for key, value in shape.to_json().items():
             if value != wanted[key]:
                 raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
+    if convention == "data-at-1" and shape.latent_shape[0] > SIT_GUIDED_CHANNELS:
+        LOG.info(
+            "%s: SiT's published guided numbers guided %d of the %d channels (its"
+            " forward_with_cfg); a sampler's `guidance: {channels: %d}` reproduces that",
+            file,
+            SIT_GUIDED_CHANNELS,
+            shape.latent_shape[0],
+            SIT_GUIDED_CHANNELS,
+        )
     metadata = WeightsMetadata(
         run=name or file.stem,
         seed=0,
@@ -165,6 +176,7 @@ def main() -> None:
     writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
     writing.add_argument("--output", type=Path, required=True, help="the directory")
     arguments = vars(parser.parse_args())
+    set_up_logging()
     if arguments.pop("command") == "export":
         export_checkpoint(**arguments)
         return

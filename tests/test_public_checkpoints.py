@@ -144,3 +144,20 @@ def test_repas_first_files_number_the_blocks_in_two_lists(tmp_path):
     ours = load(tmp_path, convention="noise-at-1").state_dict()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("sigma", [True, False])
+@pytest.mark.parametrize("convention", ["data-at-1", "noise-at-1"])
+def test_the_import_of_a_sit_says_how_its_numbers_were_guided(tmp_path, caplog, sigma, convention):
+    """In forward_with_cfg of willisma/SiT and vita-epfl/LayerSync, models.py."""
+    content = randomise(PublicModel(sigma=sigma)).state_dict()
+    torch.save(content, tmp_path / "a.pt")
+    with caplog.at_level("INFO", "selftrans"):
+        load(tmp_path, convention=convention)
+    lines = [line for line in caplog.messages if "guided" in line]
+    assert len(lines) == (convention == "data-at-1")
+    for line in lines:
+        assert line.startswith(f"{tmp_path / 'a.pt'}: ")
+        assert "guided 3 of the 4 channels" in line
+        assert "`guidance: {channels: 3}`" in line
+        assert "\n" not in line
