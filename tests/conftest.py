@@ -12,7 +12,7 @@ import yaml
 from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
 from tests.support.random_models import randomise
-from tests.support.stores import SCALE, write_store
+from tests.support.stores import SCALE, SHIFT, write_store
 
 pytest_plugins = ["tests.support.tiers"]
 
@@ -64,7 +64,7 @@ def autoencoder(tmp_path_factory) -> str:
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        mid_block_add_attention=False, scaling_factor=SCALE,
+        mid_block_add_attention=False, scaling_factor=SCALE, shift_factor=SHIFT,
     ).save_pretrained(directory)  # fmt: skip
     return str(directory)
 

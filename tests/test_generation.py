@@ -29,7 +29,7 @@ from selftrans.sampling.generate import (
 from selftrans.sampling.sample_grid import class_names
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
-from tests.support.stores import SCALE
+from tests.support.stores import SCALE, SHIFT
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def weights(tmp_path, shape):
         fingerprint="f",
         shape=shape,
         interpolant="linear",
-        latents=LatentScaling(digest="d", scale=SCALE, shift=0.1),
+        latents=LatentScaling(digest="d", scale=SCALE, shift=SHIFT),
         version="0",
         weights="ema",
     )
@@ -268,9 +268,9 @@ def test_truncated_images_are_darker_by_a_level_or_none(tmp_path, weights, autoe
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scaling_factor": 0.13}, ("its scaling_factor is 0.13, that of the latents that the "
+        ({"scaling_factor": 0.13}, ("its latents' scale is 0.13, that of the latents that the "
          "checkpoint was trained on is 0.5")),
-        ({"shift_factor": 0.2}, "its shift_factor is 0.2, .* is 0.1"),
+        ({"shift_factor": 0.2}, "its latents' shift is 0.2, .* is 0.1"),
         ({"latent_channels": 16}, "has 16 latent channels, the checkpoint's have 4"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
+from selftrans.runtime.tensors import PerChannel
 
 
 class ShardRecord(BaseModel):
@@ -33,8 +34,8 @@ class Manifest(BaseModel):
     """(C, H, W)."""
     image_size: int
     dtype: Literal["float16", "float32"]
-    scale: float
-    shift: float
+    scale: PerChannel
+    shift: PerChannel
     """A latent that the model sees is (posterior sample - shift) * scale."""
     scale_origin: Literal["autoencoder", "measured"]
     labels_sha256: str

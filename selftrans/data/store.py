@@ -23,6 +23,7 @@ from selftrans.data.images import read_npy_header
 from selftrans.data.manifests import FeatureManifest, Manifest, ShardRecord, read_manifest
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import sha256_of
+from selftrans.runtime.tensors import over_channels
 
 
 class Rows:
@@ -161,13 +162,9 @@ class LatentStore:
         """Scaled posterior samples (mean + std * noise - shift) * scale, (B, C, H, W)."""
         # torch converts half precision several times as fast as numpy; the rest rounds the same.
         mean, std = torch.from_numpy(self.moments(indices_B, views_B)).float().unbind(1)
-        sample = (
-            std.mul_(torch.from_numpy(noise_BCHW))
-            .add_(mean)
-            .sub_(self.manifest.shift)
-            .mul_(self.manifest.scale)
-        )
-        return sample.numpy()
+        scale, shift = map(over_channels, (self.manifest.scale, self.manifest.shift))
+        sample = std.mul_(torch.from_numpy(noise_BCHW)).add_(mean)
+        return sample.sub_(shift).mul_(scale).numpy()
 
     def verify(self) -> None:
         """Read every byte and compare the digests.

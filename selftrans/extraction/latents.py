@@ -27,7 +27,7 @@ from selftrans.extraction.shards import (
     store_origin,
     write_shards,
 )
-from selftrans.models.autoencoder import encode_moments, load_autoencoder
+from selftrans.models.autoencoder import encode_moments, latent_scaling, load_autoencoder
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.tensors import digest_of
@@ -62,6 +62,8 @@ class LatentExtraction:
         self.data, self.device, self.path = data, device, autoencoder_path
         self.source: ImageSource = open_source(data)
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
+        channels = data.latent_shape[0]
+        self.scale, self.shift = latent_scaling(self.autoencoder, autoencoder_path, channels)
         digests = {"autoencoder_digest": digest_of(self.autoencoder.state_dict())}
         origin = store_origin(directory, data, self.source, digests, "autoencoder", "latents")
         self.views = 2 if data.latents.flip else 1
@@ -78,10 +80,9 @@ class LatentExtraction:
     def finish(self, world_size: int = 1) -> Manifest:
         """Write labels and manifest over the shards.
 
-        The scale is the autoencoder's ``scaling_factor``; where it has none, one over the standard
-        deviation of posterior samples, from the moments: Var = E[mean^2 + std^2] - E[mean]^2.
+        The scale is the autoencoder's; where it names none, one over the standard deviation of
+        posterior samples, from the moments: Var = E[mean^2 + std^2] - E[mean]^2.
         """
-        scaling_factor = self.autoencoder.config.get("scaling_factor")
         manifest = self.writer.finish(
             self.source.labels,
             self.source.names,
@@ -89,18 +90,18 @@ class LatentExtraction:
             latent_shape=self.data.latent_shape,
             image_size=self.data.image_size,
             dtype=self.data.latents.dtype,
-            scale=float(self._measured_scale() if scaling_factor is None else scaling_factor),
-            shift=float(self.autoencoder.config.get("shift_factor") or 0.0),
-            scale_origin="measured" if scaling_factor is None else "autoencoder",
+            scale=self._measured_scale() if self.scale is None else self.scale,
+            shift=self.shift,
+            scale_origin="measured" if self.scale is None else "autoencoder",
             views=self.views,
         )
         skipped_note = f", {len(manifest.skipped)} left out" if manifest.skipped else ""
         LOG.info(
-            "%d images%s, latents %s, scale %.5f",
+            "%d images%s, latents %s, scale %s",
             manifest.count,
             skipped_note,
             manifest.latent_shape,
-            manifest.scale,
+            " ".join(f"{number:.5f}" for number in np.atleast_1d(manifest.scale)),
         )
         return manifest
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selftrans.config import Precision, Uint8Conversion
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import DTYPES
+from selftrans.runtime.tensors import DTYPES, PerChannel
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -51,6 +51,39 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
     return autoencoder.eval().to(device)
 
 
+def latent_scaling(
+    autoencoder: Autoencoder, path: str, channels: int
+) -> tuple[PerChannel | None, PerChannel]:
+    """Scale and shift that an autoencoder names for (latent - shift) * scale; no scale is None.
+
+    ``latents_mean`` and ``latents_std``, one number for each channel, are keys of its configuration
+    or, of LTX, buffers. With them, a latent is (latent - mean) * ``scaling_factor`` / std, as in
+    diffusers' pipelines; without them, (latent - ``shift_factor``) * ``scaling_factor``.
+
+    Raises:
+        UserError: one of the two is missing or has another shape, or a deviation is not positive.
+    """
+    named = {**autoencoder.config, **dict(autoencoder.named_buffers(recurse=False))}
+    factor = named.get("scaling_factor")
+    kinds = {"latents_mean": "finite", "latents_std": "positive"}
+    if all(named.get(key) is None for key in kinds):
+        scale = None if factor is None else float(factor)
+        return scale, float(named.get("shift_factor") or 0.0)
+    mean, std = (
+        torch.as_tensor(() if named.get(key) is None else named[key], dtype=torch.float64).cpu()
+        for key in kinds
+    )
+    for (key, kind), numbers in zip(kinds.items(), (mean, std), strict=True):
+        sound = numbers.isfinite() if key == "latents_mean" else (numbers > 0) & numbers.isfinite()
+        if numbers.shape != (channels,) or not sound.all():
+            count = "x".join(map(str, numbers.shape))
+            raise UserError(
+                f"autoencoder {path!r}: {key}: {count} numbers, allowed are {channels} {kind} ones"
+            )
+    scale_C = (1.0 if factor is None else factor) / std
+    return tuple(scale_C.tolist()), tuple(mean.tolist())
+
+
 def to_signed(images_BHWC: Tensor) -> Tensor:
     """uint8 images (B, H, W, 3) as floats in [-1, 1], (B, 3, H, W)."""
     return images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -78,14 +111,18 @@ def encode_moments(
 
     Autoencoders without a posterior have one latent for an image: its deviation is zero.
     """
+    images_BCHW = to_signed(images_BHWC)
     with torch.autocast(images_BHWC.device.type, DTYPES[precision], enabled=precision != "fp32"):
-        encoded: Any = autoencoder.encode(to_signed(images_BHWC))
+        encoded: Any = autoencoder.encode(
+            images_BCHW[:, :, None] if _has_frames(autoencoder) else images_BCHW
+        )
     if "latent_dist" in encoded:
         mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
     else:
         mean = encoded[0]
         std = torch.zeros_like(mean)
-    return torch.stack([mean, std], dim=1).float()
+    moments = torch.stack([mean, std], dim=1).float()
+    return moments[:, :, :, 0] if _has_frames(autoencoder) else moments
 
 
 @torch.inference_mode()
@@ -100,8 +137,15 @@ def decode(
     dtype = next(autoencoder.parameters()).dtype
     if not bool(torch.isfinite(latents_BCHW).all()):
         raise UserError("latents to decode are not finite: the sampler or its weights diverged")
-    decoded: Any = autoencoder.decode(latents_BCHW.to(dtype))
-    if not bool(torch.isfinite(decoded.sample).all()):
+    latents = latents_BCHW.to(dtype)
+    decoded: Any = autoencoder.decode(latents[:, :, None] if _has_frames(autoencoder) else latents)
+    pixels = decoded.sample[:, :, 0] if _has_frames(autoencoder) else decoded.sample
+    if not bool(torch.isfinite(pixels).all()):
         name = str(dtype).rpartition(".")[2]
         raise UserError(f"the decoder's pixels are not finite in {name} (allowed: a wider type)")
-    return to_uint8(decoded.sample, conversion)
+    return to_uint8(pixels, conversion)
+
+
+def _has_frames(autoencoder: Autoencoder) -> bool:
+    """Whether it is one of videos (Wan, Qwen-Image, LTX): an image is a video of one frame."""
+    return any(isinstance(module, torch.nn.Conv3d) for module in autoencoder.encoder.modules())

@@ -3,10 +3,12 @@
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from selftrans.config import Convention, InterpolantName, Weights
 from selftrans.models.shape import SiTShape
 from selftrans.runtime.metadata import FileMetadata
+from selftrans.runtime.tensors import PerChannel, over_channels
 
 
 class LatentScaling(BaseModel):
@@ -15,8 +17,13 @@ class LatentScaling(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     digest: str | None
     """Of the latent store; None for an imported backbone, whose latents nobody knows."""
-    scale: float
-    shift: float
+    scale: PerChannel
+    shift: PerChannel
+
+    def unscaled(self, z_BCHW: Tensor) -> Tensor:
+        """What a decoder takes, of latents that the backbone sees."""
+        scale, shift = (over_channels(value, z_BCHW.device) for value in (self.scale, self.shift))
+        return z_BCHW / scale + shift
 
 
 class ImportedFrom(BaseModel):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,16 @@ from selftrans.runtime.files import atomic_path
 FORMAT = 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names that experiment files use."""
+PerChannel: TypeAlias = float | tuple[float, ...]
+"""A number for all channels, or one for each."""
 _KEY = "selftrans"
+
+
+def over_channels(value: PerChannel, device: torch.device | None = None) -> float | Tensor:
+    """A number, or float64 numbers (C, 1, 1), to compute with arrays of (..., C, H, W)."""
+    if isinstance(value, float):
+        return value
+    return torch.tensor(value, dtype=torch.float64, device=device)[:, None, None]
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

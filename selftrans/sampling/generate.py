@@ -37,7 +37,7 @@ from selftrans.config import (
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
-from selftrans.models.autoencoder import decode, load_autoencoder
+from selftrans.models.autoencoder import decode, latent_scaling, load_autoencoder
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
@@ -161,8 +161,7 @@ class ImageSampler:
             model, settings, labels, noise, model.null_class, self.metadata.interpolant
         )
         allow_tf32(False)
-        latents = self.metadata.latents
-        unscaled = z / latents.scale + latents.shift
+        unscaled = self.metadata.latents.unscaled(z)
         return self.decode(unscaled, settings.decoder_precision, settings.uint8)
 
     def decode(
@@ -187,17 +186,25 @@ def _check_decoder(autoencoder: Autoencoder, path: str, metadata: WeightsMetadat
 
     The scale of an imported checkpoint's latents was said by whoever imported it.
     """
-    config, latents = autoencoder.config, metadata.latents
-    channels = metadata.shape.latent_shape[0]
-    if (found := config.get("latent_channels", channels)) != channels:
+    trained, channels = metadata.latents, metadata.shape.latent_shape[0]
+    if (found := autoencoder.config.get("latent_channels", channels)) != channels:
         raise UserError(
             f"autoencoder {path!r}: has {found} latent channels, the checkpoint's have {channels}"
         )
-    for key, trained in (("scaling_factor", latents.scale), ("shift_factor", latents.shift)):
-        if latents.digest is not None and config.get(key) not in (None, trained):
+    scale, shift = latent_scaling(autoencoder, path, channels)
+    if metadata.imported and isinstance(scale, tuple):
+        raise UserError(
+            f"autoencoder {path!r}: latents_mean and latents_std hold a number for each channel,"
+            " the checkpoint was imported with one scale for all"
+            " (allowed: an autoencoder without them)"
+        )
+    if trained.digest is None or scale is None:
+        return
+    for name, its, theirs in (("scale", scale, trained.scale), ("shift", shift, trained.shift)):
+        if its != theirs:
             raise UserError(
-                f"autoencoder {path!r}: its {key} is {config[key]}, that of the latents that the"
-                f" checkpoint was trained on is {trained}"
+                f"autoencoder {path!r}: its latents' {name} is {its}, that of the latents that the"
+                f" checkpoint was trained on is {theirs}"
             )
 
 

@@ -161,8 +161,8 @@ FAULTS = {
     ),
     "latents are scaled before they are shifted": Fault(
         file="selftrans/data/store.py",
-        old="            .sub_(self.manifest.shift)\n            .mul_(self.manifest.scale)",
-        new="            .mul_(self.manifest.scale)\n            .sub_(self.manifest.shift)",
+        old="sample.sub_(shift).mul_(scale)",
+        new="sample.mul_(scale).sub_(shift)",
         tests=f"{BATCHES} -k scaled_posterior",
     ),
     "images are cut off to whole numbers instead of rounded": Fault(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-SCALE = 0.5
+SCALE, SHIFT = 0.5, 0.1
 """Of the store's latents, and of the autoencoder that decodes such ones."""
 
 
@@ -27,7 +27,7 @@ def write_store(directory: Path, count: int = 200, seed: int = 0, classes: int =
         image_size=32,
         dtype="float16",
         scale=SCALE,
-        shift=0.1,
+        shift=SHIFT,
         scale_origin="measured",
     )
     return directory / "manifest.json"
