@@ -6,13 +6,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from selftrans.data.image_paths import SUFFIXES, images_below, open_image, read_image_file
 from selftrans.data.images import ImageArchive
 from selftrans.data.sources import open_extracted
+from selftrans.data.sources.base import DAMAGED
 from selftrans.runtime.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class ImageSet(Protocol):
@@ -35,9 +34,7 @@ class ImageFolder:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.paths = sorted(
-            path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES
-        )
+        self.paths = sorted(directory / name for name in images_below(directory))
         if not self.paths:
             raise UserError(f"{directory}: holds no image (looked for: {', '.join(SUFFIXES)})")
 
@@ -65,11 +62,11 @@ class ImageFolder:
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         try:
-            with Image.open(path) as image:
+            with open_image(read_image_file(path)) as image:
                 if image.mode != "RGB":
                     raise UserError(f"{path}: is {image.mode}, allowed is RGB in 8 bits")
                 return np.asarray(image)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except DAMAGED as error:
             raise UserError(f"{path}: not an image, or damaged ({error})") from None
 
 

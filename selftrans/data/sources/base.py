@@ -5,15 +5,13 @@ bit for bit.
 """
 
 import hashlib
-import io
 import json
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,12 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from selftrans.config import FileSource
+from selftrans.data.image_paths import SUFFIXES, open_image
 from selftrans.runtime.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 LABELS_FILE = "dataset.json"
+MAX_ASPECT = 100
+"""Longer side over shorter: ADM's crop enlarges the shorter one, and the longer one with it."""
+MAX_CLASSES = 10**6
 DIGESTED = 64  # images whose content is part of a data set's digest
-_DAMAGED = (
+DAMAGED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -190,10 +191,13 @@ class ImageFiles:
     def _decoded(self, index: int) -> NDArray[np.uint8]:
         content = self._encoded(index)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(content) as image:
+                if max(image.size) > MAX_ASPECT * min(image.size):
+                    width, height = image.size
+                    raise ValueError(f"{width}x{height}: longer than {MAX_ASPECT} times its width")
                 turned = ImageOps.exif_transpose(image) if self._settings.exif_rotation else image
                 return adm_crop(to_rgb(turned), self._size)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise self._corrupt(index, error) from None
 
     def _corrupt(self, index: int, error: BaseException) -> CorruptImage:
@@ -207,27 +211,6 @@ class ImageFiles:
 def listing_digest(names: Sequence[str], labels: NDArray[np.int64]) -> str:
     """SHA-256 of names and classes."""
     return hashlib.sha256("\0".join(names).encode() + labels.tobytes()).hexdigest()
-
-
-def images_below(root: Path) -> list[str]:
-    """Paths of all image files below a folder, relative to it, sorted.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    names: list[str] = []
-    visited: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):  # class folders may be links
-        if (real := os.path.realpath(folder)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        names += [
-            Path(folder, name).relative_to(root).as_posix() for name in files if is_image(name)
-        ]
-    return sorted(names)
 
 
 def labels_beside(directory: Path) -> dict[str, int] | None:
@@ -246,13 +229,10 @@ def parse_labels(content: bytes, source: str) -> dict[str, int]:
         labels = dict(json.loads(content)["labels"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source}: holds no `labels` ({error})") from None
-    if wrong := [name for name, label in labels.items() if not isinstance(label, int) or label < 0]:
-        raise UserError(
-            f"{source}: {wrong[0]} has label {labels[wrong[0]]!r}, allowed is a class number"
-        )
+    for name, label in labels.items():
+        if type(label) is not int or not 0 <= label < MAX_CLASSES:
+            raise UserError(
+                f"{source}: {name} has label {label!r}, allowed is a class number below"
+                f" {MAX_CLASSES:,}"
+            )
     return labels
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image; hidden files are not."""
-    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")

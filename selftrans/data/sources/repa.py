@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.config import RepaSource
+from selftrans.data.image_paths import images_below, read_image_file
 from selftrans.data.sources.base import (
     DIGESTED,
     LABELS_FILE,
     ImageFiles,
     Listing,
-    images_below,
     labels_beside,
     listing_of_files,
 )
@@ -101,7 +101,7 @@ def open_repa(settings: RepaSource, image_size: int, skipped: Collection[str]) -
     ):
         raise UserError(f"{settings.path}: the labels of images/ and vae-sd/ differ")
     listing = listing_of_files(
-        names, lambda index: (images / names[index]).read_bytes(), str(images), classes
+        names, lambda index: read_image_file(images / names[index]), str(images), classes
     )
     files = [arrays / name for name in moments]
     return PreparedMoments(settings, image_size, listing, files, skipped)

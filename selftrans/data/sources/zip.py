@@ -1,14 +1,16 @@
 """A zip of class folders, or of images with labels in a ``dataset.json``."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from selftrans.config import ZipSource
+from selftrans.data.image_paths import check_size, is_image
 from selftrans.data.sources.base import (
     LABELS_FILE,
     ImageFiles,
-    is_image,
     listing_of_files,
     parse_labels,
 )
@@ -25,9 +27,7 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
         archive = zipfile.ZipFile(settings.path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{settings.path}: not a zip, or truncated ({error})") from None
-    members = sorted(
-        name for name in archive.namelist() if is_image(name) and not name.startswith("__MACOSX/")
-    )
+    members = sorted(name for name in archive.namelist() if is_image(name))
     shared = _shared_folders([PurePosixPath(name).parts[:-1] for name in members])
     root = "".join(f"{part}/" for part in shared)
     labels = None
@@ -36,9 +36,16 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
             archive.read(f"{root}{LABELS_FILE}"), f"{settings.path}: {root}{LABELS_FILE}"
         )
     names = [name.removeprefix(root) for name in members]
-    listing = listing_of_files(
-        names, lambda index: archive.read(members[index]), settings.path, labels
-    )
+
+    def content(index: int) -> bytes:
+        member = archive.getinfo(members[index])
+        check_size(f"{settings.path}: {member.filename}", member.file_size)
+        try:
+            return archive.read(member)
+        except (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
+            raise zipfile.BadZipFile(str(error)) from None  # encrypted, unknown method, damaged
+
+    listing = listing_of_files(names, content, settings.path, labels)
     return ImageFiles(settings, image_size, listing, skipped)
 
 
