@@ -194,7 +194,8 @@ def test_what_is_not_there_is_said(tmp_path, folder):
         ("folder", tmp_path / "flat", "a.png lies in no class folder"),
         ("zip", tmp_path / "no.zip", "not a zip"),
         ("huggingface", folder, "not a directory of `datasets`"),
-        ("repa", folder, "vae-sd/dataset.json: no such file"),
+        ("repa", tmp_path / "none", "no such folder"),
+        ("repa", folder, "holds no prepared data"),
     ):
         with pytest.raises(UserError, match=message):
             open_source(data_of(kind, path))

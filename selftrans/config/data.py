@@ -64,7 +64,9 @@ class HuggingFaceSource(FileSource):
 class RepaSource(FileSource):
     """What REPA's preparation makes: `images/`, and their moments in `vae-sd/`.
 
-    The moments are reused without encoding.
+    The moments are reused without encoding. At 512 pixels the folders may be `images-512/` and
+    `vae-sd-512/`, as the authors' are. Moments may be there without images, as SRA's are: then
+    nothing that reads images works, and `reference` has to be named.
     """
 
     kind: Literal["repa"]

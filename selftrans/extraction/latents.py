@@ -74,7 +74,15 @@ class LatentExtraction:
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""
         if isinstance(self.source, PreparedMoments):
-            self._check_prepared(self.source)
+            if self.source.has_images:
+                self._check_prepared(self.source)
+            elif shard.rank == 0:
+                LOG.warning(
+                    "data %r: the source has no images: that its moments are of autoencoder %r"
+                    " cannot be checked",
+                    self.data.name,
+                    self.path,
+                )
         write_shards(self.writer, self._encoded, shard)
 
     def finish(self, world_size: int = 1) -> Manifest:
