@@ -182,6 +182,41 @@ def test_guidance_acts_in_its_closed_interval_only(scale, low, high):
         assert not guidance_acts(t, 1.0, low, high)
 
 
+GRIDS = {
+    "ode": (ode_times, lambda linspace, n: linspace(1, 0, n + 1)),
+    "sde": (sde_times, lambda linspace, n: linspace(1, 0.04, n)),
+}
+LINSPACES = {
+    "numpy": np.linspace,
+    "torch": lambda *span: torch.linspace(*span, dtype=torch.float64).numpy(),
+}
+
+
+@pytest.mark.parametrize("linspace", LINSPACES.values(), ids=LINSPACES)
+@pytest.mark.parametrize(("times", "grid"), GRIDS.values(), ids=GRIDS)
+def test_an_interval_that_ends_on_a_grid_point_guides_it(times, grid, linspace):
+    """As the ancestors' exact comparison with their own grid does, whose last bits differ."""
+    differing = 0
+    for num_steps in [*range(2, 60), 100, 125, 250, 1000]:
+        other = grid(linspace, num_steps)
+        ours = times(num_steps)[: len(other)]
+        differing += (other != ours).any()
+        for end in other[:: max(1, num_steps // 50)]:
+            for low, high in ((end, 1.0), (0.0, end), (end, end)):
+                guided = [guidance_acts(t, 2.0, low, high) for t in ours]
+                assert guided == ((low <= other) & (other <= high)).tolist(), (num_steps, end)
+    assert differing > 5  # else exact comparison would do
+
+
+@pytest.mark.parametrize("num_steps", [10, 20, 50, 100, 250])
+def test_an_interval_that_ends_on_a_decimal_number_guides_that_grid_point(num_steps):
+    for point in range(num_steps + 1):
+        end = float(f"{1 - point / num_steps:.3f}")
+        low, high = ([guidance_acts(t, 2.0, *interval) for t in ode_times(num_steps)]
+                     for interval in ((end, 1.0), (0.0, end)))  # fmt: skip
+        assert (sum(low), sum(high)) == (point + 1, num_steps + 1 - point)
+
+
 def test_time_grids():
     assert ode_times(4) == [1.0, 0.75, 0.5, 0.25, 0.0]
     times = sde_times(250)

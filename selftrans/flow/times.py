@@ -7,6 +7,10 @@ SamplerName = Literal["euler", "heun", "euler-maruyama"]
 
 LAST_SDE_TIME = 0.04
 """Where the noise of the SDE ends; one deterministic step leads from here to 0."""
+GUIDANCE_TOLERANCE = 1e-9
+"""How far a time may lie outside the interval of guidance and still be guided. The same grid point
+has other last bits in the grids here, in ``torch.linspace`` (the ancestors') and in a decimal
+number; steps are far longer."""
 
 
 def ode_times(num_steps: int) -> list[float]:
@@ -25,7 +29,7 @@ def sde_times(num_steps: int) -> list[float]:
 
 def guidance_acts(t: float, scale: float, low: float, high: float) -> bool:
     """Whether classifier-free guidance acts at ``t``: in its interval, unless its scale is 1."""
-    return scale != 1.0 and low <= t <= high
+    return scale != 1.0 and low - GUIDANCE_TOLERANCE <= t <= high + GUIDANCE_TOLERANCE
 
 
 def velocity_passes(

@@ -47,7 +47,7 @@ FAULTS = {
     ),
     "the interval of guidance is ignored": Fault(
         file="selftrans/flow/times.py",
-        old="return scale != 1.0 and low <= t <= high",
+        old="return scale != 1.0 and low - GUIDANCE_TOLERANCE <= t <= high + GUIDANCE_TOLERANCE",
         new="return scale != 1.0",
         tests=f"{FLOW} -k guidance_is_the_formula",
     ),
