@@ -59,6 +59,7 @@ from selftrans.config.evaluation import (
     GuidanceConfig,
     Metric,
     SamplerConfig,
+    SamplerName,
     Uint8Conversion,
 )
 from selftrans.config.expand import merged
@@ -157,6 +158,7 @@ __all__ = [
     "ResourcesConfig",
     "RunConfig",
     "SamplerConfig",
+    "SamplerName",
     "Seed",
     "TeacherConfig",
     "TimeMasking",

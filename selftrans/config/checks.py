@@ -110,6 +110,10 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(("evaluation", "metrics"), message)
     steps = {step for run in experiment.runs.values() for step in run.training.checkpoints}
     for name, sampler in experiment.evaluation.samplers.items():
+        channels, there = sampler.guidance.channels, experiment.data.latent_shape[0]
+        if channels is not None and channels > there:
+            message = f"{channels} is beyond the latents' {there} channels (allowed: 1 to {there})"
+            yield Problem(("evaluation", "samplers", name, "guidance", "channels"), message)
         if isinstance(sampler.checkpoints, tuple):
             keys = ("evaluation", "samplers", name, "checkpoints")
             yield from _step_problems(

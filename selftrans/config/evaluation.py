@@ -1,14 +1,24 @@
 """What is measured, on which samples."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from selftrans.config.base import ConfigModel, Name, PositiveInt, Seed, UnitFloat, Weights
+from selftrans.config.base import (
+    ConfigModel,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    UnitFloat,
+    Weights,
+)
 
 ExtractorName = Literal["classifier", "inception", "dinov2"]
 EXTRACTORS: tuple[ExtractorName, ...] = ("classifier", "inception", "dinov2")
 Uint8Conversion = Literal["round", "truncate"]
+SamplerName = Literal["euler", "heun", "euler-maruyama", "dopri5"]
 DistanceArithmetic = Literal["fp32", "adm"]
 Metric = Literal["fid", "sfid", "is", "precision", "recall", "kid", "fd-dinov2"]
 # Extractors that a metric is defined for; an FID of the classifier never compares with one of
@@ -41,6 +51,9 @@ class GuidanceConfig(ConfigModel):
     """First t that is guided."""
     high: UnitFloat = 1.0
     """Last t that is guided."""
+    channels: PositiveInt | None = None
+    """First channels of the latent that are guided, all if it is not given; the others take the
+    conditional velocity. SiT's published numbers guided three of four."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -49,6 +62,8 @@ class GuidanceConfig(ConfigModel):
         return self
 
 
+DOPRI5_TOLERANCES = {"rtol": 1e-3, "atol": 1e-6}
+"""Those of SiT's code."""
 SELECTION_FIELDS = {"checkpoints", "sweep"}
 """Keys of a sampler that say which sets are sampled, and not what is in them."""
 
@@ -56,10 +71,15 @@ SELECTION_FIELDS = {"checkpoints", "sweep"}
 class SamplerConfig(ConfigModel):
     """How one set of samples is generated from a checkpoint."""
 
-    sampler: Literal["euler", "heun", "euler-maruyama"]
-    """ODE (Euler, Heun) or SDE (Euler-Maruyama)."""
+    sampler: SamplerName
+    """ODE (Euler, Heun, adaptive Dormand-Prince 5(4)) or SDE (Euler-Maruyama)."""
     num_steps: Annotated[int, Field(ge=2)] = 250
-    """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0)."""
+    """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0). `dopri5`
+    chooses its steps: the most that a sample may take, rejected ones included."""
+    rtol: PositiveFloat | None = None
+    """Relative tolerance of a step of `dopri5`, and of no other sampler (1e-3 if not given)."""
+    atol: PositiveFloat | None = None
+    """Absolute tolerance of a step of `dopri5`, and of no other sampler (1e-6 if not given)."""
     num_samples: Annotated[int, Field(ge=2)] = 10000
     """Images."""
     guidance: GuidanceConfig = GuidanceConfig()
@@ -84,6 +104,24 @@ class SamplerConfig(ConfigModel):
     """Which checkpoints are sampled."""
     sweep: Name | None = None
     """The sweep that this set belongs to; filled in where `guidance.scale` is a list."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_tolerances(cls, values: Any) -> Any:
+        """An adaptive sampler has tolerances, which are part of what identifies its samples."""
+        if not isinstance(values, Mapping) or values.get("sampler") != "dopri5":
+            return values
+        filled = {key: value for key, value in DOPRI5_TOLERANCES.items() if values.get(key) is None}
+        return {**values, **filled}
+
+    @model_validator(mode="after")
+    def _tolerances_are_used(self) -> Self:
+        for key in DOPRI5_TOLERANCES:
+            if self.sampler != "dopri5" and (value := getattr(self, key)) is not None:
+                raise ValueError(
+                    f"{key}: {value} is given for {self.sampler} (allowed: for dopri5)"
+                )
+        return self
 
 
 class EvaluationConfig(ConfigModel):

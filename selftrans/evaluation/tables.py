@@ -19,9 +19,10 @@ METRIC_NAMES: dict[Metric, str] = {
 }
 SMALL = ("precision", "recall", "kid")  # metrics that need more digits
 SETTINGS = (
-    "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "weights",
-    "classes", "network_precision", "decoder_precision", "decoder_digest", "uint8", "num_samples",
-    "sampling_seed", "extractor", "extractor_digest", "num_reference", "reference_digest",
+    "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "guidance_channels",
+    "rtol", "atol", "weights", "classes", "network_precision", "decoder_precision",
+    "decoder_digest", "uint8", "num_samples", "sampling_seed", "extractor", "extractor_digest",
+    "num_reference", "reference_digest",
 )  # fmt: skip
 """Columns in which numbers have to agree, or they do not share a curve."""
 
@@ -51,6 +52,9 @@ def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict
         "guidance_scale": samples["guidance"]["scale"],
         "guidance_low": samples["guidance"]["low"],
         "guidance_high": samples["guidance"]["high"],
+        "guidance_channels": samples["guidance"].get("channels") or "all",
+        "rtol": samples.get("rtol"),
+        "atol": samples.get("atol"),
         "weights": samples["weights"],
         "classes": samples["labels"],
         "network_precision": samples["precision"],

@@ -5,7 +5,7 @@ section 3 and appendix) with the constants of the REPA code base.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -42,30 +42,46 @@ class GuidedVelocity:
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
+    channels: int | None = None
+    """First channels that are guided, all if it is None; the others take the conditional velocity,
+    as in SiT's published code (its ``forward_with_cfg``)."""
     dtype: torch.dtype = torch.float32
 
     def is_guided(self, t: float) -> bool:
         """Whether guidance acts at ``t``."""
         return guidance_acts(t, self.scale, self.low, self.high)
 
-    def __call__(self, x_BCHW: Tensor, t: float, guided: bool) -> Tensor:
-        """The velocity in float64; ``guided``: whether the step started inside the interval."""
-        x = x_BCHW.to(self.dtype)
-        labels = self.labels_B
-        if guided:
-            x, labels = (
-                torch.cat([x, x]),
-                torch.cat([labels, torch.full_like(labels, self.null_class)]),
-            )
+    def __call__(self, x_BCHW: Tensor, t: float | Tensor, guided: bool | Tensor) -> Tensor:
+        """The velocity in float64.
+
+        Args:
+            x_BCHW: state.
+            t: the time, or that of each sample (B,).
+            guided: whether guidance acts, on all samples or on each (B,).
+        """
+        x, labels, batch = x_BCHW.to(self.dtype), self.labels_B, len(x_BCHW)
         # Times are never rounded to less than float32: the embedder's sinusoids depend on them.
-        times = torch.full(
-            (len(x),), t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
-        )
-        velocity = self.model(x, times, labels).double()
-        if guided:
-            conditional, unconditional = velocity.chunk(2)
-            velocity = unconditional + self.scale * (conditional - unconditional)
+        times = torch.as_tensor(
+            t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
+        ).expand(batch)
+        twice = guided if isinstance(guided, Tensor) else slice(batch if guided else 0)
+        null = torch.full_like(labels[twice], self.null_class)
+        both = self.model(
+            torch.cat([x, x[twice]]), torch.cat([times, times[twice]]), torch.cat([labels, null])
+        ).double()
+        velocity, unconditional = both[:batch].clone(), both[batch:]
+        conditional = velocity[twice]
+        guided_part = unconditional + self.scale * (conditional - unconditional)
+        if self.channels is not None:
+            guided_part[:, self.channels :] = conditional[:, self.channels :]
+        velocity[twice] = guided_part
         return velocity
+
+    def of_rows(self, x_BCHW: Tensor, t_B: Tensor, rows_B: Tensor) -> Tensor:
+        """The velocity of some samples of the batch, each guided by its own time."""
+        guided = [self.is_guided(t) for t in t_B.tolist()]
+        field = replace(self, labels_B=self.labels_B[rows_B])
+        return field(x_BCHW, t_B, torch.tensor(guided, device=t_B.device))
 
 
 def euler(
@@ -80,9 +96,10 @@ def euler(
 def heun(
     velocity: VelocityField, is_guided: Callable[[float], bool], x: Tensor, num_steps: int
 ) -> Tensor:
-    """Heun's method; the last step, to t=0, is Euler's.
+    """Heun's method; the last step, to t=0, is Euler's, as in REPA's code.
 
-    The second evaluation is guided where the first one is.
+    SiT's own Heun evaluates a second time in the last step, too. The second evaluation is guided
+    where the first one is.
     """
     for now, after in pairwise(ode_times(num_steps)):
         slope = velocity(x, now, is_guided(now))

@@ -1,10 +1,12 @@
 """The times that samplers visit, and where guidance acts. Needs no torch."""
 
 from itertools import pairwise
-from typing import Literal
 
-SamplerName = Literal["euler", "heun", "euler-maruyama"]
+from selftrans.config import SamplerName
 
+DOPRI5_EVALUATIONS = 100
+"""Of the velocity for a sample, an estimate for plans: at rtol 1e-3 and atol 1e-6 a tiny SiT took
+20 after 600 steps of training and 34 after 3,000, and larger networks change faster."""
 LAST_SDE_TIME = 0.04
 """Where the noise of the SDE ends; one deterministic step leads from here to 0."""
 GUIDANCE_TOLERANCE = 1e-9
@@ -38,7 +40,10 @@ def velocity_passes(
     """Forward passes of a sampler for one sample: two where guidance acts.
 
     Heun's method evaluates twice but for the last step, and guides both where the first is guided.
+    What ``dopri5`` evaluates depends on the network: an estimate.
     """
+    if sampler == "dopri5":
+        return round(DOPRI5_EVALUATIONS * (1 if scale == 1 else 1 + high - low))
     times = sde_times(num_steps) if sampler == "euler-maruyama" else ode_times(num_steps)
     return sum(
         (2 if guidance_acts(now, scale, low, high) else 1)

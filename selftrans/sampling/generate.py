@@ -35,6 +35,7 @@ from selftrans.config import (
     restored,
 )
 from selftrans.data.images import ImageArchive, write_image_archive
+from selftrans.flow.dopri5 import dopri5
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import decode, latent_scaling, load_autoencoder
@@ -97,6 +98,9 @@ def sample_latents(
         noise: the samples' normal noise.
         null_class: the label that means "no label".
         interpolant: the one that the model was trained on.
+
+    Raises:
+        UserError: more channels are to be guided than there are, or `dopri5` cannot go on.
     """
     guidance = settings.guidance
     field = GuidedVelocity(
@@ -106,9 +110,14 @@ def sample_latents(
         scale=guidance.scale,
         low=guidance.low,
         high=guidance.high,
+        channels=guidance.channels,
         dtype=DTYPES.get(settings.precision, torch.float32),
     )
     x = noise()
+    if guidance.channels is not None and guidance.channels > x.shape[1]:
+        raise UserError(
+            f"guidance: channels: {guidance.channels} is beyond the latents' {x.shape[1]} channels"
+        )
     match settings.sampler:
         case "euler":
             return euler(field, field.is_guided, x, settings.num_steps)
@@ -118,6 +127,10 @@ def sample_latents(
             return euler_maruyama(
                 field, field.is_guided, x, settings.num_steps, INTERPOLANTS[interpolant], noise
             )
+        case "dopri5":
+            assert settings.rtol is not None
+            assert settings.atol is not None
+            return dopri5(field.of_rows, x, settings.num_steps, settings.rtol, settings.atol)
 
 
 class ImageSampler:
