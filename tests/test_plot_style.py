@@ -49,7 +49,14 @@ def test_colour_and_marker_together_tell_many_runs_apart():
     ("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 3), (6, 3), (12, 3)]
 )
 def test_a_legend_is_one_line_or_lines_of_three(count, columns):
-    assert min(count, legend_columns(count)) == columns
+    assert (
+        min(count, legend_columns(["+ Self-Transcendence"] * 2 + ["SiT"] * (count - 2))) == columns
+    )
+
+
+@pytest.mark.parametrize(("letters", "columns"), [(20, 3), (30, 2), (50, 1), (200, 1)])
+def test_long_names_have_fewer_columns(letters, columns):
+    assert legend_columns(["x" * letters] * 6) == columns
 
 
 def drawn():

@@ -281,7 +281,7 @@ def _legend_above(figure: Figure, axis: Axes, title: str | None = None) -> None:
         handles,
         names,
         loc="outside upper center",
-        ncols=legend_columns(len(names)),
+        ncols=legend_columns(names),
         title=title,
         title_fontsize=7.5,
     )

@@ -174,7 +174,7 @@ def discriminability(
     for axis in axes[1]:
         axis.set_xlabel("block")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=legend_columns(len(names)))
+    figure.legend(handles, names, loc="outside upper center", ncols=legend_columns(names))
     return figure
 
 

@@ -1,6 +1,6 @@
 """The style of every figure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from selftrans.runtime.files import atomic_path
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its faint yellow.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+LEGEND_LETTERS, HANDLE_LETTERS = 90, 7
+"""Of a legend's line at a figure's usual width; a handle and its space are as wide as some."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 
 mpl.use("agg")
@@ -57,9 +59,18 @@ def run_styles(labels: Mapping[str, str]) -> dict[str, RunStyle]:
     }
 
 
-def legend_columns(count: int) -> int:
-    """Columns of a legend above a figure: one line of up to four names, else lines of three."""
-    return count if count <= 4 else 3
+def legend_columns(names: Sequence[str]) -> int:
+    """Columns of a legend above a figure: one line of up to four names, else lines of three.
+
+    Fewer where the names are too long for that.
+    """
+    count = len(names)
+    for columns in range(count if count <= 4 else 3, 1, -1):
+        rows = -(-count // columns)
+        widest = [max(map(len, names[start : start + rows])) for start in range(0, count, rows)]
+        if sum(widest) + HANDLE_LETTERS * len(widest) <= LEGEND_LETTERS:
+            return columns
+    return 1
 
 
 def save(figure: Figure, paths: Iterable[str | Path], dpi: int) -> None:
