@@ -410,7 +410,7 @@ def test_sampling_follows_the_public_model_from_its_noise_to_its_data(tmp_path, 
     ours = imported(tmp_path, content, "data-at-1", num_heads=2)
     sampler = ImageSampler(tmp_path / "ours.safetensors", autoencoder, CPU)
     decoded = []
-    sampler.decode = lambda z, precision: decoded.append(z) or np.zeros(0)
+    sampler.decode = lambda z, *_: decoded.append(z) or np.zeros(0)
     settings = SamplerConfig(sampler="euler", num_steps=8, num_samples=3, seed=1)
     sampler.images(settings, range(3), np.array([1, 4, 9]))
     x = SampleNoise(1, range(3), ours.shape.latent_shape, CPU)()

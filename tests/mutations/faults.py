@@ -91,7 +91,7 @@ FAULTS = {
         file="selftrans/alignment/base.py",
         old="_within(self.global_times, t_range).mean()",
         new="_within(self.times, t_range).mean()",
-        tests=f"{ALIGNMENT} -k parts_of_a_batch",
+        tests="tests/test_time_masking.py -k parts_of_a_batch",
     ),
     "the teacher sees dropped labels": Fault(
         file="selftrans/alignment/self_transcendence.py",
@@ -167,8 +167,8 @@ FAULTS = {
     ),
     "images are cut off to whole numbers instead of rounded": Fault(
         file="selftrans/models/autoencoder.py",
-        old="        .round()\n",
-        new="",
+        old="levels = (images * 127.5 + 127.5).round()",
+        new="levels = images * 127.5 + 127.5",
         tests="tests/test_autoencoder.py -k uint8",
     ),
     "the crop is off by one": Fault(
