@@ -349,6 +349,17 @@ def test_another_autoencoder_replaces_and_the_same_one_merges(tmp_path):
     }  # fmt: skip
 
 
+def test_another_autoencoder_decodes_by_itself_if_it_does_not_say_otherwise(tmp_path):
+    for name, autoencoder in (("own", "{path: x}"), ("both", "{path: x, decoder: y}")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"extends: imagenet256\nautoencoder: {autoencoder}\n")
+    decoders = [
+        load_dataset(tmp_path / f"{name}.yaml").autoencoder.decoder for name in ("own", "both")
+    ]
+    assert decoders == [None, "y"]
+    assert load_dataset("imagenet512").autoencoder.decoder == "stabilityai/sd-vae-ft-ema"
+
+
 def test_null_leaves_out_a_run_that_is_inherited(tiny, tmp_path):
     tiny()
     child = tmp_path / "child.yaml"

@@ -38,6 +38,16 @@ def test_what_cannot_be_expanded_is_named(grid, message):
     assert [problem[: len(message)] for problem in problems(grid)] == [message]
 
 
+def test_a_mapping_merges_into_a_part_of_a_run_and_replaces_below():
+    runs = {"sit": {"alignment": {"method": "m", "a": 1, "t": {"low": 0.2, "high": 0.9}}}}
+    cells = [{"a": 2, "t": {"low": 0.3}}, {"t": {"high": 0.5}}]
+    found = expanded({"run": "sit", "vary": {"alignment": cells}}, runs).values["runs"]
+    assert found["g-2"]["alignment"] == {"method": "m", "a": 2, "t": {"low": 0.3, "high": 0.9}}
+    assert found["g-0.5"]["alignment"]["t"] == {"low": 0.2, "high": 0.5}
+    below = {"run": "sit", "vary": {"alignment.t": [{"low": 0.4}]}}
+    assert expanded(below, runs).values["runs"]["g-0.4"]["alignment"]["t"] == {"low": 0.4}
+
+
 def test_a_cell_never_replaces_a_run():
     grid = {"run": "sit", "vary": {"a": [1]}}
     assert problems(grid, {**RUNS, "g-1": {}}) == [

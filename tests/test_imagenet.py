@@ -45,7 +45,9 @@ EXPERIMENT = {
                 "guidance_scale": 2, "projector_width": 64,
             }
         },
+        "vae-align-per-sample": None, "self-transcendence-per-sample": None,
     },
+    "analysis": None,
     "evaluation": {
         "extractor": "classifier", "metrics": ["fid", "is"],
         "samplers": {"sde": {"num_steps": 12, "num_samples": 100, "precision": "fp32"}},

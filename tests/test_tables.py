@@ -97,6 +97,13 @@ def test_the_axis_of_a_sweep_may_differ_and_nothing_else():
         sweep(table_of(result(guidance=scales[0]), result(guidance=other)), LABELS, 5.5)
 
 
+def test_precision_and_recall_need_the_same_distances():
+    rows = result(), result(run="ours"), {**result(run="ours", step=20), "distances": "fp32"}
+    convergence(table_of(*rows), LABELS, 5.5)
+    with pytest.raises(UserError, match=r"differ in distances \(adm, fp32\)"):
+        paired_table(table_of(*rows), "sit")
+
+
 def test_what_an_earlier_version_did_not_say_is_no_difference():
     before = result(run="ours")
     del before["reference"], before["samples"]["decoder"]
@@ -117,7 +124,7 @@ def test_published_numbers_stand_marked_beside_ours():
     assert header == ["system", "training", "setting", "FID", "precision", "source"]
     assert ours == [
         "SiT", "20 steps",
-        "euler, 50 steps, no guidance, random classes, N = 50,000, inception",
+        "euler, 50 steps, no guidance, random classes, pixels cut off, N = 50,000, inception",
         "7.50", "0.7000", "this experiment, mean of 2 seeds",
     ]  # fmt: skip
     assert repa == ["REPA †", "800 epochs", "guided", "1.42", "", "REPA README"]

@@ -30,6 +30,8 @@ def merged(base: Any, changes: Any) -> Any:
             return changes
     if changes.get("preset"):  # a named size stands for its numbers: the base's do not override it
         base = {key: value for key, value in base.items() if key not in _NUMBERS_OF_A_PRESET}
+    if "path" in changes:  # another autoencoder decodes by itself, if it does not say otherwise
+        base = {key: value for key, value in base.items() if key != "decoder"}
     changed = {
         key: merged(base[key], value) if key in base else value for key, value in changes.items()
     }
@@ -122,7 +124,9 @@ class Expansion:
         for cell in product(*vary.values()):
             run: Any = base
             for key, value in zip(vary, cell, strict=True):
-                run, wrong = _with(run, str(key).split("."), value)
+                # A part of a run merges, as the run's own keys do.
+                over = merged(base[key], value) if key in base else value
+                run, wrong = _with(run, str(key).split("."), over)
                 if wrong is not None:
                     message = f"{wrong!r} is not a key of what the run has there"
                     self.problems.append(Problem((*at, "vary", key), message))
@@ -193,16 +197,14 @@ def _with(part: Any, keys: list[str], value: Any) -> tuple[Any, str | None]:
 
     A key of a list is a number.
     """
-    if not keys:
-        return merged(part, value), None
     first, *rest = keys
     if isinstance(part, list | tuple) and first.isdecimal() and int(first) < len(part):
         number = int(first)
-        changed, wrong = _with(part[number], rest, value)
+        changed, wrong = _with(part[number], rest, value) if rest else (value, None)
         return (*part[:number], changed, *part[number + 1 :]), wrong
     if not isinstance(part, Mapping):
         return part, first
-    changed, wrong = _with(part.get(first, {}), rest, value)
+    changed, wrong = _with(part.get(first, {}), rest, value) if rest else (value, None)
     return {**part, first: changed}, wrong
 
 
@@ -213,9 +215,9 @@ def _text(value: Any) -> str:
 
 
 def _slug(value: Any) -> str:
-    """A value as a part of a run's name; of a mapping, what it holds itself."""
+    """A value as a part of a run's name; of a mapping, what it holds itself, if it does."""
     if isinstance(value, Mapping):
-        value = {key: one for key, one in value.items() if not isinstance(one, Mapping)}
+        value = {k: v for k, v in value.items() if not isinstance(v, Mapping)} or value
     return re.sub(r"[^A-Za-z0-9._-]+", "-", _text(value))
 
 

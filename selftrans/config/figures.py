@@ -15,8 +15,8 @@ class GridConfig(ConfigModel):
     run: Name
     """The run that is varied; a combination that it has itself is that run."""
     vary: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)]
-    """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`; a mapping
-    changes several keys below."""
+    """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`; mappings
+    under `alignment`, `model` or `training` change several keys below."""
     label: str | None = None
     """Name in figures, with the values in place of `{0}`, `{1}`; `{0[low]}` is a key of a value."""
     runs: tuple[Name, ...] = ()

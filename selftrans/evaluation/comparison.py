@@ -22,6 +22,8 @@ def curves_of(table: pd.DataFrame, metric: str) -> Curves:
         UserError: the rows are not comparable.
     """
     require_comparable(table)
+    if metric in ("precision", "recall"):
+        require_comparable(table, settings=("distances",))
     curves: Curves = {}
     for run, step, seed, value in table[["run", "step", "seed", metric]].itertuples(index=False):
         if not isnan(value):

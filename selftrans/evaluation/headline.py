@@ -8,8 +8,10 @@ import pandas as pd
 from selftrans.evaluation.tables import METRIC_NAMES, SMALL
 
 MARK = "†"
-CAPTION = f"""{MARK} published by others, not run here. A number is comparable with another only
-where sampler, guidance, classes, images and reference are the same: see `docs/fidelity.md`."""
+CAPTION = f"""{MARK} published by others, not run here; of 50,000 samples against ImageNet's
+training set, where its setting does not say otherwise. A number is comparable with another only
+where sampler, guidance, classes, pixels, number of samples and reference are the same: see
+`docs/fidelity.md`, and `metrics.csv` for all that a number of ours depends on."""
 
 
 def headline_markdown(
@@ -52,8 +54,14 @@ def _setting(sampler: str, row: "pd.Series[Any]") -> str:
     if row["guidance_scale"] != 1:
         interval = f"t in {row['guidance_low']:g} to {row['guidance_high']:g}"
         guided = f"scale {row['guidance_scale']:g}, {interval}"
+        if row["guidance_channels"] != "all":
+            guided += f", {row['guidance_channels']} channels"
+    steps = f"{row['num_steps']} steps"
+    if sampler == "dopri5":
+        steps = f"rtol {row['rtol']:g}, atol {row['atol']:g}"
+    pixels = {"round": "rounded", "truncate": "cut off"}[row["uint8"]]
     return (
-        f"{sampler}, {row['num_steps']} steps, {guided}, {row['classes']} classes,"
+        f"{sampler}, {steps}, {guided}, {row['classes']} classes, pixels {pixels},"
         f" N = {row['num_samples']:,}, {row['extractor']}"
     )
 
@@ -67,6 +75,6 @@ def _published_row(row: Mapping[str, Any]) -> dict[str, str]:
         "system": f"{row['system']} {MARK}",
         "training": row["training"],
         "setting": row["setting"],
-        METRIC_NAMES["fid"]: f"{row['fid']:g}",
+        METRIC_NAMES["fid"]: f"{row['fid']:.2f}",
         "source": row["source"] + (" (second-hand)" if row["second_hand"] else ""),
     }

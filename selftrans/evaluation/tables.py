@@ -77,20 +77,23 @@ def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict
     }
 
 
-def require_comparable(table: pd.DataFrame, axes: Collection[str] = ()) -> None:
+def require_comparable(
+    table: pd.DataFrame, axes: Collection[str] = (), settings: Sequence[str] = SETTINGS
+) -> None:
     """Refuse numbers that would share a curve and differ in more than their run, step and seed.
 
     Args:
         table: rows of ``metrics.csv``; what a row does not say (of an earlier version) is no
             difference.
         axes: columns that may differ, since they are the axis.
+        settings: columns that may not.
 
     Raises:
         UserError: in one line, the columns that differ and their values.
     """
     found = {
         column: list(dict.fromkeys(map(str, table[column].dropna())))
-        for column in SETTINGS
+        for column in settings
         if column in table and column not in axes
     }
     differing = [

@@ -64,12 +64,36 @@ class LatentExtraction:
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
         channels = data.latent_shape[0]
         self.scale, self.shift = latent_scaling(self.autoencoder, autoencoder_path, channels)
+        self._check_decoder()
         digests = {"autoencoder_digest": digest_of(self.autoencoder.state_dict())}
         origin = store_origin(directory, data, self.source, digests, "autoencoder", "latents")
         self.views = 2 if data.latents.flip else 1
         self.writer = StoreWriter(
             directory, origin, len(self.source.labels), data.latents.shard_size
         )
+
+    def _check_decoder(self) -> None:
+        """Refuse another decoder for other latents before anything is encoded or trained."""
+        path = getattr(self.data.autoencoder, "decoder", None)
+        if path is None:
+            return
+        decoder, channels = load_autoencoder(path, self.device), self.data.latent_shape[0]
+        found = (
+            decoder.config.get("latent_channels", channels),
+            *latent_scaling(decoder, path, channels),
+        )
+        if found != (expected := (channels, self.scale, self.shift)):
+            raise UserError(
+                f"data {self.data.name!r}: autoencoder.decoder: {path!r} has channels, scale and"
+                f" shift {found}, the latents of {self.path!r} have {expected}"
+            )
+        ours, its = (digest_of(one.encoder.state_dict()) for one in (self.autoencoder, decoder))
+        if ours != its:
+            LOG.warning(
+                "autoencoder.decoder: %s has another encoder than %s: its latents may be others",
+                path,
+                self.path,
+            )
 
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""

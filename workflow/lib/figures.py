@@ -120,11 +120,19 @@ class Figures:
 
     def maskings(self, wildcards: Wildcards) -> dict[str, str]:
         """The mask of the t range of each run that has one."""
-        masks = {
-            name: [term.time_masking for term in run.alignments.values() if term.time_masking]
-            for name, run in self._experiment(wildcards).runs.items()
-        }
-        return {name: ", ".join(dict.fromkeys(found)) for name, found in masks.items() if found}
+        runs = self._experiment(wildcards).runs
+
+        def of(run: str) -> str:
+            masks = [term.time_masking for term in runs[run].alignments.values()]
+            found: list[str] = [mask for mask in masks if mask]
+            found += [
+                f"teacher {mask}"
+                for teacher in runs[run].teachers.values()
+                if (mask := of(teacher.choice.run)) not in ("", *found)
+            ]
+            return ", ".join(dict.fromkeys(found))
+
+        return {run: mask for run in runs if (mask := of(run))}
 
     def sweep_sets(self, wildcards: Wildcards) -> list[str]:
         """Names of a sweep's sets of samples, by ascending guidance scale."""
