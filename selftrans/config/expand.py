@@ -125,7 +125,7 @@ class Expansion:
             run: Any = base
             for key, value in zip(vary, cell, strict=True):
                 # A part of a run merges, as the run's own keys do.
-                over = merged(base[key], value) if key in base else value
+                over = merged(run[key], value) if key in run else value
                 run, wrong = _with(run, str(key).split("."), over)
                 if wrong is not None:
                     message = f"{wrong!r} is not a key of what the run has there"
