@@ -129,6 +129,18 @@ def test_a_file_of_gigabytes_is_no_image(folder, tmp_path, monkeypatch, kind):
         source_of(kind, path).read(range(1))
 
 
+@pytest.mark.parametrize(("field", "value"), [(6, 1), (8, 9)], ids=["encrypted", "deflate64"])
+def test_a_member_that_cannot_be_unpacked_is_a_corrupt_image(folder, tmp_path, field, value):
+    """In the local header and, two bytes further, in the central directory."""
+    path = zipped(folder, tmp_path / "train.zip")
+    content = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", field), (b"PK\x01\x02", field + 2)):
+        content[content.index(signature) + at] = value
+    path.write_bytes(content)
+    with pytest.raises(CorruptImage, match=r"cat/a\.png is not an image, or damaged"):
+        source_of("zip", path).read(range(1))
+
+
 @pytest.mark.parametrize("label", [10**8, 10**6, -1, 1.5, "3", None, True])
 def test_class_numbers_are_small_whole_numbers(folder, label):
     shown = "True" if label is True else "null" if label is None else repr(label).replace("'", '"')
