@@ -311,7 +311,6 @@ def test_a_head_without_a_term_does_not_move(tiny, tmp_path, manifest, teacher):
     )
 
 
-@pytest.mark.slow
 def test_ema_is_its_recursion(tiny, tmp_path, manifest):
     path = tiny(**{"training.checkpoints": [1, 2, 3, 4, 8], "training.log_every": 1})
     name = "blocks.0.mlp.fc1.weight"

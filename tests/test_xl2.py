@@ -35,7 +35,10 @@ optimizer = build_optimizer(
     [parameter for parameter in model.parameters() if parameter.requires_grad], training
 )
 before = model.backbone.final_layer.linear.weight.clone()
-batch = BatchSource(store, training, seed=0).draw(0, range(1))
+source = BatchSource(
+    store, training, seed=0, with_global_times=model.alignment.need_global_times
+)
+batch = source.draw(0, range(1))
 losses = accumulate(model, [batch], MixedPrecision("fp32", cpu), Accelerator(cpu=True))
 optimizer.step()
 average.update()
