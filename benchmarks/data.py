@@ -17,13 +17,13 @@ from PIL import Image
 
 from benchmarks.timing import Result, interleaved
 from selftrans.config import FolderSource, TrainingConfig
-from selftrans.data.images import write_npy_header
 from selftrans.data.manifests import Manifest, ShardRecord
 from selftrans.data.sources.base import adm_crop
 from selftrans.data.sources.folder import open_folder
 from selftrans.data.store import LatentStore
 from selftrans.data.writer import StoreWriter
-from selftrans.runtime.files import write_json
+from selftrans.runtime.arrays import write_npy_header
+from selftrans.runtime.files import sha256_of, write_json
 from selftrans.training.batches import BatchSource
 
 COUNT, BATCH, SHAPE = 20_000, 256, (2, 4, 32, 32)
@@ -75,7 +75,7 @@ def sparse_store(directory: Path) -> Path:
     manifest = Manifest(
         count=IMAGENET, class_names=tuple(map(str, range(1000))), latent_shape=SHAPE[1:],
         image_size=256, dtype="float16", scale=0.18215, shift=0.0, scale_origin="autoencoder",
-        labels_sha256="0" * 64, shards=tuple(shards), origin={},
+        labels_sha256=sha256_of(directory / "labels.npy"), shards=tuple(shards), origin={},
     )  # fmt: skip
     write_json(directory / "manifest.json", manifest.model_dump())
     return directory / "manifest.json"

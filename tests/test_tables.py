@@ -1,12 +1,14 @@
 """What a row says of a number, what may share a curve, and what others published beside it."""
 
+import re
+
 import pandas as pd
 import pytest
 
 from selftrans.config import ConfigError, load_experiment
 from selftrans.evaluation.comparison import paired_table
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.tables import SETTINGS, metrics_table, require_comparable
+from selftrans.evaluation.tables import SETTINGS, markdown_table, metrics_table, require_comparable
 from selftrans.plotting.curves import convergence, sweep
 from selftrans.runtime.errors import UserError
 
@@ -157,3 +159,10 @@ def test_all_published_numbers_that_ship_have_a_source():
 
 def test_an_empty_table_has_no_headline():
     assert headline_markdown(pd.DataFrame({"run": []}), LABELS, []) == ""
+
+
+def test_a_bar_in_a_name_ends_no_cell():
+    table = pd.DataFrame({"a|b": ["x | y", "<script>"], "n": [1, 2]}, index=["r|1", "r2"])
+    lines = markdown_table(table).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert "\\<script>" in lines[-1]

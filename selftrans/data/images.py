@@ -1,8 +1,8 @@
 """Image archives of the ADM evaluator: an ``.npz`` whose ``arr_0`` is uint8, (N, H, W, 3)."""
 
 import io
+import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from selftrans.data.image_paths import check_size
+from selftrans.runtime.arrays import damage_of, read_npy_header, write_npy_header
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path
+from selftrans.runtime.files import atomic_path, file_identity, opened
 
 
 def write_image_archive(
@@ -40,13 +41,6 @@ def write_image_archive(
                     member.write(np.ascontiguousarray(array).data)
 
 
-def write_npy_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Begin an ``.npy`` whose content follows in pieces."""
-    npy.write_array_header_1_0(
-        file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    )
-
-
 class ImageArchive:
     """The images of an archive, never all of them in memory.
 
@@ -54,7 +48,8 @@ class ImageArchive:
         path: an ``.npz``, compressed or not.
 
     Raises:
-        UserError: the file is absent, truncated, or ``arr_0`` is not uint8 of shape (N, H, W, 3).
+        UserError: the file is absent, truncated, ``arr_0`` is not uint8 of shape (N, H, W, 3), or
+            an image is too large to be one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,6 +61,12 @@ class ImageArchive:
                 f"{path}: arr_0 is {dtype} of shape {self.shape},"
                 " allowed is uint8 of shape (N, H, W, 3)"
             )
+        check_size(f"{path}: an image", math.prod(self.shape[1:]))
+
+    @property
+    def identity(self) -> str:
+        """Name, size and time of the file."""
+        return file_identity(self.path)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -76,7 +77,7 @@ class ImageArchive:
         Raises:
             UserError: the archive is truncated or damaged.
         """
-        image_bytes = int(np.prod(self.shape[1:]))
+        image_bytes = math.prod(self.shape[1:])
         with self._open() as member:
             read_npy_header(member)
             member.seek(span.start * image_bytes, io.SEEK_CUR)
@@ -91,19 +92,10 @@ class ImageArchive:
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as member:
-                yield member
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: no such file") from None
-        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
-            raise UserError(
-                f"{self.path}: not an .npz with arr_0, or truncated ({error})"
-            ) from None
-
-
-def read_npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type of an ``.npy``; then comes its content."""
-    version = npy.read_magic(member)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(member)
+        with (
+            opened(self.path) as file,
+            damage_of(self.path, "an .npz with arr_0"),
+            zipfile.ZipFile(file) as archive,
+            archive.open("arr_0.npy") as member,
+        ):
+            yield member

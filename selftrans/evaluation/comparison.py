@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import pandas as pd
 from scipy import stats
 
-from selftrans.evaluation.tables import METRIC_NAMES, require_comparable
+from selftrans.evaluation.tables import METRIC_NAMES, markdown_table, require_comparable
 
 CONFIDENCE = 0.95
 Curves = dict[str, dict[int, dict[int, float]]]
@@ -242,7 +242,7 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
             "hours, teachers included": f"{row['hours']:.3g}",
         }
         lines.append(line)
-    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)) + "\n"
+    return markdown_table(pd.DataFrame(lines), index=False, disable_numparse=True) + "\n"
 
 
 def _unless_nan(pattern: str, *values: float) -> str:

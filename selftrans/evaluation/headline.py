@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from selftrans.evaluation.tables import METRIC_NAMES, SMALL
+from selftrans.evaluation.tables import METRIC_NAMES, SMALL, markdown_table
 
 MARK = "†"
 CAPTION = f"""{MARK} published by others, not run here; of 50,000 samples against ImageNet's
@@ -27,7 +27,7 @@ def headline_markdown(
     rows = [*_own_rows(table, labels), *map(_published_row, published)]
     if not rows:
         return ""
-    lines = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
+    lines = markdown_table(pd.DataFrame(rows).fillna(""), index=False, disable_numparse=True)
     return f"{lines}\n" + (f"\n{CAPTION}\n" if published else "")
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selftrans.evaluation.run_features import RunFeatures
+from selftrans.evaluation.tables import markdown_table
 
 Features = NDArray[np.floating[Any]]
 Kind = Literal["block", "guiding", "encoder"]
@@ -144,7 +145,7 @@ def discriminability_markdown(table: pd.DataFrame) -> str:
                     {"": row} | {f"t = {t:g}": _best(at) for t, at in times.items()}
                     for row, times in means.items()
                 ]
-                text = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+                text = markdown_table(pd.DataFrame(rows), index=False, disable_numparse=True)
                 parts.append(f"**{title}: accuracy in % of {what}**\n\n{text}\n")
     return "\n".join(parts)
 

@@ -1,12 +1,14 @@
 """References of samples: the ADM evaluator's batches, any images, or statistics of ours."""
 
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from selftrans.evaluation.statistics import Gaussian
 from selftrans.evaluation.weights import PublishedFile, check_file
+from selftrans.runtime.arrays import read_arrays
 from selftrans.runtime.errors import UserError
 
 IMAGENET_256 = PublishedFile(
@@ -22,6 +24,8 @@ _MOMENTS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 def members(path: Path) -> set[str]:
     """Names of the arrays in an ``.npz``; empty for another file."""
+    if not path.is_file():
+        return set()
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -53,21 +57,14 @@ def published_moments(path: Path, count: int) -> dict[str, Gaussian]:
     Raises:
         UserError: an array is damaged or has another shape.
     """
-    names = members(path)
+    arrays = read_arrays(path, *chain.from_iterable(_MOMENTS.values()))
     moments: dict[str, Gaussian] = {}
     for kind, (mean_name, covariance_name) in _MOMENTS.items():
-        if not {mean_name, covariance_name} <= names:
+        if not {mean_name, covariance_name} <= arrays.keys():
             continue
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                mean, covariance = (
-                    file[mean_name].astype(np.float64),
-                    file[covariance_name].astype(np.float64),
-                )
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path}: {mean_name} or {covariance_name} cannot be read ({error})"
-            ) from None
+        mean, covariance = (
+            arrays[name].astype(np.float64) for name in (mean_name, covariance_name)
+        )
         if covariance.shape != (len(mean), len(mean)):
             raise UserError(
                 f"{path}: {covariance_name} is {covariance.shape},"

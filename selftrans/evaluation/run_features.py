@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrans.runtime.errors import Unavailable, UserError
+from selftrans.runtime.arrays import read_arrays
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 Floats = NDArray[np.floating[Any]]
@@ -50,6 +51,8 @@ class RunFeatures:
     """The noisy latents of the shown images, (I, H W, C)."""
     shown_guiding: Named
     """Guiding features of the shown images, less the positional mean, (I, T, D')."""
+    source: NDArray[np.str_] | str = ""
+    """What they were computed from, by which finished ones are known; empty in earlier versions."""
 
     def at_time(self, t: float) -> Floats:
         """Token means after every block at time ``t``, (blocks, N, D)."""
@@ -77,17 +80,12 @@ class RunFeatures:
         named: dict[str, Any] = {"guiding": {}, "unconditional": {}, "shown_guiding": {}}
         plain: dict[str, Any] = {}
         try:
-            with np.load(path, allow_pickle=False) as file:
-                for key in file.files:
-                    field, separator, name = key.partition("/")
-                    if separator:
-                        named[field][name] = file[key]
-                    else:
-                        plain[key] = file[key]
+            for key, array in read_arrays(path).items():
+                field, separator, name = key.partition("/")
+                if separator:
+                    named[field][name] = array
+                else:
+                    plain[key] = array
             return cls(**plain, **named)
-        except FileNotFoundError:
-            raise Unavailable(f"{path}: no such file") from None
-        except Exception as error:  # zipfile and numpy raise half a dozen kinds
-            raise UserError(
-                f"{path}: not a run's features ({type(error).__name__}: {error})"
-            ) from None
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a run's features ({error})") from None

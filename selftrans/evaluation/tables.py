@@ -1,12 +1,15 @@
 """Metric files -> tables: one row for each set of samples, every column of one kind."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from selftrans.config import Metric
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import opened, read_fields
 
 METRIC_NAMES: dict[Metric, str] = {
     "fid": "FID",
@@ -103,12 +106,74 @@ def require_comparable(
         raise UserError(f"numbers that differ in {'; '.join(differing)} cannot share a curve")
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A metrics file.
+
+    Raises:
+        UserError: it is absent, damaged or of another kind.
+    """
+    result = read_fields(path, metrics=dict, samples=dict, extractor=dict, versions=dict)
+    try:
+        row = _row("", result, {})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a metrics file ({error})") from None
+    for name in METRIC_NAMES:
+        if name in row and not isinstance(row[name], int | float):
+            raise UserError(f"{path}: damaged, {name} is {row[name]!r}")
+    return result
+
+
+def read_table(path: Path | str, *columns: str, **options: Any) -> pd.DataFrame:
+    """A table of ours (CSV) with at least these columns.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        options: of ``pandas.read_csv``.
+
+    Raises:
+        UserError: it is absent, empty, damaged or of another kind.
+    """
+    with opened(Path(path)) as file:
+        try:
+            table = pd.read_csv(file, **options)
+        except ValueError as error:  # pandas raises several kinds of it
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a table, or damaged ({reason})") from None
+    if missing := [column for column in columns if column not in table]:
+        raise UserError(f"{path}: not the expected table, it has no column {missing[0]!r}")
+    for column in columns:
+        if table[column].isna().any():
+            raise UserError(f"{path}: damaged, a row has no {column}")
+    return table
+
+
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
-    """The rows of a ``metrics.csv`` of these sets of samples, whose names may look like numbers."""
-    table = pd.read_csv(
-        path, dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""]
-    )
+    """The rows of a ``metrics.csv`` of these sets of samples, whose names may look like numbers.
+
+    Raises:
+        UserError: as ``read_table``.
+    """
+    table = read_table(
+        path, "run", "seed", "step", "samples",
+        dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""],
+    )  # fmt: skip
     return table[table["samples"].isin(list(samples))]
+
+
+def markdown_table(table: pd.DataFrame, **options: Any) -> str:
+    """A table in Markdown, in which a cell's own bars and brackets mean nothing.
+
+    Args:
+        table: the cells.
+        options: of ``pandas.DataFrame.to_markdown``.
+    """
+    escaped = table.map(_escaped).rename(index=_escaped, columns=_escaped)
+    return str(escaped.to_markdown(**options))
+
+
+def _escaped(value: Any) -> Any:
+    return re.sub(r"([|<])", r"\\\1", value) if isinstance(value, str) else value
 
 
 def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
@@ -126,5 +191,5 @@ def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
             setting = f"{sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor}"
             title = f"{METRIC_NAMES[metric]} of `{name}` ({setting})"
             digits = ".4f" if metric in SMALL else ".2f"
-            parts.append(f"**{title}**\n\n{means.to_markdown(floatfmt=digits)}\n")
+            parts.append(f"**{title}**\n\n{markdown_table(means, floatfmt=digits)}\n")
     return "\n".join(parts)

@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, rerun the same command to resume
 
@@ -32,10 +33,28 @@ class Interrupted(Exception):
     """A signal requested the program to stop; its progress is saved."""
 
 
+@contextmanager
+def system_errors_as_unavailable() -> Iterator[None]:
+    """Say in one line what the system refuses: a full disk, a file that may not be read.
+
+    Raises:
+        Unavailable: for an ``OSError`` of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | ChildProcessError):
+            raise
+        logging.getLogger("selftrans").debug("system error", exc_info=True)
+        name = f"{error.filename}: " if error.filename else ""
+        raise Unavailable(f"{name}{error.strerror}") from None
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command line's ``main``: a ``UserError`` is shown on stderr, with exit code 1."""
     try:
-        main()
+        with system_errors_as_unavailable():
+            main()
     except UserError as error:
         logging.getLogger("selftrans").debug("user error", exc_info=True)
         rank = os.environ.get("RANK")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, system_errors_as_unavailable
 
 LOG = logging.getLogger("selftrans")
 FORMAT, DATE_FORMAT = "%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"
@@ -112,7 +112,8 @@ def logged_to(path: str) -> Iterator[None]:
         level=logging.INFO, format=FORMAT, datefmt=DATE_FORMAT, filename=path, filemode="w"
     )
     try:
-        yield
+        with system_errors_as_unavailable():
+            yield
     except UserError as error:
         LOG.error(error.shown())
         sys.exit(error.shown())

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selftrans.runtime.errors import Unavailable, UserError
-from selftrans.runtime.files import atomic_path
+from selftrans.runtime.files import atomic_path, opened
 
 FORMAT = 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,10 +54,12 @@ def save_tensors(
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_host)
     header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
+    sealed = {_KEY: json.dumps({**header, "seal": _seal(header)})}
     with atomic_path(path) as temporary:
-        save_file(
-            on_host, temporary, metadata={_KEY: json.dumps({**header, "seal": _seal(header)})}
-        )
+        try:
+            save_file(on_host, temporary, metadata=sealed)
+        except SafetensorError as error:  # its own words for what the disk refuses
+            raise Unavailable(f"{path}: cannot be written ({error})") from None
     return digest
 
 
@@ -69,6 +71,16 @@ def read_metadata(path: Path, kind: str) -> dict[str, Any]:
     """
     with _opened(path) as file:
         return _checked_header(path, kind, file.metadata())
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a safetensors file was written by ``save_tensors``.
+
+    Raises:
+        UserError: it is no safetensors file.
+    """
+    with _opened(path) as file:
+        return _KEY in (file.metadata() or {})
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -99,11 +111,11 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    with opened(path):
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except FileNotFoundError:
-        raise Unavailable(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
 
@@ -119,8 +131,8 @@ def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dic
         raise UserError(f"{path}: format {version}, allowed is {FORMAT}")
     if header.pop("seal", None) != _seal(header):
         raise UserError(f"{path}: damaged, its description is not what was written")
-    if header["kind"] != kind:
-        raise UserError(f"{path}: holds {header['kind']}, expected was {kind}")
+    if header.get("kind") != kind:
+        raise UserError(f"{path}: holds {header.get('kind')}, expected was {kind}")
     return header
 
 

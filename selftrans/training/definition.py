@@ -1,5 +1,6 @@
 """The protection of what was trained under a definition."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from selftrans.config import ExperimentConfig, RunConfig, run_differences
 from selftrans.config.user_code import is_own_class, source_files
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import read_json, write_text
+from selftrans.runtime.files import read_fields, write_text
 
 DEFINITION_FILE = "definition.json"
 SAVING_FILE = "saving.json"  # in a run's state/: how long its last save took
@@ -39,9 +40,9 @@ def check_definition(
         UserError: in one line, the keys that differ and the two ways on.
     """
     path = directory / DEFINITION_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    stored: Json = read_json(path)
+    stored = _read_definition(path)
     different = [
         *run_differences(experiment, run, seed, stored),
         *_input_differences(stored, inputs or {}, ""),
@@ -51,6 +52,23 @@ def check_definition(
             f"{directory}: was trained under another definition: {'; '.join(different)}.{hint}"
             f" Give the run a new name, or discard what was trained: rm -r {directory}"
         )
+    return stored
+
+
+def _read_definition(path: Path) -> Json:
+    """A stored definition; a damaged one must not pass for none.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    stored = read_fields(path, inputs=dict, precision=str)
+    pending: list[Any] = [stored]
+    for part in pending:
+        kinds = {"seed": int, "data": dict, "model": dict, "alignment": list, "training": dict}
+        sound = isinstance(part, dict) and all(isinstance(part.get(k), kinds[k]) for k in kinds)
+        if not (sound and isinstance(part.get("encoders", {}), dict)):
+            raise UserError(f"{path}: damaged, it is not the definition of a run")
+        pending += list(part.get("teachers", []))
     return stored
 
 

@@ -1,9 +1,10 @@
 """Non-retryable failures, remembered for retries: a scheduler only knows success and failure."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from selftrans.runtime.errors import Unavailable, UserError
-from selftrans.runtime.files import read_json, write_json
+from selftrans.runtime.files import read_fields, write_json
 
 
 class FailureMarker:
@@ -27,7 +28,7 @@ class FailureMarker:
             UserError: with the message of the attempt that failed.
         """
         if attempt > 1 and self.path.is_file():
-            raise UserError(read_json(self.path)["message"])
+            raise UserError(read_fields(self.path, message=str)["message"])
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> None:
@@ -35,4 +36,5 @@ class FailureMarker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, UserError) and not isinstance(error, Unavailable):
-            write_json(self.path, {"message": str(error)})
+            with suppress(Unavailable):  # a full disk must not hide the message
+                write_json(self.path, {"message": str(error)})

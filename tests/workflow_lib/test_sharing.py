@@ -134,6 +134,7 @@ def test_the_message_that_protects_a_run_names_those_that_share_it(study):
     found = study(requested=("parent", "child"))
     definition = run_definition(found.known["parent"], "sit", 0)
     definition["training"]["learning_rate"] = 0.5
+    definition |= {"inputs": {}, "precision": "fp32"}
     directory = Path("results/parent/runs/sit/seed0")
     directory.mkdir(parents=True)
     (directory / "definition.json").write_text(json.dumps(definition))

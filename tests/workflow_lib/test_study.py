@@ -80,6 +80,7 @@ def test_a_run_trained_under_another_definition_is_refused(make_study, tmp_path,
     study.check_trained_runs()
     definition = run_definition(study.experiments["tiny"], "sit", 3)
     definition["training"]["learning_rate"] = 0.5
+    definition |= {"inputs": {}, "precision": "fp32"}
     directory = tmp_path / "results/tiny/runs/sit/seed3"
     directory.mkdir(parents=True)
     (directory / "definition.json").write_text(json.dumps(definition))

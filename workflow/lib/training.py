@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from selftrans.config import FrozenTeacher, versioned_identity
 from selftrans.flops import parameters
-from selftrans.runtime.files import read_json
+from selftrans.runtime.files import read_fields
 from selftrans.training.definition import SAVING_FILE
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill, unique
@@ -152,7 +152,7 @@ class Training:
         """
         record = _record(wildcards)
         if record.is_file():
-            before = read_json(record)["after"]
+            before = read_fields(record, after=int)["after"]
         else:
             checkpoints = self.study.checkpoints_of(wildcards["experiment"], wildcards["run"])
             below = [step for step in checkpoints if step < int(wildcards["step"])]
@@ -239,7 +239,7 @@ def saving_seconds(study: Study, wildcards: Wildcards) -> int:
     """
     state = Path(fill(paths.RUN, wildcards)) / "state" / SAVING_FILE
     if state.is_file():
-        seconds = read_json(state)["seconds"]
+        seconds = read_fields(state, seconds=(int, float))["seconds"]
     else:
         data, model = study.experiment_of(wildcards).data, study.run_of(wildcards).model
         number = parameters(model, data.latent_shape, count_classes(data))

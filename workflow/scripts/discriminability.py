@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from selftrans.evaluation.probes import discriminability_markdown
+from selftrans.evaluation.tables import read_table
 from selftrans.plotting.features import discriminability
 from selftrans.plotting.style import save
 from selftrans.runtime.files import write_text
@@ -16,12 +17,13 @@ with logged_to(snakemake.log[0]):
         snakemake.params.encoder,
         snakemake.params.style,
     )
+    columns = ("feature", "accuracy")
     parts = [
-        pd.read_csv(path, keep_default_na=False).assign(run=run, seed=seed)
+        read_table(path, *columns, keep_default_na=False).assign(run=run, seed=seed)
         for path, (run, seed) in zip(snakemake.input.probes, snakemake.params.runs, strict=True)
     ]
     parts += [
-        pd.read_csv(path, keep_default_na=False).assign(run=encoder, seed=0)
+        read_table(path, *columns, keep_default_na=False).assign(run=encoder, seed=0)
         for path in snakemake.input.encoder
     ]
     table = pd.concat(parts, ignore_index=True)

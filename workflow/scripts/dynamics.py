@@ -1,13 +1,12 @@
 """history.csv of a run's seeds -> its alignments while it trained."""
 
-import pandas as pd
-
+from selftrans.evaluation.tables import read_table
 from selftrans.plotting.curves import dynamics
 from selftrans.plotting.style import run_styles, save
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
-    histories = [pd.read_csv(path) for path in snakemake.input.histories]
+    histories = [read_table(path, "step", "loss") for path in snakemake.input.histories]
     style, run_style = (
         snakemake.params.style,
         run_styles(snakemake.params.labels)[snakemake.wildcards.run],

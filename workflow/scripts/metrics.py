@@ -5,10 +5,18 @@ from pathlib import Path
 
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.statistics import ImageStatistics
-from selftrans.runtime.files import read_json, write_json
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_fields, write_json
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
+    description = read_fields(Path(snakemake.input.description), checkpoint=dict)
+    for key in ("run", "seed", "step"):
+        found, expected = description["checkpoint"].get(key), snakemake.wildcards[key]
+        if str(found) != expected:
+            raise UserError(
+                f"{snakemake.input.description}: samples of {key} {found}, expected is {expected}"
+            )
     samples = ImageStatistics.load(Path(snakemake.input.statistics))
     reference = ImageStatistics.load(Path(snakemake.input.reference))
     params = snakemake.params
@@ -21,7 +29,7 @@ with logged_to(snakemake.log[0]):
         "num_reference": reference.count,
         "reference": {"name": params.reference, "digest": reference.moments_digest},
         "distances": params.distances,
-        "samples": read_json(Path(snakemake.input.description)),
+        "samples": description,
         "versions": {name: version(name) for name in ("selftrans", "numpy", "scipy", "torch")},
     }
     write_json(Path(snakemake.output[0]), result)

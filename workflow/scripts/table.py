@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.tables import metrics_markdown, metrics_table
-from selftrans.runtime.files import read_json, write_text
+from selftrans.evaluation.tables import metrics_markdown, metrics_table, read_result
+from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
     params = snakemake.params
     table = metrics_table(
         [
-            (Path(path).parts[-2].rpartition("-n")[0], read_json(Path(path)))
+            (Path(path).parts[-2].rpartition("-n")[0], read_result(Path(path)))
             for path in snakemake.input.metrics
         ],
         params.maskings,
