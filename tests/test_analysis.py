@@ -244,7 +244,7 @@ def test_features_of_a_run_are_those_of_its_blocks_without_the_label(
     checkpoint = tmp_path / "run/checkpoints/4/ema.safetensors"
     device = torch.device("cpu")
     paths = InputPaths(teachers={"self-transcendence": teacher})
-    inputs = Inputs.open(experiment, "self-transcendence", store, paths, device)
+    inputs = Inputs.open(experiment, "self-transcendence", 0, store, paths, device)
     found = features_of_run(
         experiment, "self-transcendence", 0, [checkpoint], store, inputs, 16, device
     )
@@ -294,7 +294,7 @@ def test_every_arm_has_features(tiny, tmp_path, manifest, features, arm, names):
     experiment, store, device = load_experiment(path), LatentStore(manifest), torch.device("cpu")
     run(path, arm, tmp_path / "run", manifest, until=4, features=features)
     paths = InputPaths(features=(features,) if arm == "repa" else ())
-    inputs = Inputs.open(experiment, arm, store, paths, device)
+    inputs = Inputs.open(experiment, arm, 0, store, paths, device)
     checkpoints = [tmp_path / "run/checkpoints/4/ema.safetensors"]
     found = features_of_run(experiment, arm, 0, checkpoints, store, inputs, 16, device)
     assert list(found.shown_guiding) == list(found.unconditional) == names
@@ -387,7 +387,7 @@ def test_other_files_are_not_run_features(tmp_path):
         RunFeatures.load(path)
     run_features().save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="not a run's features"):
+    with pytest.raises(UserError, match=r"not an \.npz of arrays"):
         RunFeatures.load(path)
 
 

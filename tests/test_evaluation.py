@@ -127,8 +127,9 @@ def test_shards_add_up_to_the_whole(tmp_path, shards):
         span = Shard(number, shards).span(12001)
         rows = slice(span.start, span.stop)
         part = streamed(features[rows], logits[rows], spatial[rows], batch=100, first=span.start)
-        save_partial_statistics(part, tmp_path / f"{number}.npz")
-        parts.append(load_partial_statistics(tmp_path / f"{number}.npz"))
+        np.save(tmp_path / f"{number}.npy", features[rows])
+        save_partial_statistics(part, tmp_path / f"{number}.npz", "these images")
+        parts.append(load_partial_statistics(tmp_path / f"{number}.npz", "these images"))
     for part in parts[1:]:
         parts[0].merge(part)
     merged = parts[0].finished()
@@ -287,8 +288,8 @@ def test_statistics_come_back_from_disk(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a statistics file"),
-        (b"PK\x03\x04", "not a statistics file"),
+        (b"", "not an .npz of arrays"),
+        (b"PK\x03\x04", "not an .npz of arrays"),
         (None, "no such file"),
     ],
 )
@@ -299,7 +300,7 @@ def test_damaged_statistics_are_refused(tmp_path, content, message):
         ImageStatistics.load(tmp_path / "s.npz")
     full_statistics().save(tmp_path / "t.npz")
     features_path(tmp_path / "t.npz").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"t-features\.npy: not an array of features"):
+    with pytest.raises(UserError, match=r"t-features\.npy: not an array"):
         ImageStatistics.load(tmp_path / "t.npz")
 
 

@@ -16,16 +16,16 @@ from PIL import Image
 from selftrans.config import GuidanceConfig, SamplerConfig
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiT
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.workers import Shard
 from selftrans.sampling import generate as generation
 from selftrans.sampling.generate import (
     Generation,
     ImageSampler,
-    PartialImages,
     SampleNoise,
     sample_labels,
 )
+from selftrans.sampling.partial_images import PartialImages
 from selftrans.sampling.sample_grid import class_names
 from tests.support.programs import last_line, run_module
 from tests.support.random_models import randomise
@@ -64,6 +64,7 @@ def make(one, weights, autoencoder, output, batch_size=256):
     work = Generation(one, ImageSampler(weights, autoencoder, CPU), output, batch_size)
     work.run(Shard.all())
     work.finish()
+    work.remove_shares()
 
 
 def images(path):
@@ -209,6 +210,49 @@ def test_what_is_missing_is_cut_into_batches(tmp_path, sampled, batch_size, miss
     assert partial.missing(range(3, 12), batch_size) == missing
 
 
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def become_a_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def become_another_sets(path):
+    """Its content is whole: a process that drew another set wrote it."""
+    other = PartialImages(path.parent / "other", {"seed": 7})
+    other.add(range(4, 8), np.ones((4, 2, 2, 3), np.uint8))
+    (written,) = (path.parent / "other").iterdir()
+    path.unlink()
+    written.rename(path.parent / written.name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip, become_a_directory, become_another_sets, lambda path: path.write_bytes(b"")],
+)
+def test_a_damaged_batch_is_drawn_again(tmp_path, damage):
+    partial = PartialImages(tmp_path / "p", {"seed": 0})
+    for start in (0, 4, 8):
+        partial.add(range(start, start + 4), np.full((4, 2, 2, 3), start, np.uint8))
+    assert partial.missing(range(12), 4) == []
+    (second,) = (tmp_path / "p").glob("00000004-*")
+    damage(second)
+    with pytest.raises(Unavailable, match="image 4 is missing or damaged"):
+        list(partial.batches(12))
+    assert partial.missing(range(12), 4) == [range(4, 8)]
+    partial.add(range(4, 8), np.full((4, 2, 2, 3), 4, np.uint8))
+    whole = np.concatenate(list(partial.batches(12)))
+    np.testing.assert_array_equal(whole[:, 0, 0, 0], np.repeat([0, 4, 8], 4))
+
+
 @pytest.mark.slow
 def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monkeypatch):
     seen = []
@@ -268,10 +312,10 @@ def test_truncated_images_are_darker_by_a_level_or_none(tmp_path, weights, autoe
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scaling_factor": 0.13}, ("its latents' scale is 0.13, that of the latents that the "
-         "checkpoint was trained on is 0.5")),
+        ({"scaling_factor": 0.13}, ("its latents' scale is 0.13, that of the "
+         "checkpoint's latents is 0.5")),
         ({"shift_factor": 0.2}, "its latents' shift is 0.2, .* is 0.1"),
-        ({"latent_channels": 16}, "has 16 latent channels, the checkpoint's have 4"),
+        ({"latent_channels": 16}, "has 16 latent channels, the checkpoint's latents have 4"),
     ],
 )  # fmt: skip
 def test_a_decoder_of_other_latents_is_refused(tmp_path, weights, autoencoder, change, message):
@@ -378,7 +422,6 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
         (("--classes", "-1"), "--classes: '-1' is not a class"),
         (("--classes", "cat"), "--classes: 'cat' is not a class"),
         (("--classes", "1", "--out", "grid.txt"), "--out: grid.txt is not a picture's name"),
-        (("--classes", "1", "--columns", "0"), "--columns: 0 is too few"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_one_line(

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 
@@ -36,7 +37,7 @@ def owned_elsewhere(directory, **changes):
 def test_a_second_writer_is_told_who_the_first_one_is(tmp_path):
     with DirectoryLock(tmp_path):
         assert (
-            f"another training writes there (process {os.getpid()} on"
+            f"another process writes there (process {os.getpid()} on"
             in enter_and_die(tmp_path).stderr
         )
     assert not list(tmp_path.iterdir())
@@ -136,3 +137,64 @@ while time.monotonic() < until:
     spans = sorted(tuple(map(float, child.communicate()[0].split())) for child in children)
     assert [len(span) for span in spans] == [2] * 6
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{}", "null", "3", "{", "[" * 100_000, '{"host": 3}', "\0\0\0",
+        json.dumps({"host": "a", "pid": "1", "started": "1", "key": "k"}),
+        json.dumps({"host": "a", "pid": 0, "started": "1", "key": "k"}),
+        json.dumps({"host": "a", "pid": 1, "started": "1", "key": ""}),
+        json.dumps({"host": "a", "pid": 1, "started": "1", "key": None}),
+        json.dumps({"host": "a", "pid": 10**400, "started": "1", "key": "k"}),
+        json.dumps({"hist": "a", "pid": 1, "started": "1", "key": "k"}),
+    ],
+)  # fmt: skip
+def test_a_damaged_owner_is_waited_for_and_replaced(tmp_path, monkeypatch, caplog, content):
+    """Its heartbeat may still be heard; nothing loops without a word, nothing fails."""
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
+    caplog.set_level("INFO")
+    (tmp_path / "owner.json").write_text(content)
+    with DirectoryLock(tmp_path) as writer:
+        writer.check()
+    assert "waiting for process 1 on an unknown host" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_in_an_owners_place_is_refused(tmp_path, make):
+    make(tmp_path / "owner.json")
+    with pytest.raises(UserError, match=r"owner\.json: is a "), DirectoryLock(tmp_path):
+        pass
+
+
+@pytest.mark.slow
+def test_who_waits_gets_in_when_the_other_one_ends(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
+    caplog.set_level("INFO")
+    first = threading.Event()
+
+    def hold():
+        with DirectoryLock(tmp_path, file="samples.npz"):
+            first.set()
+            time.sleep(0.3)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    first.wait()
+    with DirectoryLock(tmp_path, file="samples.npz", wait=True) as owner:
+        owner.check()
+    other.join()
+    assert caplog.text.count(f"samples.npz: waiting for process {os.getpid()}") == 1
+
+
+def test_an_owner_elsewhere_that_ends_is_followed(tmp_path, monkeypatch):
+    """It ends while it is watched: no need to wait until its heartbeat would be stale."""
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.02)
+    owned_elsewhere(tmp_path)
+    threading.Timer(0.1, (tmp_path / "owner.json").unlink).start()
+    started = time.monotonic()
+    with DirectoryLock(tmp_path, wait=True):
+        assert time.monotonic() - started < 5

@@ -79,7 +79,7 @@ def test_a_foreign_manifest_is_refused_in_one_line(tmp_path, content):
 def test_pickles_are_never_loaded(tmp_path):
     manifest = write_store(tmp_path)
     np.save(tmp_path / "labels.npy", np.array([{"a": 1}], dtype=object))
-    with pytest.raises(UserError, match=r"labels\.npy: not an array of labels"):
+    with pytest.raises(UserError, match=r"labels\.npy: not an array"):
         LatentStore(manifest)
 
 

@@ -2,22 +2,33 @@
 
 import subprocess
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 
 import pytest
 import torch
 
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
 PROGRAM = """
-import os, sys
+import os, sys, time
 from argparse import ArgumentParser
 from pathlib import Path
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.workers import add_worker_arguments, run_sharded
 
 class Squares:
     def __init__(self, directory):
         self.directory = directory
+
+    def is_finished(self):
+        return (self.directory / "whole").exists()
+
+    def remove_shares(self):
+        if "tidy" in sys.argv:
+            for share in self.directory.glob("share-*"):
+                share.unlink()
 
     def run(self, shard):
         if "fail" in sys.argv and shard.rank == 1:
@@ -31,10 +42,13 @@ class Squares:
 
 parser = ArgumentParser()
 parser.add_argument("directory", type=Path)
-parser.add_argument("word", nargs="?")
+parser.add_argument("words", nargs="*")
 add_worker_arguments(parser)
 arguments = parser.parse_args()
-run_sharded("squares", arguments, lambda device: Squares(arguments.directory), most=2)
+if "slow" in sys.argv:
+    time.sleep(2)
+owner = DirectoryLock(arguments.directory, wait=True)
+run_sharded("squares", arguments, lambda device: Squares(arguments.directory), owner, most=2)
 """
 
 
@@ -66,9 +80,32 @@ def test_a_failing_worker_ends_the_work_without_a_whole(tmp_path):
     assert not (tmp_path / "whole").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("orphan", [False, True])
+def test_shares_are_kept_for_whoever_starts_an_orphans_work_again(tmp_path, orphan):
+    """A workflow that was killed deletes the whole and starts its job again."""
+    (tmp_path / "squares.py").write_text(PROGRAM)
+    words = f"{sys.executable} -m squares {tmp_path} tidy slow"
+    # The shell waits for its child, or leaves it behind while it works.
+    command = f"{words} & sleep 1.5" if orphan else f"{words}; true"
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{':'.join(sys.path)}:{tmp_path}"}
+    subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
+    until = time.monotonic() + 60
+    while not (tmp_path / "whole").exists() or (tmp_path / "owner.json").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert len(list(tmp_path.glob("share-*"))) == (1 if orphan else 0)
+
+
 class Recorded:
-    def __init__(self):
-        self.calls = []
+    def __init__(self, finished=False):
+        self.calls, self.finished = [], finished
+
+    def is_finished(self):
+        return self.finished
+
+    def remove_shares(self):
+        self.calls.append("removed")
 
     def run(self, shard):
         self.calls.append(shard)
@@ -83,17 +120,25 @@ def options(*words) -> Namespace:
     return parser.parse_args(words)
 
 
-def test_one_process_does_all_and_finishes_and_a_worker_does_only_its_share():
+def test_one_process_does_all_and_finishes_and_a_worker_does_only_its_share(tmp_path):
     alone, worker, devices = Recorded(), Recorded(), []
-    run_sharded("none", options(), lambda device: devices.append(device) or alone)
+    owner = DirectoryLock(tmp_path)
+    run_sharded("none", options(), lambda device: devices.append(device) or alone, owner)
     run_sharded(
         "none",
         options("--processes", "3", "--worker", "2/3"),
         lambda device: devices.append(device) or worker,
+        DirectoryLock(tmp_path),
     )
-    assert alone.calls == [Shard.all(), 1]
+    assert alone.calls == [Shard.all(), 1, "removed"]
     assert worker.calls == [Shard(2, 3)]
     assert devices == [torch.device("cpu")] * 2
+
+
+def test_what_another_process_has_finished_is_taken(tmp_path):
+    work = Recorded(finished=True)
+    run_sharded("none", options("--processes", "4"), lambda _: work, DirectoryLock(tmp_path))
+    assert work.calls == ["removed"]
 
 
 def test_spans_tile_the_items():

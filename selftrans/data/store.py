@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from selftrans.config.identity import same_images
-from selftrans.data.images import read_npy_header
 from selftrans.data.manifests import FeatureManifest, Manifest, ShardRecord, read_manifest
+from selftrans.runtime.arrays import damage_of, read_array, read_npy_header
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import over_channels
@@ -50,11 +50,18 @@ class Rows:
                 raise Unavailable(f"{path}: no such file")
             if (size := path.stat().st_size) != shard.bytes:
                 raise UserError(f"{path}: {size} bytes, the manifest says {shard.bytes}")
-        self._files, self._offsets = [], []
+        self._files: list[IO[bytes]] = []
+        self._offsets: list[int] = []
+        self._shape: tuple[int, ...] = ()
+        self._dtype: np.dtype[Any] = np.dtype(np.float16)
         for shard in shards:
-            file = (directory / shard.file).open("rb", buffering=0)
-            shape, _, self._dtype = read_npy_header(file)
-            self._shape = shape[1:]
+            path = directory / shard.file
+            file = path.open("rb", buffering=0)
+            with damage_of(path, "a shard of rows"):
+                shape, _, dtype = read_npy_header(file)
+            if self._files and (shape[1:], dtype) != (self._shape, self._dtype):
+                raise UserError(f"{path}: rows of {dtype} {shape[1:]}, others have {self._shape}")
+            self._shape, self._dtype = shape[1:], dtype
             self._files.append(file)
             self._offsets.append(file.tell())
             # Rows are read in random order: what a system reads ahead is of no use.
@@ -130,14 +137,17 @@ class LatentStore:
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
 
     def _read_labels(self, path: Path) -> NDArray[np.int64]:
-        try:
-            labels = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not an array of labels ({error})") from None
+        labels = read_array(path)
         if labels.shape != (self.manifest.count,) or labels.dtype != np.int64:
             raise UserError(
                 f"{path}: {labels.dtype} of shape {labels.shape},"
                 f" expected int64 ({self.manifest.count},)"
+            )
+        check_digest(path, self.manifest.labels_sha256)
+        if labels.size and not (labels.min() >= 0 and labels.max() < self.manifest.num_classes):
+            raise UserError(
+                f"{path}: classes {labels.min()} to {labels.max()},"
+                f" allowed are 0 to {self.manifest.num_classes - 1}"
             )
         return labels
 
@@ -167,13 +177,12 @@ class LatentStore:
         return sample.sub_(shift).mul_(scale).numpy()
 
     def verify(self) -> None:
-        """Read every byte and compare the digests.
+        """Read every byte of the rows and compare the digests; opening did so with the labels.
 
         Raises:
             UserError: the first file whose content is not what the manifest says.
         """
         self.rows.verify()
-        check_digest(self.directory / "labels.npy", self.manifest.labels_sha256)
 
 
 class FeatureStore:

@@ -3,23 +3,27 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrans.data.images import write_npy_header
 from selftrans.data.manifests import AnyManifest, Manifest, ShardRecord
+from selftrans.runtime.arrays import map_array, write_npy_header
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import (
     atomic_path,
-    read_json,
+    read_fields,
     remove_stale_temp_files,
     sha256_of,
     write_json,
 )
+from selftrans.runtime.logs import LOG
 
 Content = Literal["moments", "features"]
 
@@ -95,15 +99,28 @@ class StoreWriter:
             yield number, start, min(start + self.shard_size, self.count)
 
     def has(self, number: int) -> bool:
-        """Whether an earlier attempt of the same origin and shard size finished the shard."""
-        record = self._record(number)
+        """Whether an earlier attempt of the same origin and shard size finished the shard.
+
+        By its record and size; ``is_sound`` reads it.
+        """
         path = self._path(number)
-        if not (record.is_file() and path.is_file()):
+        with suppress(UserError):
+            written = self._read_record(number)
+            return path.is_file() and (written["fingerprint"], written["bytes"]) == (
+                self._fingerprint,
+                path.stat().st_size,
+            )
+        return False
+
+    def is_sound(self, number: int) -> bool:
+        """Whether the shard is there, and its content is what was written."""
+        if not self.has(number):
             return False
-        written = read_json(record)
-        return bool(
-            written["fingerprint"] == self._fingerprint and written["bytes"] == path.stat().st_size
-        )
+        path = self._path(number)
+        if sha256_of(path) == self._read_record(number)["sha256"]:
+            return True
+        LOG.warning("%s: damaged, its SHA-256 is not what was recorded; made again", path)
+        return False
 
     def write(self, number: int, rows: NDArray[np.floating[Any]]) -> None:
         """Write one shard, a row for each view of each image."""
@@ -130,14 +147,14 @@ class StoreWriter:
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:
         """A finished shard, memory-mapped."""
-        return np.load(self._path(number), mmap_mode="r", allow_pickle=False)
+        return map_array(self._path(number))
 
     def skipped(self) -> list[int]:
         """Indices of the images that have no row; all shards must be finished."""
         return [
             index
             for number, _, _ in self.ranges()
-            for index in read_json(self._record(number))["skipped"]
+            for index in self._read_record(number)["skipped"]
         ]
 
     def finish(
@@ -160,8 +177,13 @@ class StoreWriter:
         )
 
     def write_manifest(self, kind: type[AnyManifest], **fields: Any) -> AnyManifest:
-        """Write the manifest over the shards, and delete shards of an older, longer store."""
-        records = [read_json(self._record(number)) for number, _, _ in self.ranges()]
+        """Write the manifest over the shards, and delete shards of an older, longer store.
+
+        Raises:
+            Unavailable: a shard is missing or damaged; the next attempt makes it again.
+        """
+        self._require_sound()
+        records = [self._read_record(number) for number, _, _ in self.ranges()]
         shards = tuple(
             ShardRecord(**{key: record[key] for key in ShardRecord.model_fields})
             for record in records
@@ -177,6 +199,23 @@ class StoreWriter:
         write_json(self.directory / "manifest.json", manifest.model_dump())
         (self.directory / "origin.json").unlink(missing_ok=True)
         return manifest
+
+    def _require_sound(self) -> None:
+        """Read all shards, in threads: hashing releases the interpreter."""
+        numbers = [number for number, _, _ in self.ranges()]
+        with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS", "1"))) as pool:
+            for number, sound in zip(numbers, pool.map(self.is_sound, numbers), strict=True):
+                if not sound:
+                    self._record(number).unlink(missing_ok=True)
+                    raise Unavailable(
+                        f"{self._path(number)}: missing or damaged; the same command makes it again"
+                    )
+
+    def _read_record(self, number: int) -> dict[str, Any]:
+        return read_fields(
+            self._record(number),
+            fingerprint=str, skipped=list, file=str, count=int, bytes=int, sha256=str,
+        )  # fmt: skip
 
     def _path(self, number: int) -> Path:
         return self.directory / f"{self.content}-{number:05}.npy"

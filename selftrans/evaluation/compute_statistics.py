@@ -3,10 +3,10 @@
 ``python -m selftrans.evaluation.compute_statistics --help``
 """
 
-import argparse
 import dataclasses
+import json
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from selftrans import __version__
 from selftrans.config import EXTRACTORS, ExtractorName
-from selftrans.data.images import write_npy_header
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import ImageSet, open_images
 from selftrans.evaluation.partial_statistics import load_partial_statistics, save_partial_statistics
 from selftrans.evaluation.references import check_published, is_statistics, published_moments
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
+from selftrans.runtime.arrays import map_array, write_npy_header
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, remove_stale_temp_files
+from selftrans.runtime.files import (
+    atomic_path,
+    file_identity,
+    remove_stale_temp_files,
+    sha256_of,
+)
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
@@ -121,32 +129,57 @@ class StatisticsWork:
         self.images, self.extractor, self.weights = images, extractor, weights
         self.batch_size, self.output, self.device = batch_size, output, device
         self.shares = output.with_suffix(".parts")
+        files = [] if weights is None else [file_identity(weights)]
+        self.source = json.dumps(
+            [open_images(images).identity, extractor, batch_size, *files, __version__]
+        )
+
+    def is_finished(self) -> bool:
+        """Whether the output was computed from these images with these weights."""
+        with suppress(UserError):
+            finished = ImageStatistics.load(self.output)
+            return finished.source == self.source and finished.features is not None
+        return False
 
     def run(self, shard: Shard) -> None:
-        """Write the sums and features of one process's share of the images."""
+        """Write the sums and features of one process's share of the images, unless they exist."""
+        path = self._share(shard.rank, shard.world_size)
+        with suppress(UserError):
+            load_partial_statistics(path, self.source)
+            return
         extractor = load_extractor(self.extractor, self.weights, self.device)
-        features = self.shares / f"{shard.rank}.npy"
         statistics = compute_statistics(
-            open_images(self.images), extractor, features, self.batch_size, shard
+            open_images(self.images), extractor, path.with_suffix(".npy"), self.batch_size, shard
         )
-        save_partial_statistics(statistics, self.shares / f"{shard.rank}.npz")
+        save_partial_statistics(statistics, path, self.source)
 
     def finish(self, world_size: int) -> None:
-        """Merge the shares: statistics, and beside them all features in order."""
-        ranks = range(world_size)
-        whole, *others = [load_partial_statistics(self.shares / f"{rank}.npz") for rank in ranks]
+        """Merge the shares: statistics, and beside them all features in order.
+
+        Raises:
+            UserError: a share is missing, damaged, or of other images.
+        """
+        paths = [self._share(rank, world_size) for rank in range(world_size)]
+        whole, *others = [load_partial_statistics(path, self.source) for path in paths]
         for other in others:
             whole.merge(other)
-        if world_size == 1:
-            (self.shares / "0.npy").replace(features_path(self.output))
-        else:
-            features = [np.load(self.shares / f"{rank}.npy", mmap_mode="r") for rank in ranks]
-            with FeatureFile(features_path(self.output), sum(map(len, features))) as file:
-                for rows in features:
-                    file.add(rows)
-        finish(whole, self.images).save(self.output)
-        shutil.rmtree(self.shares)
-        remove_stale_temp_files(self.output.parent, features_path(self.output).stem)
+        shares = [map_array(path.with_suffix(".npy")) for path in paths]
+        features = features_path(self.output)
+        with FeatureFile(features, sum(map(len, shares))) as file:
+            for rows in shares:
+                file.add(rows)
+        finished = dataclasses.replace(
+            finish(whole, self.images), features_sha256=sha256_of(features), source=self.source
+        )
+        finished.save(self.output)
+        remove_stale_temp_files(self.output.parent, features.stem)
+
+    def remove_shares(self) -> None:
+        """Remove the shares of the processes."""
+        shutil.rmtree(self.shares, ignore_errors=True)
+
+    def _share(self, rank: int, world_size: int) -> Path:
+        return self.shares / f"{rank}-of-{world_size}.npz"
 
 
 def reuse_statistics(statistics: Path, extractor: ExtractorName, output: Path) -> None:
@@ -167,12 +200,12 @@ def reuse_statistics(statistics: Path, extractor: ExtractorName, output: Path) -
     with FeatureFile(features_path(output), len(loaded.features)) as file:
         for start in range(0, len(loaded.features), 1024):
             file.add(loaded.features[start : start + 1024])
-    loaded.save(output)
+    dataclasses.replace(loaded, features_sha256=sha256_of(features_path(output))).save(output)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.evaluation.compute_statistics",
         description="Feature statistics of images.",
     )
@@ -183,13 +216,16 @@ def main() -> None:
     )
     parser.add_argument("--extractor", choices=EXTRACTORS, required=True, help="feature network")
     parser.add_argument("--weights", type=Path, help="its weights (default: from the cache)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument(
+        "--batch-size", type=at_least(1), default=64, help="images at a time (default: 64)"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="the statistics (.npz); features go beside it"
     )
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
+    check_output(arguments.output, arguments.images, suffix=".npz")
     if is_statistics(arguments.images):
         reuse_statistics(arguments.images, arguments.extractor, arguments.output)
         return
@@ -206,6 +242,7 @@ def main() -> None:
             arguments.output,
             device,
         ),
+        DirectoryLock(arguments.output.parent, file=arguments.output.name, wait=True),
         most=len(open_images(arguments.images)),
     )
 

@@ -10,8 +10,10 @@ are also computed as in training, with the label.
 
 from __future__ import annotations
 
-import argparse
+import json
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,17 +22,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selftrans import __version__
 from selftrans.alignment.base import AlignmentLosses, Batch
-from selftrans.config import AnalysisConfig, ExperimentConfig, InterpolantName, load_experiment
+from selftrans.config import (
+    AnalysisConfig,
+    ExperimentConfig,
+    InterpolantName,
+    load_experiment,
+    run_definition,
+)
 from selftrans.data.sources import held_out
 from selftrans.data.store import LatentStore
 from selftrans.evaluation.run_features import Floats, Named, RunFeatures
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.logs import Progress, set_up_logging
+from selftrans.runtime.files import file_identity
+from selftrans.runtime.lock import DirectoryLock
+from selftrans.runtime.logs import LOG, Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.training.batches import HostBatch
 from selftrans.training.input_paths import InputPaths, add_input_arguments
@@ -117,7 +129,12 @@ def subtract_positional_mean(tokens: torch.Tensor, shown: int) -> torch.Tensor:
 
 
 def maps_over_training(
-    checkpoints: list[Path], batch: Batch, shown: int, blocks: tuple[int, ...], device: torch.device
+    run: str,
+    checkpoints: list[Path],
+    batch: Batch,
+    shown: int,
+    blocks: tuple[int, ...],
+    device: torch.device,
 ) -> tuple[torch.Tensor, list[int], SiT]:
     """Maps of the shown images after blocks of every checkpoint, (S, blocks, I, T, D).
 
@@ -126,6 +143,8 @@ def maps_over_training(
     maps, steps = [], []
     for checkpoint in checkpoints:
         backbone, metadata = load_backbone(checkpoint, device)
+        if metadata.run != run:
+            raise UserError(f"{checkpoint}: is of run {metadata.run!r}, expected is {run!r}")
         features = backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, blocks)
         tokens = torch.stack([features[block] for block in blocks])
         maps.append(subtract_positional_mean(tokens, shown))
@@ -227,7 +246,9 @@ def features_of_run(
     noised = NoisedImages(store, inputs, settings.training.interpolant, device)
     batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
     shown_blocks = analysis.blocks_shown(settings.model)
-    maps, steps, backbone = maps_over_training(checkpoints, batch, len(shown), shown_blocks, device)
+    maps, steps, backbone = maps_over_training(
+        run, checkpoints, batch, len(shown), shown_blocks, device
+    )
     alignment = build_model(experiment, run, store, seed, inputs, device).alignment
     alignment.set_ema_model(backbone)
     shown_guiding: Named = {}
@@ -263,39 +284,57 @@ def on_host(tensor: torch.Tensor) -> Floats:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.evaluation.features",
         description="Features of a run's blocks and of what it follows.",
     )
     parser.add_argument("experiment", help="experiment file (YAML)")
     parser.add_argument("--run", required=True, help="name of the run")
-    parser.add_argument("--seed", type=int, required=True, help="seed of the run")
+    parser.add_argument("--seed", type=at_least(0), required=True, help="seed of the run")
     parser.add_argument(
         "--checkpoints", type=Path, nargs="+", required=True, help="weight files, by ascending step"
     )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
     add_input_arguments(parser)
     parser.add_argument(
-        "--batch-size", type=int, default=256, help="images at a time (default: 256)"
+        "--batch-size", type=at_least(1), default=256, help="images at a time (default: 256)"
     )
     parser.add_argument("--output", type=Path, required=True, help="the features (.npz)")
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
+    check_output(arguments.output, *arguments.checkpoints, suffix=".npz")
     experiment, run = load_experiment(arguments.experiment), arguments.run
     device, store = claim_device(arguments.gpus), LatentStore(arguments.latents)
-    inputs = Inputs.open(experiment, run, store, InputPaths.of(arguments), device)
-    features = features_of_run(
-        experiment,
-        run,
-        arguments.seed,
-        arguments.checkpoints,
-        store,
-        inputs,
-        arguments.batch_size,
-        device,
+    inputs = Inputs.open(experiment, run, arguments.seed, store, InputPaths.of(arguments), device)
+    source = json.dumps(
+        [
+            run_definition(experiment, run, arguments.seed),
+            experiment.analysis and experiment.analysis.model_dump(mode="json"),
+            [*map(file_identity, arguments.checkpoints)],
+            store.manifest.digest,
+            inputs.digests,
+            __version__,
+        ]
     )
-    features.save(arguments.output)
+    output = arguments.output
+    with DirectoryLock(output.parent, file=output.name, wait=True) as owner:
+        with suppress(UserError):
+            if str(RunFeatures.load(output).source) == source:
+                LOG.info("taken as they are: another process has computed these same features")
+                return
+        features = features_of_run(
+            experiment,
+            run,
+            arguments.seed,
+            arguments.checkpoints,
+            store,
+            inputs,
+            arguments.batch_size,
+            device,
+        )
+        owner.check()
+        replace(features, source=source).save(output)
 
 
 if __name__ == "__main__":

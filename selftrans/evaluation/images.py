@@ -1,5 +1,6 @@
 """Sets of images to measure: an archive, a folder, a data set; read in order, in batches."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -12,10 +13,19 @@ from selftrans.data.images import ImageArchive
 from selftrans.data.sources import open_extracted
 from selftrans.data.sources.base import DAMAGED
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import file_identity
+
+MAX_PIXELS = 2**24
+"""Of a sample: a small file may unpack to gigabytes."""
 
 
 class ImageSet(Protocol):
     """uint8 RGB images of one size in a fixed order."""
+
+    @property
+    def identity(self) -> str:
+        """What changes when the images do: their names, sizes and times, or the set's digest."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""
@@ -37,6 +47,11 @@ class ImageFolder:
         self.paths = sorted(directory / name for name in images_below(directory))
         if not self.paths:
             raise UserError(f"{directory}: holds no image (looked for: {', '.join(SUFFIXES)})")
+
+    @property
+    def identity(self) -> str:
+        """Names, sizes and times of all files, hashed."""
+        return hashlib.sha256("\0".join(map(file_identity, self.paths)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,6 +78,11 @@ class ImageFolder:
     def _read(self, path: Path) -> NDArray[np.uint8]:
         try:
             with open_image(read_image_file(path)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{path}: is {image.width}x{image.height}, allowed for samples are"
+                        f" {MAX_PIXELS:,} pixels"
+                    )
                 if image.mode != "RGB":
                     raise UserError(f"{path}: is {image.mode}, allowed is RGB in 8 bits")
                 return np.asarray(image)
@@ -75,6 +95,11 @@ class DataImages:
 
     def __init__(self, reference: str) -> None:
         self._source = open_extracted(Path(reference))
+
+    @property
+    def identity(self) -> str:
+        """The digest of the source."""
+        return self._source.digest
 
     def __len__(self) -> int:
         return len(self._source.labels)

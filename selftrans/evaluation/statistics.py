@@ -6,6 +6,7 @@ which precision, recall and KID need, are written to a file as they come.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from selftrans.evaluation.activations import Activations
+from selftrans.runtime.arrays import map_array, read_arrays
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path
+from selftrans.runtime.files import atomic_path, sha256_of
 
+_MOMENTS = ("mean", "covariance")
 SCORE_CHUNK = 5000
 """Images per chunk of the Inception score, in file order, as the ADM evaluator has it."""
 
@@ -209,6 +212,10 @@ class ImageStatistics:
     sorted_by_class: bool
     features: NDArray[np.float32] | None = None
     """All features in order, (N, d), memory-mapped; None where only moments are known."""
+    features_sha256: str = ""
+    """Of the features' file; empty where there is none, and of files of earlier versions."""
+    source: str = ""
+    """What they were computed from, by which a finished set is known; empty in earlier versions."""
 
     @property
     def moments_digest(self) -> str:
@@ -225,6 +232,8 @@ class ImageStatistics:
             "image_size": self.image_size,
             "count": self.count,
             "sorted_by_class": self.sorted_by_class,
+            "features_sha256": self.features_sha256,
+            "source": self.source,
             "score_counts": np.array([chunk.count for chunk in self.scores], np.int64),
             "score_probabilities": np.array([chunk.probabilities for chunk in self.scores]),
             "score_entropies": np.array([chunk.negative_entropy for chunk in self.scores]),
@@ -245,47 +254,47 @@ class ImageStatistics:
         Raises:
             UserError: a file is absent, damaged or of another kind.
         """
+        arrays = read_arrays(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = (
-                    file["score_counts"],
-                    file["score_probabilities"],
-                    file["score_entropies"],
+            gaussians = {
+                name: Gaussian(
+                    int(arrays[f"{name}_count"]),
+                    arrays[f"{name}_mean"],
+                    arrays[f"{name}_covariance"],
                 )
-                gaussians = {
-                    name: Gaussian(
-                        int(file[f"{name}_count"]), file[f"{name}_mean"], file[f"{name}_covariance"]
-                    )
-                    for name in ("features", "spatial")
-                    if f"{name}_mean" in file
-                }
-                if not all(
-                    np.isfinite(gaussian.mean).all() and np.isfinite(gaussian.covariance).all()
-                    for gaussian in gaussians.values()
-                ):
-                    raise UserError(f"{path}: its moments are not finite")
-                width = len(gaussians["features"].mean)
-                return cls(
-                    extractor=str(file["extractor"]),
-                    digest=str(file["digest"]),
-                    image_size=(int(file["image_size"][0]), int(file["image_size"][1])),
-                    count=int(file["count"]),
-                    gaussians=gaussians,
-                    scores=[
-                        ScoreSums(int(n), p, float(entropy))
-                        for n, p, entropy in zip(*columns, strict=True)
-                    ],
-                    sorted_by_class=bool(file["sorted_by_class"]),
-                    features=_load_features(features_path(path), width),
-                )
-        except UserError:
-            raise
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except Exception as error:  # zipfile and numpy raise half a dozen kinds
+                for name in ("features", "spatial")
+                if f"{name}_mean" in arrays
+            }
+            columns = (arrays[f"score_{key}"] for key in ("counts", "probabilities", "entropies"))
+            scores = [
+                ScoreSums(int(n), p, float(entropy)) for n, p, entropy in zip(*columns, strict=True)
+            ]
+            height, width = map(int, arrays["image_size"])
+            statistics = cls(
+                extractor=str(arrays["extractor"]),
+                digest=str(arrays["digest"]),
+                image_size=(height, width),
+                count=int(arrays["count"]),
+                gaussians=gaussians,
+                scores=scores,
+                sorted_by_class=bool(arrays["sorted_by_class"]),
+                features_sha256=str(arrays.get("features_sha256", "")),
+                source=str(arrays.get("source", "")),
+            )
+            dimension = len(gaussians["features"].mean)
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: not a statistics file ({type(error).__name__}: {error})"
             ) from None
+        numbers = [getattr(gaussian, name) for gaussian in gaussians.values() for name in _MOMENTS]
+        numbers += [chunk.probabilities for chunk in scores]
+        numbers += [np.array([chunk.negative_entropy for chunk in scores])]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise UserError(f"{path}: its numbers are not finite")
+        return dataclasses.replace(
+            statistics,
+            features=_load_features(features_path(path), dimension, statistics.features_sha256),
+        )
 
 
 def features_path(statistics: Path) -> Path:
@@ -293,13 +302,12 @@ def features_path(statistics: Path) -> Path:
     return statistics.with_name(f"{statistics.stem}-features.npy")
 
 
-def _load_features(path: Path, width: int) -> NDArray[np.float32] | None:
-    if not path.is_file():
+def _load_features(path: Path, width: int, digest: str) -> NDArray[np.float32] | None:
+    if not path.exists():
         return None
-    try:
-        features: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an array of features, or truncated ({error})") from None
+    features = map_array(path)
+    if digest and sha256_of(path) != digest:
+        raise UserError(f"{path}: damaged, or of another set than the statistics beside it")
     if features.ndim != 2 or features.shape[1] != width or features.dtype != np.float32:
         raise UserError(
             f"{path}: {features.dtype} of shape {features.shape}, expected float32 (N, {width})"

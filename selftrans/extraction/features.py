@@ -3,7 +3,6 @@
 ``python -m selftrans.extraction.features --help``
 """
 
-import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,9 @@ from selftrans.extraction.shards import (
     write_shards,
 )
 from selftrans.models.encoder import load_encoder
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 
@@ -65,6 +66,10 @@ class FeatureExtraction:
         )
         self._require_room(directory)
 
+    def is_finished(self) -> bool:
+        """Never as a whole: every shard that is there is taken."""
+        return False
+
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""
         write_shards(self.writer, self._encoded, shard)
@@ -80,6 +85,9 @@ class FeatureExtraction:
             hidden_size=self.encoder.hidden_size,
             views=self.views,
         )
+
+    def remove_shares(self) -> None:
+        """Nothing: the shards are the store."""
 
     def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
         return encode_images(self.source, indices, self._encode, skip=may_skip(self.data))
@@ -116,7 +124,7 @@ def extract_features(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.extraction.features",
         description="Encode images into an encoder's patch tokens.",
     )
@@ -132,6 +140,7 @@ def main() -> None:
         lambda device: FeatureExtraction(
             load_dataset(arguments.data), arguments.encoder, arguments.output, device
         ),
+        DirectoryLock(arguments.output, wait=True),
     )
 
 

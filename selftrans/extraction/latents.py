@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,15 @@ from selftrans.extraction.shards import (
     store_origin,
     write_shards,
 )
-from selftrans.models.autoencoder import encode_moments, latent_scaling, load_autoencoder
+from selftrans.models.autoencoder import (
+    check_latents,
+    encode_moments,
+    latent_scaling,
+    load_autoencoder,
+)
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.runtime.tensors import digest_of
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
@@ -78,15 +84,7 @@ class LatentExtraction:
         if path is None:
             return
         decoder, channels = load_autoencoder(path, self.device), self.data.latent_shape[0]
-        found = (
-            decoder.config.get("latent_channels", channels),
-            *latent_scaling(decoder, path, channels),
-        )
-        if found != (expected := (channels, self.scale, self.shift)):
-            raise UserError(
-                f"data {self.data.name!r}: autoencoder.decoder: {path!r} has channels, scale and"
-                f" shift {found}, the latents of {self.path!r} have {expected}"
-            )
+        check_latents(decoder, path, channels, self.scale, self.shift, f"{self.path!r}'s latents")
         ours, its = (digest_of(one.encoder.state_dict()) for one in (self.autoencoder, decoder))
         if ours != its:
             LOG.warning(
@@ -94,6 +92,10 @@ class LatentExtraction:
                 path,
                 self.path,
             )
+
+    def is_finished(self) -> bool:
+        """Never as a whole: every shard that is there is taken."""
+        return False
 
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""
@@ -136,6 +138,9 @@ class LatentExtraction:
             " ".join(f"{number:.5f}" for number in np.atleast_1d(manifest.scale)),
         )
         return manifest
+
+    def remove_shares(self) -> None:
+        """Nothing: the shards are the store."""
 
     def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
         """Means and standard deviations, (B V, 2, C, H, W), as they are stored."""
@@ -198,7 +203,7 @@ def extract(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.extraction.latents", description="Encode images into latents."
     )
     parser.add_argument("data", help="data file (YAML)")
@@ -215,6 +220,7 @@ def main() -> None:
         lambda device: LatentExtraction(
             load_dataset(arguments.data), arguments.autoencoder, arguments.output, device
         ),
+        DirectoryLock(arguments.output, wait=True),
     )
 
 

@@ -51,7 +51,7 @@ def write_shards(
         UserError: none of a shard's images can be decoded.
     """
     mine = [part for part in writer.ranges() if part[0] % shard.world_size == shard.rank]
-    todo = [part for part in mine if not writer.has(part[0])]
+    todo = [part for part in mine if not writer.is_sound(part[0])]
     total, left = (sum(stop - start for _, start, stop in parts) for parts in (mine, todo))
     if shard.rank == 0:
         writer.record_origin()
@@ -92,8 +92,13 @@ def store_origin(
     for file in ("origin.json", "manifest.json"):
         if not (path := directory / file).is_file():
             continue
-        recorded = read_json(path)
-        recorded = recorded["origin"] if file == "manifest.json" else recorded
+        try:
+            recorded = read_json(path)
+        except UserError as error:  # of a killed node: what it says is not needed
+            LOG.warning("passing over a record that cannot be used: %s", error)
+            continue
+        if file == "manifest.json" and isinstance(recorded, dict):
+            recorded = recorded.get("origin")
         if _means(recorded, data, source, digests, keys):
             return dict(recorded)
     return {"data": kept, **digests}

@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from selftrans.runtime.arguments import at_least
 from selftrans.runtime.devices import claim_device, lease_gpus, visible_gpus
 from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.lock import DirectoryLock
+from selftrans.runtime.logs import LOG
 from selftrans.runtime.signals import StopRequest, die_with_parent
 
 if TYPE_CHECKING:
     import torch
 
 POLL_SECONDS = 0.2
+_PARENT = os.getppid()
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """``2/8`` is the third of eight."""
-        rank, _, world_size = text.partition("/")
-        return cls(int(rank), int(world_size))
+        rank, world_size = map(int, text.split("/"))
+        if not 0 <= rank < world_size:
+            raise ValueError
+        return cls(rank, world_size)
 
     @classmethod
     def all(cls) -> Shard:
@@ -49,6 +55,10 @@ class Shard:
 class ShardedWork(Protocol):
     """Work that any number of processes share; the shares lie on disk until it is finished."""
 
+    def is_finished(self) -> bool:
+        """Whether an earlier process has written exactly what this one would write."""
+        ...
+
     def run(self, shard: Shard) -> None:
         """Do one process's share."""
         ...
@@ -57,17 +67,21 @@ class ShardedWork(Protocol):
         """Put the shares of ``world_size`` processes together."""
         ...
 
+    def remove_shares(self) -> None:
+        """Remove what is not needed once the whole is written."""
+        ...
+
 
 def add_worker_arguments(parser: ArgumentParser) -> None:
     """Add the options ``--gpus``, ``--processes`` and, for internal use, ``--worker``."""
     parser.add_argument(
         "--gpus",
-        type=int,
+        type=at_least(0),
         default=0,
         help="GPUs to use, a process for each; 0 is the CPU (default: 0)",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="processes without GPUs (default: 1)"
+        "--processes", type=at_least(1), default=1, help="processes without GPUs (default: 1)"
     )
     parser.add_argument("--worker", type=Shard.parse, help="used by the program itself: rank/size")
 
@@ -76,6 +90,7 @@ def run_sharded(
     module: str,
     arguments: Namespace,
     open_work: Callable[[torch.device], ShardedWork],
+    owner: DirectoryLock,
     most: int | None = None,
 ) -> None:
     """Run a command line's work on as many processes as its options request.
@@ -85,10 +100,14 @@ def run_sharded(
     them, and finishes the work; it computes nothing itself, so its device is the CPU. As a worker
     it does its share.
 
+    Whoever started the command may be gone when it ends: a workflow that was killed takes the
+    files for unfinished, deletes them and starts the command again. The shares are kept for that.
+
     Args:
         module: the command line's module, for ``python -m``.
         arguments: parsed, with the options of ``add_worker_arguments``.
         open_work: the work on a device; called once, in every process.
+        owner: the lock of what is written, held by all but the workers.
         most: no more processes than this, for work that cannot be divided further.
 
     Raises:
@@ -102,14 +121,20 @@ def run_sharded(
     world_size = gpus or processes
     if arguments.worker is not None:
         open_work(claim_device(min(gpus, 1))).run(arguments.worker)
-    elif world_size > 1:
-        work = open_work(claim_device(0))
-        _run_workers(module, sys.argv[1:], gpus=gpus, world_size=world_size)
-        work.finish(world_size)
-    else:
-        work = open_work(claim_device(gpus))
-        work.run(Shard.all())
-        work.finish(1)
+        return
+    with owner:
+        work = open_work(claim_device(gpus if world_size == 1 else 0))
+        if work.is_finished():
+            LOG.info("taken as it is: another process has finished this same work")
+        else:
+            if world_size > 1:
+                _run_workers(module, sys.argv[1:], gpus=gpus, world_size=world_size)
+            else:
+                work.run(Shard.all())
+            owner.check()
+            work.finish(world_size)
+        if os.getppid() == _PARENT:
+            work.remove_shares()
 
 
 def _run_workers(module: str, arguments: Sequence[str], *, gpus: int, world_size: int) -> None:

@@ -9,14 +9,12 @@ matrix products.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import shutil
-from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,19 +36,23 @@ from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.dopri5 import dopri5
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
-from selftrans.models.autoencoder import decode, latent_scaling, load_autoencoder
-from selftrans.models.metadata import WeightsMetadata
+from selftrans.models.autoencoder import (
+    check_latents,
+    decode,
+    latent_scaling,
+    load_autoencoder,
+)
 from selftrans.models.weights import load_backbone
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, read_json, write_json
+from selftrans.runtime.files import read_json, write_json
+from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
-
-if TYPE_CHECKING:
-    from selftrans.models.autoencoder import Autoencoder
+from selftrans.sampling.partial_images import PartialImages
 
 CPU = torch.device("cpu")
 
@@ -140,18 +142,57 @@ class ImageSampler:
         weights: weight file of a checkpoint.
         autoencoder: directory or hub name of the autoencoder that decodes.
         device: where to compute.
+        other_decoder: whether another autoencoder made the latents, so that their digests differ.
 
     Raises:
-        UserError: the checkpoint or the autoencoder cannot be used.
+        UserError: the checkpoint or the autoencoder cannot be used, or they do not fit.
     """
 
-    def __init__(self, weights: Path | str, autoencoder: str, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        weights: Path | str,
+        autoencoder: str,
+        device: torch.device = CPU,
+        *,
+        other_decoder: bool = False,
+    ) -> None:
         self.device = device
         self.model, self.metadata = load_backbone(Path(weights), device)
         self._models = {"fp32": self.model, "tf32": self.model}
         self.autoencoder, self.decoder_name = load_autoencoder(autoencoder, device), autoencoder
-        _check_decoder(self.autoencoder, autoencoder, self.metadata)
+        self.decoder_digest = digest_of(self.autoencoder.state_dict())
+        self._check_decoder(is_encoder=not other_decoder)
         self._decoders = {"fp32": self.autoencoder}
+
+    def _check_decoder(self, *, is_encoder: bool) -> None:
+        """Refuse an autoencoder of other latents than those that the checkpoint was trained on.
+
+        The scale of an imported checkpoint's latents was said by whoever imported it.
+        """
+        trained, channels = self.metadata.latents, self.metadata.shape.latent_shape[0]
+        imported = self.metadata.imported is not None
+        scale, _ = latent_scaling(self.autoencoder, self.decoder_name, channels)
+        if imported and isinstance(scale, tuple):
+            raise UserError(
+                f"autoencoder {self.decoder_name!r}: latents_mean and latents_std hold a number for"
+                " each channel, the checkpoint was imported with one scale for all"
+                " (allowed: an autoencoder without them)"
+            )
+        check_latents(
+            self.autoencoder,
+            self.decoder_name,
+            channels,
+            None if trained.digest is None else trained.scale,
+            trained.shift,
+            "the checkpoint's latents",
+        )
+        made_by = trained.autoencoder_digest
+        if is_encoder and made_by is not None and self.decoder_digest != made_by:
+            raise UserError(
+                f"autoencoder {self.decoder_name!r}: is not the one that made the latents, its"
+                f" digest is {self.decoder_digest[:12]}, theirs {made_by[:12]}"
+                " (allowed: that one, or another decoder by --decoder, `autoencoder.decoder`)"
+            )
 
     def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
         """Class of each sample."""
@@ -162,6 +203,11 @@ class ImageSampler:
     ) -> NDArray[np.uint8]:
         """Samples ``indices``, (B, H, W, 3), of the classes ``labels_B``, or else of theirs."""
         chosen = self.labels(settings, indices) if labels_B is None else labels_B
+        if wrong := [label for label in chosen if not 0 <= label < self.model.shape.num_classes]:
+            raise UserError(
+                f"class {wrong[0]} is not one of the model"
+                f" (allowed: 0 to {self.model.shape.num_classes - 1})"
+            )
         labels = torch.from_numpy(chosen).to(self.device)
         noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
         if settings.precision not in self._models:
@@ -194,33 +240,6 @@ class ImageSampler:
         return np.concatenate([part.cpu().numpy() for part in parts])
 
 
-def _check_decoder(autoencoder: Autoencoder, path: str, metadata: WeightsMetadata) -> None:
-    """Refuse an autoencoder of other latents than those that a checkpoint was trained on.
-
-    The scale of an imported checkpoint's latents was said by whoever imported it.
-    """
-    trained, channels = metadata.latents, metadata.shape.latent_shape[0]
-    if (found := autoencoder.config.get("latent_channels", channels)) != channels:
-        raise UserError(
-            f"autoencoder {path!r}: has {found} latent channels, the checkpoint's have {channels}"
-        )
-    scale, shift = latent_scaling(autoencoder, path, channels)
-    if metadata.imported and isinstance(scale, tuple):
-        raise UserError(
-            f"autoencoder {path!r}: latents_mean and latents_std hold a number for each channel,"
-            " the checkpoint was imported with one scale for all"
-            " (allowed: an autoencoder without them)"
-        )
-    if trained.digest is None or scale is None:
-        return
-    for name, its, theirs in (("scale", scale, trained.scale), ("shift", shift, trained.shift)):
-        if its != theirs:
-            raise UserError(
-                f"autoencoder {path!r}: its latents' {name} is {its}, that of the latents that the"
-                f" checkpoint was trained on is {theirs}"
-            )
-
-
 def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
     """All that a set of samples depends on."""
     return {
@@ -229,68 +248,12 @@ def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
             key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")
         },
         "decoder": sampler.decoder_name,
-        "autoencoder_digest": digest_of(sampler.autoencoder.state_dict()),
+        "autoencoder_digest": sampler.decoder_digest,
         "versions": {
             "selftrans": __version__,
             **{name: version(name) for name in ("torch", "diffusers", "timm")},
         },
     }
-
-
-class PartialImages:
-    """Batches of images, a file each, whole or absent; any worker resumes where another stopped.
-
-    Args:
-        directory: of the files.
-        description: of the set; batches of another set are discarded.
-    """
-
-    def __init__(self, directory: Path, description: dict[str, Any]) -> None:
-        self.directory, self.description = directory, description
-        record = directory / "description.json"
-        if not record.is_file() or read_json(record) != description:
-            self.remove()
-            write_json(record, description)
-
-    def missing(self, span: range, batch_size: int) -> list[range]:
-        """The batches of ``span`` that do not exist yet."""
-        existing = [batch for batch in self._existing() if batch.start < span.stop]
-        batches, position = [], span.start
-        for start, stop in [
-            *((batch.start, batch.stop) for batch in existing),
-            (span.stop, span.stop),
-        ]:
-            batches += [
-                range(first, min(first + batch_size, start))
-                for first in range(position, start, batch_size)
-            ]
-            position = max(position, stop)
-        return batches
-
-    def add(self, indices: range, images_BHWC: NDArray[np.uint8]) -> None:
-        """Write a batch."""
-        with atomic_path(self.directory / f"{indices.start:08}-{indices.stop:08}.npy") as temporary:
-            np.save(temporary, images_BHWC)
-
-    def batches(self, count: int) -> Iterator[NDArray[np.uint8]]:
-        """All images in order, a batch at a time."""
-        existing = self._existing()
-        assert [*(batch.start for batch in existing), count] == [
-            0,
-            *(batch.stop for batch in existing),
-        ]
-        for batch in existing:
-            yield np.load(self.directory / f"{batch.start:08}-{batch.stop:08}.npy")
-
-    def remove(self) -> None:
-        """Remove all files."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _existing(self) -> list[range]:
-        """The batches on disk, in order."""
-        names = (path.stem.split("-") for path in self.directory.glob("????????-????????.npy"))
-        batches = [range(int(start), int(stop)) for start, stop in names]
-        return sorted(batches, key=lambda batch: (batch.start, batch.stop))
 
 
 class Generation:
@@ -308,7 +271,15 @@ class Generation:
     ) -> None:
         self.settings, self.sampler = settings, sampler
         self.output, self.batch_size = output, batch_size
-        self.partial = PartialImages(output.with_suffix(".partial"), describe(settings, sampler))
+        self.description = describe(settings, sampler)
+        self.partial = PartialImages(output.with_suffix(".partial"), self.description)
+
+    def is_finished(self) -> bool:
+        """Whether the set lies there with this description, which is written last."""
+        with suppress(UserError):
+            if read_json(self.output.with_suffix(".json")) == self.description:
+                return len(ImageArchive(self.output)) == self.settings.num_samples
+        return False
 
     def run(self, shard: Shard) -> None:
         """Draw this worker's share of the images, but for those that exist."""
@@ -328,18 +299,25 @@ class Generation:
         archive = ImageArchive(self.output)
         first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
         write_image_archive(self.output.with_name("first.npz"), [first], labels[: len(first)])
-        write_json(self.output.with_suffix(".json"), self.partial.description)
+        write_json(self.output.with_suffix(".json"), self.description)
+
+    def remove_shares(self) -> None:
+        """Remove the batches."""
         self.partial.remove()
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.sampling.generate", description="Sample images of a checkpoint."
     )
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    parser.add_argument(
-        "--autoencoder", required=True, help="directory or hub name of the autoencoder"
+    decoder = parser.add_mutually_exclusive_group(required=True)
+    decoder.add_argument(
+        "--autoencoder", help="directory or hub name of the autoencoder that made the latents"
+    )
+    decoder.add_argument(
+        "--decoder", help="that of another autoencoder, which decodes the same latents"
     )
     parser.add_argument(
         "--settings", required=True, help="an entry of evaluation.samplers, as JSON"
@@ -351,11 +329,12 @@ def main() -> None:
         help="the .npz; its first images and a .json go beside it",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=256, help="images at a time (default: 256)"
+        "--batch-size", type=at_least(1), default=256, help="images at a time (default: 256)"
     )
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
+    check_output(arguments.output, arguments.weights, suffix=".npz")
     try:
         settings = restored(SamplerConfig, json.loads(arguments.settings), "--settings")
     except json.JSONDecodeError as error:
@@ -365,10 +344,16 @@ def main() -> None:
         arguments,
         lambda device: Generation(
             settings,
-            ImageSampler(arguments.weights, arguments.autoencoder, device),
+            ImageSampler(
+                arguments.weights,
+                arguments.decoder or arguments.autoencoder,
+                device,
+                other_decoder=arguments.decoder is not None,
+            ),
             arguments.output,
             arguments.batch_size,
         ),
+        DirectoryLock(arguments.output.parent, file=arguments.output.name, wait=True),
     )
 
 

@@ -3,7 +3,6 @@
 ``python -m selftrans.sampling.sample_grid --help``
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from selftrans.config import GuidanceConfig, SamplerConfig
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path
@@ -21,6 +21,7 @@ from selftrans.sampling.generate import ImageSampler
 
 MODULE = "selftrans.sampling.sample_grid"
 IMAGENET_CLASSES = 1000
+FindAutoencoder = Callable[[Path], tuple[str | None, str | None]]
 
 
 def class_names(num_classes: int) -> list[str]:
@@ -63,14 +64,15 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
     return sheet
 
 
-def main(module: str = MODULE, find_autoencoder: Callable[[Path], str] | None = None) -> None:
+def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) -> None:
     """The command line.
 
     Args:
         module: what it is called in its usage.
-        find_autoencoder: that of a checkpoint, if none is given; without it, one has to be.
+        find_autoencoder: that of a checkpoint, or else another decoder, if neither is given;
+            without it, one has to be.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog=f"python -m {module}",
         description="Draw a row of samples for each class. A column has the same noise.",
     )
@@ -80,15 +82,23 @@ def main(module: str = MODULE, find_autoencoder: Callable[[Path], str] | None = 
     parser.add_argument("--classes", required=True, help="class numbers, for instance 207,360")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png, .jpg, .webp)")
     default = " (default: that of the checkpoint's experiment)" if find_autoencoder else ""
-    parser.add_argument(
-        "--autoencoder", required=not find_autoencoder, help=f"directory or hub name{default}"
+    options = parser.add_mutually_exclusive_group(required=not find_autoencoder)
+    options.add_argument(
+        "--autoencoder", help=f"directory or hub name of what made the latents{default}"
     )
-    parser.add_argument("--columns", type=int, default=4, help="samples of each class (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    options.add_argument(
+        "--decoder", help="that of another autoencoder, which decodes the same latents"
+    )
+    parser.add_argument(
+        "--columns", type=at_least(1), default=4, help="samples of each class (default: 4)"
+    )
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of the noise (default: 0)"
+    )
     samplers = get_args(SamplerConfig.model_fields["sampler"].annotation)
     parser.add_argument("--sampler", choices=samplers, default="euler", help="(default: euler)")
     parser.add_argument(
-        "--steps", type=int, default=50, help="steps from noise to data (default: 50)"
+        "--steps", type=at_least(2), default=50, help="steps from noise to data (default: 50)"
     )
     parser.add_argument(
         "--scale",
@@ -106,16 +116,16 @@ def main(module: str = MODULE, find_autoencoder: Callable[[Path], str] | None = 
         raise UserError(
             f"--out: {arguments.out} is not a picture's name (allowed: .png, .jpg, .webp)"
         )
-    for option, value, least in (
-        ("--columns", arguments.columns, 1),
-        ("--steps", arguments.steps, 2),
-    ):
-        if value < least:
-            raise UserError(f"{option}: {value} is too few (allowed: {least} or more)")
-    autoencoder = arguments.autoencoder
-    if autoencoder is None and find_autoencoder is not None:
-        autoencoder = find_autoencoder(arguments.checkpoint)
-    sampler = ImageSampler(arguments.checkpoint, autoencoder, claim_device(min(arguments.gpus, 1)))
+    check_output(arguments.out, arguments.checkpoint)
+    autoencoder, decoder = arguments.autoencoder, arguments.decoder
+    if autoencoder is None and decoder is None and find_autoencoder is not None:
+        autoencoder, decoder = find_autoencoder(arguments.checkpoint)
+    sampler = ImageSampler(
+        arguments.checkpoint,
+        decoder or autoencoder,
+        claim_device(min(arguments.gpus, 1)),
+        other_decoder=decoder is not None,
+    )
     classes = parse_classes(arguments.classes, sampler.model.shape.num_classes)
     settings = SamplerConfig(
         sampler=arguments.sampler,
