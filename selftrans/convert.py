@@ -3,26 +3,30 @@
 ``python -m selftrans.convert import --help``, ``... export --help``
 """
 
-import argparse
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from selftrans import __version__
 from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
 from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
-from selftrans.models.weights import CPU, load_backbone
+from selftrans.models.weights import CPU, load_backbone, load_exported
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, sha256_of, write_json
+from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json
 from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.tensors import is_own_file
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
+OUR_CONVENTION: Convention = "noise-at-1"
 SIT_GUIDED_CHANNELS = 3  # SiT's forward_with_cfg, and LayerSync's, take the others from v_c
 
 
@@ -30,48 +34,59 @@ def import_checkpoint(
     file: Path,
     output: Path,
     *,
-    convention: Convention,
-    weights: Weights = "ema",
+    convention: Convention | None = None,
+    weights: Weights | None = None,
     num_heads: int | None = None,
     latent_size: int | None = None,
     ignore: Collection[str] = (),
     step: int | None = None,
-    scale: float = SD_SCALE,
-    shift: float = 0.0,
-    interpolant: InterpolantName = "linear",
+    scale: float | None = None,
+    shift: float | None = None,
+    interpolant: InterpolantName | None = None,
     name: str | None = None,
     expected: BackboneConfig | None = None,
 ) -> str:
     """Write a public checkpoint as a weight file of ours and return the digest of its tensors.
 
+    A file that this package wrote, as a checkpoint or exported, says all of it itself.
+
     Args:
         file: the public file.
         output: our weight file.
         convention: the model's direction of time.
-        weights: averaged or raw, where the file has both.
+        weights: averaged (if it is not given) or raw, where the file has both.
         num_heads: attention heads, where nothing in the file tells them.
         latent_size: height of the latents, where nothing in the file tells it.
         ignore: prefixes of tensors that are no part of the backbone.
         step: the training's step (if it is not given: what the file says, else 0).
-        scale: a latent that the model sees is (latent - shift) * scale.
-        shift: see ``scale``.
-        interpolant: the one that the model was trained on.
+        scale: a latent that the model sees is (latent - shift) * scale (if it is not given: that of
+            Stable Diffusion's autoencoder).
+        shift: see ``scale`` (if it is not given: 0).
+        interpolant: the one that the model was trained on (if it is not given: linear).
         name: the run's name (if it is not given: the file's).
         expected: the backbone that it must be; tells the heads, too.
 
     Raises:
-        UserError: the file cannot be used, or its model has another shape.
+        UserError: the file cannot be used, its model has another shape, or it says otherwise.
     """
+    if (own := _read_own(file)) is not None:
+        options = {
+            "convention": convention, "weights": weights, "step": step, "scale": scale,
+            "shift": shift, "interpolant": interpolant,
+        }  # fmt: skip
+        return _take_over(file, *own, output, options, name, expected)
+    if convention is None:
+        raise UserError(
+            f"--convention: is needed, {file} does not say it"
+            f" (allowed: {', '.join(get_args(Convention))})"
+        )
     public = read_checkpoint(file)
+    weights = weights or "ema"
     tensors = public.tensors(weights)
     if expected is not None:
         num_heads = num_heads or expected.num_heads
     shape = read_shape(tensors, file, num_heads=num_heads, latent_size=latent_size)
-    if expected is not None:
-        wanted = SiTShape.of(expected, shape.latent_shape, shape.num_classes).to_json()
-        for key, value in shape.to_json().items():
-            if value != wanted[key]:
-                raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
+    _check_shape(file, shape, expected)
     if convention == "data-at-1" and shape.latent_shape[0] > SIT_GUIDED_CHANNELS:
         LOG.info(
             "%s: SiT's published guided numbers guided %d of the %d channels (its"
@@ -87,13 +102,75 @@ def import_checkpoint(
         step=step if step is not None else public.step or 0,
         fingerprint=sha256_of(file),
         shape=shape,
-        interpolant=interpolant,
-        latents=LatentScaling(digest=None, scale=scale, shift=shift),
+        interpolant=interpolant or "linear",
+        latents=LatentScaling(
+            digest=None, scale=SD_SCALE if scale is None else scale, shift=shift or 0.0
+        ),
         version=__version__,
         weights=weights,
         imported=ImportedFrom(file=file.name, convention=convention),
     )
-    return metadata.save(output, to_ours(tensors, shape, convention, file, ignore))
+    converted = to_ours(tensors, shape, convention, file, ignore)
+    for key, tensor in converted.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{file}: {key} is not finite")
+    return metadata.save(output, converted)
+
+
+def _read_own(file: Path) -> tuple[dict[str, Tensor], WeightsMetadata] | None:
+    """Tensors and metadata of a file that this package wrote; None of any other."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    if is_own_file(file):
+        return WeightsMetadata.load(file)
+    config = file.with_name("config.json")
+    if file.name != "model.safetensors" or not config.is_file():
+        return None
+    if not {"fingerprint", "interpolant", "latents"} <= read_fields(config).keys():
+        return None
+    model, metadata = load_exported(file.parent)
+    return model.state_dict(), metadata
+
+
+def _take_over(
+    file: Path,
+    tensors: dict[str, Tensor],
+    metadata: WeightsMetadata,
+    output: Path,
+    options: Mapping[str, Any],
+    name: str | None,
+    expected: BackboneConfig | None,
+) -> str:
+    """Write a file of ours under the name of an imported run.
+
+    Raises:
+        UserError: an option says otherwise than the file.
+    """
+    says = {
+        "convention": OUR_CONVENTION, "weights": metadata.weights, "step": metadata.step,
+        "scale": metadata.latents.scale, "shift": metadata.latents.shift,
+        "interpolant": metadata.interpolant,
+    }  # fmt: skip
+    for option, value in options.items():
+        if value is not None and value != says[option]:
+            raise UserError(
+                f"{file}: was written by selftrans, its {option} is {says[option]},"
+                f" --{option} says {value}"
+            )
+    _check_shape(file, metadata.shape, expected)
+    imported = ImportedFrom(file=file.name, convention=OUR_CONVENTION)
+    changes = {"run": name or metadata.run, "seed": 0, "imported": imported}
+    return metadata.model_copy(update=changes).save(output, tensors)
+
+
+def _check_shape(file: Path, shape: SiTShape, expected: BackboneConfig | None) -> None:
+    """Raise unless a file's backbone is the one that it must be."""
+    if expected is None:
+        return
+    wanted = SiTShape.of(expected, shape.latent_shape, shape.num_classes).to_json()
+    for key, value in shape.to_json().items():
+        if value != wanted[key]:
+            raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
 
 
 def export_checkpoint(weights: Path, output: Path) -> None:
@@ -112,7 +189,7 @@ def export_checkpoint(weights: Path, output: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.convert",
         description="Read public checkpoints, write ours for others.",
     )
@@ -128,20 +205,21 @@ def main() -> None:
     reading.add_argument(
         "--convention",
         choices=get_args(Convention),
-        required=True,
-        help="SiT, LayerSync: data-at-1; the others: noise-at-1",
+        help="SiT, LayerSync: data-at-1; the others: noise-at-1; a file of ours says it itself",
     )
     reading.add_argument(
         "--output", type=Path, required=True, help="our weight file (.safetensors)"
     )
+    reading.add_argument("--weights", choices=get_args(Weights), help="(default: ema)")
     reading.add_argument(
-        "--weights", choices=get_args(Weights), default="ema", help="(default: ema)"
+        "--num-heads",
+        type=at_least(1),
+        help="attention heads, where nothing in the file tells them",
     )
     reading.add_argument(
-        "--num-heads", type=int, help="attention heads, where nothing in the file tells them"
-    )
-    reading.add_argument(
-        "--latent-size", type=int, help="height of the latents, where nothing in the file tells it"
+        "--latent-size",
+        type=at_least(1),
+        help="height of the latents, where nothing in the file tells it",
     )
     reading.add_argument(
         "--ignore",
@@ -152,18 +230,15 @@ def main() -> None:
         help="tensors that may be left out",
     )
     reading.add_argument(
-        "--step", type=int, help="step of the training (default: what the file says, else 0)"
+        "--step",
+        type=at_least(0),
+        help="step of the training (default: what the file says, else 0)",
     )
-    reading.add_argument(
-        "--scale", type=float, default=SD_SCALE, help=f"scale of the latents (default: {SD_SCALE})"
-    )
-    reading.add_argument(
-        "--shift", type=float, default=0.0, help="shift of the latents (default: 0)"
-    )
+    reading.add_argument("--scale", type=float, help=f"scale of the latents (default: {SD_SCALE})")
+    reading.add_argument("--shift", type=float, help="shift of the latents (default: 0)")
     reading.add_argument(
         "--interpolant",
         choices=get_args(InterpolantName),
-        default="linear",
         help="(default: linear)",
     )
     reading.add_argument("--name", help="name of the run (default: the file's)")
@@ -180,21 +255,13 @@ def main() -> None:
     if arguments.pop("command") == "export":
         export_checkpoint(**arguments)
         return
-    for option, least in (("num_heads", 1), ("latent_size", 1), ("step", 0)):
-        if (value := arguments[option]) is not None and value < least:
-            raise UserError(
-                f"--{option.replace('_', '-')}: {value} is too small (allowed: {least} or more)"
-            )
-    if not 0 < arguments["scale"] < math.inf:
+    if arguments["scale"] is not None and not 0 < arguments["scale"] < math.inf:
         raise UserError(
             f"--scale: {arguments['scale']} is not a scale (allowed: a positive number)"
         )
-    if not math.isfinite(arguments["shift"]):
+    if arguments["shift"] is not None and not math.isfinite(arguments["shift"]):
         raise UserError(f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)")
-    if arguments["output"].suffix != ".safetensors":
-        raise UserError(
-            f"--output: {arguments['output']} is not a weight file's name (allowed: .safetensors)"
-        )
+    check_output(arguments["output"], arguments["file"], suffix=".safetensors")
     if arguments["expected"] is not None:
         try:
             expected = json.loads(arguments["expected"])

@@ -16,6 +16,7 @@ from selftrans.config import BackboneConfig, SamplerConfig, load_experiment
 from selftrans.convert import export_checkpoint, import_checkpoint, main
 from selftrans.data.store import LatentStore
 from selftrans.models.conversion import read_checkpoint, reverse_time
+from selftrans.models.metadata import TeacherMetadata
 from selftrans.models.sit import SiT, sincos_table
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
@@ -122,7 +123,9 @@ def test_averaged_or_raw_weights_of_a_training(tmp_path, weights):
         weights,
     )
     assert metadata["fingerprint"] == sha256_of(tmp_path / "public.pt")
-    assert metadata["latents"] == {"digest": None, "scale": 0.5, "shift": 0.1}
+    assert metadata["latents"] == {
+        "digest": None, "scale": 0.5, "shift": 0.1, "autoencoder_digest": None,
+    }  # fmt: skip
     assert metadata["imported"] == {"file": "public.pt", "convention": "noise-at-1"}
 
 
@@ -426,17 +429,18 @@ def test_sampling_follows_the_public_model_from_its_noise_to_its_data(tmp_path, 
 def opened_inputs(experiment, store, teacher):
     """Inputs of stage 2, which follows ``teacher``."""
     paths = InputPaths(teachers={"self-transcendence": teacher})
-    return Inputs.open(experiment, "self-transcendence", store, paths, CPU)
+    return Inputs.open(experiment, "self-transcendence", 0, store, paths, CPU)
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     theirs = trained(**REPA)
-    imported(tmp_path, training_file(theirs, theirs, steps=4), scale=0.5, shift=0.1)
+    content = training_file(theirs, theirs, steps=4)
+    imported(tmp_path, content, weights="raw", name="vae-align", scale=0.5, shift=0.1)
     teacher = tmp_path / "teacher.safetensors"
     freeze_teacher(tmp_path / "ours.safetensors", 3, teacher)
-    assert load_tensors(teacher, "teacher")[1]["source"]["run"] == "public"
+    assert load_tensors(teacher, "teacher")[1]["source"]["run"] == "vae-align"
     path, store = tiny(), LatentStore(manifest)
     opened = opened_inputs(load_experiment(path), store, teacher)
     expected, _ = theirs.tokens(*inputs(), depth=3)
@@ -445,6 +449,30 @@ def test_an_imported_checkpoint_teaches(tmp_path, tiny, manifest):
     )
     with torch.enable_grad():
         run(path, "self-transcendence", tmp_path / "run", manifest, until=4, teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"run": "sit"}, "is a teacher of run sit, the experiment names vae-align"),
+        ({"step": 8}, "is a teacher of step 8, the experiment names 4"),
+        ({"weights": "ema"}, "is a teacher of weights ema, the experiment names raw"),
+        ({"seed": 3}, "is a teacher of seed 3, the experiment names 0"),
+    ],
+)
+def test_a_teacher_of_another_checkpoint_is_refused(tmp_path, tiny, manifest, source, message):
+    content = trained(**REPA).state_dict()
+    imported(tmp_path, content, weights="ema", name="vae-align", step=4, scale=0.5, shift=0.1)
+    freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "frozen.safetensors")
+    tensors, metadata = TeacherMetadata.load(tmp_path / "frozen.safetensors")
+    store = LatentStore(manifest)
+    known = metadata.latents.model_copy(update={"digest": store.manifest.digest})
+    changed = metadata.source.model_copy(update={"weights": "raw", **source})
+    metadata.model_copy(update={"source": changed, "latents": known}).save(
+        tmp_path / "teacher.safetensors", tensors
+    )
+    with pytest.raises(UserError, match=message):
+        opened_inputs(load_experiment(tiny()), store, tmp_path / "teacher.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -525,8 +553,6 @@ def test_a_damaged_export_is_refused_in_one_line(tmp_path):
     [
         (("--scale", "0"), "--scale: 0.0 is not a scale (allowed: a positive number)"),
         (("--shift", "nan"), "--shift: nan is not a shift"),
-        (("--num-heads", "0"), "--num-heads: 0 is too small (allowed: 1 or more)"),
-        (("--latent-size", "0"), "--latent-size: 0 is too small"),
         (("--ignore", "a", "--ignore", "b", "c"), "absent.pt: no such file"),
     ],
 )
@@ -544,3 +570,16 @@ def test_wrong_options_are_one_line(tmp_path, monkeypatch, options, message):
         main()
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_public_weights_that_are_not_finite_are_refused(tmp_path):
+    content = trained(**REPA).state_dict()
+    content["blocks.0.mlp.fc1.weight"][0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"public\.pt: blocks\.0\.mlp\.fc1\.weight is not finite"):
+        imported(tmp_path, content)
+
+
+def test_a_public_files_convention_is_asked_for(tmp_path):
+    saved(tmp_path / "public.pt", trained(**REPA).state_dict())
+    with pytest.raises(UserError, match="--convention: is needed"):
+        import_checkpoint(tmp_path / "public.pt", tmp_path / "ours.safetensors")

@@ -120,7 +120,8 @@ def test_one_number_for_each_channel_means_the_same_as_one_for_all():
     for scaling in (one, each):
         written = json.loads(scaling.model_dump_json())
         assert LatentScaling.model_validate(written) == scaling
-    assert one.model_dump(mode="json") == {"digest": None, "scale": 0.18215, "shift": 0.1}
+    written = one.model_dump(mode="json", exclude_none=True)
+    assert written == {"scale": 0.18215, "shift": 0.1}
 
 
 def test_an_autoencoder_without_statistics_is_scaled_as_ever(autoencoder):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -10,7 +12,11 @@ from torch import Tensor
 
 from selftrans.config import Precision, Uint8Conversion
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import DTYPES, PerChannel
+from selftrans.runtime.files import atomic_path, read_fields, write_json
+from selftrans.runtime.tensors import DTYPES, PerChannel, digest_of
+
+DIGEST_FILE = "digest.json"
+"""Beside an autoencoder that was trained here: diffusers' files carry no digest."""
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -25,7 +31,8 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
     requested from the hub, and none where ``HF_HUB_OFFLINE`` is set.
 
     Raises:
-        UserError: there is no autoencoder under that name; says how to fetch one from the hub.
+        UserError: there is no autoencoder under that name, with how to fetch one from the hub; its
+            files are damaged or incomplete, or a weight is not finite.
     """
     import diffusers  # seconds that a training does not spend
 
@@ -36,9 +43,14 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
         )
         if kind is None:
             raise ValueError(f"its class is {name!r}, which is not an autoencoder of diffusers")
-        autoencoder = kind.from_pretrained(path, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        autoencoder, loaded = kind.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True
+        )
+        for problem in ("missing_keys", "mismatched_keys"):
+            if names := sorted(map(str, loaded.get(problem, ()))):
+                raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(names[:3])}")
+    except Exception as error:  # diffusers, safetensors and json raise a dozen kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         if Path(path).is_dir():
             raise UserError(
                 f"autoencoder {path!r}: cannot be loaded from this directory ({reason})"
@@ -47,8 +59,60 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
             f"autoencoder {path!r}: no such directory, and not available from the Hugging Face hub"
             f" ({reason}); where there is a network, fetch it once: hf download {path}"
         ) from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in autoencoder.state_dict().values()):
+        raise UserError(f"autoencoder {path!r}: a weight is not finite")
+    if (record := Path(path) / DIGEST_FILE).exists():
+        digest = read_fields(record, digest=str)["digest"]
+        if digest_of(autoencoder.state_dict()) != digest:
+            raise UserError(f"autoencoder {path!r}: damaged, its weights are not what was written")
     autoencoder.requires_grad_(False)
     return autoencoder.eval().to(device)
+
+
+def save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:
+    """Write an autoencoder that was trained here, for ``load_autoencoder``, with its digest."""
+    record = directory / DIGEST_FILE
+    record.unlink(missing_ok=True)
+    with TemporaryDirectory(prefix=".autoencoder-", dir=directory.parent) as temporary:
+        autoencoder.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            with atomic_path(directory / file.name) as target:
+                shutil.copyfile(file, target)
+    write_json(record, {"digest": digest_of(autoencoder.state_dict())})
+
+
+def check_latents(
+    autoencoder: Autoencoder,
+    path: str,
+    channels: int,
+    scale: PerChannel | None,
+    shift: PerChannel,
+    owner: str,
+) -> None:
+    """Refuse an autoencoder of other latents than somebody's.
+
+    Args:
+        autoencoder: that is to decode.
+        path: of it, for messages.
+        channels, scale, shift: of the latents; no scale is not compared.
+        owner: of the latents, for messages.
+
+    Raises:
+        UserError: in one line, what differs.
+    """
+    found = autoencoder.config.get("latent_channels", channels)
+    if found != channels:
+        raise UserError(
+            f"autoencoder {path!r}: has {found} latent channels, {owner} have {channels}"
+        )
+    its_scale, its_shift = latent_scaling(autoencoder, path, channels)
+    if scale is None or its_scale is None:
+        return
+    for name, its, theirs in (("scale", its_scale, scale), ("shift", its_shift, shift)):
+        if its != theirs:
+            raise UserError(
+                f"autoencoder {path!r}: its latents' {name} is {its}, that of {owner} is {theirs}"
+            )
 
 
 def latent_scaling(

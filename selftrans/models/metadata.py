@@ -1,12 +1,16 @@
 """What weight files say about themselves: a checkpoint's backbone, and the teacher cut from one."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from selftrans.config import Convention, InterpolantName, Weights
+from selftrans.config.identity import fingerprint
 from selftrans.models.shape import SiTShape
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_fields
 from selftrans.runtime.metadata import FileMetadata
 from selftrans.runtime.tensors import PerChannel, over_channels
 
@@ -19,6 +23,8 @@ class LatentScaling(BaseModel):
     """Of the latent store; None for an imported backbone, whose latents nobody knows."""
     scale: PerChannel
     shift: PerChannel
+    autoencoder_digest: str | None = None
+    """Of what made the latents; None where nobody knows, and in files of earlier versions."""
 
     def unscaled(self, z_BCHW: Tensor) -> Tensor:
         """What a decoder takes, of latents that the backbone sees."""
@@ -53,6 +59,33 @@ class WeightsMetadata(FileMetadata):
     """Of selftrans."""
     weights: Weights
     imported: ImportedFrom | None = None
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], WeightsMetadata]:
+    """Tensors (on the CPU) and metadata of a checkpoint's weight file.
+
+    Among a run's checkpoints, the file has to be the one that its place, the record beside it and
+    the run's definition say.
+
+    Raises:
+        UserError: the file is absent, damaged or of another kind, or belongs somewhere else.
+    """
+    tensors, metadata = WeightsMetadata.load(path)
+    folder, place = path.absolute().parent, []
+    if folder.parent.name == "checkpoints" and folder.name.isdecimal():
+        place += [("step", int(folder.name)), ("weights", path.stem)]
+        if (definition := folder.parents[1] / "definition.json").exists():
+            place.append(("fingerprint", fingerprint(read_fields(definition))))
+    if (record := path.with_name("checkpoint.json")).exists():
+        recorded = read_fields(record, fingerprint=str, step=int, digests=dict)
+        place += [(key, recorded[key]) for key in ("fingerprint", "step")]
+        place.append(("digest", recorded["digests"].get(path.stem)))
+    for key, expected in place:
+        if (found := getattr(metadata, key)) != expected:
+            raise UserError(
+                f"{path}: belongs to another checkpoint, its {key} is {found}, expected {expected}"
+            )
+    return tensors, metadata
 
 
 class TeacherSource(BaseModel):

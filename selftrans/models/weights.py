@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from selftrans.config import Backbone, BackboneConfig
-from selftrans.models.metadata import TeacherMetadata, WeightsMetadata
+from selftrans.models.metadata import TeacherMetadata, WeightsMetadata, load_checkpoint
 from selftrans.models.sit import SiT, SiTTrunk, build_backbone
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
@@ -26,7 +26,7 @@ def load_backbone(path: Path, device: torch.device) -> tuple[SiT, WeightsMetadat
     Raises:
         UserError: the file is absent, damaged or of another kind.
     """
-    tensors, metadata = WeightsMetadata.load(path)
+    tensors, metadata = load_checkpoint(path)
     return _frozen(_backbone_of(metadata), tensors, device), metadata
 
 

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from selftrans.config import ExperimentConfig, load_experiment
+from selftrans.runtime.arguments import CommandLine, at_least
 from selftrans.runtime.devices import add_gpu_argument, lease_gpus
 from selftrans.runtime.errors import Interrupted, UserError, run_main
-from selftrans.runtime.logs import set_up_logging
+from selftrans.runtime.logs import LOG, set_up_logging
 from selftrans.training.failure import FailureMarker
 from selftrans.training.input_paths import InputPaths, add_input_arguments
 from selftrans.training.launch import (
@@ -33,6 +34,9 @@ def main() -> None:
             raise UserError(
                 f"--run: {arguments.run!r} is not a run of the experiment (allowed: {allowed})"
             )
+        steps = experiment.runs[arguments.run].training.checkpoints
+        if arguments.until not in steps:  # one of an experiment that extends this one
+            LOG.warning("--until: %s is no checkpoint of the run (%s)", arguments.until, steps)
         processes, nodes = arguments.gpus or arguments.processes, arguments.nodes
         experiment.runs[arguments.run].training.check_processes(processes, arguments.experiment)
         if processes % nodes:
@@ -72,37 +76,40 @@ def _train(arguments: argparse.Namespace, experiment: ExperimentConfig) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.training",
         description="Train a run up to one of its checkpoints, or resume it.",
     )
     parser.add_argument("experiment", help="experiment file (YAML)")
     parser.add_argument("--run", required=True, help="name of the run")
-    parser.add_argument("--seed", type=int, required=True, help="seed of the run")
+    parser.add_argument("--seed", type=at_least(0), required=True, help="seed of the run")
     parser.add_argument(
-        "--until", type=int, required=True, help="checkpoint to train up to, in steps"
+        "--until", type=at_least(1), required=True, help="checkpoint to train up to, in steps"
     )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
     add_input_arguments(parser)
     parser.add_argument("--directory", type=Path, required=True, help="directory of the run")
     parser.add_argument(
         "--after",
-        type=int,
+        type=at_least(0),
         default=0,
         help="checkpoint that this one was scheduled behind (recorded)",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="processes of a training without GPUs (default: 1)"
+        "--processes",
+        type=at_least(1),
+        default=1,
+        help="processes of a training without GPUs (default: 1)",
     )
     parser.add_argument(
         "--nodes",
-        type=int,
+        type=at_least(1),
         default=1,
         help="nodes that GPUs or processes are shared among (default: 1)",
     )
     parser.add_argument(
         "--attempt",
-        type=int,
+        type=at_least(1),
         default=1,
         help="number of this attempt at the job; a later one stops at once after a non-retryable"
         " failure (default: 1)",

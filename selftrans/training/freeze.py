@@ -3,12 +3,12 @@
 ``python -m selftrans.training.freeze --help``
 """
 
-import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
 
-from selftrans.models.metadata import TeacherMetadata, TeacherSource, WeightsMetadata
+from selftrans.models.metadata import TeacherMetadata, TeacherSource, load_checkpoint
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.errors import UserError, run_main
 
 _PARTS = re.compile(r"(x_embedder|t_embedder|y_embedder|pos_embed|blocks\.(?P<block>\d+))(\.|$)")
@@ -20,7 +20,7 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
     Raises:
         UserError: the file is not a weight file, or has fewer blocks.
     """
-    tensors, metadata = WeightsMetadata.load(weights)
+    tensors, metadata = load_checkpoint(weights)
     blocks = metadata.shape.depth
     if depth > blocks:
         raise UserError(
@@ -54,15 +54,16 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.training.freeze", description="Freeze a teacher."
     )
     parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
     parser.add_argument(
-        "--depth", type=int, required=True, help="last block that is kept, counted from 1"
+        "--depth", type=at_least(1), required=True, help="last block that is kept, counted from 1"
     )
     parser.add_argument("--output", type=Path, required=True, help="the frozen teacher")
     arguments = parser.parse_args()
+    check_output(arguments.output, arguments.weights, suffix=".safetensors")
     freeze_teacher(arguments.weights, arguments.depth, arguments.output)
 
 

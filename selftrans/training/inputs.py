@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from selftrans.config import ExperimentConfig
+from selftrans.config.alignment import TeacherConfig
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
-from selftrans.models.metadata import LatentScaling
+from selftrans.models.metadata import LatentScaling, TeacherMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiTTrunk
 from selftrans.models.weights import load_teacher
@@ -41,6 +42,7 @@ class Inputs:
         cls,
         experiment: ExperimentConfig,
         run: str,
+        seed: int,
         store: LatentStore,
         paths: InputPaths,
         device: torch.device,
@@ -49,7 +51,7 @@ class Inputs:
 
         Raises:
             UserError: a teacher is missing or is not wanted; a file is damaged, of other latents or
-                images, or cut at another depth.
+                images, of another checkpoint, or cut at another depth.
         """
         wanted = experiment.runs[run].teachers
         if paths.teachers.keys() != wanted.keys():
@@ -64,6 +66,7 @@ class Inputs:
                 raise UserError(
                     f"{path}: was cut at block {depth}, teacher_depth says {teacher.depth}"
                 )
+            _check_source(path, metadata, teacher.choice, seed)
             digests.append(metadata.digest)
         stores = [FeatureStore(path) for path in paths.features]
         for stored in stores:
@@ -84,6 +87,21 @@ class Inputs:
         stored = {name: features.manifest.digest for name, features in self.features.items()}
         computed = {name: encoder.digest for name, encoder in self.encoders.items()}
         return {"teachers": list(self.teacher_digests), "encoders": stored | computed}
+
+
+def _check_source(path: Path, metadata: TeacherMetadata, choice: TeacherConfig, seed: int) -> None:
+    """Raise unless a teacher is of the checkpoint that the experiment names.
+
+    An imported checkpoint is of no seed.
+    """
+    wanted = {"run": choice.run, "step": choice.step, "weights": choice.weights}
+    if metadata.latents.digest is not None:
+        wanted["seed"] = seed
+    for key, expected in wanted.items():
+        if (found := getattr(metadata.source, key)) != expected:
+            raise UserError(
+                f"{path}: is a teacher of {key} {found}, the experiment names {expected}"
+            )
 
 
 def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore) -> None:

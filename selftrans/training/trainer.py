@@ -97,7 +97,12 @@ def weights_metadata(
         shape=shape,
         own_backbone=model.model_dump(mode="json") if is_own_class(model) else None,
         interpolant=segment.training.interpolant,
-        latents=LatentScaling(digest=latents.digest, scale=latents.scale, shift=latents.shift),
+        latents=LatentScaling(
+            digest=latents.digest,
+            scale=latents.scale,
+            shift=latents.shift,
+            autoencoder_digest=latents.origin.get("autoencoder_digest"),
+        ),
         version=__version__,
         weights="raw",
     )
@@ -107,7 +112,7 @@ def train_with_lock(segment: Segment, accelerator: Accelerator, stop: StopReques
     """``train`` while the first process owns the run's state; the others wait until it does.
 
     Raises:
-        UserError: another training writes there; or as ``train``.
+        UserError: another process writes there; or as ``train``.
         Interrupted: as ``train``.
     """
     if accelerator.is_main_process:
@@ -140,7 +145,9 @@ def train(
     """
     training, device, is_main = segment.training, accelerator.device, accelerator.is_main_process
     store = LatentStore(segment.latents)
-    inputs = Inputs.open(segment.experiment, segment.run, store, segment.inputs, device)
+    inputs = Inputs.open(
+        segment.experiment, segment.run, segment.seed, store, segment.inputs, device
+    )
     raw_model = build_model(segment.experiment, segment.run, store, segment.seed, inputs, device)
     raw_model.backbone.activation_checkpointing = training.activation_checkpointing
     ema = MovingAverage(raw_model.backbone, training.ema_decay)

@@ -26,7 +26,7 @@ def test_an_autoencoder_is_trained_or_published(datasets):
 
 def test_an_experiment_uses_that_of_its_data(datasets):
     job = {"experiment": "tiny", "run": "sit", "encoder": "stand-in"}
-    assert datasets.decoder_path_of_experiment(job) == AUTOENCODER
+    assert datasets.decoder_option_of_experiment(job) == f"--autoencoder {AUTOENCODER}"
     assert datasets.autoencoder_files_of_experiment({**job, "experiment": "b"}) == []
     assert datasets.latents(job) == "results/data/digits/latents/manifest.json"
     encoder = datasets.path("results/data/{dataset}/encoders/{encoder}.safetensors")
@@ -40,8 +40,8 @@ def test_a_decoder_makes_the_images_and_nothing_else(make_study):
     changed = make_study({"data": "imagenet256"}, data=other)
     job, dataset = {"experiment": "tiny", "run": "sit"}, {"dataset": "imagenet256"}
     ours, theirs = Datasets(study), Datasets(changed)
-    assert ours.decoder_path_of_experiment(job) == "stabilityai/sd-vae-ft-ema"
-    assert theirs.decoder_path_of_experiment(job) == "mine"
+    assert ours.decoder_option_of_experiment(job) == "--decoder stabilityai/sd-vae-ft-ema"
+    assert theirs.decoder_option_of_experiment(job) == "--decoder mine"
     for parts in (("autoencoder", "latents"), ("reference",)):
         assert ours.definition(*parts)(dataset) == theirs.definition(*parts)(dataset)
     first, second = (run_definition(one.known["tiny"], "sit", 0) for one in (study, changed))

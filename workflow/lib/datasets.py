@@ -1,5 +1,6 @@
 """Data sets, autoencoders and encoders: what their rules read, and what others read of them."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Datasets:
 
     def reference_images(self, wildcards: Wildcards) -> str:
         """What samples are measured against: what the data file names, or all its own images."""
-        return self._data(wildcards).reference or fill(paths.DATA_FILE, wildcards)
+        return self._data(wildcards).reference or self.study.data_file(wildcards)
 
     def reference_name(self, wildcards: Wildcards) -> str:
         """What the reference of a job's experiment is called, wherever it lies."""
@@ -111,10 +112,10 @@ class Datasets:
         """The files of the autoencoder of a job's experiment, where a rule makes it."""
         return self.autoencoder_files(self._of_experiment(wildcards))
 
-    def decoder_path_of_experiment(self, wildcards: Wildcards) -> str:
-        """Where the autoencoder that makes the images of a job's experiment is loaded from."""
+    def decoder_option_of_experiment(self, wildcards: Wildcards) -> str:
+        """What makes the images of a job's experiment: its autoencoder, or another decoder."""
         dataset = self._of_experiment(wildcards)
         autoencoder = self._data(dataset).autoencoder
         if isinstance(autoencoder, PretrainedAutoencoderConfig) and autoencoder.decoder:
-            return autoencoder.decoder
-        return self.autoencoder_path(dataset)
+            return shlex.join(["--decoder", autoencoder.decoder])
+        return shlex.join(["--autoencoder", self.autoencoder_path(dataset)])

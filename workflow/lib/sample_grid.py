@@ -11,8 +11,8 @@ from selftrans.sampling import sample_grid
 from workflow.lib import paths
 
 
-def autoencoder_of(checkpoint: Path) -> str:
-    """The autoencoder of the experiment whose results a checkpoint is part of.
+def autoencoder_of(checkpoint: Path) -> tuple[str | None, str | None]:
+    """The autoencoder of the experiment whose results a checkpoint is part of, or its decoder.
 
     Raises:
         UserError: it is not part of any.
@@ -26,8 +26,9 @@ def autoencoder_of(checkpoint: Path) -> str:
         )
     data = load_experiment(file).data
     if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
-        return data.autoencoder.decoder or data.autoencoder.path
-    return str(root / paths.fill(paths.AUTOENCODER, {"dataset": data.name}))
+        decoder = data.autoencoder.decoder
+        return (None, decoder) if decoder else (data.autoencoder.path, None)
+    return str(root / paths.fill(paths.AUTOENCODER, {"dataset": data.name})), None
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ rule generate_samples:
         batch_size=request("generate_samples").batch_size,
     params:
         settings=evaluation.sampler_definition,
-        autoencoder=datasets.decoder_path_of_experiment,
+        autoencoder=datasets.decoder_option_of_experiment,
     shell:
         "exec python -m selftrans.sampling.generate {input.weights}"
-        " --autoencoder {params.autoencoder:q} --settings {params.settings:q}"
+        " {params.autoencoder} --settings {params.settings:q}"
         " --batch-size {resources.batch_size} --output {output.samples} --gpus {resources.gpu}"
         " --processes {resources.processes} > {log} 2>&1"
 

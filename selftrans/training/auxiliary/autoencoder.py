@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_dataset
 from selftrans.data.sources import read_all
-from selftrans.models.autoencoder import to_signed
+from selftrans.models.autoencoder import save_autoencoder, to_signed
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import set_up_logging
@@ -72,7 +72,7 @@ def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderK
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.training.auxiliary.autoencoder",
         description="Train the embedded autoencoder.",
     )
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     data = load_dataset(arguments.data)
-    train_autoencoder(data, claim_device(arguments.gpus)).save_pretrained(arguments.output)
+    save_autoencoder(train_autoencoder(data, claim_device(arguments.gpus)), arguments.output)
 
 
 if __name__ == "__main__":

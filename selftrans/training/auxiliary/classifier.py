@@ -3,7 +3,6 @@
 ``python -m selftrans.training.auxiliary.classifier --help``
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from selftrans.config import DatasetConfig, load_dataset
 from selftrans.data.sources import open_source
 from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import run_main
 from selftrans.runtime.logs import LOG, set_up_logging
@@ -31,7 +31,7 @@ def train_classifier(data: DatasetConfig, device: torch.device) -> tuple[Classif
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.training.auxiliary.classifier",
         description="Train the embedded feature extractor.",
     )

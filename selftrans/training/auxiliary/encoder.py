@@ -3,7 +3,6 @@
 ``python -m selftrans.training.auxiliary.encoder --help``
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from selftrans.models.encoder import (
     save_encoder,
     stand_in_architecture,
 )
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
@@ -105,7 +105,7 @@ def make_encoder(data: DatasetConfig, name: str, output: Path, device: torch.dev
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.training.auxiliary.encoder",
         description="Train or fetch an encoder of a data set.",
     )
