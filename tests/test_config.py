@@ -14,6 +14,7 @@ from selftrans import config
 from selftrans.alignment.sra import DecayConfig, Sra
 from selftrans.config import ConfigError, load_dataset, load_experiment
 from selftrans.config.schema import dataset_schema, experiment_schema
+from selftrans.runtime.errors import UserError
 from tests.support import REPOSITORY
 from tests.support.experiments import OTHER_METHODS, TINY, tiny_values
 
@@ -402,7 +403,7 @@ def test_files_that_are_no_experiments(tmp_path, text, message):
 
 
 def test_an_absent_file_is_named():
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
         load_experiment("nowhere.yaml")
 
 

@@ -33,6 +33,20 @@ def test_a_run_is_known_by_its_index_and_not_by_its_name():
         assert looks == list(zip(COLOURS, MARKERS, strict=False))[:3]
 
 
+@pytest.mark.parametrize(
+    "label", ["$", "a $x^2 b", "$\\frac", "cost: $5", "$_$", "50 %", "{a}", "x|y"]
+)
+def test_any_label_is_drawn_as_it_is_written(tmp_path, label):
+    """A dollar sign begins no formula, which might be none and end the drawing."""
+    figure = Figure()
+    axis = figure.subplots()
+    axis.plot([0], [0], label=run_styles({"run": label})["run"].label)
+    legend = axis.legend()
+    save(figure, [tmp_path / "a.png", tmp_path / "a.pdf"], 50)
+    (text,) = legend.get_texts()
+    assert text.get_text().replace(r"\$", "$") == label
+
+
 @pytest.mark.parametrize("count", range(1, 8))
 def test_a_further_run_leaves_the_others_as_they_were(count):
     labels = {f"run{number}": "" for number in range(count + 1)}

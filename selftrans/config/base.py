@@ -3,11 +3,29 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from selftrans.config import defaults
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{text!r} is not one line of text (allowed: printable characters)")
+    return text
+
+
+def _label(text: str) -> str:
+    if text.startswith("_"):
+        raise ValueError(f"{text!r} begins with _, and figures leave out such names")
+    return text
+
+
+Line = Annotated[str, Field(max_length=4096), AfterValidator(_one_line)]
+"""A path, a name or a sentence."""
+Label = Annotated[str, Field(max_length=100), AfterValidator(_one_line), AfterValidator(_label)]
+"""What a run is called in figures and tables; plain text, whatever characters it has."""
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
@@ -20,7 +38,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class ConfigModel(BaseModel):
     """Base of every part of a file: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

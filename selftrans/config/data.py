@@ -4,7 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selftrans.config.base import ConfigModel, Name, PositiveFloat, PositiveInt, Precision, Seed
+from selftrans.config.base import (
+    ConfigModel,
+    Line,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    Seed,
+)
 from selftrans.config.defaults import VERSION
 
 ENCODE_BATCH = 64
@@ -24,7 +32,7 @@ class FileSource(ConfigModel):
     Images get the ADM crop: halved by box averages, resized bicubically, cropped at the centre.
     """
 
-    path: str
+    path: Line
     """Where the images lie."""
     on_error: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded ends the job with its name, or is left out and listed in the
@@ -53,11 +61,11 @@ class HuggingFaceSource(FileSource):
     """A directory that `save_to_disk` of Hugging Face's `datasets` wrote."""
 
     kind: Literal["huggingface"]
-    split: str | None = None
+    split: Line | None = None
     """Which split, where the directory holds several."""
-    image_column: str = "image"
+    image_column: Line = "image"
     """Name of the column of images."""
-    label_column: str = "label"
+    label_column: Line = "label"
     """Name of the column of classes."""
 
 
@@ -118,9 +126,9 @@ class PretrainedAutoencoderConfig(ConfigModel):
     """An existing autoencoder of diffusers: a directory of `save_pretrained`, or a hub name."""
 
     kind: Literal["pretrained"]
-    path: str
+    path: Line
     """Directory, or name on the Hugging Face hub, for instance `stabilityai/sd-vae-ft-mse`."""
-    decoder: str | None = None
+    decoder: Line | None = None
     """The same of another autoencoder, whose decoder makes the images; its own, if it is not given.
     SiT, REPA and their successors encode by one and decode by `stabilityai/sd-vae-ft-ema`."""
     latent_channels: PositiveInt = 4
@@ -203,12 +211,12 @@ class PretrainedEncoderConfig(ConfigModel):
     """An existing vision transformer: any of timm's, with its published weights or a file."""
 
     kind: Literal["pretrained"]
-    model: str
+    model: Line
     """Name in timm, for instance `vit_base_patch14_dinov2` (REPA's DINOv2 ViT-B)."""
     input_size: PositiveInt = 224
     """Side in pixels that images are resized to. 224 gives 16x16 patches of 14, the grid of SiT
     with patch 2 at 256 pixels."""
-    weights: str | None = None
+    weights: Line | None = None
     """File of weights (`.safetensors`, `.pth`); timm's own from the Hugging Face hub, if it is not
     given."""
 
@@ -241,7 +249,7 @@ class DatasetConfig(ConfigModel):
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
     name."""
-    reference: str | None = None
+    reference: Line | None = None
     """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a
     data file, or statistics of ours; all images of this data set, if it is not given."""
 

@@ -11,6 +11,8 @@ from selftrans.config.alignment import AlignmentConfig, method_class
 from selftrans.config.base import ConfigModel
 from selftrans.runtime.errors import ConfigError
 
+KEY_LETTERS, LINE_LETTERS = 100, 2000
+"""Of a key and of a message: what is longer is no key, and nobody reads such a line."""
 Keys = tuple[str | int, ...]
 M = TypeVar("M", bound=ConfigModel)
 
@@ -46,8 +48,9 @@ class Source:
         lines: dict[str, str] = {}
         for problem in problems:
             keys, layer = self._locate(problem.keys)
-            location = ": ".join(filter(None, (layer.label, ".".join(map(str, keys)))))
-            lines.setdefault(location, f"{location}: {problem.message}")
+            key = ".".join(shortened(str(part), KEY_LETTERS) for part in keys)
+            location = ": ".join(filter(None, (layer.label, key)))
+            lines.setdefault(location, f"{location}: {shortened(problem.message, LINE_LETTERS)}")
         return ConfigError("\n".join(lines.values()))
 
     def _locate(self, keys: Keys) -> tuple[Keys, Layer]:
@@ -75,6 +78,12 @@ def _depth(values: Any, keys: Sequence[Any]) -> int:
             return depth
         values = values[key]
     return len(keys)
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """Text for a message: in one line, of printable characters, and not longer than ``most``."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text[:10_000].split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def validated(
@@ -143,7 +152,8 @@ def _explain(problem: Any, values: Any, model: type[ConfigModel]) -> Problem:
             if "tag" in context:
                 message = f"{context['tag']!r} is unknown (allowed: {context['expected_tags']})"
         case _:
-            message = f"{message[0].lower()}{message[1:]}, found {problem['input']!r}"
+            found = shortened(repr(problem["input"]))
+            message = f"{message[0].lower()}{message[1:]}, found {found}"
     return Problem(keys, message)
 
 

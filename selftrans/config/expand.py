@@ -8,6 +8,8 @@ A file that is written out comes back as itself.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
+from math import isfinite, prod
+from string import Formatter
 from typing import Any
 
 from selftrans.config.errors import Keys, Problem
@@ -15,6 +17,10 @@ from selftrans.config.model import PRESETS, expand_preset
 
 SameRun = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Whether two runs of a file train alike."""
+MAX_CELLS = 1000
+"""Of one grid: nobody trains more, and each is a run with its jobs."""
+MAX_WIDTH = 100
+"""Letters of a formatted value in a label."""
 _NUMBERS_OF_A_PRESET = frozenset(next(iter(PRESETS.values())))
 
 
@@ -36,6 +42,22 @@ def merged(base: Any, changes: Any) -> Any:
         key: merged(base[key], value) if key in base else value for key, value in changes.items()
     }
     return {**base, **changed}
+
+
+class _LabelFormatter(Formatter):
+    """Formats a grid's label: values and their keys, in fields of sensible width."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        """A value or a key of it; never an attribute."""
+        if "." in re.sub(r"\[[^]]*\]", "", field_name):
+            raise ValueError(f"{{{field_name}}} is an attribute")
+        return super().get_field(field_name, args, kwargs)
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        """A value as its format says, unless that is wider than any figure."""
+        if any(int(number) > MAX_WIDTH for number in re.findall(r"\d+", format_spec)):
+            raise ValueError(f"{format_spec!r} is too wide")
+        return super().format_field(value, format_spec)
 
 
 class Expansion:
@@ -102,7 +124,8 @@ class Expansion:
             vary = grid.get("vary") if isinstance(grid, Mapping) else None
             if not isinstance(vary, Mapping) or grid.get("runs"):
                 continue  # reported by the model; or written out already
-            if (base := grid.get("run")) not in runs:
+            base = grid.get("run")
+            if not isinstance(base, str) or base not in runs:
                 message = f"{base!r} is not a run (allowed: {', '.join(runs)})"
                 self.problems.append(Problem(("grids", name, "run"), message))
             elif isinstance(runs[base], Mapping):
@@ -120,6 +143,10 @@ class Expansion:
                 message = f"{choices!r} is not a list of values"
                 self.problems.append(Problem((*at, "vary", key), message))
                 return ()
+        if (count := prod(map(len, vary.values()))) > MAX_CELLS:
+            message = f"makes {count:,} runs (allowed: {MAX_CELLS:,})"
+            self.problems.append(Problem((*at, "vary"), message))
+            return ()
         names = []
         for cell in product(*vary.values()):
             run: Any = base
@@ -151,7 +178,8 @@ class Expansion:
         if (pattern := grid.get("label")) is None:
             return label
         try:
-            return str(pattern).format(*("all" if value is None else value for value in cell))
+            shown = ("all" if value is None else value for value in cell)
+            return _LabelFormatter().format(str(pattern), *shown)
         except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
             message = f"{pattern!r} does not fit its values ({error!r})"
             self.problems.append(Problem(("grids", name, "label"), message))
@@ -182,7 +210,7 @@ class Expansion:
 
 
 def _sweep_problem(name: str, scales: Any, samplers: Mapping[str, Any]) -> str | None:
-    if not scales or not all(isinstance(scale, int | float) for scale in scales):
+    if not scales or not all(isinstance(s, int | float) and isfinite(s) for s in scales):
         return f"{list(scales)} is not a list of numbers"
     if len(set(scales)) != len(scales):
         return f"{list(scales)} has duplicates"

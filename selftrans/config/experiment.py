@@ -11,7 +11,7 @@ from selftrans.config.alignment import (
     FrozenTeacher,
     NoAlignment,
 )
-from selftrans.config.base import ConfigModel, Name, PositiveInt, Seed
+from selftrans.config.base import ConfigModel, Label, Name, PositiveInt, Seed
 from selftrans.config.data import DatasetConfig
 from selftrans.config.defaults import VERSION
 from selftrans.config.evaluation import EvaluationConfig
@@ -24,7 +24,7 @@ from selftrans.config.training import ImportedConfig, TrainingConfig
 class RunConfig(ConfigModel):
     """One arm of the comparison."""
 
-    label: str | None = None
+    label: Label | None = None
     """Name in figures and tables; the run's key if it is not given."""
     imported: ImportedConfig | None = None
     """A checkpoint that others trained: nothing is trained."""

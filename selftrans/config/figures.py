@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from selftrans.config.base import ConfigModel, Name, PositiveFloat, PositiveInt, UnitFloat
+from selftrans.config.base import (
+    ConfigModel,
+    Label,
+    Line,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    UnitFloat,
+)
 from selftrans.config.evaluation import FIRST_IMAGES
 from selftrans.config.model import BackboneConfig
 
@@ -17,7 +25,7 @@ class GridConfig(ConfigModel):
     vary: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)]
     """Values of keys of the run, for instance `alignment.guidance_scale: [5, 15, 30]`; mappings
     under `alignment`, `model` or `training` change several keys below."""
-    label: str | None = None
+    label: Label | None = None
     """Name in figures, with the values in place of `{0}`, `{1}`; `{0[low]}` is a key of a value."""
     runs: tuple[Name, ...] = ()
     """The grid's runs; filled in."""
@@ -26,15 +34,15 @@ class GridConfig(ConfigModel):
 class PublishedRow(ConfigModel):
     """A number that others published: a row of the headline table."""
 
-    system: str
+    system: Label
     """What was trained, for instance `REPA, SiT-XL/2`."""
-    training: str
+    training: Label
     """For how long, for instance `800 epochs`."""
-    setting: str
+    setting: Line
     """How it was sampled, as far as it is known."""
     fid: PositiveFloat
     """Of 50,000 images against ImageNet's training set, if the setting does not say otherwise."""
-    source: Annotated[str, Field(min_length=1)]
+    source: Line
     """Where the number stands."""
     second_hand: bool = False
     """Whether the place itself could not be opened."""
@@ -43,7 +51,7 @@ class PublishedRow(ConfigModel):
 class Published(ConfigModel):
     """What others published (`experiments/published/NAME.yaml`): curves, and rows of a table."""
 
-    source: str | None = None
+    source: Line | None = None
     """Who published the curves, where, how they were read, and under which conditions."""
     metric: Literal["fid", "is"] = "fid"
     """What the curves show."""

@@ -1,5 +1,6 @@
 """Experiment and data files: found by name or path, read, inherited, written out, checked."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +11,21 @@ import yaml
 from selftrans.config import defaults
 from selftrans.config.checks import experiment_problems
 from selftrans.config.data import DatasetConfig
-from selftrans.config.errors import Layer, Problem, Source, check, validated, with_tuples
+from selftrans.config.errors import (
+    Layer,
+    Problem,
+    Source,
+    check,
+    shortened,
+    validated,
+    with_tuples,
+)
 from selftrans.config.expand import Expansion, merged, without_left_out
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.figures import Published
 from selftrans.config.user_code import is_reference, relative_to
 from selftrans.runtime.errors import ConfigError
+from selftrans.runtime.files import opened
 
 EXPERIMENTS = Path("experiments")
 DATA_FILES = EXPERIMENTS / "data"
@@ -25,8 +35,15 @@ Recorded = Callable[[str], int | None]
 """The defaults' version of existing results, by an experiment's name, or ``data/NAME``."""
 
 
+MAX_BYTES = 2**22
+MAX_VALUES = 100_000
+"""Of one YAML file, aliases written out."""
 MAX_NESTING = 100
 """Levels of one YAML file. The C parser follows each by a call, without a limit of its own."""
+
+
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What YAML's constructors raise of a scalar that is no date, number or key."""
 
 
 class _Loader(yaml.CSafeLoader):
@@ -56,15 +73,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is absent, is not YAML, or does not hold a mapping.
     """
+    with opened(path) as file:
+        content = file.read(MAX_BYTES + 1)
     try:
-        text = path.read_text(encoding="utf-8")
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        text = content.decode()
         _check_nesting(text)
         value = _Loader(text).get_single_data()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not YAML ({problem})") from None
+        _check_size(value)
+    except (yaml.YAMLError, *_REFUSALS) as error:
+        raise ConfigError(f"{path}: not YAML ({shortened(str(error))})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a {type(value).__name__}, allowed is a mapping of keys")
     return value
@@ -77,6 +96,27 @@ def _check_nesting(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING:
             raise yaml.YAMLError(f"more than {MAX_NESTING} levels of brackets or indentation")
+
+
+def _check_size(value: Any) -> None:
+    """Refuse what a few aliases make endless or far too large, and sets, dates and bytes."""
+    sizes: dict[int, int] = {}
+
+    def size(part: Any) -> int:
+        if not isinstance(part, dict | list):
+            if not isinstance(part, str | int | float | None):
+                raise ValueError(f"{part!r} is neither text nor a number (quotes make it text)")
+            return 1
+        if id(part) not in sizes:
+            sizes[id(part)] = MAX_VALUES + 1  # while it is counted: it must not hold itself
+            items = part.values() if isinstance(part, dict) else part
+            if wrong := [key for key in part if isinstance(part, dict) and type(key) is not str]:
+                raise ValueError(f"key {wrong[0]!r} is no text (quotes make it text)")
+            sizes[id(part)] = 1 + sum(map(size, items))
+        return sizes[id(part)]
+
+    if size(value) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES} values, or an anchor within itself")
 
 
 def experiment_path(reference: str | Path) -> Path:
@@ -194,18 +234,22 @@ def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any], version: i
 
 
 def _find(reference: str, directory: Path) -> Path:
-    if _is_path(reference):
+    if _is_path(reference) and reference.isprintable():
         return Path(reference)
-    path = directory / f"{reference}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in directory.glob("*.yaml"))) or "none"
+    known = sorted(file.stem for file in directory.glob("*.yaml"))
+    if reference not in known:
         raise ConfigError(
-            f"{reference!r} is neither a .yaml file nor a name in {directory}/ (allowed: {known})"
+            f"{shortened(repr(reference))} is neither a .yaml file nor a name in {directory}/"
+            f" (allowed: {', '.join(known) or 'none'})"
         )
-    return path
+    return directory / f"{reference}.yaml"
 
 
 def _base_path(path: Path, base: Any, directory: Path) -> Path:
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            f"{path}: extends: is {shortened(repr(base))} (allowed: a name, or a path of a file)"
+        )
     return path.parent / base if _is_path(base) else _find(str(base), directory)
 
 
@@ -213,7 +257,8 @@ def _read_layers(
     path: Path, directory: Path, changes: Changes | None = None, read: tuple[Path, ...] = ()
 ) -> list[Layer]:
     """A file, its changes, and what it extends, youngest first; its paths are relative to it."""
-    if path.resolve() in read:
+    real = Path(os.path.realpath(path))
+    if real in read:
         raise ConfigError(f"{path}: extends: is circular")
     values = read_yaml(path)
     if _is_path(values.get("data")):
@@ -229,7 +274,7 @@ def _read_layers(
         layers.insert(0, Layer(f"data: {name}", (changes or {})[name]))
     if base is not None:
         base_path = _base_path(path, base, directory)
-        layers += _read_layers(base_path, directory, changes, (*read, path.resolve()))
+        layers += _read_layers(base_path, directory, changes, (*read, real))
     return layers
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from selftrans.config.base import (
     ConfigModel,
     InterpolantName,
+    Line,
     PositiveFloat,
     PositiveInt,
     Precision,
@@ -95,7 +96,7 @@ class TrainingConfig(ConfigModel):
 class ImportedConfig(ConfigModel):
     """A checkpoint that others trained, to be sampled, evaluated or followed as a teacher."""
 
-    file: str
+    file: Line
     """`.pt` or `.safetensors` with the parameter names of SiT, DiT and REPA; nothing in it is
     executed. A published file of one set of weights counts as `ema`, also where it is a teacher."""
     convention: Convention

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.plotting.grid import ImageGrid
-from selftrans.plotting.style import legend_columns, run_styles
+from selftrans.plotting.style import legend_columns, plain, run_styles
 
 Floats = NDArray[np.floating]
 Colours = NDArray[np.float64]
@@ -117,7 +117,7 @@ def guiding_features(
 
 def _folded(name: str) -> str:
     """A column's name in short lines, formulas as formulas."""
-    name = name.replace("f_c", "$f_c$").replace("f_g", "$f_g$").replace("f_u", "$f_u$")
+    name = plain(name).replace("f_c", "$f_c$").replace("f_g", "$f_g$").replace("f_u", "$f_u$")
     return name.replace(": ", ":\n").replace(", ", ",\n")
 
 

@@ -49,11 +49,18 @@ class RunStyle:
     marker: str
 
 
+def plain(text: str) -> str:
+    """Text of a user's, in which a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def run_styles(labels: Mapping[str, str]) -> dict[str, RunStyle]:
     """Colour and marker of each run, by its index in the experiment."""
     return {
         run: RunStyle(
-            label=label, colour=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)]
+            label=plain(label),
+            colour=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
         )
         for index, (run, label) in enumerate(labels.items())
     }
