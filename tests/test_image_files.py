@@ -247,7 +247,12 @@ def test_other_images_of_the_same_names_have_another_digest(tmp_path):
     )
 
 
-@pytest.mark.parametrize("labels", [[-1, 0], [0.5, 1.5], ["a", "b"], [[0], [1]], [None, 1]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [-1, 0], [0.5, 1.5], ["a", "b"], [[0], [1]], [None, 1], [[0], [1, 2]],
+    ],
+)  # fmt: skip
 def test_labels_of_a_hugging_face_data_set_are_class_numbers(tmp_path, folder, labels):
     content = (folder / "n00000000/n00000000_0.JPEG").read_bytes()
     columns = {"image": [{"bytes": content, "path": None}] * 2, "label": labels}
@@ -257,6 +262,20 @@ def test_labels_of_a_hugging_face_data_set_are_class_numbers(tmp_path, folder, l
         open_source(data_of("huggingface", tmp_path / "made"))
     with pytest.raises(UserError, match=r"source\.image_column: 'label' holds no images"):
         open_source(data_of("huggingface", tmp_path / "made", source={"image_column": "label"}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([10**8, 0], "class 100000000, allowed is a number below"), ([], "holds no image")],
+)
+def test_a_hugging_face_data_set_has_rows_and_no_huge_class(tmp_path, folder, labels, message):
+    files = sorted(str(path) for path in folder.rglob("*.JPEG"))[: len(labels)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    columns = {"image": files, "label": labels}
+    made = datasets.Dataset.from_dict(columns, features=features)
+    made.save_to_disk(tmp_path / "made", num_shards=1)
+    with pytest.raises(UserError, match=message):
+        open_source(data_of("huggingface", tmp_path / "made"))
 
 
 def test_prepared_moments_have_no_mirrored_views_and_leave_nothing_out(tmp_path):

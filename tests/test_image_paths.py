@@ -1,7 +1,9 @@
 """What of a folder or zip is an image, for every reader alike; and what is never opened."""
 
 import os
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +150,43 @@ def test_class_numbers_are_small_whole_numbers(folder, label):
     (folder / "dataset.json").write_text(f'{{"labels": [["cat/a.png", {shown}]]}}')
     with pytest.raises(UserError, match=r"cat/a\.png has label .*allowed is a class number below"):
         source_of("folder", folder)
+
+
+@pytest.mark.parametrize(
+    "name", [b"cat/\xff.png", b"cat/a\nb.png", b"c\xe4t/a.png", b"cat\t/a.png"]
+)
+def test_a_name_that_no_list_can_hold_is_refused(folder, name):
+    path = folder / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(folder / "cat/a.png", path)
+    with pytest.raises(UserError, match="is a name that is not UTF-8, or of several lines"):
+        source_of("folder", folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_no_zip(tmp_path, make):
+    make(tmp_path / "train.zip")
+    with pytest.raises(UserError, match=r"train\.zip: "):
+        source_of("zip", tmp_path / "train.zip")
+
+
+def test_samples_that_unpack_to_gigabytes_are_refused(tmp_path):
+    Image.new("1", (9_000, 9_000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 50_000
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_bytes((tmp_path / "a.png").read_bytes())
+    images = open_images(tmp_path)
+    with pytest.raises(UserError, match=r"a\.png: is 9000x9000, allowed for samples are 16,777,"):
+        next(images.batches(range(3), 2))
+
+
+def test_a_corrupt_image_that_the_digest_reads_is_left_out(folder, tmp_path):
+    """`on_error: skip` leaves it out; the digest, which reads the first images, goes on."""
+    path = zipped(folder, tmp_path / "train.zip")
+    content = bytearray(path.read_bytes())
+    content[60] ^= 255  # within the first member's data: its checksum is wrong
+    path.write_bytes(content)
+    source = source_of("zip", path)
+    assert len(source.digest) == 64
+    with pytest.raises(CorruptImage):
+        source.read(range(1))

@@ -36,7 +36,7 @@ def images_below(root: Path) -> list[str]:
     """Paths of all image files below a folder, relative to it, with slashes, sorted.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a name is not one line of UTF-8.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
@@ -51,6 +51,9 @@ def images_below(root: Path) -> list[str]:
         names += [
             Path(folder, name).relative_to(root).as_posix() for name in files if is_image(name)
         ]
+    for name in names:
+        if any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in name):
+            raise UserError(f"{root}: {name!r} is a name that is not UTF-8, or of several lines")
     return sorted(names)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from selftrans.config import FileSource
-from selftrans.data.image_paths import SUFFIXES, open_image
+from selftrans.data.image_paths import SUFFIXES, open_image, read_image_file
 from selftrans.runtime.errors import UserError
 
 LABELS_FILE = "dataset.json"
@@ -167,7 +167,10 @@ class ImageFiles:
         """SHA-256 of names, classes and the content of some images; not of their location."""
         digest = hashlib.sha256(listing_digest(self.names, self.labels).encode())
         for index in np.unique(np.linspace(0, len(self.names) - 1, DIGESTED).round().astype(int)):
-            digest.update(self._encoded(int(index)))
+            try:
+                digest.update(self._encoded(int(index)))
+            except CorruptImage:  # whoever reads it says so, or leaves it out
+                digest.update(b"corrupt")
         return digest.hexdigest()
 
     def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -216,7 +219,7 @@ def listing_digest(names: Sequence[str], labels: NDArray[np.int64]) -> str:
 def labels_beside(directory: Path) -> dict[str, int] | None:
     """Class numbers by name from the labels file of a folder; None without one."""
     path = directory / LABELS_FILE
-    return parse_labels(path.read_bytes(), str(path)) if path.is_file() else None
+    return parse_labels(read_image_file(path), str(path)) if path.is_file() else None
 
 
 def parse_labels(content: bytes, source: str) -> dict[str, int]:
@@ -227,7 +230,7 @@ def parse_labels(content: bytes, source: str) -> dict[str, int]:
     """
     try:
         labels = dict(json.loads(content)["labels"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{source}: holds no `labels` ({error})") from None
     for name, label in labels.items():
         if type(label) is not int or not 0 <= label < MAX_CLASSES:

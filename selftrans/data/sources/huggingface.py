@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.config import HuggingFaceSource
-from selftrans.data.sources.base import ImageFiles, Listing
+from selftrans.data.image_paths import read_image_file
+from selftrans.data.sources.base import MAX_CLASSES, ImageFiles, Listing
 from selftrans.runtime.errors import UserError
 
 
@@ -27,11 +28,21 @@ def open_hugging_face(
         raise UserError(
             f"{settings.path}: source.image_column: {settings.image_column!r} holds no images"
         )
-    classes: NDArray[Any] = np.asarray(table[settings.label_column][:])
+    if not len(table):
+        raise UserError(f"{settings.path}: holds no image (looked for: rows)")
+    try:
+        classes: NDArray[Any] = np.asarray(table[settings.label_column][:])
+    except ValueError:  # rows of different lengths
+        classes = np.empty((0, 0))
     if classes.ndim != 1 or classes.dtype.kind not in "iu" or classes.min(initial=0) < 0:
         raise UserError(
             f"{settings.path}: source.label_column: {settings.label_column!r} holds no class"
             " numbers"
+        )
+    if classes.max() >= MAX_CLASSES:
+        raise UserError(
+            f"{settings.path}: source.label_column: class {classes.max()},"
+            f" allowed is a number below {MAX_CLASSES:,}"
         )
     labels = classes.astype(np.int64)
     class_names = getattr(table.features[settings.label_column], "names", None) or [
@@ -45,7 +56,7 @@ def open_hugging_face(
         row: dict[str, Any] | None = encoded[index][settings.image_column]
         if row is None:
             return b""
-        return row["bytes"] if row["bytes"] is not None else Path(row["path"]).read_bytes()
+        return row["bytes"] if row["bytes"] is not None else read_image_file(Path(row["path"]))
 
     names = [f"row {index}" for index in range(len(labels))]
     listing = Listing(names, labels, class_names, content)

@@ -18,6 +18,7 @@ from selftrans.data.sources.base import (
     listing_digest,
     listing_of_files,
 )
+from selftrans.runtime.arrays import read_array
 from selftrans.runtime.errors import UserError
 
 LAYOUTS = {256: ("images", "vae-sd"), 512: ("images-512", "vae-sd-512")}
@@ -55,7 +56,7 @@ class PreparedMoments(ImageFiles):
         """SHA-256 that covers the moments of some images, too, or these alone."""
         images = super().digest if self.has_images else listing_digest(self.names, self.labels)
         chosen = range(0, len(self._moments), max(1, len(self._moments) // DIGESTED))
-        content = b"".join(self._moments[index].read_bytes() for index in chosen)
+        content = b"".join(read_image_file(self._moments[index]) for index in chosen)
         return hashlib.sha256(images.encode() + content).hexdigest()
 
     def moments(self, indices: range) -> NDArray[np.float32]:
@@ -75,10 +76,7 @@ class PreparedMoments(ImageFiles):
 
 
 def _read_moments(path: Path) -> NDArray[np.float32]:
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an array of moments ({error})") from None
+    stored = read_array(path)
     if stored.ndim != 3 or len(stored) % 2:
         raise UserError(
             f"{path}: moments of shape {stored.shape},"

@@ -4,7 +4,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from selftrans.config import ZipSource
 from selftrans.data.image_paths import check_size, is_image
@@ -15,6 +15,7 @@ from selftrans.data.sources.base import (
     parse_labels,
 )
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import opened
 
 
 def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> ImageFiles:
@@ -23,27 +24,35 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
     Raises:
         UserError: it is not a zip, or holds no image.
     """
+    with opened(Path(settings.path)):  # a pipe would wait for ever
+        pass
     try:
         archive = zipfile.ZipFile(settings.path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{settings.path}: not a zip, or truncated ({error})") from None
+
+    def read(name: str) -> bytes:
+        member = archive.getinfo(name)
+        check_size(f"{settings.path}: {name}", member.file_size)
+        try:
+            return archive.read(member)
+        except (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
+            raise zipfile.BadZipFile(str(error)) from None  # encrypted, unknown method, damaged
+
     members = sorted(name for name in archive.namelist() if is_image(name))
     shared = _shared_folders([PurePosixPath(name).parts[:-1] for name in members])
     root = "".join(f"{part}/" for part in shared)
     labels = None
     if f"{root}{LABELS_FILE}" in archive.namelist():
-        labels = parse_labels(
-            archive.read(f"{root}{LABELS_FILE}"), f"{settings.path}: {root}{LABELS_FILE}"
-        )
+        source = f"{settings.path}: {root}{LABELS_FILE}"
+        try:
+            labels = parse_labels(read(f"{root}{LABELS_FILE}"), source)
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{source}: damaged ({error})") from None
     names = [name.removeprefix(root) for name in members]
 
     def content(index: int) -> bytes:
-        member = archive.getinfo(members[index])
-        check_size(f"{settings.path}: {member.filename}", member.file_size)
-        try:
-            return archive.read(member)
-        except (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
-            raise zipfile.BadZipFile(str(error)) from None  # encrypted, unknown method, damaged
+        return read(members[index])
 
     listing = listing_of_files(names, content, settings.path, labels)
     return ImageFiles(settings, image_size, listing, skipped)
