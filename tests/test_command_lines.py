@@ -36,6 +36,21 @@ OUTPUTS = {
 }
 
 
+NUMBERS = {
+    "selftrans.training": ("--seed", "--until", "--processes", "--gpus", "--nodes", "--attempt"),
+    "selftrans.sampling.generate": ("--batch-size", "--gpus", "--processes"),
+    "selftrans.sampling.sample_grid": ("--columns", "--seed", "--steps", "--gpus"),
+    "selftrans.extraction.latents": ("--gpus", "--processes"),
+    "selftrans.extraction.features": ("--gpus", "--processes"),
+    "selftrans.evaluation": ("--batch-size", "--gpus"),
+    "selftrans.evaluation.compute_statistics": ("--batch-size", "--gpus", "--processes"),
+    "selftrans.evaluation.features": ("--seed", "--batch-size", "--gpus"),
+    "selftrans.training.freeze": ("--depth",),
+    "selftrans.convert": ("import --num-heads", "import --latent-size", "import --step"),
+}
+"""Options that take a whole number, of every command line."""
+
+
 def mistake(module, directory):
     output = directory / ("a.png" if module.endswith("grid") else "a.safetensors")
     return map(str, (*MODULES[module], OUTPUTS.get(module, "--output"), output))
@@ -52,7 +67,35 @@ def test_help_is_given(module):
 def test_an_unknown_option_is_a_usage_error(module):
     ended = run_module(module, "--nonsense")
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"usage: python -m {module}")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(f"(see python -m {module} --help)")
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "1.5", "", "1e3", "9" * 30, "9" * 5000])
+@pytest.mark.parametrize(("module", "options"), NUMBERS.items())
+def test_a_number_that_is_none_is_one_line(module, options, number):
+    for option in options:
+        command, _, name = option.rpartition(" ")
+        ended = run_module(module, *filter(None, [command]), f"{name}={number}")
+        assert ended.returncode == 2
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith(f"error: {name}: ")
+        assert len(line) < 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["selftrans.sampling.generate", "selftrans.convert"])
+def test_an_output_that_is_the_input_or_a_directory_is_refused(module, tmp_path):
+    path = tmp_path / ("a.npz" if "generate" in module else "a.safetensors")
+    path.write_text("precious")
+    command = ["import"] if module.endswith("convert") else []
+    words = [] if command else ["--autoencoder", "x", "--settings", "{}"]
+    line = last_line(run_module(module, *command, path, *words, "--output", path))
+    assert line == f"error: --output: {path} is the input (allowed: another file)"
+    assert path.read_text() == "precious"
+    line = last_line(run_module(module, *command, path, *words, "--output", tmp_path))
+    assert line == f"error: --output: {tmp_path} is a directory (allowed: a file)"
 
 
 @pytest.mark.parametrize("module", MODULES)

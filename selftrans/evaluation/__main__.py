@@ -24,6 +24,7 @@ from selftrans.evaluation.references import check_published, is_statistics
 from selftrans.evaluation.statistics import ImageStatistics, features_path
 from selftrans.evaluation.tables import METRIC_NAMES
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights
+from selftrans.runtime.arguments import CommandLine, at_least
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import write_json
@@ -80,7 +81,7 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.evaluation",
         description="Evaluate images against a reference.",
         epilog=EPILOG,
@@ -113,7 +114,9 @@ def main() -> None:
         help="arithmetic of precision and recall; adm: half precision, as in the ADM evaluator"
         " (default: fp32)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument(
+        "--batch-size", type=at_least(1), default=64, help="images at a time (default: 64)"
+    )
     parser.add_argument(
         "--output", type=Path, help="write the metrics and what they depend on to this file (JSON)"
     )

@@ -3,7 +3,6 @@
 ``python -m selftrans.evaluation.weights --help``
 """
 
-import argparse
 import os
 import urllib.error
 import urllib.request
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path, sha256_of, write_json
 from selftrans.runtime.logs import Progress, set_up_logging
@@ -123,7 +123,7 @@ def check_file(path: Path, file: PublishedFile, name: str) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m selftrans.evaluation.weights",
         description="Find, check or fetch the weights of an extractor.",
     )

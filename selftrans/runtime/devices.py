@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from selftrans.runtime.arguments import at_least
 from selftrans.runtime.errors import Unavailable
 from selftrans.runtime.logs import LOG
 
@@ -36,7 +37,10 @@ _leases = ExitStack()  # held until the process ends
 def add_gpu_argument(parser: ArgumentParser) -> None:
     """Give a command line the option ``--gpus``."""
     parser.add_argument(
-        "--gpus", type=int, default=0, help="GPUs to use; 0 computes on the CPU (default: 0)"
+        "--gpus",
+        type=at_least(0),
+        default=0,
+        help="GPUs to use; 0 computes on the CPU (default: 0)",
     )
 
 
