@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from selftrans.runtime.files import read_json
 from selftrans.runtime.signals import die_with_parent
 from selftrans.runtime.tensors import load_tensors
 from tests.support.experiments import tiny_values
@@ -365,7 +366,8 @@ def test_a_node_that_disappears_costs_what_was_not_saved(undisturbed, place, clu
     finally:
         cluster.start_node(job["nodes"])
     assert cluster.job(job["id"])["Restarts"] == "1"
-    assert f"waiting to see whether {job['nodes']} still writes there" in place.log("lost")
+    waiting = rf"waiting for process \d+ on {job['nodes']}, job \d+, to see whether it still"
+    assert re.search(waiting, place.log("lost"))
     assert f"resuming from step {saved}" in place.log("lost")
     assert_bit_equal(place.weights("lost"), undisturbed)
     cluster.wait_for(lambda: cluster.states() == ["idle", "idle"])
@@ -408,8 +410,63 @@ def test_a_second_writer_is_locked_out(undisturbed, place, cluster):
     assert cluster.jobs("RUNNING") == [job]
     subprocess.run(["snakemake", "--unlock"], cwd=place.directory, check=True, capture_output=True)
     assert place.run(TARGET.format("abandoned", STEPS)) != 0
-    assert "another training writes there (process" in place.said()
+    assert "another process writes there (process" in place.said()
     assert f"job {job['id']}" in place.said()
     cluster.wait_for(lambda: not cluster.jobs("RUNNING"))
     assert place.run(TARGET.format("abandoned", STEPS)) == 0, place.said()
     assert_bit_equal(place.weights("abandoned"), undisturbed)
+
+
+def hold(cluster, state):
+    """Jobs wait in the queue while the partitions are down."""
+    for partition in ("cpu", "gpu"):
+        cluster.say("scontrol", "update", f"PartitionName={partition}", f"State={state}")
+
+
+def start_queued(place, cluster, name):
+    """Submit a short training that waits in the queue."""
+    once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4]}
+    resources = {"train": {"mem_mb": 1500, "runtime": 7}}
+    place.write(name, runs={"sit": {}}, resources=resources, **once)
+    place.configure(name, retries=0)
+    hold(cluster, "DOWN")
+    process = place.start(TARGET.format(name, 4))
+    cluster.wait_for(lambda: cluster.jobs("PENDING") or process.poll() is not None)
+    assert process.poll() is None, place.said()
+    return process
+
+
+def test_a_queued_job_goes_by_what_was_submitted(undisturbed, place, cluster):
+    """Steps, recipe and sampler are edited while it waits (Snakemake's issue 3234)."""
+    process = start_queued(place, cluster, "queued")
+    try:
+        edited = {"training.checkpoints": [6], "figures.sample_checkpoints": [6]}
+        edited |= {"training.learning_rate": 0.5, "evaluation.samplers.ode.num_steps": 3}
+        place.write("queued", runs={"sit": {}}, **edited)
+        planned = place.planned("results/queued/runs/sit/seed0/checkpoints/6/ema.safetensors")
+        assert planned["train_segment"] == 1  # and the resolved file is the edited one by now
+    finally:
+        hold(cluster, "UP")
+    assert process.wait(300) == 0, place.said()
+    definition = read_json(place.path("queued/runs/sit/seed0/definition.json"))
+    assert definition["training"]["learning_rate"] == 1e-3
+
+
+def test_a_queued_job_of_an_edited_rule_stops_in_one_line(undisturbed, place, cluster):
+    process = start_queued(place, cluster, "outdated")
+    rules = place.directory / "workflow/rules/train.smk"
+    before = rules.read_text()
+    try:
+        rules.write_text(before.replace("--after {params.after}", "--after 0"))
+        hold(cluster, "UP")
+        assert process.wait(300) != 0
+    finally:
+        rules.write_text(before)
+        hold(cluster, "UP")
+    logs = (place.directory / ".snakemake/slurm_logs").rglob("*.log")
+    said = "\n".join(path.read_text() for path in logs)
+    assert (
+        "error: workflow/rules/train.smk: was edited after this job was submitted;"
+        " end Snakemake and start it again, its jobs resume"
+    ) in said
+    assert not place.path("outdated/runs/sit/seed0/checkpoints").exists()

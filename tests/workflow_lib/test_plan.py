@@ -8,7 +8,7 @@ import pytest
 from selftrans.runtime.errors import UserError
 from tests.support.experiments import OTHER_METHODS
 from tests.support.studies import IMPORTED, SharingStudy
-from workflow.lib.calls import prefetch_options, report_config
+from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.settings import RatesConfig
 
@@ -98,6 +98,8 @@ def test_what_is_passed_on(make_study):
     study = make_study(weights={"dinov2": "my file.pth"}, data={"digits": {"images": 1797}})
     words = shlex.split(prefetch_options(study))
     assert words == ["results/tiny/experiment.yaml", "--weights=dinov2=my file.pth"]
-    config = json.loads(report_config(study))
+    (page,) = Reports(study).targets()
+    assert page == "results/tiny/report.html"
+    config = json.loads(Reports(study).config({"experiment": "tiny"}))
     assert config["data"] == {"digits": {"images": 1797}}
     assert config["experiments"] == list(study.references)

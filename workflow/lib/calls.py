@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from workflow.lib.paths import EXPERIMENT_FILE
+from workflow.lib.paths import EXPERIMENT_FILE, REPORT, Wildcards
 from workflow.lib.study import Study
 
 
@@ -14,6 +14,22 @@ def prefetch_options(study: Study) -> str:
     return shlex.join(words)
 
 
-def report_config(study: Study) -> str:
-    """The configuration of a second Snakemake that makes the report, as JSON."""
-    return json.dumps({"experiments": study.references, "data": study.settings.data})
+class Reports:
+    """A page of results for each experiment.
+
+    Args:
+        study: the experiments.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    def targets(self) -> list[str]:
+        """The pages of all experiments."""
+        return [REPORT.format(experiment=name) for name in self.study.experiments]
+
+    def config(self, wildcards: Wildcards) -> str:
+        """The configuration of a second Snakemake that makes a page, as JSON."""
+        references = dict(zip(self.study.experiments, self.study.references, strict=True))
+        one = references[wildcards["experiment"]]
+        return json.dumps({"experiments": [one], "data": self.study.settings.data})

@@ -5,7 +5,6 @@ stated beside them. Everything is counted as made from scratch; what several exp
 counts once.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
@@ -20,6 +19,7 @@ from selftrans.config import (
     read_yaml,
 )
 from selftrans.flops import EXTRACTOR_LENGTHS, encoder_output, parameters
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.errors import UserError, run_main
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis
@@ -267,7 +267,7 @@ def parse_rates(text: str, stated: RatesConfig) -> dict[str, float]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m workflow.lib.plan",
         description="How many jobs, GPU hours and gigabytes experiments will take, by rule.",
     )

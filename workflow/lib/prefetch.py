@@ -5,7 +5,6 @@ the Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_O
 them. Images are only looked for.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from selftrans.config import (
 )
 from selftrans.evaluation.references import REFERENCE_BATCHES
 from selftrans.evaluation.weights import WEIGHT_FILES, PublishedFile, fetch_weights, find_weights
+from selftrans.runtime.arguments import CommandLine
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.logs import LOG, set_up_logging
 from workflow.lib.settings import WorkflowConfig
@@ -98,7 +98,7 @@ def _reference(path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m workflow.lib.prefetch",
         description="Fetch what experiments need: autoencoders, encoders, weights, reference"
         " batches; look for their images.",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from selftrans.config import (
     ConfigModel,
@@ -13,6 +13,15 @@ from selftrans.config import (
     merged,
     validated,
 )
+
+
+def _boolean(value: Any) -> Any:
+    """Of ``--config fetch_weights=true``, Snakemake hands over text."""
+    return (
+        {"true": True, "false": False}.get(value.lower(), value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 class RatesConfig(ConfigModel):
@@ -42,7 +51,7 @@ class WorkflowConfig(ConfigModel):
     time limit costs nothing. Those that its time limit needs by the stated rates are added."""
     weights: dict[Literal["inception", "dinov2"], str] = Field(default_factory=dict)
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not set."""
-    fetch_weights: bool = False
+    fetch_weights: Annotated[bool, BeforeValidator(_boolean)] = False
     """Download missing weights into the cache."""
 
     def references(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -25,8 +25,20 @@ from selftrans.runtime.errors import ConfigError
 from selftrans.runtime.files import write_text
 from selftrans.training.definition import check_definition
 from workflow.lib.ownership import Ownership
-from workflow.lib.paths import DATA_FILE, EXPERIMENT_FILE, RUN, Wildcards
+from workflow.lib.paths import DATA_FILE, EXPERIMENT_FILE, RUN, Wildcards, fill
 from workflow.lib.settings import WorkflowConfig
+
+
+class Kept(NamedTuple):
+    """A study as it was when a job was submitted."""
+
+    settings: dict[str, Any]
+    """What ``config.yaml`` said."""
+    requested: list[str]
+    """Names of the experiments."""
+    parents: dict[str, str]
+    files: dict[str, str]
+    """The kept copy of each resolved file."""
 
 
 class Study:
@@ -50,9 +62,11 @@ class Study:
         resources: what their jobs request, by the experiment's name.
     """
 
-    def __init__(self, settings: WorkflowConfig) -> None:
-        self.settings = settings
+    def __init__(self, settings: WorkflowConfig, kept: Kept | None = None) -> None:
+        self.settings, self._kept = settings, kept
         self.references = settings.references()
+        if kept is not None:
+            self.references = tuple(map(self._kept_experiment, kept.requested))
         self.experiments: dict[str, ExperimentConfig] = {}
         self.known: dict[str, ExperimentConfig] = {}
         self.parents: dict[str, str] = {}
@@ -91,8 +105,32 @@ class Study:
         study.write_resolved()
         return study
 
+    @classmethod
+    def of_job(cls, kept: Kept) -> "Study":
+        """The study that a job was submitted with.
+
+        Raises:
+            UserError: as ``open``.
+        """
+        study = cls(validated(WorkflowConfig, kept.settings, "what was submitted"), kept)
+        study.check_trained_runs()
+        return study
+
     def _load(self, reference: str | Path) -> ExperimentConfig:
+        if self._kept is not None:
+            return load_experiment(reference)
         return load_experiment(reference, self.settings.data, recorded_defaults)
+
+    def _kept_experiment(self, name: str) -> str:
+        assert self._kept is not None
+        return self._kept.files[EXPERIMENT_FILE.format(experiment=name)]
+
+    def _extended(self, reference: str | Path, name: str) -> str | Path | None:
+        """The file of the experiment that an experiment extends."""
+        if self._kept is None:
+            return extended_experiment(reference)
+        parent = self._kept.parents.get(name)
+        return None if parent is None else self._kept_experiment(parent)
 
     def _add(self, reference: str | Path, experiment: ExperimentConfig) -> None:
         """Make an experiment known.
@@ -120,7 +158,7 @@ class Study:
 
     def _add_extended(self, reference: str | Path, experiment: ExperimentConfig) -> None:
         """Make known what an experiment extends: it owns what is left as it is."""
-        path = extended_experiment(reference)
+        path = self._extended(reference, experiment.name)
         if path is None:
             return
         name, parent = experiment.name, self._load(path)
@@ -171,10 +209,30 @@ class Study:
         Written here and not by a rule, since their age means nothing: a job runs again when its
         params change.
         """
+        for path, settings in self.resolved_files().items():
+            content = resolved(settings)
+            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+                write_text(path, content)
+
+    def resolved_files(self) -> dict[Path, ConfigModel]:
+        """Every data set and experiment, by the file that holds it with its defaults filled in."""
+        files: dict[Path, ConfigModel] = {}
         for name, data in self.datasets.items():
-            _write_settings(Path(DATA_FILE.format(dataset=name)), data)
+            files[Path(DATA_FILE.format(dataset=name))] = data
         for name, experiment in self.known.items():
-            _write_settings(Path(EXPERIMENT_FILE.format(experiment=name)), experiment)
+            files[Path(EXPERIMENT_FILE.format(experiment=name))] = experiment
+        return files
+
+    def experiment_file(self, wildcards: Wildcards) -> str:
+        """The resolved experiment that a job reads."""
+        return self._file(fill(EXPERIMENT_FILE, wildcards))
+
+    def data_file(self, wildcards: Wildcards) -> str:
+        """The resolved data set that a job reads."""
+        return self._file(DATA_FILE.format(dataset=self.data_of(wildcards).name))
+
+    def _file(self, path: str) -> str:
+        return path if self._kept is None else self._kept.files[path]
 
     # -- where results lie
 
@@ -224,6 +282,12 @@ class Study:
     def experiment_of(self, wildcards: Wildcards) -> ExperimentConfig:
         """The experiment that owns a job's result."""
         return self.known[wildcards["experiment"]]
+
+    def data_of(self, wildcards: Wildcards) -> DatasetConfig:
+        """A job's data set: its own, or that of its experiment."""
+        if "dataset" in wildcards.keys():  # noqa: SIM118 - Snakemake's object is a list
+            return self.datasets[wildcards["dataset"]]
+        return self.experiment_of(wildcards).data
 
     def run_of(self, wildcards: Wildcards) -> RunConfig:
         """The settings of a job's run."""
@@ -312,7 +376,6 @@ def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _write_settings(path: Path, settings: ConfigModel) -> None:
-    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    if not path.is_file() or path.read_text() != content:
-        write_text(path, content)
+def resolved(settings: ConfigModel) -> str:
+    """An experiment or a data set as YAML, with its defaults filled in."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)

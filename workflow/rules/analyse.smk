@@ -3,7 +3,7 @@
 rule block_features:
     input:
         checkpoints=analysis.checkpoints,
-        experiment=ancient(paths.EXPERIMENT_FILE),
+        experiment=ancient(study.experiment_file),
         latents=datasets.latents,
         teachers=training.teacher_files,
         features=training.feature_stores,
@@ -59,7 +59,7 @@ rule probe_blocks:
 rule probe_encoder:
     input:
         encoder=datasets.path(paths.ENCODER),
-        data=ancient(datasets.path(paths.DATA_FILE)),
+        data=ancient(study.data_file),
         features=analysis.features_of_first_run,
     output:
         paths.ENCODER_PROBES,

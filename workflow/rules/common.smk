@@ -1,16 +1,18 @@
 """Binds the library to the rules: the study of this call, its input functions, its constraints."""
 
 import sys
+from pathlib import Path
 
 from snakemake.io import ancient
 
 from selftrans.runtime.errors import UserError
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis
-from workflow.lib.calls import prefetch_options, report_config
+from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, plot_script
+from workflow.lib.missing import missing
 from workflow.lib.paths import (
     CHECKPOINT,
     DATASET,
@@ -25,10 +27,14 @@ from workflow.lib.paths import (
 from workflow.lib.resources import Requests, attempt_number, time_ceiling
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
+from workflow.lib.submission import KEY, keep, study_of_job
 from workflow.lib.training import Training
 
 try:
-    study = Study.open(config)
+    if KEY in config:  # a job on a cluster
+        study = study_of_job(config[KEY], Path(workflow.basedir))
+    else:
+        study = Study.open(config)
     ceiling = time_ceiling(workflow.resource_settings.default_resources)
 except UserError as error:
     sys.exit(error.shown())
@@ -40,6 +46,21 @@ training = Training(study, ancient)
 evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
+reports = Reports(study)
+
+
+onstart:
+    planned = [
+        (job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()
+    ]
+    if absent := missing(study, planned):
+        sys.exit("\n".join(f"error: {line}" for line in absent))
+    if workflow.non_local_exec:
+        submitted = f"{KEY}={keep(study, Path(workflow.basedir))}"
+        workflow.config_settings.config_args = [
+            *workflow.config_settings.config_args,
+            submitted,
+        ]
 
 
 wildcard_constraints:

@@ -1,6 +1,6 @@
 rule autoencoder:
     input:
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
     output:
         [f"{paths.AUTOENCODER}/{name}" for name in paths.AUTOENCODER_FILES],
     log:
@@ -24,7 +24,7 @@ rule autoencoder:
 
 rule classifier:
     input:
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
     output:
         paths.CLASSIFIER,
     log:
@@ -49,7 +49,7 @@ rule classifier:
 # file.
 rule encoder:
     input:
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
         weights=datasets.encoder_weights,
     output:
         paths.ENCODER,

@@ -25,7 +25,7 @@ rule extractor_weights:
 
 rule reference_statistics:
     input:
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
         extractor=evaluation.extractor_of_data,
         latents=datasets.list_of_skipped,
     output:

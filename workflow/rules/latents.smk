@@ -1,7 +1,7 @@
 rule extract_latents:
     input:
         autoencoder=datasets.autoencoder_files,
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
     output:
         paths.LATENTS,
     log:
@@ -30,7 +30,7 @@ rule extract_latents:
 
 rule extract_features:
     input:
-        data=ancient(paths.DATA_FILE),
+        data=ancient(study.data_file),
         encoder=paths.ENCODER,
     output:
         paths.ENCODER_FEATURES,

@@ -211,7 +211,7 @@ use rule plot_base as plot_discriminability with:
 use rule plot_base as plot_feature_maps with:
     input:
         features=analysis.features_of_first_seed,
-        data=ancient(datasets.path(paths.DATA_FILE)),
+        data=ancient(study.data_file),
     output:
         png=report(
             f"{FIGURES}/feature-maps.png",
@@ -234,7 +234,7 @@ use rule plot_base as plot_feature_maps with:
 use rule plot_base as plot_guiding_features with:
     input:
         features=analysis.features_of_aligned_runs,
-        data=ancient(datasets.path(paths.DATA_FILE)),
+        data=ancient(study.data_file),
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",
@@ -306,18 +306,18 @@ rule prefetch:
         " {params.options} 2>&1 | tee {log}"
 
 
-# The report shows the present results; a second Snakemake makes it, which reads and changes
-# nothing.
-rule report:
+# A report shows the present results of an experiment; a second Snakemake makes it, which reads and
+# changes nothing.
+rule experiment_report:
     input:
         rules.figures.input,
         rules.evaluate.input,
     output:
-        "results/report.html",
+        paths.REPORT,
     log:
-        "results/report.log",
+        f"{EXPERIMENT}/logs/report.log",
     benchmark:
-        "results/report.tsv"
+        f"{EXPERIMENT}/benchmarks/report.tsv"
     localrule: True
     conda:
         "../../envs/selftrans.yaml"
@@ -327,8 +327,14 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        config=report_config(study),
+        config=reports.config,
     shell:
         'config=$(mktemp); trap \'rm -f "$config"\' EXIT; printf %s {params.config:q} > "$config";'
         ' snakemake figures evaluate --nolock --configfile "$config" --report {output}'
         " > {log} 2>&1"
+
+
+rule report:
+    input:
+        reports.targets(),
+    localrule: True

@@ -4,7 +4,7 @@
 rule train_segment:
     input:
         before=training.segment_before,
-        experiment=ancient(paths.EXPERIMENT_FILE),
+        experiment=ancient(study.experiment_file),
         latents=training.frozen_latents,
         teachers=training.frozen_teachers,
         features=training.frozen_features,
