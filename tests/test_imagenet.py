@@ -38,12 +38,15 @@ EXPERIMENT = {
         "log_every": 10, "precision": "fp32", "compile": False,
     },
     "runs": {
-        "vae-align": {"alignment": {"depth": 1, "projector_width": 64}},
+        "vae-align": {
+            "alignment": {"depth": 1, "projector_width": 64}, "training": {"checkpoints": [60]},
+        },
         "self-transcendence": {
             "alignment": {
                 "teacher": {"step": 60}, "student_depth": 2, "teacher_depth": 3,
                 "guidance_scale": 2, "projector_width": 64,
-            }
+            },
+            "training": {"checkpoints": [60]},
         },
         "vae-align-per-sample": None, "self-transcendence-per-sample": None,
     },
@@ -133,15 +136,14 @@ def test_every_checkpoint_is_measured_and_drawn(finished):
     table = pd.read_csv(finished.path("mini/metrics.csv"))
     found = set(table[["run", "step"]].itertuples(index=False, name=None))
     trained = ("sit", "vae-align", "self-transcendence")
-    measured = {(run, step) for run in trained for step in (30, 60)}
-    assert found == measured | {("follows-public", 60), ("public", 5)}
+    measured = {(run, 60) for run in trained}
+    assert found == measured | {("sit", 30), ("follows-public", 60), ("public", 5)}
     for name in ("convergence", "samples", "losses", "comparison"):
         assert finished.path(f"mini/figures/{name}.pdf").is_file()
         with Image.open(finished.path(f"mini/figures/{name}.png")) as figure:
             assert figure.width > 800
-    for run in trained:
-        curve = table[table["run"] == run].sort_values("step")["fid"]
-        assert curve.is_monotonic_decreasing, curve
+    curve = table[table["run"] == "sit"].sort_values("step")["fid"]
+    assert curve.is_monotonic_decreasing, curve
 
 
 def test_the_presets_other_values_are_kept(finished):

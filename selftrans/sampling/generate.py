@@ -170,7 +170,7 @@ class ImageSampler:
         The scale of an imported checkpoint's latents was said by whoever imported it.
         """
         trained, channels = self.metadata.latents, self.metadata.shape.latent_shape[0]
-        imported = self.metadata.imported is not None
+        imported = self.metadata.imported is not None and trained.digest is None
         scale, _ = latent_scaling(self.autoencoder, self.decoder_name, channels)
         if imported and isinstance(scale, tuple):
             raise UserError(
@@ -277,8 +277,9 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether the set lies there with this description, which is written last."""
         with suppress(UserError):
-            if read_json(self.output.with_suffix(".json")) == self.description:
-                return len(ImageArchive(self.output)) == self.settings.num_samples
+            described = read_json(self.output.with_suffix(".json")) == self.description
+            whole = len(ImageArchive(self.output)) == self.settings.num_samples
+            return described and whole and len(ImageArchive(self._first)) > 0
         return False
 
     def run(self, shard: Shard) -> None:
@@ -298,8 +299,12 @@ class Generation:
         write_image_archive(self.output, self.partial.batches(count), labels)
         archive = ImageArchive(self.output)
         first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
-        write_image_archive(self.output.with_name("first.npz"), [first], labels[: len(first)])
+        write_image_archive(self._first, [first], labels[: len(first)])
         write_json(self.output.with_suffix(".json"), self.description)
+
+    @property
+    def _first(self) -> Path:
+        return self.output.with_name("first.npz")
 
     def remove_shares(self) -> None:
         """Remove the batches."""

@@ -31,6 +31,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cpu-times", type=Path, help="file that the CPU seconds of tests go to")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of tests that wait for a cluster or run Snakemake come first: they are the longest."""
+
+    long = {
+        name: {item.path for item in items if item.get_closest_marker(name)}
+        for name in ("cluster", "workflow")
+    }
+    items.sort(key=lambda item: [item.path not in files for files in long.values()])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.strict_tiers or config.option.cpu_times:
         config.pluginmanager.register(Tiers(config.option.strict_tiers, config.option.cpu_times))
