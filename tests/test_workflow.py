@@ -486,11 +486,19 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
     )
     ended = place.snakemake(experiments=("published",))
     assert ended.returncode == 1
-    log = place.path("extractors/inception.log").read_text()
-    assert "needed is pt_inception-2015-12-05-6726825d.pth" in log
-    assert not list(
-        place.directory.glob("results/published/runs/*/*/checkpoints/*/ema.safetensors")
-    )
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2  # all of them at once, before the first job
+    for line, name in zip(sorted(lines), ("dinov2", "inception"), strict=True):
+        assert line.startswith(f"error: config.yaml: weights: {name}: {place.directory / 'cache'}")
+    assert not place.path("extractors").exists()
+    assert not place.path("published/runs").exists()
+    wrong = place.directory / "weights.pth"
+    wrong.write_bytes(b"other")
+    place.configure("published", weights={"inception": str(wrong), "dinov2": str(wrong)})
+    ended = place.snakemake("results/extractors/inception.json")
+    assert ended.returncode == 1
+    assert "weights.pth: has 5 bytes" in ended.stdout + ended.stderr  # the log, on the terminal
+    place.configure("published")
     planned = place.planned(experiments=("published",))
     assert planned["extractor_weights"] == 2
     assert planned["reference_statistics"] == 2

@@ -27,7 +27,7 @@ STALE_SECONDS = 300.0
 POLL_SECONDS = 1.0
 
 
-class _Owner(BaseModel):
+class Owner(BaseModel):
     """What an owner's file says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,7 +41,7 @@ class _Owner(BaseModel):
         return f"process {self.pid} on {self.host}" + (f", job {self.job}" if self.job else "")
 
 
-_UNKNOWN = _Owner(host="an unknown host", pid=1, started=None, key="unknown")
+_UNKNOWN = Owner(host="an unknown host", pid=1, started=None, key="unknown")
 """Of a file that is empty or damaged, as after a power failure: only its heartbeat says more."""
 
 
@@ -100,12 +100,12 @@ class DirectoryLock:
             )
 
     def _is_mine(self) -> bool:
-        owner = _read_owner(self.path)
+        owner = read_owner(self.path)
         return owner is not None and owner.key == self._key
 
     def _take(self) -> bool:
         pid = os.getpid()
-        mine = _Owner(
+        mine = Owner(
             host=socket.gethostname(),
             pid=pid,
             started=_process_start(pid),
@@ -127,11 +127,11 @@ class DirectoryLock:
 
     def _replace_or_give_way(self) -> None:
         """Remove an abandoned owner's file; wait for one that lives, or say who it is."""
-        owner = _read_owner(self.path)
+        owner = read_owner(self.path)
         if owner is None:
             return
         if owner.host == socket.gethostname():
-            gone = _process_start(owner.pid) != owner.started
+            gone = not is_alive(owner)
         else:
             self._say(owner, "to see whether it still writes there")
             gone = self._heartbeat_stops()
@@ -149,13 +149,13 @@ class DirectoryLock:
             self.path.rename(moved)
         except FileNotFoundError:
             return
-        now = _read_owner(moved)
+        now = read_owner(moved)
         if now is not None and now.key != owner.key:
             with contextlib.suppress(FileExistsError):
                 os.link(moved, self.path)
         moved.unlink()
 
-    def _say(self, owner: _Owner, what: str) -> None:
+    def _say(self, owner: Owner, what: str) -> None:
         if not self._said:
             LOG.info("%s: waiting for %s, %s", self._owned, owner, what)
         self._said = True
@@ -182,7 +182,7 @@ class DirectoryLock:
                     os.utime(self.path)
 
 
-def _read_owner(path: Path) -> _Owner | None:
+def read_owner(path: Path) -> Owner | None:
     """Whose file it is; None without one.
 
     Raises:
@@ -190,13 +190,18 @@ def _read_owner(path: Path) -> _Owner | None:
     """
     try:
         with opened(path) as file:
-            return _Owner.model_validate_json(file.read())
+            return Owner.model_validate_json(file.read())
     except ValidationError:
         return _UNKNOWN
     except Unavailable:
         if not os.path.lexists(path):
             return None
         raise
+
+
+def is_alive(owner: Owner) -> bool:
+    """Whether an owner on this host still runs."""
+    return _process_start(owner.pid) == owner.started
 
 
 def _renewed(path: Path) -> float | None:

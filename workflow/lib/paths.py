@@ -35,6 +35,7 @@ EXTRACTOR_WEIGHTS = "results/extractors/{extractor}.json"
 
 EXPERIMENT = "results/{experiment}"
 EXPERIMENT_FILE = f"{EXPERIMENT}/experiment.yaml"
+RUNS = f"{EXPERIMENT}/runs.json"
 REPORT = f"{EXPERIMENT}/report.html"
 METRICS_TABLE = f"{EXPERIMENT}/metrics.csv"
 FIGURES = f"{EXPERIMENT}/figures"

@@ -25,6 +25,7 @@ from workflow.lib.paths import (
     TEACHER,
 )
 from workflow.lib.resources import Requests, attempt_number, time_ceiling
+from workflow.lib.runs import write_records
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
 from workflow.lib.submission import KEY, keep, study_of_job
@@ -35,6 +36,7 @@ try:
         study = study_of_job(config[KEY], Path(workflow.basedir))
     else:
         study = Study.open(config)
+        write_records(study)
     ceiling = time_ceiling(workflow.resource_settings.default_resources)
 except UserError as error:
     sys.exit(error.shown())

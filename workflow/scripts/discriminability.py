@@ -17,7 +17,7 @@ with logged_to(snakemake.log[0]):
         snakemake.params.encoder,
         snakemake.params.style,
     )
-    columns = ("feature", "accuracy")
+    columns = ("kind", "name", "linear", "knn")
     parts = [
         read_table(path, *columns, keep_default_na=False).assign(run=run, seed=seed)
         for path, (run, seed) in zip(snakemake.input.probes, snakemake.params.runs, strict=True)
