@@ -3,14 +3,12 @@
 ``python -m selftrans.convert import --help``, ``... export --help``
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from selftrans import __version__
@@ -19,11 +17,11 @@ from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
+from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
 from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json
+from selftrans.runtime.files import read_fields, sha256_of, write_json
 from selftrans.runtime.logs import LOG, set_up_logging
-from selftrans.runtime.tensors import is_own_file
+from selftrans.runtime.tensors import is_own_file, write_safetensors
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
 OUR_CONVENTION: Convention = "noise-at-1"
@@ -72,7 +70,8 @@ def import_checkpoint(
     if (own := _read_own(file)) is not None:
         options = {
             "convention": convention, "weights": weights, "step": step, "scale": scale,
-            "shift": shift, "interpolant": interpolant,
+            "shift": shift, "interpolant": interpolant, "num-heads": num_heads,
+            "latent-size": latent_size, "ignore": tuple(ignore) or None,
         }  # fmt: skip
         return _take_over(file, *own, output, options, name, expected)
     if convention is None:
@@ -149,7 +148,8 @@ def _take_over(
     says = {
         "convention": OUR_CONVENTION, "weights": metadata.weights, "step": metadata.step,
         "scale": metadata.latents.scale, "shift": metadata.latents.shift,
-        "interpolant": metadata.interpolant,
+        "interpolant": metadata.interpolant, "num-heads": metadata.shape.num_heads,
+        "latent-size": metadata.shape.latent_shape[1], "ignore": (),
     }  # fmt: skip
     for option, value in options.items():
         if value is not None and value != says[option]:
@@ -182,8 +182,7 @@ def export_checkpoint(weights: Path, output: Path) -> None:
         UserError: the file is not a weight file.
     """
     model, metadata = load_backbone(weights, CPU)
-    with atomic_path(output / "model.safetensors") as temporary:
-        save_file(model.state_dict(), temporary, metadata={"format": "pt"})
+    write_safetensors(output / "model.safetensors", model.state_dict(), {"format": "pt"})
     write_json(output / "config.json", metadata.model_dump(mode="json"))
 
 
@@ -263,10 +262,7 @@ def main() -> None:
         raise UserError(f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)")
     check_output(arguments["output"], arguments["file"], suffix=".safetensors")
     if arguments["expected"] is not None:
-        try:
-            expected = json.loads(arguments["expected"])
-        except json.JSONDecodeError as error:
-            raise UserError(f"--expected: not JSON ({error})") from None
+        expected = parse_json(arguments["expected"], "--expected")
         arguments["expected"] = restored(BackboneConfig, expected, "--expected")
     print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
 

@@ -116,12 +116,14 @@ def test_what_a_term_follows_must_be_given(methods, tmp_path, manifest, arm, mes
 
 def test_features_of_other_images_are_refused(tmp_path, manifest, features):
     shutil.copytree(Path(features).parent, tmp_path / "features")
-    written = (tmp_path / "features/manifest.json").read_text()
-    (tmp_path / "features/manifest.json").write_text(
-        written.replace('"origin": {}', '"origin": {"data": {"image_size": 64}}')
-    )
+    path = tmp_path / "features/manifest.json"
+    written = {key: value for key, value in read_json(path).items() if key != "seal"}
+    write_json(path, {**written, "origin": {"data": {"image_size": 64}}})  # as before there was one
     with pytest.raises(UserError, match="features of other images than"):
-        FeatureStore(tmp_path / "features/manifest.json").check_fits(LatentStore(manifest))
+        FeatureStore(path).check_fits(LatentStore(manifest))
+    write_json(path, {**read_json(path), "seal": "0" * 64})
+    with pytest.raises(UserError, match="damaged, its description is not what was written"):
+        FeatureStore(path)
 
 
 @pytest.fixture(scope="module")

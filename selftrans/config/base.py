@@ -26,7 +26,7 @@ Line = Annotated[str, Field(max_length=4096), AfterValidator(_one_line)]
 """A path, a name or a sentence."""
 Label = Annotated[str, Field(max_length=100), AfterValidator(_one_line), AfterValidator(_label)]
 """What a run is called in figures and tables; plain text, whatever characters it has."""
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=10**12)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -1,6 +1,7 @@
 """What is wrong with a file: one line for each problem, with the key as the user wrote it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
@@ -205,7 +206,8 @@ def _parts(annotation: Any) -> Iterator[Any]:
 def _chosen(part: Any, values: Any) -> Any:
     """The method's own keys, where a part may be any method."""
     if part is AlignmentConfig and isinstance(values, Mapping) and "method" in values:
-        return method_class(str(values["method"]))
+        with suppress(ValueError):
+            return method_class(str(values["method"]))
     return part
 
 

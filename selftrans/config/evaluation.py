@@ -73,14 +73,14 @@ class SamplerConfig(ConfigModel):
 
     sampler: SamplerName
     """ODE (Euler, Heun, adaptive Dormand-Prince 5(4)) or SDE (Euler-Maruyama)."""
-    num_steps: Annotated[int, Field(ge=2)] = 250
+    num_steps: Annotated[int, Field(ge=2, le=10**6)] = 250
     """Steps from noise to data (SDE: grid points from 1 to 0.04, then one last step to 0). `dopri5`
     chooses its steps: the most that a sample may take, rejected ones included."""
     rtol: PositiveFloat | None = None
     """Relative tolerance of a step of `dopri5`, and of no other sampler (1e-3 if not given)."""
     atol: PositiveFloat | None = None
     """Absolute tolerance of a step of `dopri5`, and of no other sampler (1e-6 if not given)."""
-    num_samples: Annotated[int, Field(ge=2)] = 10000
+    num_samples: Annotated[int, Field(ge=2, le=10**8)] = 10000
     """Images."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""

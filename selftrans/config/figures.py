@@ -87,9 +87,9 @@ class FiguresConfig(ConfigModel):
     baseline: Name | None = None
     """The run that the others are compared with, seed by seed; the first one, if it is not
     given."""
-    width_inches: PositiveFloat = 5.5
+    width_inches: Annotated[float, Field(ge=1, le=50)] = 5.5
     """Width of a figure; 5.5 inches is the text width of most venues."""
-    dpi: PositiveInt = 200
+    dpi: Annotated[int, Field(ge=10, le=2400)] = 200
     """Resolution of the PNGs."""
 
 

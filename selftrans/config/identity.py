@@ -18,6 +18,7 @@ from selftrans.config.errors import validated
 from selftrans.config.experiment import ExperimentConfig
 from selftrans.config.model import BackboneConfig
 from selftrans.config.user_code import is_own_class, source_digest
+from selftrans.runtime.errors import ConfigError
 
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work
 # is done. The precision does change them: a definition holds what `auto` evaluated to.
@@ -93,7 +94,10 @@ def restored(model: type[M], values: Mapping[str, Any], where: str) -> M:
         ConfigError: a line for each key that is wrong.
     """
     settings = {key: value for key, value in values.items() if key != "defaults"}
-    return validated(model, settings, where, values.get("defaults", VERSION))
+    version = values.get("defaults", VERSION)
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ConfigError(f"{where}: defaults: {version!r} (allowed: 1 to {VERSION})")
+    return validated(model, settings, where, version)
 
 
 def _identity_of_json(model: type[ConfigModel], values: Mapping[str, Any], version: int) -> Json:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import PlainValidator, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
-from selftrans.config.base import ConfigModel, PositiveFloat, PositiveInt
+from selftrans.config.base import ConfigModel, PositiveInt
 from selftrans.config.user_code import is_reference, load_class
 
 PresetName = Literal[
@@ -41,15 +41,15 @@ class BackboneConfig(ConfigModel):
     """`sit`, or `FILE.py:CLASS` or `MODULE:CLASS` of one's own."""
     preset: PresetName | None = None
     """`SiT-S/2`, `SiT-B/2`, `SiT-L/2`, `SiT-XL/2`, or the same with patch 4 or 8."""
-    depth: PositiveInt
+    depth: Annotated[int, Field(gt=0, le=10_000)]
     """Number of transformer blocks."""
-    hidden_size: PositiveInt
+    hidden_size: Annotated[int, Field(gt=0, le=10**6)]
     """Length D of a token."""
     num_heads: PositiveInt
     """Attention heads; divides `hidden_size`."""
     patch_size: PositiveInt
     """Side p of the square of latents that becomes one token."""
-    mlp_ratio: PositiveFloat = 4.0
+    mlp_ratio: Annotated[float, Field(gt=0, le=1000)] = 4.0
     """Hidden width of a block's MLP over D."""
     qk_norm: bool = True
     """Normalise queries and keys (on in the authors' runs, off in original SiT checkpoints)."""

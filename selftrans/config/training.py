@@ -19,6 +19,8 @@ Convention = Literal["noise-at-1", "data-at-1"]
 """Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's.
 ``data-at-1``: SiT's."""
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class TrainingConfig(ConfigModel):
     """One recipe for every run of an experiment; a run may override parts of it."""
@@ -29,7 +31,7 @@ class TrainingConfig(ConfigModel):
     """Images per optimizer step, over all processes."""
     learning_rate: PositiveFloat = 1e-4
     """Constant learning rate of AdamW."""
-    betas: tuple[UnitFloat, UnitFloat] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's averaging factors."""
     eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""

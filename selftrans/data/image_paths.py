@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -51,10 +52,23 @@ def images_below(root: Path) -> list[str]:
         names += [
             Path(folder, name).relative_to(root).as_posix() for name in files if is_image(name)
         ]
+    check_names(str(root), names)
+    return sorted(names)
+
+
+def check_names(root: str, names: Iterable[str]) -> None:
+    """Refuse names that no list of names can hold, and names that stand for two images.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    seen: set[str] = set()
     for name in names:
         if any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in name):
             raise UserError(f"{root}: {name!r} is a name that is not UTF-8, or of several lines")
-    return sorted(names)
+        if name in seen:
+            raise UserError(f"{root}: {name!r} is the name of two images")
+        seen.add(name)
 
 
 def read_image_file(path: Path) -> bytes:

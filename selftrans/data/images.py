@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.data.image_paths import check_size
-from selftrans.runtime.arrays import damage_of, read_npy_header, write_npy_header
+from selftrans.runtime.arrays import damage_of, read_arrays, read_npy_header, write_npy_header
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path, file_identity, opened
 
@@ -41,6 +41,21 @@ def write_image_archive(
                     member.write(np.ascontiguousarray(array).data)
 
 
+def read_image_archive(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The images (N, H, W, 3) and labels (N,) of a small archive.
+
+    Raises:
+        UserError: the file is absent, damaged, or another thing.
+    """
+    arrays = read_arrays(path, "arr_0", "arr_1")
+    images, labels = arrays.get("arr_0"), arrays.get("arr_1")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise UserError(f"{path}: holds no images (allowed: arr_0 in uint8, (N, H, W, 3))")
+    if labels is None or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise UserError(f"{path}: holds no labels of its images (allowed: arr_1 in int64, (N,))")
+    return images, labels
+
+
 class ImageArchive:
     """The images of an archive, never all of them in memory.
 
@@ -54,14 +69,17 @@ class ImageArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._open() as member:
+        with self._open() as (member, size):
             self.shape, fortran_order, dtype = read_npy_header(member)
+            content = size - member.tell()
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or fortran_order:
             raise UserError(
                 f"{path}: arr_0 is {dtype} of shape {self.shape},"
                 " allowed is uint8 of shape (N, H, W, 3)"
             )
         check_size(f"{path}: an image", math.prod(self.shape[1:]))
+        if math.prod(self.shape) != content or min(self.shape[1:]) < 1:
+            raise UserError(f"{path}: damaged, arr_0 of shape {self.shape} in {content:,} bytes")
 
     @property
     def identity(self) -> str:
@@ -78,7 +96,7 @@ class ImageArchive:
             UserError: the archive is truncated or damaged.
         """
         image_bytes = math.prod(self.shape[1:])
-        with self._open() as member:
+        with self._open() as (member, _):
             read_npy_header(member)
             member.seek(span.start * image_bytes, io.SEEK_CUR)
             for start in range(span.start, span.stop, batch_size):
@@ -91,11 +109,12 @@ class ImageArchive:
                 yield np.frombuffer(content, np.uint8).reshape(count, *self.shape[1:])
 
     @contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
+    def _open(self) -> Iterator[tuple[IO[bytes], int]]:
+        """The array as a file, and its size."""
         with (
             opened(self.path) as file,
             damage_of(self.path, "an .npz with arr_0"),
             zipfile.ZipFile(file) as archive,
             archive.open("arr_0.npy") as member,
         ):
-            yield member
+            yield member, archive.getinfo("arr_0.npy").file_size

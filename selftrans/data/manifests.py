@@ -2,14 +2,28 @@
 
 import hashlib
 import json
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import read_json
+from selftrans.runtime.files import read_fields
+from selftrans.runtime.seal import unsealed
 from selftrans.runtime.tensors import PerChannel
+
+Size = Annotated[int, Field(gt=0, le=2**20)]
+
+
+def _of_data(origin: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(origin.get("data", {}), dict):
+        raise ValueError("data is no mapping")
+    return origin
+
+
+Origin = Annotated[dict[str, Any], AfterValidator(_of_data)]
+"""What a store's rows were made from."""
 
 
 class ShardRecord(BaseModel):
@@ -30,9 +44,9 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     count: int
     class_names: tuple[str, ...]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[Size, Size, Size]
     """(C, H, W)."""
-    image_size: int
+    image_size: Size
     dtype: Literal["float16", "float32"]
     scale: PerChannel
     shift: PerChannel
@@ -44,8 +58,18 @@ class Manifest(BaseModel):
     skipped: tuple[str, ...] = ()
     """Names of images that cannot be decoded and were left out."""
     shards: tuple[ShardRecord, ...]
-    origin: dict[str, Any]
+    origin: Origin
     """The data definition, and the digests of the images' listing and of the autoencoder."""
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Self:
+        for name, value in (("scale", self.scale), ("shift", self.shift)):
+            numbers = value if isinstance(value, tuple) else (value,)
+            if len(numbers) not in {self.latent_shape[0], 1} or not all(map(isfinite, numbers)):
+                raise ValueError(f"{name} is {value}")
+            if name == "scale" and min(numbers) <= 0:
+                raise ValueError(f"{name} is {value}, allowed is a positive number")
+        return self
 
     @property
     def num_classes(self) -> int:
@@ -76,15 +100,15 @@ class FeatureManifest(BaseModel):
     encoder_digest: str
     stand_in: bool
     """Whether the encoder was trained here, on the data itself, for want of published weights."""
-    grid_size: int
+    grid_size: Size
     """Tokens per side; T is its square."""
-    hidden_size: int
+    hidden_size: Size
     """Length D of a token."""
     dtype: Literal["float16"] = "float16"
     views: int = 1
     """Rows of each image: itself, and mirrored."""
     shards: tuple[ShardRecord, ...]
-    origin: dict[str, Any]
+    origin: Origin
     """The images and the encoder's digest."""
 
     @property
@@ -104,8 +128,9 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
     Raises:
         UserError: it is absent, damaged or of another kind of store.
     """
+    content = unsealed(read_fields(path), path)
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))

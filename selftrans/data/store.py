@@ -10,6 +10,7 @@ views of an image are neighbouring rows.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +35,8 @@ class Rows:
         shards: their records.
         count: number of images.
         views: rows of each image.
+        row_shape: of one row.
+        dtype_name: of its numbers.
 
     Raises:
         Unavailable: a shard is absent.
@@ -41,7 +44,13 @@ class Rows:
     """
 
     def __init__(
-        self, directory: Path, shards: tuple[ShardRecord, ...], count: int, views: int
+        self,
+        directory: Path,
+        shards: tuple[ShardRecord, ...],
+        count: int,
+        views: int,
+        row_shape: tuple[int, ...],
+        dtype_name: str,
     ) -> None:
         self.directory, self.shards, self.views = directory, shards, views
         for shard in shards:
@@ -59,9 +68,14 @@ class Rows:
             file = path.open("rb", buffering=0)
             with damage_of(path, "a shard of rows"):
                 shape, _, dtype = read_npy_header(file)
-            if self._files and (shape[1:], dtype) != (self._shape, self._dtype):
-                raise UserError(f"{path}: rows of {dtype} {shape[1:]}, others have {self._shape}")
+            if (shape, dtype) != ((shard.count, *row_shape), np.dtype(dtype_name)):
+                raise UserError(
+                    f"{path}: {dtype} of shape {shape},"
+                    f" expected {dtype_name} {(shard.count, *row_shape)}"
+                )
             self._shape, self._dtype = shape[1:], dtype
+            if file.tell() + math.prod(shape) * dtype.itemsize != shard.bytes:
+                raise UserError(f"{path}: damaged, its header is not what was written")
             self._files.append(file)
             self._offsets.append(file.tell())
             # Rows are read in random order: what a system reads ahead is of no use.
@@ -132,7 +146,12 @@ class LatentStore:
         self.directory = manifest_path.parent
         self.manifest = read_manifest(manifest_path, Manifest)
         self.rows = Rows(
-            self.directory, self.manifest.shards, self.manifest.count, self.manifest.views
+            self.directory,
+            self.manifest.shards,
+            self.manifest.count,
+            self.manifest.views,
+            (2, *self.manifest.latent_shape),
+            self.manifest.dtype,
         )
         self.labels: NDArray[np.int64] = self._read_labels(self.directory / "labels.npy")
 
@@ -199,7 +218,12 @@ class FeatureStore:
         self.path = Path(manifest_path)
         self.manifest = read_manifest(self.path, FeatureManifest)
         self.rows = Rows(
-            self.path.parent, self.manifest.shards, self.manifest.count, self.manifest.views
+            self.path.parent,
+            self.manifest.shards,
+            self.manifest.count,
+            self.manifest.views,
+            (self.manifest.grid_size**2, self.manifest.hidden_size),
+            self.manifest.dtype,
         )
 
     @property

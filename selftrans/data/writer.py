@@ -24,6 +24,7 @@ from selftrans.runtime.files import (
     write_json,
 )
 from selftrans.runtime.logs import LOG
+from selftrans.runtime.seal import sealed, unsealed
 
 Content = Literal["moments", "features"]
 
@@ -143,7 +144,7 @@ class StoreWriter:
             "skipped": written.skipped,
             **shard.model_dump(),
         }
-        write_json(self._record(number), record)
+        write_json(self._record(number), sealed(record))
 
     def read(self, number: int) -> NDArray[np.floating[Any]]:
         """A finished shard, memory-mapped."""
@@ -196,7 +197,7 @@ class StoreWriter:
                 stale.with_suffix(".json").unlink(missing_ok=True)
                 stale.unlink()
         remove_stale_temp_files(self.directory)
-        write_json(self.directory / "manifest.json", manifest.model_dump())
+        write_json(self.directory / "manifest.json", sealed(manifest.model_dump(mode="json")))
         (self.directory / "origin.json").unlink(missing_ok=True)
         return manifest
 
@@ -212,10 +213,10 @@ class StoreWriter:
                     )
 
     def _read_record(self, number: int) -> dict[str, Any]:
-        return read_fields(
-            self._record(number),
-            fingerprint=str, skipped=list, file=str, count=int, bytes=int, sha256=str,
-        )  # fmt: skip
+        """The record of a finished shard; one that is not what was written does not count."""
+        path = self._record(number)
+        record = read_fields(path, fingerprint=str, skipped=list, bytes=int, sha256=str)
+        return unsealed(record, path, required=True)
 
     def _path(self, number: int) -> Path:
         return self.directory / f"{self.content}-{number:05}.npy"

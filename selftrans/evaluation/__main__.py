@@ -24,7 +24,7 @@ from selftrans.evaluation.references import check_published, is_statistics
 from selftrans.evaluation.statistics import ImageStatistics, features_path
 from selftrans.evaluation.tables import METRIC_NAMES
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights
-from selftrans.runtime.arguments import CommandLine, at_least
+from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import write_json
@@ -123,6 +123,9 @@ def main() -> None:
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
+    if arguments.output:
+        read = (arguments.samples, arguments.reference, arguments.weights, arguments.dinov2_weights)
+        check_output(arguments.output, *read)
     metrics = parse_metrics(arguments.metrics)
     for path in (arguments.samples, arguments.reference):  # before the first feature is computed
         if not is_statistics(path):

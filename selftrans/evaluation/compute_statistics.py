@@ -225,7 +225,10 @@ def main() -> None:
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    check_output(arguments.output, arguments.images, suffix=".npz")
+    read = (arguments.images, arguments.weights)
+    for output in (arguments.output, features_path(arguments.output)):
+        check_output(output, *read, suffix=output.suffix)
+    check_output(arguments.output, suffix=".npz")
     if is_statistics(arguments.images):
         reuse_statistics(arguments.images, arguments.extractor, arguments.output)
         return

@@ -259,15 +259,16 @@ class ImageStatistics:
             gaussians = {
                 name: Gaussian(
                     int(arrays[f"{name}_count"]),
-                    arrays[f"{name}_mean"],
-                    arrays[f"{name}_covariance"],
+                    arrays[f"{name}_mean"].astype(np.float64),
+                    arrays[f"{name}_covariance"].astype(np.float64),
                 )
                 for name in ("features", "spatial")
                 if f"{name}_mean" in arrays
             }
             columns = (arrays[f"score_{key}"] for key in ("counts", "probabilities", "entropies"))
             scores = [
-                ScoreSums(int(n), p, float(entropy)) for n, p, entropy in zip(*columns, strict=True)
+                ScoreSums(int(n), p.astype(np.float64), float(entropy))
+                for n, p, entropy in zip(*columns, strict=True)
             ]
             height, width = map(int, arrays["image_size"])
             statistics = cls(
@@ -291,10 +292,33 @@ class ImageStatistics:
         numbers += [np.array([chunk.negative_entropy for chunk in scores])]
         if not all(np.isfinite(array).all() for array in numbers):
             raise UserError(f"{path}: its numbers are not finite")
+        if not (
+            statistics.count >= 2
+            and all(map(_is_gaussian, gaussians.values()))
+            and all(map(_is_chunk, scores))
+        ):
+            raise UserError(f"{path}: damaged, its numbers are not those of any images")
         return dataclasses.replace(
             statistics,
             features=_load_features(features_path(path), dimension, statistics.features_sha256),
         )
+
+
+def _is_gaussian(gaussian: Gaussian) -> bool:
+    """Whether the moments may be those of some features."""
+    mean, covariance = gaussian.mean, gaussian.covariance
+    shaped = mean.ndim == 1 and covariance.shape == (len(mean), len(mean)) and gaussian.count >= 2
+    if not shaped:
+        return False
+    largest = np.abs(covariance).max(initial=0.0)
+    symmetric = np.abs(covariance - covariance.T).max(initial=0.0) <= 1e-6 * largest
+    return bool(symmetric and np.diag(covariance).min(initial=0.0) >= -1e-9 * largest)
+
+
+def _is_chunk(chunk: ScoreSums) -> bool:
+    """Whether the sums may be those of some images' class probabilities."""
+    total = float(chunk.probabilities.sum())
+    return chunk.count > 0 and abs(total - chunk.count) < 1e-3 * chunk.count
 
 
 def features_path(statistics: Path) -> Path:

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selftrans.config import Metric
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import opened, read_fields
+from selftrans.runtime.files import opened, read_fields, sha256_of
 
 METRIC_NAMES: dict[Metric, str] = {
     "fid": "FID",
@@ -28,6 +31,7 @@ SETTINGS = (
     "num_reference", "reference_digest",
 )  # fmt: skip
 """Columns in which numbers have to agree, or they do not share a curve."""
+Whole = Annotated[int, Field(ge=0)]
 
 
 def metrics_table(
@@ -106,21 +110,105 @@ def require_comparable(
         raise UserError(f"numbers that differ in {'; '.join(differing)} cannot share a curve")
 
 
+class _Open(BaseModel):
+    """Part of a metrics file: these fields of these types, and others."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Network(_Open):
+    name: str
+    digest: str
+
+
+class _Checkpoint(_Open):
+    run: str
+    seed: Whole
+    step: Whole
+    digest: str
+
+
+class _Guidance(_Open):
+    scale: float
+    low: float
+    high: float
+    channels: Whole | None = None
+
+
+class _Samples(_Open):
+    checkpoint: _Checkpoint
+    sampler: str
+    num_steps: Whole
+    guidance: _Guidance
+    weights: str
+    labels: str
+    precision: str
+    decoder_precision: str
+    autoencoder_digest: str
+    seed: Whole
+    rtol: float | None = None
+    atol: float | None = None
+    decoder: str | None = None
+    uint8: str = "round"
+    versions: dict[str, str]
+
+
+class _Reference(_Open):
+    name: str
+    digest: str
+
+
+class _Result(_Open):
+    metrics: Annotated[dict[Metric, float], Field(min_length=1)]
+    samples: _Samples
+    extractor: _Network
+    num_samples: Whole
+    num_reference: Whole
+    distances: str
+    versions: dict[str, str]
+    reference: _Reference | None = None
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """A metrics file.
 
     Raises:
         UserError: it is absent, damaged or of another kind.
     """
-    result = read_fields(path, metrics=dict, samples=dict, extractor=dict, versions=dict)
+    result = read_fields(path)
     try:
-        row = _row("", result, {})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a metrics file ({error})") from None
-    for name in METRIC_NAMES:
-        if name in row and not isinstance(row[name], int | float):
-            raise UserError(f"{path}: damaged, {name} is {row[name]!r}")
+        _Result.model_validate(result)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"])) or "content"
+        raise UserError(f"{path}: not a metrics file ({field}: {problem['msg']})") from None
     return result
+
+
+def read_history(path: Path | str) -> pd.DataFrame:
+    """The logged losses of a checkpoint, whose record beside it has their digest.
+
+    Raises:
+        UserError: as ``read_table``, or they are not what was written.
+    """
+    record = Path(path).with_name("checkpoint.json")
+    if record.exists():
+        expected = read_fields(record, digests=dict)["digests"].get("history")
+        if expected is not None and sha256_of(Path(path)) != expected:
+            raise UserError(f"{path}: damaged, its SHA-256 is not that of {record.name}")
+    return read_table(path, "step", "loss")
+
+
+def read_seconds(path: Path) -> float:
+    """Wall time of a training up to a checkpoint, of the checkpoint's record.
+
+    Raises:
+        UserError: the record is absent or damaged.
+    """
+    seconds = read_fields(path, seconds=(int, float))["seconds"]
+    if isinstance(seconds, bool) or not 0 < seconds < inf:
+        raise UserError(f"{path}: damaged, seconds is {seconds!r}")
+    return float(seconds)
 
 
 def read_table(path: Path | str, *columns: str, **options: Any) -> pd.DataFrame:
@@ -142,6 +230,8 @@ def read_table(path: Path | str, *columns: str, **options: Any) -> pd.DataFrame:
             raise UserError(f"{path}: not a table, or damaged ({reason})") from None
     if missing := [column for column in columns if column not in table]:
         raise UserError(f"{path}: not the expected table, it has no column {missing[0]!r}")
+    if table.empty:
+        raise UserError(f"{path}: holds no row")
     for column in columns:
         if table[column].isna().any():
             raise UserError(f"{path}: damaged, a row has no {column}")
@@ -158,7 +248,20 @@ def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
         path, "run", "seed", "step", "samples",
         dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""],
     )  # fmt: skip
-    return table[table["samples"].isin(list(samples))]
+    for column in ("seed", "step", *(name for name in METRIC_NAMES if name in table)):
+        numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+        given = table[column].notna().to_numpy()
+        whole = column in ("seed", "step")
+        sound = np.isfinite(numbers) & ((numbers >= 0) & (numbers % 1 == 0) if whole else True)
+        if not sound[given].all():
+            wrong = table[column][given & ~sound].iloc[0]
+            raise UserError(f"{path}: damaged, {column} is {wrong!r}")
+    if table.duplicated(keys := ["run", "seed", "step", "samples"]).any():
+        raise UserError(f"{path}: damaged, two rows of the same {', '.join(keys)}")
+    shown = table[table["samples"].isin(list(samples))]
+    if shown.empty:
+        raise UserError(f"{path}: holds no row of {', '.join(samples)}")
+    return shown
 
 
 def markdown_table(table: pd.DataFrame, **options: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selftrans.config import Precision, Uint8Conversion
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path, read_fields, write_json
+from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json, writing
 from selftrans.runtime.tensors import DTYPES, PerChannel, digest_of
 
 DIGEST_FILE = "digest.json"
@@ -62,9 +62,11 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in autoencoder.state_dict().values()):
         raise UserError(f"autoencoder {path!r}: a weight is not finite")
     if (record := Path(path) / DIGEST_FILE).exists():
-        digest = read_fields(record, digest=str)["digest"]
-        if digest_of(autoencoder.state_dict()) != digest:
+        written = read_fields(record, digest=str)
+        if digest_of(autoencoder.state_dict()) != written["digest"]:
             raise UserError(f"autoencoder {path!r}: damaged, its weights are not what was written")
+        if written.get("config") != sha256_of(Path(path) / "config.json"):
+            raise UserError(f"autoencoder {path!r}: damaged, its config is not what was written")
     autoencoder.requires_grad_(False)
     return autoencoder.eval().to(device)
 
@@ -73,12 +75,16 @@ def save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:
     """Write an autoencoder that was trained here, for ``load_autoencoder``, with its digest."""
     record = directory / DIGEST_FILE
     record.unlink(missing_ok=True)
-    with TemporaryDirectory(prefix=".autoencoder-", dir=directory.parent) as temporary:
+    with (
+        writing(directory),
+        TemporaryDirectory(prefix=".autoencoder-", dir=directory.parent) as temporary,
+    ):
         autoencoder.save_pretrained(temporary)
         for file in sorted(Path(temporary).iterdir()):
             with atomic_path(directory / file.name) as target:
                 shutil.copyfile(file, target)
-    write_json(record, {"digest": digest_of(autoencoder.state_dict())})
+    digest, config = digest_of(autoencoder.state_dict()), sha256_of(directory / "config.json")
+    write_json(record, {"digest": digest, "config": config})
 
 
 def check_latents(
@@ -131,12 +137,16 @@ def latent_scaling(
     factor = named.get("scaling_factor")
     kinds = {"latents_mean": "finite", "latents_std": "positive"}
     if all(named.get(key) is None for key in kinds):
-        scale = None if factor is None else float(factor)
-        return scale, float(named.get("shift_factor") or 0.0)
-    mean, std = (
-        torch.as_tensor(() if named.get(key) is None else named[key], dtype=torch.float64).cpu()
-        for key in kinds
-    )
+        scale = None if factor is None else _number(path, "scaling_factor", factor, least=1e-6)
+        shift = named.get("shift_factor")
+        return scale, 0.0 if shift is None else _number(path, "shift_factor", shift, least=-1e6)
+    try:
+        mean, std = (
+            torch.as_tensor(() if named.get(key) is None else named[key], dtype=torch.float64).cpu()
+            for key in kinds
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"autoencoder {path!r}: latents_mean or latents_std: {error}") from None
     for (key, kind), numbers in zip(kinds.items(), (mean, std), strict=True):
         sound = numbers.isfinite() if key == "latents_mean" else (numbers > 0) & numbers.isfinite()
         if numbers.shape != (channels,) or not sound.all():
@@ -144,8 +154,21 @@ def latent_scaling(
             raise UserError(
                 f"autoencoder {path!r}: {key}: {count} numbers, allowed are {channels} {kind} ones"
             )
-    scale_C = (1.0 if factor is None else factor) / std
+    scale_C = (1.0 if factor is None else _number(path, "scaling_factor", factor, 1e-6)) / std
     return tuple(scale_C.tolist()), tuple(mean.tolist())
+
+
+def _number(path: str, key: str, value: Any, least: float) -> float:
+    """A number of an autoencoder's configuration.
+
+    Raises:
+        UserError: it is another thing, or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1e6:
+        raise UserError(
+            f"autoencoder {path!r}: {key} is {value!r} (allowed: a number from {least:g} to 1e6)"
+        )
+    return float(value)
 
 
 def to_signed(images_BHWC: Tensor) -> Tensor:

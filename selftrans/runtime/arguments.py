@@ -1,10 +1,12 @@
 """Command lines: numbers within bounds, and a mistake said in one line."""
 
 import argparse
+import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from selftrans.runtime.errors import UserError
 
@@ -42,6 +44,38 @@ def check_output(output: Path, *inputs: Path | None, suffix: str | None = None) 
     for path in inputs:
         if path is not None and path.exists() and output.exists() and output.samefile(path):
             raise UserError(f"--output: {output} is the input (allowed: another file)")
+
+
+def parse_json(text: str, option: str) -> dict[str, Any]:
+    """An option's mapping in JSON.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option}: not JSON ({str(error)[:200]})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{option}: is {text[:40]!r} (allowed: a mapping in JSON)")
+    return value
+
+
+def within(low: float, high: float) -> Callable[[str], float]:
+    """The type of an option that takes a number of these bounds, both included."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not allowed (allowed: {low:g} to {high:g})"
+            )
+        return value
+
+    return parse
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _DAMAGE = (
     MemoryError,
     NotImplementedError,
     RuntimeError,
+    OverflowError,
+    TypeError,
+    tokenize.TokenError,
 )
 """What numpy, zipfile and zlib raise of a damaged, encrypted or foreign file."""
 
@@ -99,6 +103,8 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
 def _read(file: Any, size: int) -> NDArray[Any]:
     """The array of an opened ``.npy`` of ``size`` bytes; its header cannot ask for more."""
     shape, fortran_order, dtype = read_npy_header(file)
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"shape {shape}")
     expected, found = math.prod(shape) * dtype.itemsize, size - file.tell()
     if dtype.hasobject or expected != found:
         raise ValueError(f"{dtype} of shape {shape} in {found} bytes")
@@ -116,5 +122,5 @@ def damage_of(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}: not {kind}, or truncated ({reason})") from None

@@ -30,25 +30,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UserError: there is a directory under that name.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with writing(path):
+        try:
+            if path.is_dir():
+                raise UserError(f"{path}: is a directory, a file is to be written there")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+            _sync_directory(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line what a disk refuses while ``path`` is written.
+
+    Raises:
+        Unavailable: it is full or read-only, or the place may not be written to.
+    """
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a directory, a file is to be written there")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        yield
     except OSError as error:
         if error.errno in _FULL or str(error.filename).startswith(str(path.parent)):
             raise Unavailable(f"{path}: cannot be written ({_reason(error)})") from None
         raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _reason(error: OSError) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selftrans.runtime.errors import Interrupted, InUse, Unavailable, UserError
-from selftrans.runtime.files import opened
+from selftrans.runtime.files import opened, writing
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.signals import StopRequest
 
@@ -113,16 +113,17 @@ class DirectoryLock:
             job=os.environ.get("SLURM_JOB_ID", ""),
         )
         draft = self.path.with_name(f".owner.{self._key}")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(mine.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, self.path)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink()
+        with writing(self.path):
+            try:
+                with draft.open("w", encoding="utf-8") as file:
+                    file.write(mine.model_dump_json())
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(draft, self.path)
+            except FileExistsError:
+                return False
+            finally:
+                draft.unlink(missing_ok=True)
         return True
 
     def _replace_or_give_way(self) -> None:

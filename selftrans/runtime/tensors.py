@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import atomic_path, opened
+from selftrans.runtime.seal import seal_of
 
 FORMAT = 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,13 +55,24 @@ def save_tensors(
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_host)
     header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
-    sealed = {_KEY: json.dumps({**header, "seal": _seal(header)})}
+    sealed = {_KEY: json.dumps({**header, "seal": seal_of(header)})}
+    write_safetensors(path, on_host, sealed)
+    return digest
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors on the CPU as any safetensors file, atomically.
+
+    Raises:
+        Unavailable: the disk refuses.
+    """
     with atomic_path(path) as temporary:
         try:
-            save_file(on_host, temporary, metadata=sealed)
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as error:  # its own words for what the disk refuses
             raise Unavailable(f"{path}: cannot be written ({error})") from None
-    return digest
 
 
 def read_metadata(path: Path, kind: str) -> dict[str, Any]:
@@ -129,13 +141,8 @@ def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dic
         raise UserError(f"{path}: damaged, its description is not what was written") from None
     if (version := header.get("format")) != FORMAT:
         raise UserError(f"{path}: format {version}, allowed is {FORMAT}")
-    if header.pop("seal", None) != _seal(header):
+    if header.pop("seal", None) != seal_of(header):
         raise UserError(f"{path}: damaged, its description is not what was written")
     if header.get("kind") != kind:
         raise UserError(f"{path}: holds {header.get('kind')}, expected was {kind}")
     return header
-
-
-def _seal(header: Mapping[str, Any]) -> str:
-    """SHA-256 of a file's description, which holds the digest of its tensors."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,6 @@ matrix products.
 from __future__ import annotations
 
 import copy
-import json
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -43,12 +42,12 @@ from selftrans.models.autoencoder import (
     load_autoencoder,
 )
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
+from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import Progress, set_up_logging
+from selftrans.runtime.logs import LOG, Progress, set_up_logging
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
@@ -277,9 +276,13 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether the set lies there with this description, which is written last."""
         with suppress(UserError):
-            described = read_json(self.output.with_suffix(".json")) == self.description
-            whole = len(ImageArchive(self.output)) == self.settings.num_samples
-            return described and whole and len(ImageArchive(self._first)) > 0
+            if read_json(self.output.with_suffix(".json")) != self.description:
+                LOG.warning("%s: replaces a set of another description", self.output)
+                return False
+            images = ImageArchive(self.output)
+            for _ in images.batches(range(len(images)), self.batch_size):
+                pass  # read to its end, where its checksum is compared
+            return len(images) == self.settings.num_samples and len(ImageArchive(self._first)) > 0
         return False
 
     def run(self, shard: Shard) -> None:
@@ -293,7 +296,7 @@ class Generation:
                 bar.update(len(indices))
 
     def finish(self, world_size: int = 1) -> None:
-        """Write the whole set, its first images as ``first.npz``, and its description (JSON)."""
+        """Write the whole set, its first images, and its description (JSON)."""
         count = self.settings.num_samples
         labels = self.sampler.labels(self.settings, range(count))
         write_image_archive(self.output, self.partial.batches(count), labels)
@@ -304,7 +307,9 @@ class Generation:
 
     @property
     def _first(self) -> Path:
-        return self.output.with_name("first.npz")
+        """Beside ``samples.npz`` it is ``first.npz``; other sets may share a directory."""
+        stem = self.output.stem
+        return self.output.with_name("first.npz" if stem == "samples" else f"{stem}-first.npz")
 
     def remove_shares(self) -> None:
         """Remove the batches."""
@@ -340,10 +345,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up_logging()
     check_output(arguments.output, arguments.weights, suffix=".npz")
-    try:
-        settings = restored(SamplerConfig, json.loads(arguments.settings), "--settings")
-    except json.JSONDecodeError as error:
-        raise UserError(f"--settings: not JSON ({error})") from None
+    settings = restored(SamplerConfig, parse_json(arguments.settings, "--settings"), "--settings")
     run_sharded(
         "selftrans.sampling.generate",
         arguments,

@@ -17,7 +17,7 @@ from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import atomic_path
 from selftrans.runtime.logs import LOG
 
-_NAME = re.compile(r"(\d{8,})-(\d{8,})-[0-9a-f]{16}\.npy")
+_NAME = re.compile(r"(\d{8,12})-(\d{8,12})-[0-9a-f]{16}\.npy")
 
 
 class PartialImages:
@@ -97,15 +97,19 @@ class PartialImages:
         """What a file's name says; a file that holds anything else is removed."""
         with suppress(UserError):
             images = read_array(path)
-            if len(images) == len(indices) and self._digest(images) == path.stem.split("-")[2]:
+            if (
+                images.ndim == 4
+                and len(images) == len(indices)
+                and self._digest(images) == path.stem.split("-")[2]
+            ):
                 return images
         LOG.warning("%s: damaged, or of another set; drawn again", path)
         with suppress(FileNotFoundError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return None
 
     def _digest(self, images_BHWC: NDArray[np.uint8]) -> str:
         digest = hashlib.sha256(self._set)
         digest.update(repr((images_BHWC.shape, str(images_BHWC.dtype))).encode())
-        digest.update(np.ascontiguousarray(images_BHWC).data)
+        digest.update(np.ascontiguousarray(images_BHWC).tobytes())
         return digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from selftrans.config import GuidanceConfig, SamplerConfig
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
+from selftrans.runtime.arguments import CommandLine, at_least, check_output, within
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import atomic_path
@@ -21,6 +21,8 @@ from selftrans.sampling.generate import ImageSampler
 
 MODULE = "selftrans.sampling.sample_grid"
 IMAGENET_CLASSES = 1000
+MAX_COLUMNS = 1000
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FindAutoencoder = Callable[[Path], tuple[str | None, str | None]]
 
 
@@ -41,7 +43,8 @@ def parse_classes(text: str, num_classes: int) -> list[int]:
         UserError: one of them is not a class of the model.
     """
     for part in (parts := text.split(",")):
-        if not part.strip().isdecimal() or int(part) >= num_classes:
+        digits = part.strip()
+        if not digits.isdecimal() or len(digits) > 9 or int(digits) >= num_classes:
             raise UserError(
                 f"--classes: {part.strip()!r} is not a class of the model"
                 f" (allowed: 0 to {num_classes - 1})"
@@ -102,20 +105,22 @@ def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) 
     )
     parser.add_argument(
         "--scale",
-        type=float,
+        type=within(0, 1e4),
         default=1.0,
         help="scale of classifier-free guidance (default: 1, none)",
     )
     parser.add_argument(
-        "--high", type=float, default=1.0, help="last t that is guided (default: 1)"
+        "--high", type=within(0, 1), default=1.0, help="last t that is guided (default: 1)"
     )
     add_gpu_argument(parser)
     arguments = parser.parse_args()
     set_up_logging()
-    if arguments.out.suffix.lower() not in Image.registered_extensions():
+    if arguments.out.suffix.lower() not in PICTURES:
         raise UserError(
             f"--out: {arguments.out} is not a picture's name (allowed: .png, .jpg, .webp)"
         )
+    if arguments.columns > MAX_COLUMNS:
+        raise UserError(f"--columns: {arguments.columns} is too many (allowed: 1 to {MAX_COLUMNS})")
     check_output(arguments.out, arguments.checkpoint)
     autoencoder, decoder = arguments.autoencoder, arguments.decoder
     if autoencoder is None and decoder is None and find_autoencoder is not None:

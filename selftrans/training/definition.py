@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import ExperimentConfig, RunConfig, run_differences
+from selftrans.config.defaults import VERSION
 from selftrans.config.user_code import is_own_class, source_files
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, write_text
@@ -66,7 +67,13 @@ def _read_definition(path: Path) -> Json:
     for part in pending:
         kinds = {"seed": int, "data": dict, "model": dict, "alignment": list, "training": dict}
         sound = isinstance(part, dict) and all(isinstance(part.get(k), kinds[k]) for k in kinds)
-        if not (sound and isinstance(part.get("encoders", {}), dict)):
+        others = isinstance(part, dict) and (
+            isinstance(part.get("encoders", {}), dict)
+            and isinstance(part.get("teachers", []), list)
+            and type(part.get("defaults", 1)) is int
+            and 1 <= part.get("defaults", 1) <= VERSION
+        )
+        if not (sound and others):
             raise UserError(f"{path}: damaged, it is not the definition of a run")
         pending += list(part.get("teachers", []))
     return stored

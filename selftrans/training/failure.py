@@ -28,7 +28,8 @@ class FailureMarker:
             UserError: with the message of the attempt that failed.
         """
         if attempt > 1 and self.path.is_file():
-            raise UserError(read_fields(self.path, message=str)["message"])
+            message = read_fields(self.path, message=str)["message"]
+            raise UserError(message or f"{self.path}: an earlier attempt failed")
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> None:

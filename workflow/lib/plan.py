@@ -7,7 +7,7 @@ counts once.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 from selftrans.config import (
@@ -258,7 +258,7 @@ def parse_rates(text: str, stated: RatesConfig) -> dict[str, float]:
             value = float(rate)
         except ValueError:
             value = 0.0
-        if arithmetic not in rates or value <= 0:
+        if arithmetic not in rates or not 0 < value < inf:
             allowed = ", ".join(f"{name}=TFLOP/s" for name in rates)
             raise UserError(f"--rates: {part!r} is not a rate (allowed: {allowed})")
         rates[arithmetic] = value

@@ -6,7 +6,6 @@ digests, and its jobs carry the digest of the whole in their configuration.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from selftrans.config.user_code import is_own_class, source_digest
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, sha256_of, write_json, write_text
+from selftrans.runtime.seal import seal_of
 from workflow.lib.paths import SUBMITTED
 from workflow.lib.study import Kept, Study, resolved
 
@@ -43,7 +43,7 @@ def keep(study: Study, root: Path) -> str:
         "workflow": workflow_files(root),
         "code": own_code(study),
     }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    digest = seal_of(content)
     write_json(Path(SUBMITTED, f"{digest}.json"), content)
     return digest
 
@@ -57,6 +57,11 @@ def study_of_job(digest: str, root: Path) -> Study:
     path = Path(SUBMITTED, f"{digest}.json")
     kinds: dict[str, Any] = {"settings": dict, "requested": list, "parents": dict, "files": dict}
     content = read_fields(path, **kinds, workflow=dict, code=dict)
+    if seal_of(content) != digest:
+        raise UserError(f"{path}: damaged, its content is not what was submitted")
+    for kept in content["files"].values():
+        if not Path(kept).stem.endswith(f"-{sha256_of(Path(kept))[:12]}"):
+            raise UserError(f"{kept}: damaged, its content is not what was submitted")
     study = Study.of_job(Kept(**{key: content[key] for key in kinds}))
     for what, now in (("workflow", workflow_files(root)), ("code", own_code(study))):
         if changed := _changed(content[what], now):

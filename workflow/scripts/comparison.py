@@ -8,10 +8,10 @@ from selftrans.evaluation.comparison import (
     paired_table,
     total_seconds,
 )
-from selftrans.evaluation.tables import read_metrics
+from selftrans.evaluation.tables import read_metrics, read_seconds
 from selftrans.plotting.curves import comparison
 from selftrans.plotting.style import save
-from selftrans.runtime.files import read_fields, write_text
+from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
@@ -21,9 +21,7 @@ with logged_to(snakemake.log[0]):
     for path, (run, seed, step) in zip(
         snakemake.input.checkpoints, params.checkpoints, strict=True
     ):
-        seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_fields(
-            Path(path), seconds=(int, float)
-        )["seconds"]
+        seconds.setdefault(run, {}).setdefault(step, {})[seed] = read_seconds(Path(path))
     table = table[table["run"].isin(list(seconds))]
     rows = comparison_table(table, seconds, params.teachers, params.baseline)
     write_text(Path(snakemake.output.csv), rows.to_csv(index=False))

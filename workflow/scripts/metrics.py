@@ -18,6 +18,10 @@ with logged_to(snakemake.log[0]):
                 f"{snakemake.input.description}: samples of {key} {found}, expected is {expected}"
             )
     samples = ImageStatistics.load(Path(snakemake.input.statistics))
+    if samples.count != (expected := description.get("num_samples")):
+        raise UserError(
+            f"{snakemake.input.statistics}: of {samples.count} images, the samples are {expected}"
+        )
     reference = ImageStatistics.load(Path(snakemake.input.reference))
     params = snakemake.params
     result = {

@@ -83,9 +83,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in 8 bits of red, green and blue.
 
     PIL would cut off 16 bits of grey instead of scaling them.
+
+    Raises:
+        ValueError: its pixels have no range that is known.
     """
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"pixels from {grey.min()} to {grey.max()}, allowed are 16 bits")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels in floating point, allowed are 8 or 16 bits")
     return image.convert("RGB")
 
 
@@ -229,10 +237,13 @@ def parse_labels(content: bytes, source: str) -> dict[str, int]:
         UserError: naming ``source``.
     """
     try:
-        labels = dict(json.loads(content)["labels"])
+        pairs = json.loads(content)["labels"]
+        labels = dict(pairs)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{source}: holds no `labels` ({error})") from None
-    for name, label in labels.items():
+    for name, label in pairs.items() if isinstance(pairs, dict) else pairs:
+        if labels[name] != label:
+            raise UserError(f"{source}: {name} has two labels, {label!r} and {labels[name]!r}")
         if type(label) is not int or not 0 <= label < MAX_CLASSES:
             raise UserError(
                 f"{source}: {name} has label {label!r}, allowed is a class number below"

@@ -56,6 +56,8 @@ def open_hugging_face(
         row: dict[str, Any] | None = encoded[index][settings.image_column]
         if row is None:
             return b""
+        if row["bytes"] is None and row["path"] is None:
+            return b""
         return row["bytes"] if row["bytes"] is not None else read_image_file(Path(row["path"]))
 
     names = [f"row {index}" for index in range(len(labels))]
@@ -69,10 +71,9 @@ def _open_table(settings: HuggingFaceSource) -> Any:
 
     try:
         loaded = datasets.load_from_disk(settings.path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{settings.path}: not a directory of `datasets` ({str(error).splitlines()[0]})"
-        ) from None
+    except Exception as error:  # datasets and pyarrow raise a dozen kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{settings.path}: not a directory of `datasets` ({reason})") from None
     if isinstance(loaded, datasets.DatasetDict):
         if settings.split not in loaded:
             split = repr(settings.split) if settings.split else "none"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from selftrans.config import ZipSource
-from selftrans.data.image_paths import check_size, is_image
+from selftrans.data.image_paths import check_names, check_size, is_image, is_passed_over
 from selftrans.data.sources.base import (
     LABELS_FILE,
     ImageFiles,
@@ -16,6 +16,7 @@ from selftrans.data.sources.base import (
 )
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import opened
+from selftrans.runtime.logs import LOG
 
 
 def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> ImageFiles:
@@ -28,7 +29,7 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
         pass
     try:
         archive = zipfile.ZipFile(settings.path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{settings.path}: not a zip, or truncated ({error})") from None
 
     def read(name: str) -> bytes:
@@ -39,6 +40,8 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
         except (RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
             raise zipfile.BadZipFile(str(error)) from None  # encrypted, unknown method, damaged
 
+    if climbing := [name for name in archive.namelist() if ".." in PurePosixPath(name).parts]:
+        raise UserError(f"{settings.path}: {climbing[0]!r} leads out of the zip")
     members = sorted(name for name in archive.namelist() if is_image(name))
     shared = _shared_folders([PurePosixPath(name).parts[:-1] for name in members])
     root = "".join(f"{part}/" for part in shared)
@@ -50,12 +53,29 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
         except zipfile.BadZipFile as error:
             raise UserError(f"{source}: damaged ({error})") from None
     names = [name.removeprefix(root) for name in members]
+    check_names(settings.path, names)
+    if labels is None:
+        _check_folders(settings.path, archive.namelist(), root, names)
 
     def content(index: int) -> bytes:
         return read(members[index])
 
     listing = listing_of_files(names, content, settings.path, labels)
     return ImageFiles(settings, image_size, listing, skipped)
+
+
+def _check_folders(path: str, entries: Sequence[str], root: str, names: Sequence[str]) -> None:
+    """Refuse an empty class folder, and say what lies beside the folders."""
+    below = [entry.removeprefix(root) for entry in entries if entry.startswith(root)]
+    seen = [entry for entry in below if entry and not is_passed_over(entry)]
+    if beside := [entry for entry in seen if "/" not in entry and not is_image(entry)]:
+        LOG.warning("%s: %s lies beside the class folders, passed over", path, beside[0])
+    classes = {name.split("/")[0] for name in names}
+    if empty := sorted({entry.split("/")[0] for entry in seen if "/" in entry} - classes):
+        raise UserError(
+            f"{path}: {root}{empty[0]}: a class folder without an image, which would shift all"
+            " classes behind it"
+        )
 
 
 def _shared_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
