@@ -26,6 +26,7 @@ from selftrans.models.encoder import (
     load_published,
 )
 from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.auxiliary.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
