@@ -1,7 +1,6 @@
 """Whatever an experiment file says: it is read, or refused in short lines that name the key."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,8 @@ import yaml
 from selftrans.config import load_dataset, load_experiment, read_yaml
 from selftrans.runtime.errors import UserError
 from tests.support.experiments import tiny_values
+from tests.support.hostile import VALUES, changed, leaves, part_of
 from workflow.lib.study import Study
-
-VALUES: dict[str, Any] = {
-    "null": None, "true": True, "infinity": math.inf, "minus infinity": -math.inf, "nan": math.nan,
-    "zero": 0, "a negative number": -3, "a huge number": 10**30, "a fraction": 1e-320,
-    "no text": "", "lines": "a\nb", "a null byte": "a\0b", "a long text": "x" * 5000,
-    "a bracket": "{0.__class__}", "a wide field": "{0:9999999999}", "a path upwards": "../../x",
-    "no list": [], "a list of lists": [[[]]], "no mapping": {}, "a mapping": {"a": {"b": None}},
-    "numbers as keys": {1: 2, None: 3},
-}  # fmt: skip
-
-
-def leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The keys of everything that a file says, of parts and of their parts."""
-    if keys:
-        yield keys
-    if isinstance(value, dict | list):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from leaves(value[key], (*keys, key))
-
-
-def changed(value: Any, keys: tuple[Any, ...], new: Any) -> Any:
-    if not keys:
-        return new
-    copied = value.copy()
-    copied[keys[0]] = changed(copied[keys[0]], keys[1:], new)
-    return copied
 
 
 def with_everything() -> dict[str, Any]:
@@ -91,14 +65,8 @@ def test_no_number_is_infinite_or_none(tmp_path, value):
     path = tmp_path / "hostile.yaml"
     for keys in numbers:
         path.write_text(yaml.dump(changed(values, keys, VALUES[value]), sort_keys=False))
-        with pytest.raises(UserError, match=str(keys[-1]) if isinstance(keys[-1], str) else ""):
+        with pytest.raises(UserError, match=keys[-1] if isinstance(keys[-1], str) else None):
             load_experiment(path)
-
-
-def part_of(value: Any, keys: tuple[Any, ...]) -> Any:
-    for key in keys:
-        value = value[key]
-    return value
 
 
 LAUGHS = (f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghijk"))

@@ -11,26 +11,9 @@ from selftrans.evaluation.headline import headline_markdown
 from selftrans.evaluation.tables import SETTINGS, markdown_table, metrics_table, require_comparable
 from selftrans.plotting.curves import convergence, sweep
 from selftrans.runtime.errors import UserError
+from tests.support.results import result
 
 LABELS = {"sit": "SiT", "ours": "Ours"}
-
-
-def result(run="sit", step=10, seed=0, fid=9.5, **samples):
-    """A metrics file's content."""
-    description = {
-        "checkpoint": {"run": run, "seed": seed, "step": step, "digest": "c" * 64},
-        "sampler": "euler", "num_steps": 50, "weights": "ema", "seed": 0, "labels": "random",
-        "guidance": {"scale": 1.0, "low": 0.0, "high": 1.0}, "precision": "tf32",
-        "decoder": "stabilityai/sd-vae-ft-ema", "autoencoder_digest": "a" * 64,
-        "decoder_precision": "fp32", "uint8": "truncate",
-        "versions": {"torch": "2.14.1", "diffusers": "0.40"}, **samples,
-    }  # fmt: skip
-    return {
-        "samples": description, "num_samples": 50_000, "num_reference": 50_000,
-        "extractor": {"name": "inception", "digest": "e" * 64}, "distances": "adm",
-        "reference": {"name": "VIRTUAL_imagenet256_labeled.npz", "digest": "r" * 64},
-        "versions": {"torch": "2.14.1", "scipy": "1.17"}, "metrics": {"fid": fid, "precision": 0.7},
-    }  # fmt: skip
 
 
 def table_of(*results, name="ode"):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from selftrans.config import defaults
 from selftrans.config.alignment import AlignmentConfig, method_class
 from selftrans.config.base import ConfigModel
-from selftrans.runtime.errors import ConfigError
+from selftrans.runtime.errors import ConfigError, shortened
 
 KEY_LETTERS, LINE_LETTERS = 100, 2000
 """Of a key and of a message: what is longer is no key, and nobody reads such a line."""
@@ -79,12 +79,6 @@ def _depth(values: Any, keys: Sequence[Any]) -> int:
             return depth
         values = values[key]
     return len(keys)
-
-
-def shortened(text: str, most: int = 160) -> str:
-    """Text for a message: in one line, of printable characters, and not longer than ``most``."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text[:10_000].split()))
-    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def validated(

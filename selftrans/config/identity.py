@@ -18,7 +18,7 @@ from selftrans.config.errors import validated
 from selftrans.config.experiment import ExperimentConfig
 from selftrans.config.model import BackboneConfig
 from selftrans.config.user_code import is_own_class, source_digest
-from selftrans.runtime.errors import ConfigError
+from selftrans.runtime.errors import ConfigError, shortened
 
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work
 # is done. The precision does change them: a definition holds what `auto` evaluated to.
@@ -144,7 +144,7 @@ def run_differences(
     settings, data = experiment.runs[run], experiment.data
     version = stored.get("defaults", 1)  # the first definitions were full and named none
     if stored.get("seed") != seed:
-        yield f"{prefix}seed (trained: {stored.get('seed')}, now: {seed})"
+        yield f"{prefix}seed (trained: {_shown(stored.get('seed'))}, now: {_shown(seed)})"
     yield from differences(
         data, stored.get("data"), version, f"{prefix}data",
         only=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS,
@@ -161,7 +161,7 @@ def run_differences(
     before = stored.get("alignment", [])
     if len(before) != len(terms):
         now = [identity(term, experiment.defaults) for term in terms]
-        yield f"{prefix}alignment (trained: {before}, now: {now})"
+        yield f"{prefix}alignment (trained: {_shown(before)}, now: {_shown(now)})"
     else:
         for number, (term, trained) in enumerate(zip(terms, before, strict=True)):
             yield from differences(term, trained, version, f"{prefix}alignment.{number}")
@@ -175,6 +175,11 @@ def run_differences(
         trained = stored.get("encoders", {}).get(name)
         key = f"{prefix}encoders.{name}"
         yield from differences(data.encoders[name], trained, version, key, exclude=LOCATION_FIELDS)
+
+
+def _shown(value: Any) -> str:
+    """A setting for a message: in one line, which a damaged file may not have."""
+    return shortened(str(value))
 
 
 def differences(
@@ -191,7 +196,7 @@ def differences(
     A key that only one side has is a difference unless it equals its default.
     """
     if not isinstance(stored, Mapping):
-        yield f"{prefix} (trained: {stored}, now: {identity(model, version)})"
+        yield f"{prefix} (trained: {_shown(stored)}, now: {_shown(identity(model, version))})"
         return
     now = _own_class(model)
     if now:
@@ -216,7 +221,7 @@ def differences(
             value = model.model_dump(mode="json", include={key})[key]
         if value != before:
             trained = "not a key" if before is MISSING else before
-            yield f"{prefix}.{key} (trained: {trained}, now: {value})"
+            yield f"{prefix}.{key} (trained: {_shown(trained)}, now: {_shown(value)})"
 
 
 def same_images(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -16,7 +16,6 @@ from selftrans.config.errors import (
     Problem,
     Source,
     check,
-    shortened,
     validated,
     with_tuples,
 )
@@ -24,7 +23,7 @@ from selftrans.config.expand import Expansion, merged, without_left_out
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.figures import Published
 from selftrans.config.user_code import is_reference, relative_to
-from selftrans.runtime.errors import ConfigError
+from selftrans.runtime.errors import ConfigError, shortened
 from selftrans.runtime.files import opened
 
 EXPERIMENTS = Path("experiments")

@@ -30,10 +30,10 @@ class ShardRecord(BaseModel):
     """One file of rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    file: str
-    count: int
+    file: Annotated[str, Field(pattern=r"^(moments|features)-\d{5,9}\.npy$")]
+    count: Annotated[int, Field(ge=1)]
     """Rows."""
-    bytes: int
+    bytes: Annotated[int, Field(ge=1)]
     sha256: str
 
 

@@ -2,16 +2,23 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from selftrans.config import Metric
-from selftrans.runtime.errors import UserError
+from selftrans.config import (
+    DistanceArithmetic,
+    Metric,
+    Precision,
+    SamplerName,
+    Uint8Conversion,
+    Weights,
+)
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import opened, read_fields, sha256_of
 
 METRIC_NAMES: dict[Metric, str] = {
@@ -47,7 +54,7 @@ def metrics_table(
 
 
 def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict[str, Any]:
-    samples, reference = result["samples"], result.get("reference", {})
+    samples, reference = result["samples"], result.get("reference") or {}
     versions = {**result["versions"], **samples["versions"]}  # those of the samples stand first
     return {
         "run": samples["checkpoint"]["run"],
@@ -137,19 +144,19 @@ class _Guidance(_Open):
 
 class _Samples(_Open):
     checkpoint: _Checkpoint
-    sampler: str
+    sampler: SamplerName
     num_steps: Whole
     guidance: _Guidance
-    weights: str
-    labels: str
-    precision: str
-    decoder_precision: str
+    weights: Weights
+    labels: Literal["balanced", "random"]
+    precision: Literal[Precision, "tf32"]
+    decoder_precision: Precision
     autoencoder_digest: str
     seed: Whole
     rtol: float | None = None
     atol: float | None = None
     decoder: str | None = None
-    uint8: str = "round"
+    uint8: Uint8Conversion = "round"
     versions: dict[str, str]
 
 
@@ -164,7 +171,7 @@ class _Result(_Open):
     extractor: _Network
     num_samples: Whole
     num_reference: Whole
-    distances: str
+    distances: DistanceArithmetic
     versions: dict[str, str]
     reference: _Reference | None = None
 
@@ -207,7 +214,7 @@ def read_seconds(path: Path) -> float:
     """
     seconds = read_fields(path, seconds=(int, float))["seconds"]
     if isinstance(seconds, bool) or not 0 < seconds < inf:
-        raise UserError(f"{path}: damaged, seconds is {seconds!r}")
+        raise UserError(f"{path}: damaged, seconds is {shortened(repr(seconds))}")
     return float(seconds)
 
 
@@ -238,6 +245,14 @@ def read_table(path: Path | str, *columns: str, **options: Any) -> pd.DataFrame:
     return table
 
 
+def _number(cell: Any) -> float:
+    """A cell's number; nan where there is none."""
+    try:
+        return float(cell)
+    except (ValueError, TypeError, OverflowError):
+        return nan
+
+
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
     """The rows of a ``metrics.csv`` of these sets of samples, whose names may look like numbers.
 
@@ -249,13 +264,13 @@ def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
         dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""],
     )  # fmt: skip
     for column in ("seed", "step", *(name for name in METRIC_NAMES if name in table)):
-        numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+        numbers = np.array([_number(cell) for cell in table[column]])
         given = table[column].notna().to_numpy()
         whole = column in ("seed", "step")
         sound = np.isfinite(numbers) & ((numbers >= 0) & (numbers % 1 == 0) if whole else True)
         if not sound[given].all():
             wrong = table[column][given & ~sound].iloc[0]
-            raise UserError(f"{path}: damaged, {column} is {wrong!r}")
+            raise UserError(f"{path}: damaged, {column} is {shortened(repr(wrong))}")
     if table.duplicated(keys := ["run", "seed", "step", "samples"]).any():
         raise UserError(f"{path}: damaged, two rows of the same {', '.join(keys)}")
     shown = table[table["samples"].isin(list(samples))]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selftrans.config import Precision, Uint8Conversion
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json, writing
 from selftrans.runtime.tensors import DTYPES, PerChannel, digest_of
 
@@ -166,7 +166,8 @@ def _number(path: str, key: str, value: Any, least: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1e6:
         raise UserError(
-            f"autoencoder {path!r}: {key} is {value!r} (allowed: a number from {least:g} to 1e6)"
+            f"autoencoder {path!r}: {key} is {shortened(repr(value))}"
+            f" (allowed: a number from {least:g} to 1e6)"
         )
     return float(value)
 

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: progress is saved, rerun the same command to resume
 
 
+def shortened(text: str, most: int = 160) -> str:
+    """Text for a message: in one line, of printable characters, and not longer than ``most``."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text[:10_000].split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 class UserError(Exception):
     """Something outside the program is wrong: a file, a key, a value; a line for each problem."""
 

@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from selftrans.runtime.errors import Unavailable, UserError
+from selftrans.runtime.errors import Unavailable, UserError, shortened
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None}
 """What a disk refuses writing by; numpy says no number where fewer bytes are written."""
@@ -146,7 +146,7 @@ def read_fields(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: holds a {type(value).__name__}, expected is an object")
     for key, kind in kinds.items():
         if not isinstance(value.get(key), kind):
-            raise UserError(f"{path}: damaged, {key} is {value.get(key)!r}")
+            raise UserError(f"{path}: damaged, {key} is {shortened(repr(value.get(key)))}")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from selftrans.config import ExperimentConfig, RunConfig, run_differences
 from selftrans.config.defaults import VERSION
 from selftrans.config.user_code import is_own_class, source_files
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import read_fields, write_text
 
 DEFINITION_FILE = "definition.json"
@@ -93,4 +93,4 @@ def _input_differences(stored: Any, current: Any, prefix: str) -> Iterator[str]:
             name = f"{prefix}.{key}".lstrip(".")
             yield from _input_differences(stored.get(key), current.get(key), name)
     elif stored != current:
-        yield f"{prefix} (trained: {stored}, now: {current})"
+        yield f"{prefix} (trained: {shortened(str(stored))}, now: {shortened(str(current))})"
