@@ -6,6 +6,7 @@ So also of trainings on a cluster, and from another machine that sees the result
 import json
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ PROGRESS = re.compile(
 FAILURE = re.compile(r"error|[\w.]*(Error|Exception)\b")
 """How the last line of a failed attempt's log begins."""
 REDRAW_SECONDS = 5.0
+FILE_WIDTH = 160  # of a table that goes to a file or a pipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +258,7 @@ def table_of(rows: list[RunStatus]) -> Table:
     table = Table(caption=f"trainings end: {ends}", caption_justify="left")
     for name in ("run", "seed", "state", "step", "loss", "images/s", "saved", "left", "FID"):
         numeric = name in ("seed", "step", "loss", "images/s", "saved", "left", "FID")
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     table.add_column("who, or why", overflow="fold")
     before = None
     for row in rows:
@@ -308,7 +310,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(row) for row in collect(arguments.project)], indent=2))
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     if not arguments.watch:
         console.print(table_of(collect(arguments.project)))
         return
