@@ -186,8 +186,8 @@ def test_classes_can_be_looked_at(finished, monkeypatch):
 def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
     """Numbers and nothings among the changes to a data file reach the second Snakemake."""
     ended = finished.snakemake("report")
-    assert ended.returncode == 0, ended.stderr + finished.path("report.log").read_text()
-    report = finished.path("report.html").read_text()
+    assert ended.returncode == 0, ended.stderr + finished.path("mini/logs/report.log").read_text()
+    report = finished.path("mini/report.html").read_text()
     assert len(report) > 100_000
     assert "convergence.png" in report
     assert not list(finished.path("").glob("*.json"))
