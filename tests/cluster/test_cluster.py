@@ -423,6 +423,11 @@ def hold(cluster, state):
         cluster.say("scontrol", "update", f"PartitionName={partition}", f"State={state}")
 
 
+def waits(cluster, name):
+    """Whether the training of an experiment is in the queue."""
+    return any(name in job["comment"] for job in cluster.jobs("PENDING"))
+
+
 def start_queued(place, cluster, name):
     """Submit a short training that waits in the queue."""
     once = {"training.checkpoints": [4], "figures.sample_checkpoints": [4]}
@@ -431,7 +436,7 @@ def start_queued(place, cluster, name):
     place.configure(name, retries=0)
     hold(cluster, "DOWN")
     process = place.start(TARGET.format(name, 4))
-    cluster.wait_for(lambda: cluster.jobs("PENDING") or process.poll() is not None)
+    cluster.wait_for(lambda: waits(cluster, name) or process.poll() is not None)
     assert process.poll() is None, place.said()
     return process
 
@@ -443,8 +448,8 @@ def test_a_queued_job_goes_by_what_was_submitted(undisturbed, place, cluster):
         edited = {"training.checkpoints": [6], "figures.sample_checkpoints": [6]}
         edited |= {"training.learning_rate": 0.5, "evaluation.samplers.ode.num_steps": 3}
         place.write("queued", runs={"sit": {}}, **edited)
-        planned = place.planned("results/queued/runs/sit/seed0/checkpoints/6/ema.safetensors")
-        assert planned["train_segment"] == 1  # and the resolved file is the edited one by now
+        planned = place.snakemake("-n", TARGET.format("queued", 6))
+        assert planned.returncode == 0, planned.stderr  # the resolved file is the edited one now
     finally:
         hold(cluster, "UP")
     assert process.wait(300) == 0, place.said()
@@ -463,7 +468,7 @@ def test_a_queued_job_of_an_edited_rule_stops_in_one_line(undisturbed, place, cl
     finally:
         rules.write_text(before)
         hold(cluster, "UP")
-    logs = (place.directory / ".snakemake/slurm_logs").rglob("*.log")
+    logs = place.path("slurm/rule_train_segment/outdated_sit_0_4").glob("*.log")
     said = "\n".join(path.read_text() for path in logs)
     assert (
         "error: workflow/rules/train.smk: was edited after this job was submitted;"
