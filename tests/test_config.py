@@ -145,7 +145,7 @@ MISTAKES = {
         {"evaluation.samplers.ode.checkpoints": "first"},
         r"evaluation\.samplers\.ode\.checkpoints: input should be 'all' or 'last', found 'first'",
     ),
-    "reserved name": ({"name": "data"}, r"name: 'data' is where data sets lie"),
+    "reserved name": ({"name": "data"}, r"name: 'data' is where other things lie"),
     "seeds": ({"seeds": [1, 1]}, r"seeds: \[1, 1\] has duplicates"),
     "REPA's encoder": (
         {"runs.sit": {"alignment": {"method": "repa", "encoder": "dino", "depth": 1}}},

@@ -6,11 +6,15 @@ from selftrans.config.alignment import FrozenTeacher
 from selftrans.config.errors import Problem
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 
+RESERVED = {"data", "extractors", "submitted", "slurm", "cluster"}
+"""Folders beside those of experiments."""
+
 
 def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     """Everything that is wrong between the parts of an experiment."""
-    if experiment.name == "data":
-        yield Problem(("name",), "'data' is where data sets lie (allowed: any other name)")
+    if experiment.name in RESERVED:
+        message = f"{experiment.name!r} is where other things lie (allowed: any other name)"
+        yield Problem(("name",), message)
     if len(set(experiment.seeds)) != len(experiment.seeds):
         yield Problem(("seeds",), f"{list(experiment.seeds)} has duplicates")
     yield from _label_problems(experiment)
