@@ -46,6 +46,7 @@ parser.add_argument("words", nargs="*")
 add_worker_arguments(parser)
 arguments = parser.parse_args()
 if "slow" in sys.argv:
+    (arguments.directory / "ready").touch()
     time.sleep(2)
 owner = DirectoryLock(arguments.directory, wait=True)
 run_sharded("squares", arguments, lambda device: Squares(arguments.directory), owner, most=2)
@@ -87,7 +88,8 @@ def test_shares_are_kept_for_whoever_starts_an_orphans_work_again(tmp_path, orph
     (tmp_path / "squares.py").write_text(PROGRAM)
     words = f"{sys.executable} -m squares {tmp_path} tidy slow"
     # The shell waits for its child, or leaves it behind while it works.
-    command = f"{words} & sleep 1.5" if orphan else f"{words}; true"
+    until_ready = f"while [ ! -e {tmp_path}/ready ]; do sleep 0.1; done"
+    command = f"{words} & {until_ready}" if orphan else f"{words}; true"
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{':'.join(sys.path)}:{tmp_path}"}
     subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True)
     until = time.monotonic() + 60
