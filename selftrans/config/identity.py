@@ -5,8 +5,6 @@ a key that is added later changes no identity. One that was written before, by w
 completed by the defaults of its own version and compared with what an experiment says now.
 """
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +17,7 @@ from selftrans.config.experiment import ExperimentConfig
 from selftrans.config.model import BackboneConfig
 from selftrans.config.user_code import is_own_class, source_digest
 from selftrans.runtime.errors import ConfigError, shortened
+from selftrans.runtime.seal import seal_of
 
 # What may change without changing the numbers of a run: the list of checkpoints, and how the work
 # is done. The precision does change them: a definition holds what `auto` evaluated to.
@@ -245,4 +244,4 @@ def _source(record: Mapping[str, Any]) -> Json | None:
 
 def fingerprint(definition: Mapping[str, Any]) -> str:
     """SHA-256 of a definition, as it is stored."""
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+    return seal_of(definition)
