@@ -50,7 +50,7 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
             if names := sorted(map(str, loaded.get(problem, ()))):
                 raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(names[:3])}")
     except Exception as error:  # diffusers, safetensors and json raise a dozen kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(str(error), 200) or type(error).__name__
         if Path(path).is_dir():
             raise UserError(
                 f"autoencoder {path!r}: cannot be loaded from this directory ({reason})"

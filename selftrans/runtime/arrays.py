@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import opened
 
 MAX_BYTES = 2**31
@@ -122,5 +122,5 @@ def damage_of(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(str(error), 200) or type(error).__name__
         raise UserError(f"{path}: not {kind}, or truncated ({reason})") from None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from selftrans.config import HuggingFaceSource
 from selftrans.data.image_paths import read_image_file
 from selftrans.data.sources.base import MAX_CLASSES, ImageFiles, Listing
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 
 
 def open_hugging_face(
@@ -72,7 +72,7 @@ def _open_table(settings: HuggingFaceSource) -> Any:
     try:
         loaded = datasets.load_from_disk(settings.path)
     except Exception as error:  # datasets and pyarrow raise a dozen kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = shortened(str(error), 200) or type(error).__name__
         raise UserError(f"{settings.path}: not a directory of `datasets` ({reason})") from None
     if isinstance(loaded, datasets.DatasetDict):
         if settings.split not in loaded:
