@@ -98,6 +98,15 @@ def test_an_output_that_is_the_input_or_a_directory_is_refused(module, tmp_path)
     assert line == f"error: --output: {tmp_path} is a directory (allowed: a file)"
 
 
+def test_a_training_ends_at_a_checkpoint(tmp_path):
+    words = ("digits", "--run", "sit", "--seed", 0, "--until", 500, "--latents", tmp_path / "none",
+             "--directory", tmp_path / "run")  # fmt: skip
+    line = last_line(run_module("selftrans.training", *words))
+    assert line.startswith("error: --until: 500 is no checkpoint of the run (allowed: 600, 1200,")
+    line = last_line(run_module("selftrans.training", *words, "--inserted", "--attempt", 1))
+    assert line.startswith(f"error: {tmp_path / 'none'}: ")
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_mistake_is_one_line_and_leaves_nothing(module, tmp_path):
     line = last_line(run_module(module, *mistake(module, tmp_path)))

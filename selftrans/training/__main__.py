@@ -8,7 +8,7 @@ from selftrans.config import ExperimentConfig, load_experiment
 from selftrans.runtime.arguments import CommandLine, at_least
 from selftrans.runtime.devices import add_gpu_argument, lease_gpus
 from selftrans.runtime.errors import Interrupted, UserError, run_main
-from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.logs import set_up_logging
 from selftrans.training.failure import FailureMarker
 from selftrans.training.input_paths import InputPaths, add_input_arguments
 from selftrans.training.launch import (
@@ -35,8 +35,11 @@ def main() -> None:
                 f"--run: {arguments.run!r} is not a run of the experiment (allowed: {allowed})"
             )
         steps = experiment.runs[arguments.run].training.checkpoints
-        if arguments.until not in steps:  # one of an experiment that extends this one
-            LOG.warning("--until: %s is no checkpoint of the run (%s)", arguments.until, steps)
+        if arguments.until not in steps and not arguments.inserted:
+            raise UserError(
+                f"--until: {arguments.until} is no checkpoint of the run"
+                f" (allowed: {', '.join(map(str, steps))}; any other with --inserted)"
+            )
         processes, nodes = arguments.gpus or arguments.processes, arguments.nodes
         experiment.runs[arguments.run].training.check_processes(processes, arguments.experiment)
         if processes % nodes:
@@ -85,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=at_least(0), required=True, help="seed of the run")
     parser.add_argument(
         "--until", type=at_least(1), required=True, help="checkpoint to train up to, in steps"
+    )
+    parser.add_argument(
+        "--inserted",
+        action="store_true",
+        help="the checkpoint is one of an experiment that extends this one",
     )
     parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
     add_input_arguments(parser)

@@ -40,6 +40,7 @@ rule train_segment:
         nodes=1,
         tasks_per_gpu=0,
         launcher="",
+        inserted=training.inserted,
     params:
         directory=RUN,
         alignment=training.alignment_options,
@@ -47,6 +48,7 @@ rule train_segment:
     shell:
         "exec {resources.launcher}python -m selftrans.training {input.experiment}"
         " --run {wildcards.run} --seed {wildcards.seed} --until {wildcards.step}"
+        " {resources.inserted}"
         " --after {params.after} --latents {input.latents} {params.alignment}"
         " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
@@ -70,6 +72,7 @@ use rule train_segment as train_segment_on_nodes with:
         tasks_per_gpu=0,
         mpi="srun",
         launcher=slurm.launcher,
+        inserted=training.inserted,
 
 
 # A published checkpoint takes the place of a segment.
