@@ -135,10 +135,10 @@ def maps_over_training(
     shown: int,
     blocks: tuple[int, ...],
     device: torch.device,
-) -> tuple[torch.Tensor, list[int], SiT]:
+) -> tuple[torch.Tensor, list[int], SiT, str]:
     """Maps of the shown images after blocks of every checkpoint, (S, blocks, I, T, D).
 
-    Also the checkpoints' steps, and the last backbone.
+    Also the checkpoints' steps, and the last one's backbone and fingerprint.
     """
     maps, steps = [], []
     for checkpoint in checkpoints:
@@ -149,7 +149,7 @@ def maps_over_training(
         tokens = torch.stack([features[block] for block in blocks])
         maps.append(subtract_positional_mean(tokens, shown))
         steps.append(metadata.step)
-    return torch.stack(maps), steps, backbone
+    return torch.stack(maps), steps, backbone, metadata.fingerprint
 
 
 class PooledFeatures(NamedTuple):
@@ -246,7 +246,7 @@ def features_of_run(
     noised = NoisedImages(store, inputs, settings.training.interpolant, device)
     batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
     shown_blocks = analysis.blocks_shown(settings.model)
-    maps, steps, backbone = maps_over_training(
+    maps, steps, backbone, fingerprint = maps_over_training(
         run, checkpoints, batch, len(shown), shown_blocks, device
     )
     alignment = build_model(experiment, run, store, seed, inputs, device).alignment
@@ -274,6 +274,9 @@ def features_of_run(
         maps=on_host(maps),
         noisy=on_host(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
         shown_guiding=shown_guiding,
+        run=run,
+        seed=seed,
+        fingerprint=fingerprint,
     )
 
 
@@ -320,7 +323,7 @@ def main() -> None:
     output = arguments.output
     with DirectoryLock(output.parent, file=output.name, wait=True) as owner:
         with suppress(UserError):
-            if str(RunFeatures.load(output).source) == source:
+            if RunFeatures.load(output).source == source:
                 LOG.info("taken as they are: another process has computed these same features")
                 return
         features = features_of_run(
