@@ -20,15 +20,16 @@ rule generate_samples:
         mem_mb=request("generate_samples").mem_mb,
         runtime=request("generate_samples").runtime,
         gpu=request("generate_samples").gpu,
+        device=request("generate_samples").device,
         processes=request("generate_samples").processes,
         batch_size=request("generate_samples").batch_size,
     params:
         settings=evaluation.sampler_definition,
         autoencoder=datasets.decoder_option_of_experiment,
     shell:
-        "exec python -m selftrans.sampling.generate {input.weights}"
+        "exec selftrans generate {input.weights}"
         " {params.autoencoder} --settings {params.settings:q}"
-        " --batch-size {resources.batch_size} --output {output.samples} --gpus {resources.gpu}"
+        " --batch-size {resources.batch_size} --output {output.samples} --device {resources.device}"
         " --processes {resources.processes} > {log} 2>&1"
 
 
