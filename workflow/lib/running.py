@@ -91,7 +91,8 @@ def changed_name(name: str, changes: Sequence[str]) -> str:
     """The name of an experiment with changes: ``digits-learning_rate-2e-4``."""
     said = [change.partition("=")[0].split(".")[-1] + "-" + change.partition("=")[2]
             for change in changes]  # fmt: skip
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([name, *said]))[:NAME_LENGTH].rstrip("-")
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join([name, *said]))
+    return plain[:NAME_LENGTH].rstrip("-")
 
 
 def write_changed(reference: str, changes: Sequence[str], name: str | None = None) -> Path:
