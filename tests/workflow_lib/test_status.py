@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from selftrans.runs import read_runs
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
@@ -58,13 +59,16 @@ def test_the_list_of_runs_says_where_each_lies(make_study, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write_records(study)
     content = read_json(tmp_path / "results/tiny/runs.json")
-    assert content == records(study, "tiny")
+    assert read_runs(tmp_path / "results/tiny/runs.json") == records(study, "tiny")
     assert [(run["run"], run["seed"]) for run in content["runs"]] == [
         (name, seed) for name in ("sit", "vae-align", "self-transcendence") for seed in (0, 3)
     ]
     last = content["runs"][-1]
     assert last["folder"] == "results/tiny/runs/self-transcendence/seed3"
-    assert last["teachers"] == [{"run": "vae-align", "step": 4}]
+    (teacher,) = last["teachers"]
+    assert (teacher["run"], teacher["step"]) == ("vae-align", 4)
+    assert teacher["term"] == "self-transcendence"
+    assert teacher["file"].endswith("vae-align/seed3/teachers/4-raw-depth3.safetensors")
     assert last["metrics"]["8"].endswith("seed3/samples/8/ode-n20/classifier.json")
     before = (tmp_path / "results/tiny/runs.json").stat().st_mtime_ns
     write_records(study)

@@ -6,6 +6,8 @@ The same templates serve the rules, as patterns, and the library, which fills th
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from selftrans.runs import RUNS_FILE
+
 
 class Wildcards(Protocol):
     """The wildcards of a job: Snakemake's object, or a dictionary."""
@@ -35,7 +37,7 @@ EXTRACTOR_WEIGHTS = "results/extractors/{extractor}.json"
 
 EXPERIMENT = "results/{experiment}"
 EXPERIMENT_FILE = f"{EXPERIMENT}/experiment.yaml"
-RUNS = f"{EXPERIMENT}/runs.json"
+RUNS = f"{EXPERIMENT}/{RUNS_FILE}"
 REPORT = f"{EXPERIMENT}/report.html"
 METRICS_TABLE = f"{EXPERIMENT}/metrics.csv"
 FIGURES = f"{EXPERIMENT}/figures"

@@ -1,65 +1,88 @@
-"""``results/EXPERIMENT/runs.json``: where the results of each run and seed lie.
+"""Writes ``results/EXPERIMENT/runs.json``, the list of an experiment's runs (``selftrans.runs``).
 
-Written when a workflow is read, for whoever reads results without it: ``status``, scripts, pages.
 Runs that an experiment shares with the one that it extends are resolved to their owner's folder.
 """
 
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from selftrans.runtime.files import read_fields, read_json, write_json
+from selftrans.config import PretrainedAutoencoderConfig
+from selftrans.runs import DataRecord, RunList, RunRecord, TeacherRecord
+from selftrans.runtime.files import read_json, write_json
 from workflow.lib import paths
+from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.study import Study
+from workflow.lib.training import Training
 
 
-def records(study: Study, experiment: str) -> dict[str, Any]:
+def records(study: Study, experiment: str) -> RunList:
     """What the file of an experiment holds."""
+    settings = study.experiments[experiment]
+    return RunList(
+        format=1,
+        experiment=experiment,
+        sampler=settings.figures.sampler,
+        runs=[
+            _record(study, experiment, name, seed)
+            for name, seed in product(settings.runs, settings.seeds)
+        ],
+        file=paths.EXPERIMENT_FILE.format(experiment=experiment),
+        data=_data(study, experiment),
+    )
+
+
+def _record(study: Study, experiment: str, name: str, seed: int) -> RunRecord:
     settings, evaluation = study.experiments[experiment], Evaluation(study)
-    shown = settings.figures.sampler
+    training = Training(study, ancient=str)
+    run = settings.runs[name]
+    owner = {"experiment": study.run_owner(experiment, name), "run": name, "seed": seed}
     extractor = settings.evaluation.extractor
-    runs = []
-    for name, seed in product(settings.runs, settings.seeds):
-        run = settings.runs[name]
-        owner = {"experiment": study.run_owner(experiment, name), "run": name, "seed": seed}
-        runs.append(
-            {
-                "run": name,
-                "label": run.label or name,
-                "seed": seed,
-                "folder": paths.fill(paths.RUN, owner),
-                "imported": run.imported is not None,
-                "checkpoints": list(run.training.checkpoints),
-                "batch_size": run.training.batch_size,
-                "teachers": [
-                    {"run": teacher.choice.run, "step": teacher.choice.step}
-                    for teacher in run.teachers.values()
-                ],
-                "metrics": {
-                    str(job["step"]): paths.fill(
-                        paths.METRICS, evaluation.owned_metrics(job, extractor)
-                    )
-                    for job in evaluation.sample_sets(experiment, shown)
-                    if (job["run"], job["seed"]) == (name, seed)
-                },
-            }
-        )
-    return {"format": 1, "experiment": experiment, "sampler": shown, "runs": runs}
+    terms = zip(run.teachers.items(), training.teacher_files(owner), strict=True)
+    return RunRecord(
+        run=name,
+        label=run.label or name,
+        seed=seed,
+        folder=paths.fill(paths.RUN, owner),
+        imported=run.imported is not None,
+        checkpoints=list(run.training.checkpoints),
+        batch_size=run.training.batch_size,
+        teachers=[
+            TeacherRecord(run=teacher.choice.run, step=teacher.choice.step, term=term, file=file)
+            for (term, teacher), file in terms
+        ],
+        features=training.feature_stores(owner),
+        encoders=training.encoder_files(owner),
+        metrics={
+            str(job["step"]): paths.fill(paths.METRICS, evaluation.owned_metrics(job, extractor))
+            for job in evaluation.sample_sets(experiment, settings.figures.sampler)
+            if (job["run"], job["seed"]) == (name, seed)
+        },
+    )
+
+
+def _data(study: Study, experiment: str) -> DataRecord:
+    settings = study.experiments[experiment]
+    dataset, autoencoder = {"dataset": settings.data.name}, settings.data.autoencoder
+    decoder = None
+    if isinstance(autoencoder, PretrainedAutoencoderConfig):
+        decoder = autoencoder.decoder
+    return DataRecord(
+        latents=paths.fill(paths.LATENTS, dataset),
+        autoencoder=decoder or Datasets(study).autoencoder_path(dataset),
+        other_decoder=decoder is not None,
+        classifier=paths.fill(paths.CLASSIFIER, dataset),
+        references={
+            extractor: paths.fill(paths.REFERENCE, dataset, extractor=extractor)
+            for extractor in settings.evaluation.extractors
+        },
+    )
 
 
 def write_records(study: Study) -> None:
     """Write the files of all requested experiments that have changed."""
     for name in study.experiments:
-        path, content = Path(paths.RUNS.format(experiment=name)), records(study, name)
+        path = Path(paths.RUNS.format(experiment=name))
+        content = records(study, name).model_dump(mode="json")
         if not path.is_file() or read_json(path) != content:
             write_json(path, content)
-
-
-def read_records(path: Path) -> dict[str, Any]:
-    """The content of such a file.
-
-    Raises:
-        UserError: it is absent, damaged, or of another format.
-    """
-    return read_fields(path, experiment=str, sampler=str, runs=list)

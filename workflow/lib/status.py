@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from selftrans.runs import RUNS_FILE, RunRecord, TeacherRecord, read_runs
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.lock import STALE_SECONDS, Owner, is_alive, read_owner
 from selftrans.runtime.logs import duration
 from workflow.lib import paths
-from workflow.lib.runs import read_records
 
 State = Literal["finished", "training", "waiting", "failed", "stopped", "not started"]
 COLOURS: dict[State, str] = {
@@ -87,15 +87,15 @@ def collect(root: Path) -> list[RunStatus]:
     files = sorted(root.glob(paths.RUNS.format(experiment="*")))
     if not files:
         raise UserError(
-            f"{root / 'results'}: holds no runs (looked for: {Path(paths.RUNS).name}, which a"
+            f"{root / 'results'}: holds no runs (looked for: {RUNS_FILE}, which a"
             " workflow writes when it is read, as by `snakemake -n`)"
         )
     found = []
     for file in files:
-        content = read_records(file)
-        seen = [_Seen(root, content["experiment"], record) for record in content["runs"]]
+        listed = read_runs(file)
+        seen = [_Seen(root, listed.experiment, record) for record in listed.runs]
         rates = [one.rate for one in seen if one.rate is not None]
-        known = {(one.record["run"], one.record["seed"]): one for one in seen}
+        known = {(one.record.run, one.record.seed): one for one in seen}
         found += [one.status(known, median(rates) if rates else None) for one in seen]
     return found
 
@@ -103,10 +103,10 @@ def collect(root: Path) -> list[RunStatus]:
 class _Seen:
     """What lies in the folder of one run and seed."""
 
-    def __init__(self, root: Path, experiment: str, record: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, experiment: str, record: RunRecord) -> None:
         self.root, self.experiment, self.record = root, experiment, record
-        self.folder = root / record["folder"]
-        self.checkpoints = sorted(record["checkpoints"])
+        self.folder = root / record.folder
+        self.checkpoints = sorted(record.checkpoints)
         self.done = {step for step in self.checkpoints if self._has(step)}
         saves = {
             int(path.stem.split("-")[1]): path.stat().st_mtime
@@ -123,7 +123,7 @@ class _Seen:
     def _has(self, step: int) -> bool:
         weights = self.folder / f"checkpoints/{step}"
         return (weights / "checkpoint.json").is_file() or (
-            self.record["imported"] and any(weights.glob("*.safetensors"))
+            self.record.imported and any(weights.glob("*.safetensors"))
         )
 
     def _read_owner(self) -> tuple[Owner | None, float | None]:
@@ -164,16 +164,16 @@ class _Seen:
         rate = self.rate
         return RunStatus(
             experiment=self.experiment,
-            run=self.record["run"],
-            label=self.record["label"],
-            seed=self.record["seed"],
+            run=self.record.run,
+            label=self.record.label,
+            seed=self.record.seed,
             state=state,
             step=last if state == "finished" else self.step,
             steps=last,
             next_checkpoint=next((one for one in self.checkpoints if one not in self.done), None),
             loss=self.loss,
             steps_per_second=rate,
-            images_per_second=rate and rate * self.record["batch_size"],
+            images_per_second=rate and rate * self.record.batch_size,
             owner="" if self.owner is None else str(self.owner),
             heartbeat_age=self.heartbeat,
             saved_age=None if self.saved is None else time.time() - self.saved,
@@ -191,9 +191,9 @@ class _Seen:
         if message := self._failure():
             return "failed", message
         waits = [
-            f"{teacher['run']} at step {teacher['step']}"
+            f"{teacher.run} at step {teacher.step}"
             for teacher, one in self._teachers(known)
-            if teacher["step"] not in one.done
+            if teacher.step not in one.done
         ]
         if waits:
             return "waiting", f"for {', '.join(waits)}"
@@ -209,9 +209,9 @@ class _Seen:
         last = self.lines[-1] if self.lines else ""
         return last if FAILURE.match(last) else ""
 
-    def _teachers(self, known: Known) -> Iterator[tuple[Mapping[str, Any], "_Seen"]]:
-        for teacher in self.record["teachers"]:
-            if (one := known.get((teacher["run"], self.record["seed"]))) is not None:
+    def _teachers(self, known: Known) -> Iterator[tuple[TeacherRecord, "_Seen"]]:
+        for teacher in self.record.teachers:
+            if (one := known.get((teacher.run, self.record.seed))) is not None:
                 yield teacher, one
 
     def _seconds_until(self, step: int, known: Known, usual: float | None) -> float | None:
@@ -219,8 +219,7 @@ class _Seen:
         if step in self.done or self.step >= step:
             return 0.0
         waits = [
-            one._seconds_until(teacher["step"], known, usual)
-            for teacher, one in self._teachers(known)
+            one._seconds_until(teacher.step, known, usual) for teacher, one in self._teachers(known)
         ]
         known_waits = [wait for wait in waits if wait is not None]
         rate = self.rate or usual
@@ -229,8 +228,8 @@ class _Seen:
         return max(known_waits, default=0.0) + (step - self.step) / rate
 
     def _newest_fid(self) -> tuple[float | None, int | None]:
-        for step in sorted(map(int, self.record["metrics"]), reverse=True):
-            path = self.root / self.record["metrics"][str(step)]
+        for step in sorted(map(int, self.record.metrics), reverse=True):
+            path = self.root / self.record.metrics[str(step)]
             if path.is_file():
                 fid = read_fields(path, metrics=dict)["metrics"].get("fid")
                 if isinstance(fid, float):
