@@ -5,7 +5,7 @@ are relative to the project's folder, unless they are absolute.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,6 +58,8 @@ class RunRecord(_Record):
 class DataRecord(_Record):
     """Where the results lie that all runs of an experiment share."""
 
+    name: str
+    """Of the data."""
     latents: str
     """Manifest of the latent store."""
     autoencoder: str
@@ -139,6 +141,30 @@ def find_project(experiment: str, start: Path) -> Path:
         f"{shortened(repr(experiment))}: no results of that experiment in {start} or a folder above"
         f" (looked for: {RESULTS} with a {RUNS_FILE}; known: {', '.join(sorted(known)) or 'none'})"
     )
+
+
+class FoundRun(NamedTuple):
+    """A run whose results a file is part of."""
+
+    project: Path
+    runs: RunList
+    record: RunRecord
+
+
+def find_run(file: Path) -> FoundRun | None:
+    """The run and seed that a file, for instance of a checkpoint, is part of; None without one.
+
+    Raises:
+        UserError: the list of runs above it is damaged.
+    """
+    folders = file.absolute().parents
+    for folder in folders:
+        if (path := folder / RUNS_FILE).is_file() and folder.parent.name == RESULTS:
+            runs, project = read_runs(path), folder.parents[1]
+            for record in runs.runs:
+                if project / record.folder in folders:
+                    return FoundRun(project, runs, record)
+    return None
 
 
 def located(project: Path, reference: str) -> str:

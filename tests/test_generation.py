@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from selftrans.config import GuidanceConfig, SamplerConfig
+from selftrans.models import autoencoder as autoencoders
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import Unavailable, UserError
@@ -256,14 +257,14 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, damage):
 @pytest.mark.slow
 def test_latents_are_decoded_some_at_a_time(tmp_path, weights, autoencoder, monkeypatch):
     seen = []
-    decode = generation.decode
+    decode = autoencoders.decode
 
     def watched(decoder, latents, conversion):
         seen.append((len(latents), next(decoder.parameters()).dtype))
         return decode(decoder, latents, conversion)
 
-    monkeypatch.setattr(generation, "decode", watched)
-    monkeypatch.setattr(generation, "DECODED_ELEMENTS", 4 * 4 * 8 * 8)
+    monkeypatch.setattr(autoencoders, "decode", watched)
+    monkeypatch.setattr(autoencoders, "DECODED_ELEMENTS", 4 * 4 * 8 * 8)
     make(
         settings(decoder_precision="bf16", num_samples=10), weights, autoencoder, tmp_path / "a.npz"
     )

@@ -100,6 +100,7 @@ def loaded_by(module):
         ("selftrans.training.freeze", {"torch"}),
         ("selftrans.sampling.generate", {"torch"}),
         ("selftrans.models.sit", {"torch"}),
+        ("selftrans.convert", {"torch"}),
         ("selftrans.evaluation.compute_statistics", {"torch", "scipy"}),
         ("selftrans.training.trainer", {"torch", "accelerate"}),
     ],

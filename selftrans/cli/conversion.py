@@ -1,7 +1,7 @@
 """``selftrans import`` and ``selftrans export``."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -10,11 +10,23 @@ from selftrans.cli.options import (
     Number,
     OneOf,
     WholeNumber,
+    autoencoder_option,
+    check_one_decoder,
     check_output,
+    decoder_option,
     output_option,
     parse_json,
 )
-from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
+from selftrans.config import (
+    BackboneConfig,
+    Convention,
+    InterpolantName,
+    SamplerConfig,
+    Weights,
+    restored,
+)
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_text
 
 LEAST_SCALE, MOST_SHIFT = 1e-9, 1e9
 """Of latents: what is beyond them is a slip of the finger."""
@@ -80,14 +92,83 @@ def import_command(file: Path, output: Path, expected: str | None, **options: An
     print(f"{output}: {import_checkpoint(file, output, expected=backbone, **options)}")
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans export results/digits/runs/sit/seed0/checkpoints/3000/ema.safetensors \\
+          --to diffusers --output sit-digits"""
+)
 @click.argument("weights", type=FILE)
 @output_option("the directory")
-def export(weights: Path, output: Path) -> None:
+@click.option(
+    "--to",
+    "form",
+    type=OneOf(("plain", "diffusers")),
+    default="plain",
+    show_default=True,
+    help="plain tensors, or a folder that SiTPipeline loads; what follows is for the latter, and is"
+    " read off the results around WEIGHTS where it is not given",
+)
+@autoencoder_option
+@decoder_option
+@click.option("--settings", help="steps and guidance: an entry of evaluation.samplers, as JSON")
+@click.option("--data", help="name of the data, for the model card")
+@click.option("--class-names", type=FILE, help="a text file with a name in each line")
+@click.option(
+    "--metrics",
+    "metrics_files",
+    type=FILE,
+    multiple=True,
+    help="metrics file of these weights, for the card (may be repeated)",
+)
+@click.option("--license", "license_name", help="of the weights, for the model card")
+def export(
+    weights: Path,
+    output: Path,
+    form: Literal["plain", "diffusers"],
+    autoencoder: str | None,
+    decoder: str | None,
+    settings: str | None,
+    data: str | None,
+    class_names: Path | None,
+    metrics_files: tuple[Path, ...],
+    license_name: str | None,
+) -> None:
     """Turn a checkpoint's weight file WEIGHTS into a directory for others."""
-    from selftrans.convert import export_checkpoint
+    if form == "plain":
+        options = {
+            "autoencoder": autoencoder, "decoder": decoder, "settings": settings, "data": data,
+            "class-names": class_names, "metrics": metrics_files, "license": license_name,
+        }  # fmt: skip
+        if given := [name for name, value in options.items() if value]:
+            raise UserError(
+                f"--{given[0]}: is of an export for diffusers (allowed: --to diffusers)"
+            )
 
-    export_checkpoint(weights, output)
+        from selftrans.convert import export_checkpoint
+
+        export_checkpoint(weights, output)
+        return
+
+    check_one_decoder(autoencoder, decoder)
+
+    from selftrans.pipeline.export import export_pipeline
+
+    sampler = None
+    if settings is not None:
+        sampler = restored(SamplerConfig, parse_json(settings, "--settings"), "--settings")
+    export_pipeline(
+        weights,
+        output,
+        autoencoder=decoder or autoencoder,
+        other_decoder=decoder is not None,
+        settings=sampler,
+        dataset=data,
+        class_names=None if class_names is None else read_text(class_names).splitlines(),
+        metrics=list(metrics_files) or None,
+        license_name=license_name,
+    )
 
 
 COMMANDS = {"import": import_command, "export": export}

@@ -100,6 +100,24 @@ class NamedFile(click.ParamType[tuple[str, Path]]):
         return name, Path(path)
 
 
+autoencoder_option = click.option(
+    "--autoencoder", help="directory or hub name of the autoencoder that made the latents"
+)
+decoder_option = click.option(
+    "--decoder", help="that of another autoencoder, which decodes the same latents"
+)
+
+
+def check_one_decoder(autoencoder: str | None, decoder: str | None) -> None:
+    """Refuse both of the options above.
+
+    Raises:
+        UserError: both are given.
+    """
+    if autoencoder and decoder:
+        raise UserError("--decoder: is given beside --autoencoder (allowed: one of them)")
+
+
 def data_argument(command: Function) -> Function:
     """A data file."""
     return click.argument("data")(command)

@@ -10,8 +10,11 @@ from selftrans.cli.options import (
     Number,
     OneOf,
     WholeNumber,
+    autoencoder_option,
     batch_size_option,
+    check_one_decoder,
     check_output,
+    decoder_option,
     device_option,
     output_option,
     parse_json,
@@ -26,14 +29,6 @@ from selftrans.runtime.workers import Shard, Workers
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_COLUMNS = 1000
 SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
-
-autoencoder_option = click.option(
-    "--autoencoder", help="directory or hub name of the autoencoder that made the latents"
-)
-decoder_option = click.option(
-    "--decoder", help="that of another autoencoder, which decodes the same latents"
-)
-
 
 @click.command(
     epilog="""Example: four samples of each of two classes.
@@ -117,8 +112,7 @@ def _decoders(
     weights: Path, autoencoder: str | None, decoder: str | None
 ) -> tuple[str | None, str | None]:
     """The autoencoder and the other decoder, one of which is None."""
-    if autoencoder and decoder:
-        raise UserError("--decoder: is given beside --autoencoder (allowed: one of them)")
+    check_one_decoder(autoencoder, decoder)
     if autoencoder or decoder:
         return autoencoder, decoder
     project = find_project(weights.absolute().parent)

@@ -34,12 +34,12 @@ def headline_markdown(
 def _own_rows(table: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[dict[str, str]]:
     for run in [run for run in labels if run in set(table["run"])]:
         rows = table[table["run"] == run]
-        for (_, name), sets in rows.groupby(["samples", "sampler"], sort=False):
+        for _, sets in rows.groupby(["samples", "sampler"], sort=False):
             last = sets[sets["step"] == sets["step"].max()]
             yield {
                 "system": labels[run],
                 "training": f"{last['step'].iloc[0]:,} steps",
-                "setting": _setting(str(name), last.iloc[0]),
+                "setting": setting_of(last.iloc[0]),
                 **{
                     shown: f"{last[metric].mean():.{4 if metric in SMALL else 2}f}"
                     for metric, shown in METRIC_NAMES.items()
@@ -49,7 +49,9 @@ def _own_rows(table: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[dict[s
             }
 
 
-def _setting(sampler: str, row: "pd.Series[Any]") -> str:
+def setting_of(row: "pd.Series[Any]") -> str:
+    """All that the number of a row of ``metrics.csv`` is compared by, in words."""
+    sampler = row["sampler"]
     guided = "no guidance"
     if row["guidance_scale"] != 1:
         interval = f"t in {row['guidance_low']:g} to {row['guidance_high']:g}"

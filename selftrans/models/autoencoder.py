@@ -7,16 +7,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from selftrans.config import Precision, Uint8Conversion
+from selftrans.config import DECODED_ELEMENTS, Precision, Uint8Conversion
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json, writing
 from selftrans.runtime.tensors import DTYPES, PerChannel, digest_of
 
 DIGEST_FILE = "digest.json"
 """Beside an autoencoder that was trained here: diffusers' files carry no digest."""
+
+AUTOENCODERS = ("Autoencoder", "VQModel")
+"""How the names of diffusers' autoencoders begin."""
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -38,9 +43,7 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
 
     try:
         name = diffusers.AutoencoderKL.load_config(path).get("_class_name", "")
-        kind = (
-            getattr(diffusers, name, None) if name.startswith(("Autoencoder", "VQModel")) else None
-        )
+        kind = getattr(diffusers, name, None) if name.startswith(AUTOENCODERS) else None
         if kind is None:
             raise ValueError(f"its class is {name!r}, which is not an autoencoder of diffusers")
         autoencoder, loaded = kind.from_pretrained(
@@ -232,6 +235,15 @@ def decode(
         name = str(dtype).rpartition(".")[2]
         raise UserError(f"the decoder's pixels are not finite in {name} (allowed: a wider type)")
     return to_uint8(pixels, conversion)
+
+
+def decode_in_parts(
+    autoencoder: Autoencoder, latents_BCHW: Tensor, conversion: Uint8Conversion = "round"
+) -> NDArray[np.uint8]:
+    """``decode`` on the host, a few at a time: a decoder needs far more memory than a backbone."""
+    size = max(1, DECODED_ELEMENTS // latents_BCHW[0].numel())
+    parts = [decode(autoencoder, part, conversion) for part in latents_BCHW.split(size)]
+    return np.concatenate([part.cpu().numpy() for part in parts])
 
 
 def _has_frames(autoencoder: Autoencoder) -> bool:

@@ -116,6 +116,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        Unavailable: the file is absent, or cannot be read.
+        UserError: it is not text in UTF-8.
+    """
+    with opened(path) as file:
+        try:
+            return file.read().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not text in UTF-8 ({error.reason})") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ matrix products.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from selftrans import __version__
 from selftrans.config import (
-    DECODED_ELEMENTS,
     FIRST_IMAGES,
     SELECTION_FIELDS,
     InterpolantName,
@@ -34,7 +34,7 @@ from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
 from selftrans.models.autoencoder import (
     check_latents,
-    decode,
+    decode_in_parts,
     latent_scaling,
     load_autoencoder,
 )
@@ -56,7 +56,11 @@ class SampleNoise:
     """Normal noise of some samples: each has its own generator, read once per call."""
 
     def __init__(
-        self, seed: int, indices: range, shape: tuple[int, int, int], device: torch.device
+        self,
+        seed: int,
+        indices: Iterable[int],
+        shape: tuple[int, int, int],
+        device: torch.device,
     ) -> None:
         self._generators = [generator(seed, Stream.SAMPLE, index) for index in indices]
         self._shape, self._device = shape, device
@@ -224,15 +228,10 @@ class ImageSampler:
         precision: Precision = "fp32",
         conversion: Uint8Conversion = "round",
     ) -> NDArray[np.uint8]:
-        """Images (B, H, W, 3) of unscaled latents.
-
-        A few at a time: a decoder needs far more memory than a backbone.
-        """
+        """Images (B, H, W, 3) of unscaled latents."""
         if precision not in self._decoders:
             self._decoders[precision] = copy.deepcopy(self.autoencoder).to(DTYPES[precision])
-        decoder, size = self._decoders[precision], max(1, DECODED_ELEMENTS // z_BCHW[0].numel())
-        parts = [decode(decoder, part, conversion) for part in z_BCHW.split(size)]
-        return np.concatenate([part.cpu().numpy() for part in parts])
+        return decode_in_parts(self._decoders[precision], z_BCHW, conversion)
 
 
 def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def _data(study: Study, experiment: str) -> DataRecord:
     if isinstance(autoencoder, PretrainedAutoencoderConfig):
         decoder = autoencoder.decoder
     return DataRecord(
+        name=settings.data.name,
         latents=paths.fill(paths.LATENTS, dataset),
         autoencoder=decoder or Datasets(study).autoencoder_path(dataset),
         other_decoder=decoder is not None,
