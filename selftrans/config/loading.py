@@ -22,7 +22,7 @@ from selftrans.config.errors import (
 from selftrans.config.expand import Expansion, merged, without_left_out
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.figures import Published
-from selftrans.config.user_code import is_reference, relative_to
+from selftrans.config.user_code import HERE, is_reference, relative_to
 from selftrans.runtime.errors import ConfigError, shortened
 from selftrans.runtime.files import opened
 
@@ -133,9 +133,9 @@ def _check_size(value: Any) -> None:
         raise ValueError(f"more than {MAX_VALUES} values, or an anchor within itself")
 
 
-def experiment_path(reference: str | Path) -> Path:
-    """The file that ``reference`` means: a path, or a name in ``experiments/``."""
-    return _find(str(reference), EXPERIMENTS)
+def experiment_path(reference: str | Path, project: Path = HERE) -> Path:
+    """The file that ``reference`` means: a path, or a name in ``experiments/`` of the project."""
+    return _find(str(reference), project / EXPERIMENTS)
 
 
 def extended_experiment(reference: str | Path) -> Path | None:
@@ -146,7 +146,10 @@ def extended_experiment(reference: str | Path) -> Path | None:
 
 
 def load_experiment(
-    reference: str | Path, data_changes: Changes | None = None, recorded: Recorded | None = None
+    reference: str | Path,
+    data_changes: Changes | None = None,
+    recorded: Recorded | None = None,
+    project: Path = HERE,
 ) -> ExperimentConfig:
     """Read an experiment file and the data file that it names.
 
@@ -156,12 +159,13 @@ def load_experiment(
         data_changes: changes to data files, by their names.
         recorded: the version of the defaults that keys which are not given have, unless a file
             says it: that of its results, else of those of what it extends, else the newest.
+        project: the folder in whose ``experiments/`` names are looked up.
 
     Raises:
         ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
     """
-    path = experiment_path(reference)
-    layers = _read_layers(path, EXPERIMENTS)
+    path = experiment_path(reference, project)
+    layers = _read_layers(path, EXPERIMENTS, project)
     source = Source(layers)
     values: dict[str, Any] = {"name": path.stem}
     extended: dict[str, Any] | None = None
@@ -174,10 +178,13 @@ def load_experiment(
         extended = values
     version = _version(values, source, "", recorded)
     if isinstance(values.get("data"), str):
-        values["data"] = load_dataset(values["data"], data_changes, recorded).model_dump()
+        values["data"] = load_dataset(values["data"], data_changes, recorded, project).model_dump()
     figures = values.get("figures")
     if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
-        values["figures"] = {**figures, "published": _load_published(published).model_dump()}
+        values["figures"] = {
+            **figures,
+            "published": _load_published(published, project).model_dump(),
+        }
     expansion = Expansion(values, lambda run, base: _is_same_run(run, base, version))
     source.origins = expansion.origins
     experiment = check(ExperimentConfig, {**expansion.values, "defaults": version}, version)
@@ -189,20 +196,23 @@ def load_experiment(
 
 
 def load_dataset(
-    reference: str | Path, changes: Changes | None = None, recorded: Recorded | None = None
+    reference: str | Path,
+    changes: Changes | None = None,
+    recorded: Recorded | None = None,
+    project: Path = HERE,
 ) -> DatasetConfig:
     """Read a data file: a path, or a name in ``experiments/data/``; it, too, may say ``extends``.
 
     Args:
         reference: path or name.
         changes: changes to data files, by their names.
-        recorded: as in ``load_experiment``.
+        recorded, project: as in ``load_experiment``.
 
     Raises:
         ConfigError: a line for each problem: the file, the key, what was found, what is allowed.
     """
-    path = _find(str(reference), DATA_FILES)
-    layers = _read_layers(path, DATA_FILES, changes or {})
+    path = _find(str(reference), project / DATA_FILES)
+    layers = _read_layers(path, DATA_FILES, project, changes or {})
     values: dict[str, Any] = {}
     for layer in reversed(layers):
         values = merged({key: values[key] for key in values if key != "name"}, layer.values)
@@ -235,8 +245,8 @@ def _version(
     return defaults.VERSION
 
 
-def _load_published(reference: str) -> Published:
-    path = _find(reference, EXPERIMENTS / "published")
+def _load_published(reference: str, project: Path) -> Published:
+    path = _find(reference, project / EXPERIMENTS / "published")
     return validated(Published, read_yaml(path), str(path))
 
 
@@ -268,7 +278,11 @@ def _base_path(path: Path, base: Any, directory: Path) -> Path:
 
 
 def _read_layers(
-    path: Path, directory: Path, changes: Changes | None = None, read: tuple[Path, ...] = ()
+    path: Path,
+    directory: Path,
+    project: Path,
+    changes: Changes | None = None,
+    read: tuple[Path, ...] = (),
 ) -> list[Layer]:
     """A file, its changes, and what it extends, youngest first; its paths are relative to it."""
     real = Path(os.path.realpath(path))
@@ -280,25 +294,25 @@ def _read_layers(
     figures = values.get("figures")
     if isinstance(figures, dict) and _is_path(figures.get("published")):
         figures["published"] = str(path.parent / figures["published"])
-    _locate_user_code(values, path.parent)
+    _locate_user_code(values, path.parent, project)
     base = values.pop("extends", None)
     name = values.get("name", path.stem)
     layers = [Layer(str(path), values)]
     if isinstance(name, str) and name in (changes or {}):
         layers.insert(0, Layer(f"data: {name}", (changes or {})[name]))
     if base is not None:
-        base_path = _base_path(path, base, directory)
-        layers += _read_layers(base_path, directory, changes, (*read, real))
+        base_path = _base_path(path, base, project / directory)
+        layers += _read_layers(base_path, directory, project, changes, (*read, real))
     return layers
 
 
-def _locate_user_code(values: Any, directory: Path) -> None:
+def _locate_user_code(values: Any, directory: Path, project: Path) -> None:
     """Classes in files of the user's own are found beside the experiment file."""
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if str(key).rpartition(".")[2] in ("method", "kind") and is_reference(value):
-            values[key] = relative_to(directory, value)
+            values[key] = relative_to(directory, value, project)
         elif isinstance(value, dict | list):
-            _locate_user_code(value, directory)
+            _locate_user_code(value, directory, project)
 
 
 def _is_path(reference: Any) -> bool:

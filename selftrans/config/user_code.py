@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+HERE = Path()
+"""The project's folder, where nobody says otherwise: the working directory."""
 _LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
 _STRUCTURE = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 # From Python 3.12 on, an f-string is many tokens; as text it is the same in every version.
@@ -33,15 +35,17 @@ def is_own_class(settings: object) -> bool:
     return any(is_reference(getattr(settings, key, None)) for key in ("method", "kind"))
 
 
-def relative_to(directory: Path, reference: str) -> str:
+def relative_to(directory: Path, reference: str, project: Path = HERE) -> str:
     """A reference to a file in ``directory``, as it is found from the working directory.
 
-    One that a resolved experiment holds is found from there already.
+    One that a resolved experiment holds is found from the project's folder.
     """
     file, _, name = reference.rpartition(":")
     path = (directory / file).resolve()
-    if not file.endswith(".py") or (not path.is_file() and Path(file).is_file()):
+    if not file.endswith(".py"):
         return reference
+    if not path.is_file() and (project / file).is_file():
+        return f"{project / file}:{name}"
     here = Path.cwd()
     return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{name}"
 

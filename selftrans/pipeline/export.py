@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from selftrans.config import SamplerConfig
-from selftrans.data.manifests import Manifest, read_manifest
 from selftrans.evaluation.headline import setting_of
 from selftrans.evaluation.tables import METRIC_NAMES, metrics_table, read_result
 from selftrans.models.metadata import WeightsMetadata
@@ -21,6 +20,7 @@ from selftrans.pipeline.transformer import SiTTransformer
 from selftrans.runs import find_run, located
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import writing
+from selftrans.sampling.classes import names_of_classes
 from selftrans.sampling.generate import ImageSampler
 
 
@@ -47,7 +47,7 @@ class Surroundings:
             autoencoder=located(found.project, data.autoencoder),
             other_decoder=data.other_decoder,
             dataset=data.name,
-            class_names=read_manifest(latents, Manifest).class_names if latents.is_file() else (),
+            class_names=names_of_classes(latents),
             metrics=(file,) if file is not None and is_measured else (),
         )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrans.data.manifests import Manifest, read_manifest
 from selftrans.runtime.errors import UserError, shortened
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ def class_numbers(
         listed = [listed]
     numbers = [_number(one, num_classes, names) for one in listed]
     return np.array(numbers, dtype=np.int64)
+
+
+def names_of_classes(manifest: Path) -> tuple[str, ...]:
+    """Names of the classes of a latent store, as its source has them; none without a store."""
+    return read_manifest(manifest, Manifest).class_names if manifest.is_file() else ()
 
 
 def _number(one: object, num_classes: int, names: Sequence[str]) -> int:

@@ -38,6 +38,8 @@ from selftrans.models.autoencoder import (
     latent_scaling,
     load_autoencoder,
 )
+from selftrans.models.metadata import WeightsMetadata
+from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
@@ -142,6 +144,7 @@ class ImageSampler:
         autoencoder: directory or hub name of the autoencoder that decodes.
         device: where to compute.
         other_decoder: whether another autoencoder made the latents, so that their digests differ.
+        backbone: what ``load_backbone`` gave, if it was loaded before.
 
     Raises:
         UserError: the checkpoint or the autoencoder cannot be used, or they do not fit.
@@ -154,9 +157,10 @@ class ImageSampler:
         device: torch.device = CPU,
         *,
         other_decoder: bool = False,
+        backbone: tuple[SiT, WeightsMetadata] | None = None,
     ) -> None:
         self.device = device
-        self.model, self.metadata = load_backbone(Path(weights), device)
+        self.model, self.metadata = backbone or load_backbone(Path(weights), device)
         self._models = {"fp32": self.model, "tf32": self.model}
         self.autoencoder, self.decoder_name = load_autoencoder(autoencoder, device), autoencoder
         self.decoder_digest = digest_of(self.autoencoder.state_dict())

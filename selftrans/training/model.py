@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from selftrans.alignment.base import AlignmentLosses, Batch
 from selftrans.alignment.registry import build_alignment_losses
@@ -16,6 +18,7 @@ from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder
 from selftrans.models.sit import SiT, build_backbone
 from selftrans.runtime.random import Stream, torch_seed
+from selftrans.training.batches import BatchSource
 from selftrans.training.inputs import Inputs
 from selftrans.training.precision import MixedPrecision
 
@@ -74,6 +77,24 @@ def build_model(
         return TrainingModel(backbone, alignment).to(device)
 
 
+def batch_source(
+    store: LatentStore,
+    training: TrainingConfig,
+    seed: int,
+    inputs: Inputs,
+    alignment: AlignmentLosses,
+) -> BatchSource:
+    """The batches of a training, with all that its alignment losses read of them."""
+    return BatchSource(
+        store,
+        training,
+        seed,
+        list(inputs.features.values()),
+        inputs.images,
+        with_global_times=alignment.need_global_times,
+    )
+
+
 def build_optimizer(parameters: list[nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:
     """AdamW with the recipe's settings, all parameters in one pass."""
     return torch.optim.AdamW(
@@ -118,3 +139,31 @@ def accumulate(
         losses += share * torch.stack([loss, denoising, alignment]).detach()
         cosines += torch.stack([cosine.sum(), cosine.new_tensor(len(cosine))])
     return StepLosses(*losses, *cosines)
+
+
+def apply_gradient(
+    model: TrainingModel,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    mixed_precision: MixedPrecision,
+    step: int,
+    clip_norm: float | None,
+) -> Tensor | None:
+    """One step of the optimizer along the unscaled gradient, which is used up.
+
+    Args:
+        model: backbone and heads, not wrapped.
+        parameters: those that are trained.
+        optimizer: of these.
+        mixed_precision: its loss scale is updated.
+        step: of the optimizer, counted from 0.
+        clip_norm: norm that the gradient is clipped to.
+
+    Returns:
+        The gradient's norm before clipping; None where fp16 skipped the step.
+    """
+    norm = clip_grad_norm_(parameters, clip_norm or math.inf)
+    model.alignment.drop_idle_gradients(step)
+    step_skipped = mixed_precision.step(optimizer)
+    optimizer.zero_grad(set_to_none=True)
+    return None if step_skipped else norm

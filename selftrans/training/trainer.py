@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch.nn.utils import clip_grad_norm_
 
 from selftrans import __version__
 from selftrans.config import ExperimentConfig, TrainingConfig, fingerprint, run_definition
@@ -21,7 +20,7 @@ from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress
 from selftrans.runtime.signals import StopRequest
-from selftrans.training.batches import BatchSource, local_batch_slices
+from selftrans.training.batches import local_batch_slices
 from selftrans.training.control import Control
 from selftrans.training.definition import DEFINITION_FILE, check_definition, keep_sources
 from selftrans.training.ema import MovingAverage
@@ -30,7 +29,13 @@ from selftrans.training.export import export
 from selftrans.training.gradients import alignment_gradient, gradient_norms
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
-from selftrans.training.model import accumulate, build_model, build_optimizer
+from selftrans.training.model import (
+    accumulate,
+    apply_gradient,
+    batch_source,
+    build_model,
+    build_optimizer,
+)
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
@@ -180,14 +185,7 @@ def train(
             states.prune(step, training.checkpoints)
         accelerator.wait_for_everyone()
 
-    source = BatchSource(
-        store,
-        training,
-        segment.seed,
-        list(inputs.features.values()),
-        inputs.images,
-        with_global_times=raw_model.alignment.need_global_times,
-    )
+    source = batch_source(store, training, segment.seed, inputs, raw_model.alignment)
     micro_batch_slices = local_batch_slices(
         training.batch_size,
         accelerator.num_processes,
@@ -218,13 +216,12 @@ def train(
                 if logs
                 else (math.nan, math.nan)
             )
-            norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
-            raw_model.alignment.drop_idle_gradients(step)
-            step_skipped = mixed_precision.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+            norm = apply_gradient(
+                raw_model, parameters, optimizer, mixed_precision, step, training.clip_norm
+            )
             ema.update()
             step += 1
-            progress.count(step, losses, None if step_skipped else norm)
+            progress.count(step, losses, norm)
             if logs:
                 progress.share()
                 progress.require_finite(segment.directory)

@@ -65,13 +65,15 @@ FAULTS = {
     ),
     "the average is updated before the weights": Fault(
         file="selftrans/training/trainer.py",
-        old="""            step_skipped = mixed_precision.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+        old="""            norm = apply_gradient(
+                raw_model, parameters, optimizer, mixed_precision, step, training.clip_norm
+            )
             ema.update()
 """,
         new="""            ema.update()
-            step_skipped = mixed_precision.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
+            norm = apply_gradient(
+                raw_model, parameters, optimizer, mixed_precision, step, training.clip_norm
+            )
 """,
         tests=f"{TRAINING} -k recursion",
     ),

@@ -1,0 +1,40 @@
+"""Experiments of a project, from any folder."""
+
+from pathlib import Path
+
+from selftrans.config import EXPERIMENTS, ExperimentConfig, FileSource
+from selftrans.config import load_experiment as read_experiment
+
+
+def load_experiment(reference: str | Path, project: str | Path | None = None) -> ExperimentConfig:
+    """Read an experiment: a file, or a name in a project's ``experiments/``.
+
+    Args:
+        reference: name or path.
+        project: the project's folder; the nearest one that has ``experiments/``, at the file or
+            else at the working directory, if it is not given.
+
+    Raises:
+        ConfigError: it is unknown, with the names that there are; or a line for each mistake in it.
+    """
+    folder = _project_of(str(reference)) if project is None else Path(project)
+    return at_project(read_experiment(reference, project=folder), folder)
+
+
+def _project_of(reference: str) -> Path:
+    is_file = reference.endswith((".yaml", ".yml"))
+    start = Path(reference).absolute().parent if is_file else Path.cwd()
+    for folder in (start, *start.parents):
+        if (folder / EXPERIMENTS).is_dir():
+            return folder
+    return Path()
+
+
+def at_project(experiment: ExperimentConfig, project: Path) -> ExperimentConfig:
+    """The experiment with the path of its images as it is found from any folder."""
+    source = experiment.data.source
+    if not isinstance(source, FileSource) or not (project / source.path).exists():
+        return experiment
+    found = source.model_copy(update={"path": str((project / source.path).absolute())})
+    data = experiment.data.model_copy(update={"source": found})
+    return experiment.model_copy(update={"data": data})
