@@ -116,7 +116,8 @@ def read_runs(path: Path) -> RunList:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         found = shortened(repr(problem["input"]), 60)
-        raise UserError(f"{path}: damaged, {field} is {found} ({problem['msg']})") from None
+        reason = shortened(f"{field} is {found} ({problem['msg']})", 300)
+        raise UserError(f"{path}: damaged, {reason}") from None
 
 
 def runs_file(project: Path, experiment: str) -> Path:

@@ -1,5 +1,6 @@
 """From Python: a trained run in one call, and arrays measured."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.generate import ImageSampler
 from tests.support import HEAVY, REPOSITORY
+from tests.support.hostile import VALUES, changed, leaves, refused_or
 from tests.support.programs import run_module
 from tests.support.projects import TAUGHT, make_project
 from tests.support.results import result
@@ -146,6 +148,16 @@ def test_a_list_of_an_earlier_version_is_read_and_damage_is_named(project, tmp_p
         assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_any_list_is_read_or_refused_in_a_line(project, tmp_path):
+    content = read_json(project / "results/tiny/runs.json")
+    content["runs"] = content["runs"][3:4]
+    path = tmp_path / "runs.json"
+    for keys in leaves(content):
+        for value in VALUES.values():
+            path.write_text(json.dumps(changed(content, keys, value), skipkeys=True))
+            refused_or(lambda: read_runs(path), path)
+
+
 # -- samples
 
 
@@ -252,6 +264,7 @@ def assert_is_state(training, directory, step):
         assert torch.equal(value, stored[name]), name
 
 
+@pytest.mark.slow
 def test_steps_of_every_method_are_the_trainings_to_the_bit(project, run, tmp_path):
     """Fresh, and from a saved state; with teacher, stored features, average and heads."""
     fresh = run.training(step=0)
@@ -394,6 +407,7 @@ def test_a_run_is_exported_with_what_its_results_say(project, run, tmp_path):
     assert ModelCard.load(tmp_path / "by-command/README.md").content == card.content
 
 
+@pytest.mark.slow
 def test_the_interface_is_light_and_says_what_it_has():
     code = "import sys\nfrom selftrans import api\nprint(*{n.split('.')[0] for n in sys.modules})"
     loaded = subprocess.run(

@@ -292,6 +292,9 @@ MODULE = SiTTransformer.__module__
         ("scheduler", ["diffusers", "DDIMScheduler"], "scheduler is"),
         ("vae", ["evil", "AutoencoderKL"], r"vae is \['evil'"),
         ("vae", ["diffusers", "UNet2DModel"], "allowed: an autoencoder of diffusers"),
+        ("latent_scaling", {"scale": "x"}, "damaged, .* for LatentScaling"),
+        ("latent_scaling", [1], "damaged, "),
+        ("provenance", {"run": "sit"}, "damaged, .* for Provenance"),
     ],
 )
 def test_a_folder_of_other_classes_is_refused(folder, tmp_path, monkeypatch, key, value, message):

@@ -89,6 +89,7 @@ def loaded_by(module):
     [
         ("selftrans.config", set()),
         ("selftrans.flops", set()),
+        ("selftrans.runs", set()),
         ("selftrans.training.definition", set()),
         ("selftrans.evaluation.metrics", {"scipy"}),
         ("selftrans.evaluation.tables", {"pandas"}),

@@ -127,11 +127,14 @@ with that seed. Classes are numbers or names."""
 
 
 def _training(provenance: Provenance, names: Mapping[int, str]) -> str:
-    shown = [f"{number}: {name}" for number, name in sorted(names.items())[:CLASSES_SHOWN]]
-    more = len(names) - len(shown)
+    named = {number: name for number, name in names.items() if name != str(number)}
+    shown = [f"{number}: {name}" for number, name in sorted(named.items())[:CLASSES_SHOWN]]
+    if (more := len(named) - len(shown)) > 0:
+        shown.append(f"and {more} more")
+    listed = f" ({', '.join(shown)})" if shown else ""
     rows = {
         "data": provenance.dataset or "unknown",
-        "classes": f"{len(names)} ({', '.join(shown)}{f', and {more} more' if more > 0 else ''})",
+        "classes": f"{len(names)}{listed}",
         "steps": f"{provenance.step:,}",
         "weights": "moving average" if provenance.weights == "ema" else "raw",
         "seed": str(provenance.seed),

@@ -15,6 +15,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from selftrans.config import Uint8Conversion
@@ -32,6 +33,7 @@ from selftrans.sampling.generate import SampleNoise
 INDEX_FILE = "model_index.json"
 EXECUTING = ("trust_remote_code", "custom_pipeline", "custom_revision")
 """Options of diffusers that execute code of a folder or of the hub."""
+NO_SCALING = {"scale": 1.0, "shift": 0.0}
 DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
     "guidance_channels": None, "uint8": "round",
@@ -71,7 +73,7 @@ class SiTPipeline(DiffusionPipeline):
             sampling=sampling,
             provenance=provenance,
         )
-        self._scaling = LatentScaling(digest=None, **(latent_scaling or {"scale": 1, "shift": 0}))
+        self._scaling = LatentScaling(digest=None, **(latent_scaling or NO_SCALING))
 
     # -- loading and saving
 
@@ -271,6 +273,14 @@ def _check_index(path: Path) -> None:
         if not sound:
             found = shortened(repr(index.get(key)))
             raise UserError(f"{path}: {key} is {found} (allowed: {allowed})")
+    try:
+        LatentScaling.model_validate(
+            {"digest": None, **(index.get("latent_scaling") or NO_SCALING)}
+        )
+        if index.get("provenance") is not None:
+            Provenance.model_validate(index["provenance"])
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{path}: damaged, {shortened(str(error))}") from None
     if code := [file.name for file in path.parent.rglob("*.py")]:
         raise UserError(
             f"{path.parent}: holds code ({code[0]}), which is never executed: remove it"
