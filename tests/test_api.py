@@ -21,7 +21,7 @@ from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.generate import ImageSampler
 from tests.support import HEAVY, REPOSITORY
 from tests.support.hostile import VALUES, changed, leaves, refused_or
-from tests.support.programs import run_module
+from tests.support.programs import run_command
 from tests.support.projects import TAUGHT, make_project
 from tests.support.results import result
 from tests.support.trainings import run as train_run
@@ -402,7 +402,7 @@ def test_a_run_is_exported_with_what_its_results_say(project, run, tmp_path):
     assert "| data | digits |" in card.text
     assert card.data.eval_results[0].metric_value == 12.5
     words = ("export", run.path, "--to", "diffusers", "--output", tmp_path / "by-command")
-    ended = run_module("selftrans.convert", *words)
+    ended = run_command(*words)
     assert ended.returncode == 0, ended.stderr
     assert ModelCard.load(tmp_path / "by-command/README.md").content == card.content
 

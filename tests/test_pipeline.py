@@ -21,7 +21,7 @@ from selftrans.runtime.files import read_json, write_json
 from selftrans.sampling.classes import class_numbers
 from selftrans.sampling.generate import ImageSampler
 from tests.support.hub import local_hub
-from tests.support.programs import last_line, run_module
+from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
 from tests.support.results import result
 from tests.support.stores import SCALE, SHIFT
@@ -411,8 +411,8 @@ def test_the_command_line_exports(tmp_path, weights, autoencoder, metrics):
     words = ("export", weights, "--to", "diffusers", "--output", tmp_path / "out")
     more = ("--class-names", tmp_path / "names.txt", "--metrics", metrics, "--license", "mit")
     settings = json.dumps({"sampler": "euler", "num_steps": 6})
-    ended = run_module(
-        "selftrans.convert", *words, "--autoencoder", autoencoder, *more, "--data", "animals",
+    ended = run_command(
+        *words, "--autoencoder", autoencoder, *more, "--data", "animals",
         "--settings", settings,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -423,11 +423,11 @@ def test_the_command_line_exports(tmp_path, weights, autoencoder, metrics):
 
 
 def test_the_command_line_refuses_in_one_line(tmp_path, weights, autoencoder):
-    words = ("selftrans.convert", "export", weights, "--output", tmp_path / "out")
-    line = last_line(run_module(*words, "--license", "mit"))
+    words = ("export", weights, "--output", tmp_path / "out")
+    line = last_line(run_command(*words, "--license", "mit"))
     assert line == "error: --license: is of an export for diffusers (allowed: --to diffusers)"
     more = ("--to", "diffusers", "--autoencoder", autoencoder)
     settings = '{"sampler": "euler-maruyama"}'
-    line = last_line(run_module(*words, *more, "--settings", settings))
+    line = last_line(run_command(*words, *more, "--settings", settings))
     assert line.startswith("error: sampler: 'euler-maruyama' is an SDE")
     assert not list(tmp_path.iterdir())

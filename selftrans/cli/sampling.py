@@ -20,8 +20,8 @@ from selftrans.cli.options import (
     parse_json,
     process_options,
 )
-from selftrans.cli.project import find_project, workflow_commands
 from selftrans.config import GuidanceConfig, SamplerConfig, restored
+from selftrans.runs import find_run, located
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.workers import Shard, Workers
@@ -29,6 +29,7 @@ from selftrans.runtime.workers import Shard, Workers
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_COLUMNS = 1000
 SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
+
 
 @click.command(
     epilog="""Example: four samples of each of two classes.
@@ -84,7 +85,7 @@ def sample(
     if columns > MAX_COLUMNS:
         raise UserError(f"--columns: {columns} is too many (allowed: 1 to {MAX_COLUMNS})")
     check_output(output, weights)
-    autoencoder, decoder = _decoders(weights, autoencoder, decoder)
+    decodes, is_other = _decoder(weights, autoencoder, decoder)
     settings = SamplerConfig(
         sampler=sampler,
         num_steps=steps,
@@ -99,28 +100,27 @@ def sample(
 
     loaded = ImageSampler(
         weights,
-        decoder or str(autoencoder),
+        decodes,
         claim_device(granted_gpus(device)),
-        other_decoder=decoder is not None,
+        other_decoder=is_other,
     )
     labels = parse_classes(classes, loaded.model.shape.num_classes)
     names = write_sample_grid(loaded, settings, labels, output)
     print(f"{output}: {', '.join(names)}")
 
 
-def _decoders(
-    weights: Path, autoencoder: str | None, decoder: str | None
-) -> tuple[str | None, str | None]:
-    """The autoencoder and the other decoder, one of which is None."""
+def _decoder(weights: Path, autoencoder: str | None, decoder: str | None) -> tuple[str, bool]:
+    """What decodes, and whether another autoencoder made the latents."""
     check_one_decoder(autoencoder, decoder)
-    if autoencoder or decoder:
-        return autoencoder, decoder
-    project = find_project(weights.absolute().parent)
-    if project is None:
+    if given := decoder or autoencoder:
+        return given, decoder is not None
+    found = find_run(weights)
+    if found is None or found.runs.data is None:
         raise UserError(
             f"--autoencoder: is needed, {weights} is not part of an experiment's results"
         )
-    return workflow_commands(project).autoencoder_of(weights)
+    data = found.runs.data
+    return located(found.project, data.autoencoder), data.other_decoder
 
 
 @click.command()
@@ -145,16 +145,16 @@ def generate(
     """Sample the images of a checkpoint's WEIGHTS for evaluation; resumes."""
     check_output(output, weights, suffix=".npz")
     sampler = restored(SamplerConfig, parse_json(settings, "--settings"), "--settings")
-    autoencoder, decoder = _decoders(weights, autoencoder, decoder)
+    decodes, is_other = _decoder(weights, autoencoder, decoder)
 
     from selftrans.sampling import generate as generation
 
     generation.generate(
         weights,
-        decoder or str(autoencoder),
+        decodes,
         sampler,
         output,
-        other_decoder=decoder is not None,
+        other_decoder=is_other,
         batch_size=batch_size,
         workers=Workers(device, processes, worker),
     )

@@ -19,15 +19,12 @@ from selftrans.config import EXPERIMENTS, read_yaml, validated
 from selftrans.runtime.devices import DeviceName, visible_gpus
 from selftrans.runtime.errors import UserError
 from workflow.lib.cleaning import all_experiments, delete, leftovers
-from workflow.lib.decoders import autoencoder_of
 from workflow.lib.new import write_new
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.running import Call, Target, write_changed
 from workflow.lib.settings import WorkflowConfig
 from workflow.lib.status import show
 from workflow.lib.study import Study
-
-__all__ = ["COMMANDS", "autoencoder_of"]
 
 CONFIG = Path("config.yaml")
 Function = TypeVar("Function", bound=Callable[..., Any])
