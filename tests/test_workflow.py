@@ -338,6 +338,7 @@ def test_a_new_key_and_a_changed_default_rerun_and_refuse_nothing(place, monkeyp
         assert text.count(old) == 1
         path.write_text(text.replace(old, new))
     monkeypatch.setenv("PYTHONPATH", str(place.directory))
+    place.warm = False  # the package is another one
     assert place.planned() == {}
     place.write("tiny", **{"runs.sit.training": {"checkpoints": [4, 8, 10]}})
     place.run("results/tiny/runs/sit/seed0/checkpoints/10/ema.safetensors")

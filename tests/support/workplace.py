@@ -1,5 +1,6 @@
 """A copy of the workflow in a directory of its own, where Snakemake runs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import yaml
 
 from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
+from tests.support.warm import warm_path
 
 WORKFLOW = ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs")
 DATA = {
@@ -44,10 +46,14 @@ class Workplace:
     Args:
         directory: where it lies.
         changes: what every experiment that is written changes of the tiny one.
+
+    Attributes:
+        warm: whether programs are forked from a process that has imported their libraries.
     """
 
     def __init__(self, directory: Path, **changes: Any) -> None:
         self.directory, self.changes = directory, {"data": "tiny", **changes}
+        self.warm = True
         copy_project(directory, *WORKFLOW)
         (directory / "experiments/data/tiny.yaml").write_text(yaml.safe_dump(DATA))
 
@@ -55,7 +61,7 @@ class Workplace:
         """This workplace as it is now, results included, in another directory."""
         shutil.copytree(self.directory, directory, symlinks=True)
         copy = Workplace.__new__(Workplace)
-        copy.directory, copy.changes = directory, self.changes
+        copy.directory, copy.changes, copy.warm = directory, self.changes, self.warm
         return copy
 
     def write(self, name: str, **changes: Any) -> None:
@@ -79,7 +85,10 @@ class Workplace:
     def snakemake(self, *words: str, experiments: tuple[str, ...] = ()) -> Any:
         """Run Snakemake to its end."""
         command = self.command(*words, experiments=experiments)
-        return subprocess.run(command, cwd=self.directory, capture_output=True, text=True)
+        environment = {**os.environ, "PATH": warm_path()} if self.warm else None
+        return subprocess.run(
+            command, cwd=self.directory, env=environment, capture_output=True, text=True
+        )
 
     def run(self, *words: str, experiments: tuple[str, ...] = ()) -> Any:
         """Run Snakemake, which must succeed."""
