@@ -17,6 +17,7 @@ from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.events import EventStream
 from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress
@@ -25,12 +26,13 @@ from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.control import Control
 from selftrans.training.definition import DEFINITION_FILE, check_definition, keep_sources
 from selftrans.training.ema import MovingAverage
-from selftrans.training.events import EventFiles
+from selftrans.training.events import Logger, ScalarLog
 from selftrans.training.export import export
 from selftrans.training.gradients import alignment_gradient, gradient_norms
+from selftrans.training.held_out import HeldOutLoss
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
-from selftrans.training.model import accumulate, build_model, build_optimizer
+from selftrans.training.model import accumulate, build_model, build_optimizer, prepare_blocks
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
@@ -58,6 +60,11 @@ class Segment:
     def training(self) -> TrainingConfig:
         """The run's recipe."""
         return self.experiment.runs[self.run].training
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"{self.run} seed {self.seed}"
 
     @property
     def checkpoint(self) -> Path:
@@ -108,6 +115,13 @@ def weights_metadata(
     )
 
 
+def loggers_of(segment: Segment, step: int) -> list[Logger]:
+    """Where the scalars of a training go that resumes from ``step``; nowhere, if it is done."""
+    if step == segment.until:
+        return []
+    return [EventStream(segment.directory / "tensorboard", step)]
+
+
 def train_with_lock(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
     """``train`` while the first process owns the run's state; the others wait until it does.
 
@@ -149,12 +163,9 @@ def train(
         segment.experiment, segment.run, segment.seed, store, segment.inputs, device
     )
     raw_model = build_model(segment.experiment, segment.run, store, segment.seed, inputs, device)
-    raw_model.backbone.activation_checkpointing = training.activation_checkpointing
     ema = MovingAverage(raw_model.backbone, training.ema_decay)
     raw_model.alignment.set_ema_model(ema.average)
-    if training.compile:  # block by block: one small graph, compiled once
-        for block in raw_model.backbone.blocks:
-            block.compile()
+    prepare_blocks(raw_model.backbone, training)
     parameters = [parameter for parameter in raw_model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, training)
     mixed_precision = MixedPrecision(
@@ -194,15 +205,16 @@ def train(
         training.accumulate,
         accelerator.process_index,
     )
+    held_out = HeldOutLoss(store, training, mixed_precision, accelerator)
     control = Control(accelerator, stop, training.save_minutes * 60)
-    label = f"{segment.run} seed {segment.seed}"
     model.train()
     with (
         # A segment inserted later repeats steps that are logged already.
-        EventFiles(
-            segment.directory / "tensorboard", step, enabled=is_main and not states.beyond(step)
-        ) as events,
-        Progress(segment.until, label, "step", initial=step, quiet=not is_main) as bar,
+        ScalarLog(
+            loggers_of(segment, step) if is_main and not states.beyond(step) else (),
+            device,
+        ) as log,
+        Progress(segment.until, segment.label, "step", initial=step, quiet=not is_main) as bar,
     ):
         for micro_batches in source.stream(range(step, segment.until), micro_batch_slices, device):
             logs = (step + 1) % training.log_every == 0
@@ -229,14 +241,16 @@ def train(
                 progress.share()
                 progress.require_finite(segment.directory)
                 row = progress.close_interval(step, norms)
-                events.write(row, images=training.batch_size * training.log_every)
+                log.write_interval(row, training.batch_size * training.log_every, optimizer)
                 bar.update(0, note=f"loss {row['loss']:.4f}")
+            if held_out.is_due(step):
+                log.write_held_out(progress.add_held_out(held_out.row(step, ema.average)))
             bar.update()
             if step < segment.until and (request := control.poll(step)):
                 save()
                 if request == "stop":
                     raise Interrupted(
-                        f"{label}: {stop.reason} at step {step}; saved,"
+                        f"{segment.label}: {stop.reason} at step {step}; saved,"
                         " rerun the same command to resume"
                     )
     if step > resumed_from:
@@ -246,7 +260,7 @@ def train(
             segment.checkpoint,
             {"ema": ema.average, "raw": raw_model.backbone},
             weights_metadata(segment, raw_model.backbone.shape, store, states.fingerprint),
-            progress.history_as_csv(),
+            progress.tables(),
             after=segment.after,
             seconds=progress.seconds_spent,
         )
