@@ -68,6 +68,8 @@ class TrainingConfig(ConfigModel):
     """Optimizer steps that one logged loss is the mean of."""
     save_minutes: PositiveFloat = 10.0
     """Minutes between two saves of the state in progress."""
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
+    """Where the scalars of a training go: TensorBoard event files, or Weights & Biases as well."""
     held_out: Annotated[int, Field(ge=0)] = 0
     """Images that are held out of the training, a share of each class; the velocity loss on them
     is logged by t. Autoencoder and encoders have seen them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from selftrans.training.model import accumulate, build_model, build_optimizer, p
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
+from selftrans.training.weights_and_biases import WeightsAndBiases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +117,19 @@ def weights_metadata(
     )
 
 
-def loggers_of(segment: Segment, step: int) -> list[Logger]:
-    """Where the scalars of a training go that resumes from ``step``; nowhere, if it is done."""
+def loggers_of(segment: Segment, definition: Mapping[str, Any], step: int) -> list[Logger]:
+    """Where the scalars of a training go that resumes from ``step``; nowhere, if it is done.
+
+    Raises:
+        UserError: a logger cannot begin.
+    """
     if step == segment.until:
         return []
-    return [EventStream(segment.directory / "tensorboard", step)]
+    loggers: list[Logger] = [EventStream(segment.directory / "tensorboard", step)]
+    if segment.training.logger == "wandb":
+        names = segment.experiment.name, segment.run
+        loggers.append(WeightsAndBiases(*names, definition, segment.directory))
+    return loggers
 
 
 def train_with_lock(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
@@ -211,7 +221,7 @@ def train(
     with (
         # A segment inserted later repeats steps that are logged already.
         ScalarLog(
-            loggers_of(segment, step) if is_main and not states.beyond(step) else (),
+            loggers_of(segment, definition, step) if is_main and not states.beyond(step) else (),
             device,
         ) as log,
         Progress(segment.until, segment.label, "step", initial=step, quiet=not is_main) as bar,
