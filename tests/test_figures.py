@@ -74,8 +74,8 @@ def test_losses_on_held_out_images_are_one_more_panel():
     without = panels([None, None])
     assert list(without) == ["denoising loss", "alignment loss", "gradient norm"]
     drawn = panels([None, HELD_OUT])
-    assert list(drawn) == [*without, "held-out denoising loss"]
-    (line,) = drawn["held-out denoising loss"].get_lines()
+    assert list(drawn) == [*without, "held-out\ndenoising loss"]
+    (line,) = drawn["held-out\ndenoising loss"].get_lines()
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([2], [1.25])
     assert line.get_color() == drawn["denoising loss"].get_lines()[1].get_color()  # that of "ours"
 

@@ -16,6 +16,7 @@ from selftrans.training.control import Control
 from selftrans.training.events import ScalarLog
 from selftrans.training.failure import FailureMarker
 from selftrans.training.progress import HISTORY_COLUMNS
+from tests.support.events import values
 
 
 def row(step, loss):
@@ -32,14 +33,7 @@ def write_events(directory, step, rows, second=0):
 
 
 def curve(directory, name="train/loss"):
-    """Steps and values as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(directory))
-    accumulator.Reload()
-    if name not in accumulator.Tags()["scalars"]:
-        return {}
-    return {event.step: event.value for event in accumulator.Scalars(name)}
+    return values(directory, name)
 
 
 @pytest.mark.parametrize("resumed", [0, 2, 3, 5])

@@ -169,7 +169,7 @@ def losses(
         if any(history[column].any() for history in histories)
     ]
     if any(table is not None for table in held_out):
-        panels.append(("held-out denoising loss", "loss", held_out))
+        panels.append(("held-out\ndenoising loss", "loss", held_out))
     rows = -(-len(panels) // 3)
     figure = Figure(figsize=(width_inches, 0.36 * rows * width_inches))
     axes = figure.subplots(rows, len(panels) // rows, squeeze=False).ravel()

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Value: TypeAlias = Any
 """A value of a ``Summary``: TensorBoard's messages have no types."""
 FILE_VERSION = "brain.Event:2"
-COLUMNS, ROWS = 8, 4  # of a picture of samples
+PICTURE_COLUMNS = 8
+"""Images side by side in a picture."""
 
 
 def scalars(values: Mapping[str, float]) -> list[Value]:
@@ -53,7 +54,7 @@ def picture(tag: str, image_HWC: NDArray[np.uint8]) -> Value:
     return Summary.Value(tag=tag, image=encoded)
 
 
-def tiled(images_BHWC: NDArray[np.uint8], columns: int = COLUMNS) -> NDArray[np.uint8]:
+def tiled(images_BHWC: NDArray[np.uint8], columns: int = PICTURE_COLUMNS) -> NDArray[np.uint8]:
     """Images side by side, row by row, (rows H, columns W, 3); empty cells are white."""
     count, height, width, channels = images_BHWC.shape
     rows = -(-count // columns)

@@ -45,6 +45,7 @@ from selftrans.models.weights import load_backbone
 from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG, Progress, set_up_logging
@@ -54,6 +55,7 @@ from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
 from selftrans.sampling.partial_images import PartialImages
 
 CPU = torch.device("cpu")
+PICTURE_ROWS = 4  # in TensorBoard
 
 
 class SampleNoise:
@@ -263,13 +265,20 @@ class Generation:
         sampler: checkpoint and autoencoder.
         output: the ``.npz``; batches lie beside it until the set is finished.
         batch_size: samples at a time.
+        events: directory for a picture of the first images in TensorBoard, under the name of the
+            output's directory.
     """
 
     def __init__(
-        self, settings: SamplerConfig, sampler: ImageSampler, output: Path, batch_size: int
+        self,
+        settings: SamplerConfig,
+        sampler: ImageSampler,
+        output: Path,
+        batch_size: int,
+        events: Path | None = None,
     ) -> None:
         self.settings, self.sampler = settings, sampler
-        self.output, self.batch_size = output, batch_size
+        self.output, self.batch_size, self.events = output, batch_size, events
         self.description = describe(settings, sampler)
         self.partial = PartialImages(output.with_suffix(".partial"), self.description)
 
@@ -303,6 +312,13 @@ class Generation:
         archive = ImageArchive(self.output)
         first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
         write_image_archive(self._first, [first], labels[: len(first)])
+        if self.events is not None:
+            name, shown = (
+                self.output.absolute().parent.name,
+                first[: PICTURE_ROWS * PICTURE_COLUMNS],
+            )
+            values = [picture(f"{name}/samples", tiled(shown))]
+            write_event_file(self.events, f"samples-{name}", self.sampler.metadata.step, values)
         write_json(self.output.with_suffix(".json"), self.description)
 
     @property
@@ -341,6 +357,11 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=at_least(1), default=256, help="images at a time (default: 256)"
     )
+    parser.add_argument(
+        "--events",
+        type=Path,
+        help="directory for a TensorBoard event file with a picture of the first images",
+    )
     add_worker_arguments(parser)
     arguments = parser.parse_args()
     set_up_logging()
@@ -359,6 +380,7 @@ def main() -> None:
             ),
             arguments.output,
             arguments.batch_size,
+            arguments.events,
         ),
         DirectoryLock(arguments.output.parent, file=arguments.output.name, wait=True),
     )

@@ -21,10 +21,11 @@ rule extract_latents:
         definition=datasets.definition("autoencoder", "latents"),
         autoencoder=datasets.autoencoder_path,
         directory=subpath(output[0], parent=True),
+        events=f"{paths.DATASET_EVENTS}/autoencoder",
     shell:
         "exec python -m selftrans.extraction.latents {input.data}"
         " --autoencoder {params.autoencoder:q} --output {params.directory}"
-        " --gpus {resources.gpu} --processes {resources.processes}"
+        " --events {params.events} --gpus {resources.gpu} --processes {resources.processes}"
         " > {log} 2>&1"
 
 
