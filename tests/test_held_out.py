@@ -9,10 +9,11 @@ from torch import nn
 
 from selftrans.config import HELD_OUT_BINS, ConfigError, TrainingConfig, load_experiment
 from selftrans.data.store import LatentStore
+from selftrans.models.weights import load_backbone
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.training.batches import BatchSource
 from selftrans.training.held_out import CHUNK, HELD_OUT_COLUMNS, HeldOutLoss
-from selftrans.training.precision import MixedPrecision
+from selftrans.training.precision import MixedPrecision, make_accelerator
 from selftrans.training.split import held_out_indices
 from tests.support.trainings import StopAt, assert_equal, everything, run
 
@@ -217,6 +218,13 @@ def test_looking_changes_no_bit_of_a_training(tiny, tmp_path, manifest, undistur
         assert files[0].read_bytes() == files[1].read_bytes(), name
     assert [row[0] for row in table(tmp_path / "run")] == [2, 4, 6, 8]
     assert table(tmp_path / "run")[-1:] == table(undisturbed)
+
+
+def test_the_loss_is_that_of_the_averaged_weights(manifest, undisturbed):
+    backbone, _ = load_backbone(undisturbed / "checkpoints/8/ema.safetensors", CPU)
+    arithmetic, accelerator = MixedPrecision("fp32", CPU), make_accelerator(on_gpu=False)
+    loss = HeldOutLoss(LatentStore(manifest), recipe(held_out=20), arithmetic, accelerator)
+    assert [*loss.row(8, backbone).values()] == table(undisturbed)[-1]
 
 
 def test_a_stopped_training_resumes_with_its_table(tiny, tmp_path, manifest, undisturbed):
