@@ -51,10 +51,10 @@ bench: $(VENV)/ready
 	$(run) OMP_NUM_THREADS=1 python -m benchmarks $(ONLY)
 
 # The published evaluation of ADM-G+U, with the real weights:
-# make check-adm WEIGHTS=... SAMPLES=... [REFERENCE=... GPUS=1]
+# make check-adm WEIGHTS=... SAMPLES=... [REFERENCE=...]
 check-adm: $(VENV)/ready
 	$(run) python -m benchmarks.check_adm "$(SAMPLES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
-	  $(if $(REFERENCE),--reference "$(REFERENCE)") --gpus $(or $(GPUS),0)
+	  $(if $(REFERENCE),--reference "$(REFERENCE)")
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready

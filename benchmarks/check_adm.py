@@ -6,19 +6,21 @@ Not part of the tests: it needs the ported Inception weights, the evaluator's re
 and its 50,000 sample images (``admnet_guided_upsampled_imagenet256.npz``), 12 GB in all.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import click
+
+from selftrans.cli.options import FILE, device_option
+from selftrans.cli.table import run_command
 from selftrans.config import Metric
-from selftrans.evaluation.__main__ import statistics_of
+from selftrans.evaluation.evaluate import statistics_of
 from selftrans.evaluation.inception import load_inception
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.tables import METRIC_NAMES
 from selftrans.evaluation.weights import cache_directory
-from selftrans.runtime.devices import add_gpu_argument, claim_device
-from selftrans.runtime.errors import run_main
+from selftrans.runtime.devices import DeviceName, claim_device, granted_gpus
 from selftrans.runtime.logs import set_up_logging
 
 PUBLISHED: dict[Metric, tuple[float, float]] = {  # value and what a port may differ by
@@ -30,30 +32,21 @@ PUBLISHED: dict[Metric, tuple[float, float]] = {  # value and what a port may di
 }
 
 
-def main() -> None:
-    """Recompute, print both, and end with an error where they differ."""
-    reference = cache_directory() / "VIRTUAL_imagenet256_labeled.npz"
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.check_adm", description="Check against published numbers."
-    )
-    parser.add_argument("samples", type=Path, help="admnet_guided_upsampled_imagenet256.npz")
-    parser.add_argument(
-        "--weights", type=Path, help="ported Inception weights (default: where they are fetched to)"
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        default=reference,
-        help=f"the reference batch (default: {reference})",
-    )
-    add_gpu_argument(parser)
-    arguments = parser.parse_args()
+@click.command()
+@click.argument("samples", type=FILE)
+@click.option("--weights", type=FILE, help="ported Inception weights  [default: in the cache]")
+@click.option("--reference", type=FILE, help="the reference batch  [default: in the cache]")
+@device_option
+def check(samples: Path, weights: Path | None, reference: Path | None, device: DeviceName) -> None:
+    """Compare the metrics of SAMPLES, admnet_guided_upsampled_imagenet256.npz, with the paper's."""
     set_up_logging()
-    extractor = load_inception(arguments.weights, claim_device(arguments.gpus))
+    gpus = granted_gpus(device)
+    extractor = load_inception(weights, claim_device(gpus))
+    reference = reference or cache_directory() / "VIRTUAL_imagenet256_labeled.npz"
     with TemporaryDirectory(prefix="selftrans-") as name:
-        samples = statistics_of(arguments.samples, extractor, Path(name) / "samples", 64)
-        against = statistics_of(arguments.reference, extractor, Path(name) / "reference", 64)
-        found = compute_metrics(tuple(PUBLISHED), samples, against, "adm", arguments.gpus)
+        ours = statistics_of(samples, extractor, Path(name) / "samples", 64)
+        against = statistics_of(reference, extractor, Path(name) / "reference", 64)
+        found = compute_metrics(tuple(PUBLISHED), ours, against, "adm", gpus)
     print(f"{'':10} {'published':>10} {'here':>10} {'difference':>11}  allowed")
     off = []
     for metric, (expected, tolerance) in PUBLISHED.items():
@@ -67,5 +60,10 @@ def main() -> None:
         sys.exit(f"error: {', '.join(off)} differ from the published row")
 
 
+def main() -> None:
+    """The entry point."""
+    run_command(check, "python -m benchmarks.check_adm")
+
+
 if __name__ == "__main__":
-    run_main(main)
+    main()

@@ -1,9 +1,5 @@
-"""Public checkpoints in, ours out.
+"""Public checkpoints in, ours out."""
 
-``python -m selftrans.convert import --help``, ``... export --help``
-"""
-
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -12,15 +8,14 @@ import torch
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights, restored
+from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights
 from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
-from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, sha256_of, write_json
-from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import is_own_file, write_safetensors
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
@@ -184,88 +179,3 @@ def export_checkpoint(weights: Path, output: Path) -> None:
     model, metadata = load_backbone(weights, CPU)
     write_safetensors(output / "model.safetensors", model.state_dict(), {"format": "pt"})
     write_json(output / "config.json", metadata.model_dump(mode="json"))
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.convert",
-        description="Read public checkpoints, write ours for others.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    reading = commands.add_parser(
-        "import", help="a public checkpoint becomes a weight file of ours"
-    )
-    reading.add_argument(
-        "file",
-        type=Path,
-        help="SiT, REPA, SRA, LayerSync, Self-Transcendence (.pt, .pth, .bin, .safetensors)",
-    )
-    reading.add_argument(
-        "--convention",
-        choices=get_args(Convention),
-        help="SiT, LayerSync: data-at-1; the others: noise-at-1; a file of ours says it itself",
-    )
-    reading.add_argument(
-        "--output", type=Path, required=True, help="our weight file (.safetensors)"
-    )
-    reading.add_argument("--weights", choices=get_args(Weights), help="(default: ema)")
-    reading.add_argument(
-        "--num-heads",
-        type=at_least(1),
-        help="attention heads, where nothing in the file tells them",
-    )
-    reading.add_argument(
-        "--latent-size",
-        type=at_least(1),
-        help="height of the latents, where nothing in the file tells it",
-    )
-    reading.add_argument(
-        "--ignore",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PREFIX",
-        help="tensors that may be left out",
-    )
-    reading.add_argument(
-        "--step",
-        type=at_least(0),
-        help="step of the training (default: what the file says, else 0)",
-    )
-    reading.add_argument("--scale", type=float, help=f"scale of the latents (default: {SD_SCALE})")
-    reading.add_argument("--shift", type=float, help="shift of the latents (default: 0)")
-    reading.add_argument(
-        "--interpolant",
-        choices=get_args(InterpolantName),
-        help="(default: linear)",
-    )
-    reading.add_argument("--name", help="name of the run (default: the file's)")
-    reading.add_argument(
-        "--expected", help="the backbone that it must be: an experiment's `model`, as JSON"
-    )
-    writing = commands.add_parser(
-        "export", help="a weight file of ours becomes a directory for others"
-    )
-    writing.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    writing.add_argument("--output", type=Path, required=True, help="the directory")
-    arguments = vars(parser.parse_args())
-    set_up_logging()
-    if arguments.pop("command") == "export":
-        export_checkpoint(**arguments)
-        return
-    if arguments["scale"] is not None and not 0 < arguments["scale"] < math.inf:
-        raise UserError(
-            f"--scale: {arguments['scale']} is not a scale (allowed: a positive number)"
-        )
-    if arguments["shift"] is not None and not math.isfinite(arguments["shift"]):
-        raise UserError(f"--shift: {arguments['shift']} is not a shift (allowed: a finite number)")
-    check_output(arguments["output"], arguments["file"], suffix=".safetensors")
-    if arguments["expected"] is not None:
-        expected = parse_json(arguments["expected"], "--expected")
-        arguments["expected"] = restored(BackboneConfig, expected, "--expected")
-    print(f"{arguments['output']}: {import_checkpoint(**arguments)}")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from selftrans.config import AnalysisConfig, load_experiment
+from selftrans.config.identity import fingerprint
 from selftrans.data.store import LatentStore
 from selftrans.evaluation.comparison import (
     comparison_markdown,
@@ -33,6 +34,7 @@ from selftrans.evaluation.run_features import RunFeatures
 from selftrans.models.weights import load_backbone
 from selftrans.plotting.features import principal_colours
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import write_json
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
 from tests.support.experiments import OTHER_METHODS, TINY
@@ -376,6 +378,25 @@ def test_run_features_survive_a_file_with_any_names_in_order(tmp_path):
     assert list(loaded.guiding) == ["f_c", "a/b: c, w = 1.5"]
     assert list(loaded.shown_guiding) == ["a/b: c, w = 1.5", "f_c"]
     np.testing.assert_array_equal(loaded.at_time(0.5), features.pooled[1])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"run": "sra"}, "run sra, expected run sit"),
+        ({"seed": 2}, "seed2, expected seed0"),
+        ({"fingerprint": "another"}, "another, expected"),
+    ],
+)
+def test_features_of_another_training_are_refused(tmp_path, other, message):
+    folder, definition = tmp_path / "runs/sit/seed0", {"seed": 0}
+    own = replace(run_features(), run="sit", seed=0, fingerprint=fingerprint(definition))
+    write_json(folder / "definition.json", definition)
+    own.save(folder / "features/features.npz")
+    assert RunFeatures.load(folder / "features/features.npz").run == "sit"
+    replace(own, **other).save(folder / "features/features.npz")
+    with pytest.raises(UserError, match=f"belongs to another training, {message}"):
+        RunFeatures.load(folder / "features/features.npz")
 
 
 def test_other_files_are_not_run_features(tmp_path):

@@ -25,7 +25,7 @@ from selftrans.sampling.generate import ImageSampler, SampleNoise
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
-from tests.support.programs import run_module
+from tests.support.programs import run_command
 from tests.support.public_models import PublicModel
 from tests.support.random_models import randomise
 from tests.support.trainings import run
@@ -371,7 +371,7 @@ def test_the_expected_backbone_tells_the_heads(tmp_path):
 
 
 def checkpoint_command(*options):
-    return run_module("selftrans.convert", *options)
+    return run_command(*options)
 
 
 @pytest.mark.slow
@@ -391,15 +391,14 @@ def test_an_imported_checkpoint_is_sampled(tmp_path, autoencoder):
     )
     assert metadata["digest"] in ended.stdout
     options = [
-        "--checkpoint",
         tmp_path / "ours.safetensors",
         "--autoencoder",
         autoencoder,
         "--classes",
         "3,7",
     ]
-    words = ("--steps", 2, "--columns", 2, "--out", tmp_path / "a.png")
-    ended = run_module("selftrans.sampling.sample_grid", *options, *words)
+    words = ("--steps", 2, "--columns", 2, "--output", tmp_path / "a.png")
+    ended = run_command("sample", *options, *words)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "a.png").is_file()
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import check_adm
 from selftrans.config import ClassifierConfig
 from selftrans.evaluation import inception
-from selftrans.evaluation.__main__ import extractors_of, statistics_of
 from selftrans.evaluation.compute_statistics import reuse_statistics
+from selftrans.evaluation.evaluate import extractors_of, statistics_of
 from selftrans.evaluation.extractors import load_classifier
 from selftrans.evaluation.inception import InceptionExtractor, inception_network
 from selftrans.evaluation.metrics import compute_metrics
@@ -23,7 +24,7 @@ from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from tests.support import REPOSITORY
-from tests.support.programs import last_line, run_module
+from tests.support.programs import last_line, run_command, run_program
 from tests.support.random_models import randomise
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def inputs(tmp_path, images):
 
 
 def evaluate(*words):
-    return run_module("selftrans.evaluation", *words)
+    return run_command("evaluate", *words)
 
 
 @pytest.mark.slow
@@ -119,8 +120,7 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
     words = (inputs / "folder", "--extractor", "classifier", "--weights", classifier)
     for processes in (1, 2):
         options = ("--processes", processes, "--output", inputs / f"{processes}/statistics.npz")
-        module = "selftrans.evaluation.compute_statistics"
-        ended = run_module(module, *words, "--batch-size", 8, *options)
+        ended = run_command("statistics", *words, "--batch-size", 8, *options)
         assert ended.returncode == 0, ended.stderr
     one, two = (
         ImageStatistics.load(inputs / f"{processes}/statistics.npz") for processes in (1, 2)
@@ -140,7 +140,7 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
     words = [
-        sys.executable, "-m", "selftrans.evaluation.compute_statistics", inputs / "folder",
+        sys.executable, "-m", "selftrans", "statistics", inputs / "folder",
         "--extractor", "classifier", "--weights",
         classifier, "--processes", 2, "--output", inputs / "statistics.npz",
     ]  # fmt: skip
@@ -365,7 +365,7 @@ def test_a_file_with_a_published_name_is_checked(tmp_path):
 @pytest.mark.slow
 def test_the_check_against_published_numbers_says_what_it_needs(inputs, monkeypatch):
     monkeypatch.setenv("SELFTRANS_CACHE", str(inputs / "cache"))
-    ended = run_module("benchmarks.check_adm", inputs / "samples.npz")
+    ended = run_program(check_adm.main, "benchmarks.check_adm", inputs / "samples.npz")
     expected = f"error: {inputs}/cache/{INCEPTION.name}: no such file"
     assert last_line(ended).startswith(expected)
 
@@ -378,7 +378,6 @@ def test_the_check_against_published_numbers_compares(
 
     With their own values as the published ones none differs.
     """
-    from benchmarks import check_adm
 
     words = [
         "check_adm",

@@ -62,7 +62,9 @@ def start(data_file, autoencoder, output, *options):
     words = [
         sys.executable,
         "-m",
-        "selftrans.extraction.latents",
+        "selftrans",
+        "extract",
+        "latents",
         data_file,
         "--autoencoder",
         autoencoder,

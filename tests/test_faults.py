@@ -206,7 +206,7 @@ def test_a_failing_process_ends_the_job(tiny, tmp_path, manifest, victim):
             )["RANK"]
         ): pid
         for pid, line in descendants(child.pid).items()
-        if "torch.distributed.run" not in line and "selftrans.training" in line
+        if "torch.distributed.run" not in line and "selftrans" in line
     }
     assert sorted(ranks) == [0, 1]
     os.kill(ranks[victim], signal.SIGKILL)
@@ -299,7 +299,7 @@ def test_what_only_this_machine_lacks_does_not_stop_the_retries(
 ):
     """A fallen card, or a disk that is not mounted: the next attempt may run on another node."""
     lacks = {
-        "--gpus: 1 requested, 0 visible (none)": ("--gpus", 1),
+        "--device: 1 GPUs requested, 0 visible (none)": ("--device", "cuda"),
         f"{tmp_path}/elsewhere/manifest.json: no such file": (
             "--latents",
             tmp_path / "elsewhere/manifest.json",
@@ -340,7 +340,7 @@ def test_a_signal_saves_and_stops_and_the_same_command_resumes(tiny, tmp_path, m
 
 def train_as_a_job(words):
     """What the command line does, in a forked process that has its imports already."""
-    from selftrans.training.__main__ import main
+    from selftrans.cli import main
 
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)
@@ -368,7 +368,12 @@ def test_killed_at_thirty_moments_a_training_ends_with_the_same_bits(
     )
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(
-        ["selftrans.training.__main__", "selftrans.training.trainer", "tests.support.trainings"]
+        [
+            "selftrans.cli.training",
+            "selftrans.training.segments",
+            "selftrans.training.trainer",
+            "tests.support.trainings",
+        ]
     )
     directory, rng = tmp_path / "parts", random.Random(0)
     hit = {"state": 0, "checkpoints": 0}

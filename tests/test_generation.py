@@ -28,7 +28,7 @@ from selftrans.sampling.generate import (
 from selftrans.sampling.partial_images import PartialImages
 from selftrans.sampling.sample_grid import class_names
 from tests.support.events import pictures
-from tests.support.programs import last_line, run_module
+from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
 from tests.support.stores import SCALE, SHIFT
 
@@ -159,7 +159,7 @@ def sampling(one, weights, autoencoder, output, *options):
         output,
         *options,
     ]
-    command = [sys.executable, "-m", "selftrans.sampling.generate", str(weights), *map(str, words)]
+    command = [sys.executable, "-m", "selftrans", "generate", str(weights), *map(str, words)]
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -394,18 +394,17 @@ def test_wrong_settings_on_the_command_line_are_one_line(tmp_path):
         ("{", "--settings: not JSON"),
         ('{"sampler": "rk4"}', "--settings: sampler: input should be"),
     ):
-        ended = run_module("selftrans.sampling.generate", *words, given)
+        ended = run_command("generate", *words, given)
         assert message in last_line(ended)
 
 
 def sample(*options):
-    return run_module("selftrans.sampling.sample_grid", *options)
+    return run_command("sample", *options)
 
 
 def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, weights, autoencoder):
     picture = tmp_path / "grid.png"
     options = (
-        "--checkpoint",
         weights,
         "--autoencoder",
         autoencoder,
@@ -416,7 +415,7 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
         "--columns",
         2,
     )
-    ended = sample(*options, "--classes", "7,1,7", "--out", picture)
+    ended = sample(*options, "--classes", "7,1,7", "--output", picture)
     assert ended.returncode == 0, ended.stderr
     grid = np.asarray(Image.open(picture))
     assert grid.shape == (3 * (32 + 12), 2 * 32, 3)
@@ -435,14 +434,14 @@ def test_a_picture_of_chosen_classes_has_the_same_noise_in_a_column(tmp_path, we
         (("--classes", "3,10"), "--classes: '10' is not a class of the model (allowed: 0 to 9)"),
         (("--classes", "-1"), "--classes: '-1' is not a class"),
         (("--classes", "cat"), "--classes: 'cat' is not a class"),
-        (("--classes", "1", "--out", "grid.txt"), "--out: grid.txt is not a picture's name"),
+        (("--classes", "1", "--output", "grid.txt"), "--output: grid.txt is not a picture's name"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_one_line(
     tmp_path, weights, autoencoder, options, message
 ):
     ended = sample(
-        "--checkpoint", weights, "--autoencoder", autoencoder, "--out", tmp_path / "grid.png",
+        weights, "--autoencoder", autoencoder, "--output", tmp_path / "grid.png",
         f"{options[0]}={options[1]}", *options[2:],
     )  # fmt: skip
     assert message in last_line(ended)

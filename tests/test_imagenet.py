@@ -21,7 +21,7 @@ from selftrans.runtime.files import read_json
 from selftrans.runtime.tensors import read_metadata
 from selftrans.training.auxiliary.autoencoder import train_autoencoder
 from tests.support.miniature import CLASSES, make_imagenet
-from tests.support.programs import run_module
+from tests.support.programs import run_command
 from tests.support.random_models import randomise
 from tests.support.workplace import Workplace
 
@@ -176,8 +176,8 @@ def test_an_imported_checkpoint_is_sampled_and_a_teacher(finished):
 def test_classes_can_be_looked_at(finished, monkeypatch):
     monkeypatch.chdir(finished.directory)
     weights = finished.path("mini/runs/sit/seed0/checkpoints/60/ema.safetensors")
-    words = ("--checkpoint", weights, "--classes", "0,19", "--steps", 4, "--out", "grid.png")
-    ended = run_module("workflow.lib.sample_grid", *words)
+    words = (weights, "--classes", "0,19", "--steps", 4, "--output", "grid.png")
+    ended = run_command("sample", *words)
     assert ended.returncode == 0, ended.stderr
     with Image.open("grid.png") as grid:
         assert grid.width == 4 * SIZE
@@ -196,5 +196,5 @@ def test_the_report_knows_what_config_yaml_says_of_the_data(finished):
 def test_nothing_is_left_to_do_and_a_plan_can_be_made(finished, monkeypatch):
     assert finished.planned() == {}
     monkeypatch.chdir(finished.directory)
-    planned = run_module("workflow.lib.plan").stdout
+    planned = run_command("plan").stdout
     assert [line for line in planned.splitlines() if line.startswith("import_checkpoint")]

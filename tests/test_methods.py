@@ -31,7 +31,7 @@ from selftrans.runtime.tensors import read_metadata
 from selftrans.training.auxiliary.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support.experiments import OTHER_METHODS, TINY
-from tests.support.programs import last_line, run_module
+from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
 from tests.support.trainings import StopAt, assert_equal, everything, run
 
@@ -111,7 +111,7 @@ def test_a_run_without_a_term_pulls_by_denoising_alone(methods, tmp_path, manife
 )
 def test_what_a_term_follows_must_be_given(methods, tmp_path, manifest, arm, message):
     words = ("--run", arm, "--seed", 0, "--until", 4, "--latents", manifest)
-    ended = run_module("selftrans.training", methods(), *words, "--directory", tmp_path / "run")
+    ended = run_command("train", methods(), *words, "--directory", tmp_path / "run")
     assert message in last_line(ended)
 
 

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import timm.layers
 import torch
+from torch import nn
 
 from selftrans.config import PRESETS, BackboneConfig
+from selftrans.models import layers
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT, sincos_table, unpatchify
@@ -50,6 +53,33 @@ def test_sizes_are_the_published_ones(preset, millions):
         )
     count = sum(parameter.numel() for parameter in model.parameters())
     assert abs(count / 1e6 - millions) < 1
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_the_layers_compute_what_timms_do(qk_norm):
+    """With its parameter names, to the bit."""
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 16, 24, generator=rng)
+    pairs = [
+        (
+            layers.Attention(24, 4, qk_norm),
+            timm.layers.Attention(24, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm),
+            tokens,
+        ),
+        (
+            layers.Mlp(24, 96),
+            timm.layers.Mlp(24, 96, act_layer=lambda: nn.GELU(approximate="tanh")),
+            tokens,
+        ),
+        (
+            layers.PatchEmbed(8, 2, 4, 24),
+            timm.layers.PatchEmbed(8, 2, 4, 24),
+            torch.randn(3, 4, 8, 8, generator=rng),
+        ),
+    ]
+    for ours, theirs, x in pairs:
+        theirs.load_state_dict(randomise(ours).state_dict())
+        assert torch.equal(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -35,7 +35,7 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.generate import SampleNoise, sample_latents
 from tests.support import REPOSITORY
-from tests.support.programs import peak_of, run_module
+from tests.support.programs import peak_of, run_command
 from workflow.lib.memory import sampling_memory, training_memory
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.settings import RatesConfig
@@ -205,7 +205,7 @@ def test_the_command_line_reads_the_configuration(tmp_path):
     config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
     config |= {"experiments": ["imagenet256-b2"], "data": {"imagenet256": {"images": 1000}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    result = run_module("workflow.lib.plan", "--config", tmp_path / "config.yaml")
+    result = run_command("plan", "--config", tmp_path / "config.yaml")
     latents = next(
         line for line in result.stdout.splitlines() if line.startswith("extract_latents")
     )
@@ -251,7 +251,7 @@ def test_the_share_of_samples_in_range_is_that_of_the_drawn_times(path):
 
 
 TRAINING = """
-from selftrans.training.__main__ import main
+from selftrans.cli import main
 main()
 """
 SAMPLING = """
@@ -298,7 +298,7 @@ def test_memory_requested_for_a_training_is_what_it_takes(tmp_path, tiny, batch_
         "--latents",
         tmp_path / "store/manifest.json",
     ]
-    peak, _ = peak_of(TRAINING, *words, "--directory", tmp_path / "run")
+    peak, _ = peak_of(TRAINING, "train", *words, "--directory", tmp_path / "run")
     experiment = load_experiment(path)
     requested = training_memory(experiment, experiment.runs["sit"], workers=1, nodes=1, gpu=False)
     assert 0.6 * requested < peak / 1e6 < requested

@@ -22,7 +22,7 @@ def prefetch(tmp_path, *words):
         "HF_HOME": str(tmp_path / "cache"),
         "SELFTRANS_CACHE": str(tmp_path),
     }
-    command = [sys.executable, "-m", "workflow.lib.prefetch", *map(str, words)]
+    command = [sys.executable, "-m", "selftrans", "prefetch", *map(str, words)]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 

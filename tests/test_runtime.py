@@ -270,7 +270,7 @@ def test_a_killed_holder_keeps_no_card(tmp_path):
 @pytest.mark.slow
 def test_more_cards_than_there_are_is_one_line(tmp_path):
     child = holder(tmp_path, 5, 0)
-    assert "--gpus: 5 requested, 4 visible (0, 1, 2, 7)" in child.communicate(timeout=60)[1]
+    assert "--device: 5 GPUs requested, 4 visible (0, 1, 2, 7)" in child.communicate(timeout=60)[1]
 
 
 @pytest.mark.slow

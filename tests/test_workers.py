@@ -3,20 +3,19 @@
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
 
 import pytest
 import torch
 
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+from selftrans.runtime.workers import Shard, Workers, run_sharded
 
 PROGRAM = """
 import os, sys, time
 from argparse import ArgumentParser
 from pathlib import Path
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.workers import add_worker_arguments, run_sharded
+from selftrans.runtime.workers import Shard, Workers, run_sharded
 
 class Squares:
     def __init__(self, directory):
@@ -43,13 +42,16 @@ class Squares:
 parser = ArgumentParser()
 parser.add_argument("directory", type=Path)
 parser.add_argument("words", nargs="*")
-add_worker_arguments(parser)
+parser.add_argument("--processes", type=int, default=1)
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--worker", type=Shard.parse)
 arguments = parser.parse_args()
+workers = Workers(arguments.device, arguments.processes, arguments.worker)
 if "slow" in sys.argv:
     (arguments.directory / "ready").touch()
     time.sleep(2)
 owner = DirectoryLock(arguments.directory, wait=True)
-run_sharded("squares", arguments, lambda device: Squares(arguments.directory), owner, most=2)
+run_sharded(workers, lambda device: Squares(arguments.directory), owner, most=2)
 """
 
 
@@ -116,19 +118,12 @@ class Recorded:
         self.calls.append(world_size)
 
 
-def options(*words) -> Namespace:
-    parser = ArgumentParser()
-    add_worker_arguments(parser)
-    return parser.parse_args(words)
-
-
 def test_one_process_does_all_and_finishes_and_a_worker_does_only_its_share(tmp_path):
     alone, worker, devices = Recorded(), Recorded(), []
     owner = DirectoryLock(tmp_path)
-    run_sharded("none", options(), lambda device: devices.append(device) or alone, owner)
+    run_sharded(Workers(), lambda device: devices.append(device) or alone, owner)
     run_sharded(
-        "none",
-        options("--processes", "3", "--worker", "2/3"),
+        Workers(processes=3, shard=Shard(2, 3)),
         lambda device: devices.append(device) or worker,
         DirectoryLock(tmp_path),
     )
@@ -139,7 +134,7 @@ def test_one_process_does_all_and_finishes_and_a_worker_does_only_its_share(tmp_
 
 def test_what_another_process_has_finished_is_taken(tmp_path):
     work = Recorded(finished=True)
-    run_sharded("none", options("--processes", "4"), lambda _: work, DirectoryLock(tmp_path))
+    run_sharded(Workers(processes=4), lambda _: work, DirectoryLock(tmp_path))
     assert work.calls == ["removed"]
 
 

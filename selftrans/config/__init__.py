@@ -91,6 +91,7 @@ from selftrans.config.loading import (
     extended_experiment,
     load_dataset,
     load_experiment,
+    parse_value,
     read_yaml,
 )
 from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
@@ -184,6 +185,7 @@ __all__ = [
     "load_dataset",
     "load_experiment",
     "merged",
+    "parse_value",
     "read_yaml",
     "restored",
     "run_definition",

@@ -88,6 +88,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def parse_value(text: str, where: str) -> Any:
+    """A value as a file of ours would hold it: ``2e-4`` is a number, ``[1, 2]`` a list.
+
+    Raises:
+        ConfigError: naming ``where``, it is not YAML.
+    """
+    try:
+        _check_nesting(text)
+        value = _Loader(text).get_single_data()
+        _check_size(value)
+    except (yaml.YAMLError, *_REFUSALS) as error:
+        raise ConfigError(f"{where}: not YAML ({shortened(str(error))})") from None
+    return value
+
+
 def _check_nesting(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, _Loader):

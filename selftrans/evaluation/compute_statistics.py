@@ -1,7 +1,4 @@
-"""Images -> extractor -> statistics, on any number of processes.
-
-``python -m selftrans.evaluation.compute_statistics --help``
-"""
+"""Images -> extractor -> statistics, on any number of processes."""
 
 import dataclasses
 import json
@@ -15,15 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans import __version__
-from selftrans.config import EXTRACTORS, ExtractorName
+from selftrans.config import ExtractorName
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import ImageSet, open_images
 from selftrans.evaluation.partial_statistics import load_partial_statistics, save_partial_statistics
 from selftrans.evaluation.references import check_published, is_statistics, published_moments
 from selftrans.evaluation.statistics import ImageStatistics, Statistics, features_path
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
 from selftrans.runtime.arrays import map_array, write_npy_header
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import (
     atomic_path,
     file_identity,
@@ -31,8 +27,8 @@ from selftrans.runtime.files import (
     sha256_of,
 )
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import Progress, set_up_logging
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+from selftrans.runtime.logs import Progress
+from selftrans.runtime.workers import Shard, Workers, run_sharded
 
 
 class FeatureFile:
@@ -203,52 +199,36 @@ def reuse_statistics(statistics: Path, extractor: ExtractorName, output: Path) -
     dataclasses.replace(loaded, features_sha256=sha256_of(features_path(output))).save(output)
 
 
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.evaluation.compute_statistics",
-        description="Feature statistics of images.",
-    )
-    parser.add_argument(
-        "images",
-        type=Path,
-        help=".npz with arr_0 in uint8 (N, H, W, 3), folder, or data file (.yaml)",
-    )
-    parser.add_argument("--extractor", choices=EXTRACTORS, required=True, help="feature network")
-    parser.add_argument("--weights", type=Path, help="its weights (default: from the cache)")
-    parser.add_argument(
-        "--batch-size", type=at_least(1), default=64, help="images at a time (default: 64)"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="the statistics (.npz); features go beside it"
-    )
-    add_worker_arguments(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    read = (arguments.images, arguments.weights)
-    for output in (arguments.output, features_path(arguments.output)):
-        check_output(output, *read, suffix=output.suffix)
-    check_output(arguments.output, suffix=".npz")
-    if is_statistics(arguments.images):
-        reuse_statistics(arguments.images, arguments.extractor, arguments.output)
+def write_statistics(
+    images: Path,
+    extractor: ExtractorName,
+    weights: Path | None,
+    output: Path,
+    batch_size: int,
+    workers: Workers,
+) -> None:
+    """Write the statistics of images, on any number of processes.
+
+    Args:
+        images: ``.npz`` with ``arr_0`` in uint8, (N, H, W, 3), a folder or a data file; of the ADM
+            evaluator's reference batches, what they hold is taken.
+        extractor: the feature network.
+        weights: its weights; from the cache, if it is None.
+        output: the statistics (``.npz``); features go beside it.
+        batch_size: images at a time.
+        workers: the processes.
+
+    Raises:
+        UserError: the images or weights cannot be used.
+    """
+    if is_statistics(images):
+        reuse_statistics(images, extractor, output)
         return
-    if arguments.worker is None:
-        check_published(arguments.images)
+    if workers.shard is None:
+        check_published(images)
     run_sharded(
-        "selftrans.evaluation.compute_statistics",
-        arguments,
-        lambda device: StatisticsWork(
-            arguments.images,
-            arguments.extractor,
-            arguments.weights,
-            arguments.batch_size,
-            arguments.output,
-            device,
-        ),
-        DirectoryLock(arguments.output.parent, file=arguments.output.name, wait=True),
-        most=len(open_images(arguments.images)),
+        workers,
+        lambda device: StatisticsWork(images, extractor, weights, batch_size, output, device),
+        DirectoryLock(output.parent, file=output.name, wait=True),
+        most=len(open_images(images)),
     )
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,7 +1,5 @@
 """Features of a trained run: of its blocks, and of what its alignment losses follow.
 
-``python -m selftrans.evaluation.features --help``
-
 Real images are noised to the requested times: the mean of their posterior, and noise that is a
 function of the image's index in the data set, so that every run sees the same. Probed features are
 means over tokens and are computed without a label, which they would give away; guiding features
@@ -28,7 +26,6 @@ from selftrans.config import (
     AnalysisConfig,
     ExperimentConfig,
     InterpolantName,
-    load_experiment,
     run_definition,
 )
 from selftrans.data.sources import held_out
@@ -37,15 +34,13 @@ from selftrans.evaluation.run_features import Floats, Named, RunFeatures
 from selftrans.flow.interpolant import INTERPOLANTS
 from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
-from selftrans.runtime.devices import add_gpu_argument, claim_device
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import file_identity
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import LOG, Progress, set_up_logging
+from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.random import Stream, generator
 from selftrans.training.batches import HostBatch
-from selftrans.training.input_paths import InputPaths, add_input_arguments
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
 from selftrans.training.model import build_model
 
@@ -135,10 +130,10 @@ def maps_over_training(
     shown: int,
     blocks: tuple[int, ...],
     device: torch.device,
-) -> tuple[torch.Tensor, list[int], SiT]:
+) -> tuple[torch.Tensor, list[int], SiT, str]:
     """Maps of the shown images after blocks of every checkpoint, (S, blocks, I, T, D).
 
-    Also the checkpoints' steps, and the last backbone.
+    Also the checkpoints' steps, and the last one's backbone and fingerprint.
     """
     maps, steps = [], []
     for checkpoint in checkpoints:
@@ -149,7 +144,7 @@ def maps_over_training(
         tokens = torch.stack([features[block] for block in blocks])
         maps.append(subtract_positional_mean(tokens, shown))
         steps.append(metadata.step)
-    return torch.stack(maps), steps, backbone
+    return torch.stack(maps), steps, backbone, metadata.fingerprint
 
 
 class PooledFeatures(NamedTuple):
@@ -246,7 +241,7 @@ def features_of_run(
     noised = NoisedImages(store, inputs, settings.training.interpolant, device)
     batch = noised.batch(np.concatenate([shown, typical]), analysis.shown_time)
     shown_blocks = analysis.blocks_shown(settings.model)
-    maps, steps, backbone = maps_over_training(
+    maps, steps, backbone, fingerprint = maps_over_training(
         run, checkpoints, batch, len(shown), shown_blocks, device
     )
     alignment = build_model(experiment, run, store, seed, inputs, device).alignment
@@ -274,6 +269,9 @@ def features_of_run(
         maps=on_host(maps),
         noisy=on_host(batch.x_BCHW[: len(shown)].flatten(2).transpose(1, 2)),
         shown_guiding=shown_guiding,
+        run=run,
+        seed=seed,
+        fingerprint=fingerprint,
     )
 
 
@@ -282,60 +280,50 @@ def on_host(tensor: torch.Tensor) -> Floats:
     return np.asarray(tensor.float().cpu().numpy())
 
 
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.evaluation.features",
-        description="Features of a run's blocks and of what it follows.",
-    )
-    parser.add_argument("experiment", help="experiment file (YAML)")
-    parser.add_argument("--run", required=True, help="name of the run")
-    parser.add_argument("--seed", type=at_least(0), required=True, help="seed of the run")
-    parser.add_argument(
-        "--checkpoints", type=Path, nargs="+", required=True, help="weight files, by ascending step"
-    )
-    parser.add_argument("--latents", type=Path, required=True, help="manifest of the latent store")
-    add_input_arguments(parser)
-    parser.add_argument(
-        "--batch-size", type=at_least(1), default=256, help="images at a time (default: 256)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the features (.npz)")
-    add_gpu_argument(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    check_output(arguments.output, *arguments.checkpoints, suffix=".npz")
-    experiment, run = load_experiment(arguments.experiment), arguments.run
-    device, store = claim_device(arguments.gpus), LatentStore(arguments.latents)
-    inputs = Inputs.open(experiment, run, arguments.seed, store, InputPaths.of(arguments), device)
+def write_features(
+    experiment: ExperimentConfig,
+    run: str,
+    seed: int,
+    checkpoints: list[Path],
+    latents: Path,
+    input_paths: InputPaths,
+    output: Path,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Write the features of a run, or take those that another process has just computed.
+
+    Args:
+        experiment, run, seed: which training.
+        checkpoints: its weight files, by ascending step.
+        latents: manifest of the latent store.
+        input_paths: what the run's alignment losses follow.
+        output: the features (``.npz``).
+        batch_size: images at a time.
+        device: where to compute.
+
+    Raises:
+        UserError: a file or a setting cannot be used.
+    """
+    store = LatentStore(latents)
+    inputs = Inputs.open(experiment, run, seed, store, input_paths, device)
     source = json.dumps(
         [
-            run_definition(experiment, run, arguments.seed),
+            run_definition(experiment, run, seed),
             experiment.analysis and experiment.analysis.model_dump(mode="json"),
-            [*map(file_identity, arguments.checkpoints)],
+            [*map(file_identity, checkpoints)],
             store.manifest.digest,
             inputs.digests,
             __version__,
         ]
     )
-    output = arguments.output
     with DirectoryLock(output.parent, file=output.name, wait=True) as owner:
         with suppress(UserError):
-            if str(RunFeatures.load(output).source) == source:
+            if RunFeatures.load(output).source == source:
                 LOG.info("taken as they are: another process has computed these same features")
                 return
         features = features_of_run(
-            experiment,
-            run,
-            arguments.seed,
-            arguments.checkpoints,
-            store,
-            inputs,
-            arguments.batch_size,
-            device,
+            experiment, run, seed, checkpoints, store, inputs, batch_size, device
         )
         owner.check()
         replace(features, source=source).save(output)
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrans.config.identity import fingerprint
 from selftrans.runtime.arrays import read_arrays
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path
+from selftrans.runtime.files import atomic_path, read_fields
 
 Floats = NDArray[np.floating[Any]]
 Named = dict[str, Floats]
 """Arrays by the name of the feature that they hold."""
+PLAIN = ("run", "seed", "fingerprint", "source")
+"""What is stored as an array of one element."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,13 @@ class RunFeatures:
     """The noisy latents of the shown images, (I, H W, C)."""
     shown_guiding: Named
     """Guiding features of the shown images, less the positional mean, (I, T, D')."""
-    source: NDArray[np.str_] | str = ""
-    """What they were computed from, by which finished ones are known; empty in earlier versions."""
+    run: str = ""
+    """The training's run; empty in files of earlier versions, as what follows."""
+    seed: int = 0
+    fingerprint: str = ""
+    """Of the run's definition."""
+    source: str = ""
+    """What they were computed from, by which finished ones are known."""
 
     def at_time(self, t: float) -> Floats:
         """Token means after every block at time ``t``, (blocks, N, D)."""
@@ -74,8 +82,10 @@ class RunFeatures:
     def load(cls, path: Path) -> RunFeatures:
         """Read what ``save`` wrote; named arrays keep their order.
 
+        In a run's ``features/``, the file has to be of this run, seed and definition.
+
         Raises:
-            UserError: the file is absent, damaged or of another kind.
+            UserError: the file is absent, damaged or of another kind, or belongs somewhere else.
         """
         named: dict[str, Any] = {"guiding": {}, "unconditional": {}, "shown_guiding": {}}
         plain: dict[str, Any] = {}
@@ -85,7 +95,31 @@ class RunFeatures:
                 if separator:
                     named[field][name] = array
                 else:
-                    plain[key] = array
-            return cls(**plain, **named)
-        except (KeyError, TypeError) as error:
+                    plain[key] = array.item() if key in PLAIN else array
+            features = cls(**plain, **named)
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a run's features ({error})") from None
+        features.check_place(path)
+        return features
+
+    def check_place(self, path: Path) -> None:
+        """Refuse features of another training in a run's ``features/``.
+
+        Raises:
+            UserError: run, seed or the fingerprint of the run's definition is another one.
+        """
+        folder = path.absolute().parent
+        seed_folder, run_folder = folder.parent, folder.parents[1]
+        if not self.run or folder.name != "features":
+            return
+        place = [
+            (f"run {self.run}", f"run {run_folder.name}"),
+            (f"seed{self.seed}", seed_folder.name),
+        ]
+        if (definition := seed_folder / "definition.json").exists():
+            place.append((self.fingerprint, fingerprint(read_fields(definition))))
+        for found, expected in place:
+            if found != expected:
+                raise UserError(
+                    f"{path}: belongs to another training, {found}, expected {expected}"
+                )

@@ -1,7 +1,4 @@
-"""Published weights of feature networks: file, address, digest.
-
-``python -m selftrans.evaluation.weights --help``
-"""
+"""Published weights of feature networks: file, address, digest."""
 
 import os
 import urllib.error
@@ -10,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.files import atomic_path, sha256_of, write_json
-from selftrans.runtime.logs import Progress, set_up_logging
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import atomic_path, sha256_of
+from selftrans.runtime.logs import Progress
 
 PIECE = 1 << 20
 
@@ -119,37 +115,3 @@ def check_file(path: Path, file: PublishedFile, name: str) -> None:
         raise UserError(f"{name}: has {size:,} bytes, {file.name} has {file.bytes:,}")
     if (digest := sha256_of(path)) != file.sha256:
         raise UserError(f"{name}: has SHA-256 {digest[:12]}, {file.name} has {file.sha256[:12]}")
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.evaluation.weights",
-        description="Find, check or fetch the weights of an extractor.",
-    )
-    parser.add_argument("extractor", choices=WEIGHT_FILES, help="feature network")
-    parser.add_argument(
-        "--path", type=Path, help=f"path of the file (default: in {cache_directory()})"
-    )
-    parser.add_argument(
-        "--fetch", action="store_true", help="download the file into the cache, if it is missing"
-    )
-    parser.add_argument(
-        "--record", type=Path, help="write the checked file's name and digest to this file (JSON)"
-    )
-    arguments = parser.parse_args()
-    set_up_logging()
-    file = WEIGHT_FILES[arguments.extractor]
-    if arguments.fetch and arguments.path is None:
-        fetch_weights(file)
-    path = find_weights(file, arguments.path)
-    if arguments.record:
-        write_json(
-            arguments.record,
-            {"extractor": arguments.extractor, "file": file.name, "sha256": file.sha256},
-        )
-    print(f"{path}: {file.name}, digest as published")
-
-
-if __name__ == "__main__":
-    run_main(main)

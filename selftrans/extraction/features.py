@@ -1,7 +1,4 @@
-"""Extraction: images -> encoder -> feature store.
-
-``python -m selftrans.extraction.features --help``
-"""
+"""Extraction: images -> encoder -> feature store."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import DatasetConfig, load_dataset
+from selftrans.config import DatasetConfig
 from selftrans.data.manifests import FeatureManifest
 from selftrans.data.sources import may_skip, open_source
 from selftrans.data.writer import StoreWriter
@@ -24,11 +21,9 @@ from selftrans.extraction.shards import (
     write_shards,
 )
 from selftrans.models.encoder import load_encoder
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import LOG, set_up_logging
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
+from selftrans.runtime.workers import Shard
 
 CPU = torch.device("cpu")
 BYTES_PER_ELEMENT = 2
@@ -120,29 +115,3 @@ def extract_features(
     extraction = FeatureExtraction(data, encoder_path, directory, device)
     extraction.run(Shard.all())
     return extraction.finish()
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.extraction.features",
-        description="Encode images into an encoder's patch tokens.",
-    )
-    parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument("--encoder", type=Path, required=True, help="the encoder's file")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the feature store")
-    add_worker_arguments(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    run_sharded(
-        "selftrans.extraction.features",
-        arguments,
-        lambda device: FeatureExtraction(
-            load_dataset(arguments.data), arguments.encoder, arguments.output, device
-        ),
-        DirectoryLock(arguments.output, wait=True),
-    )
-
-
-if __name__ == "__main__":
-    run_main(main)

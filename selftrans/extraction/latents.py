@@ -1,7 +1,4 @@
-"""Extraction: images -> autoencoder -> latent store.
-
-``python -m selftrans.extraction.latents --help``
-"""
+"""Extraction: images -> autoencoder -> latent store."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import DatasetConfig, load_dataset
+from selftrans.config import DatasetConfig
 from selftrans.data.manifests import Manifest
 from selftrans.data.sources import ImageSource, may_skip, open_source
 from selftrans.data.sources.repa import PreparedMoments
@@ -34,13 +31,11 @@ from selftrans.models.autoencoder import (
     latent_scaling,
     load_autoencoder,
 )
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
-from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import digest_of
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+from selftrans.runtime.workers import Shard
 
 if TYPE_CHECKING:
     from selftrans.models.autoencoder import Autoencoder
@@ -228,39 +223,3 @@ def extract(
     extraction = LatentExtraction(data, autoencoder_path, directory, device, events)
     extraction.run(Shard.all())
     return extraction.finish()
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.extraction.latents", description="Encode images into latents."
-    )
-    parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument(
-        "--autoencoder", required=True, help="directory or hub name of the autoencoder"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="directory of the latent store")
-    parser.add_argument(
-        "--events",
-        type=Path,
-        help="directory for a TensorBoard event file with a picture of reconstructions",
-    )
-    add_worker_arguments(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    run_sharded(
-        "selftrans.extraction.latents",
-        arguments,
-        lambda device: LatentExtraction(
-            load_dataset(arguments.data),
-            arguments.autoencoder,
-            arguments.output,
-            device,
-            arguments.events,
-        ),
-        DirectoryLock(arguments.output, wait=True),
-    )
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -9,11 +9,11 @@ import math
 from collections.abc import Collection
 
 import torch
-from timm.layers import Attention, Mlp, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selftrans.config import BackboneConfig
+from selftrans.models.layers import Attention, Mlp, PatchEmbed
 from selftrans.models.shape import SiTShape
 from selftrans.runtime.errors import UserError
 
@@ -84,19 +84,9 @@ class Block(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qk_norm: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(
-            hidden_size,
-            num_heads=num_heads,
-            qkv_bias=True,
-            qk_norm=qk_norm,
-            norm_layer=nn.LayerNorm,
-        )
+        self.attn = Attention(hidden_size, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(
-            hidden_size,
-            hidden_features=int(hidden_size * mlp_ratio),
-            act_layer=lambda: nn.GELU(approximate="tanh"),
-        )
+        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
     def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
@@ -132,9 +122,7 @@ class SiTTrunk(nn.Module):
         super().__init__()
         self.shape = shape
         channels, height, _ = shape.latent_shape
-        self.x_embedder = PatchEmbed(
-            height, shape.patch_size, channels, shape.hidden_size, strict_img_size=True
-        )
+        self.x_embedder = PatchEmbed(height, shape.patch_size, channels, shape.hidden_size)
         self.t_embedder = TimestepEmbedder(shape.hidden_size)
         self.y_embedder = LabelEmbedder(shape.num_classes, shape.hidden_size)
         self.pos_embed = nn.Parameter(
@@ -228,6 +216,7 @@ class SiT(SiTTrunk):
         self.apply(initialise_linear)
         patch_projection = self.x_embedder.proj
         nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
+        assert patch_projection.bias is not None
         nn.init.zeros_(patch_projection.bias)
         for name, parameter in self.named_parameters():
             if name.startswith(("y_embedder.", "t_embedder.")) and name.endswith("weight"):

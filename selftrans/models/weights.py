@@ -31,7 +31,7 @@ def load_backbone(path: Path, device: torch.device) -> tuple[SiT, WeightsMetadat
 
 
 def load_exported(directory: Path | str, device: torch.device = CPU) -> tuple[SiT, WeightsMetadata]:
-    """The backbone of a directory that ``python -m selftrans.convert export`` wrote.
+    """The backbone of a directory that ``selftrans export`` wrote.
 
     Also its ``config.json``.
 

@@ -11,15 +11,13 @@ import os
 import subprocess
 import tempfile
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from selftrans.runtime.arguments import at_least
 from selftrans.runtime.errors import Unavailable
 from selftrans.runtime.logs import LOG
 
@@ -30,18 +28,27 @@ if TYPE_CHECKING:
 # which would read CUDA_VISIBLE_DEVICES before the lease has set it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""What a command line may say of the device."""
 SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID")
 _leases = ExitStack()  # held until the process ends
 
 
-def add_gpu_argument(parser: ArgumentParser) -> None:
-    """Give a command line the option ``--gpus``."""
-    parser.add_argument(
-        "--gpus",
-        type=at_least(0),
-        default=0,
-        help="GPUs to use; 0 computes on the CPU (default: 0)",
-    )
+def granted_gpus(device: DeviceName, processes: int = 1) -> int:
+    """GPUs that ``processes`` use: one each, or none.
+
+    With ``auto``, one each where this machine has as many that torch can use, else none.
+    """
+    if device == "auto":
+        device = "cuda" if len(visible_gpus()) >= processes and _built_for_gpus() else "cpu"
+        LOG.info("--device auto: %s", device)
+    return processes if device == "cuda" else 0
+
+
+def _built_for_gpus() -> bool:
+    import torch
+
+    return torch.version.cuda is not None or torch.version.hip is not None
 
 
 def claim_device(gpus: int) -> torch.device:
@@ -65,7 +72,7 @@ def require_gpu() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise Unavailable("--gpus: torch sees no GPU on this machine (allowed: 0)")
+        raise Unavailable("--device: torch sees no GPU on this machine (allowed: cpu)")
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -91,7 +98,8 @@ def lease_gpus(count: int) -> None:
         return
     if len(devices) < count:
         raise Unavailable(
-            f"--gpus: {count} requested, {len(devices)} visible ({', '.join(devices) or 'none'})"
+            f"--device: {count} GPUs requested, {len(devices)} visible"
+            f" ({', '.join(devices) or 'none'})"
         )
     leased = _acquire(devices, count, Path(tempfile.gettempdir()) / f"selftrans-gpus-{os.getuid()}")
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["SELFTRANS_LEASED"] = ",".join(leased)

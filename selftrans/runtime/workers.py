@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from selftrans.runtime.arguments import at_least
-from selftrans.runtime.devices import claim_device, lease_gpus, visible_gpus
+from selftrans.runtime.devices import (
+    DeviceName,
+    claim_device,
+    granted_gpus,
+    lease_gpus,
+    visible_gpus,
+)
 from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG
@@ -72,28 +76,24 @@ class ShardedWork(Protocol):
         ...
 
 
-def add_worker_arguments(parser: ArgumentParser) -> None:
-    """Add the options ``--gpus``, ``--processes`` and, for internal use, ``--worker``."""
-    parser.add_argument(
-        "--gpus",
-        type=at_least(0),
-        default=0,
-        help="GPUs to use, a process for each; 0 is the CPU (default: 0)",
-    )
-    parser.add_argument(
-        "--processes", type=at_least(1), default=1, help="processes without GPUs (default: 1)"
-    )
-    parser.add_argument("--worker", type=Shard.parse, help="used by the program itself: rank/size")
+@dataclass(frozen=True)
+class Workers:
+    """How many processes share a piece of work, and which of them this one is."""
+
+    device: DeviceName = "cpu"
+    """With ``cuda``, each has a GPU of its own."""
+    processes: int = 1
+    shard: Shard | None = None
+    """This process's share; None in the one that the user started."""
 
 
 def run_sharded(
-    module: str,
-    arguments: Namespace,
+    workers: Workers,
     open_work: Callable[[torch.device], ShardedWork],
     owner: DirectoryLock,
     most: int | None = None,
 ) -> None:
-    """Run a command line's work on as many processes as its options request.
+    """Run the work of a command on as many processes as are requested.
 
     The same command line has three roles. With one process it does all of the work and finishes
     it. With several it starts itself once for each, with ``--worker rank/size`` added, waits for
@@ -104,8 +104,7 @@ def run_sharded(
     files for unfinished, deletes them and starts the command again. The shares are kept for that.
 
     Args:
-        module: the command line's module, for ``python -m``.
-        arguments: parsed, with the options of ``add_worker_arguments``.
+        workers: the processes.
         open_work: the work on a device; called once, in every process.
         owner: the lock of what is written, held by all but the workers.
         most: no more processes than this, for work that cannot be divided further.
@@ -114,13 +113,10 @@ def run_sharded(
         Interrupted: a signal arrived; the workers are ended.
         SystemExit: a worker failed; its message is on stderr.
     """
-    gpus, processes = (
-        count if most is None else min(count, most)
-        for count in (arguments.gpus, arguments.processes)
-    )
-    world_size = gpus or processes
-    if arguments.worker is not None:
-        open_work(claim_device(min(gpus, 1))).run(arguments.worker)
+    world_size = workers.processes if most is None else min(workers.processes, most)
+    gpus = granted_gpus(workers.device, world_size)
+    if workers.shard is not None:
+        open_work(claim_device(min(gpus, 1))).run(workers.shard)
         return
     with owner:
         work = open_work(claim_device(gpus if world_size == 1 else 0))
@@ -128,7 +124,7 @@ def run_sharded(
             LOG.info("taken as it is: another process has finished this same work")
         else:
             if world_size > 1:
-                _run_workers(module, sys.argv[1:], gpus=gpus, world_size=world_size)
+                _run_workers(gpus, world_size)
             else:
                 work.run(Shard.all())
             owner.check()
@@ -137,8 +133,8 @@ def run_sharded(
             work.remove_shares()
 
 
-def _run_workers(module: str, arguments: Sequence[str], *, gpus: int, world_size: int) -> None:
-    """Run ``python -m module arguments --worker k/n`` for every k; if one fails, end the others."""
+def _run_workers(gpus: int, world_size: int) -> None:
+    """Run this command line with ``--worker k/n`` for every k; if one fails, end the others."""
     cards: list[str] = []
     if gpus:
         lease_gpus(gpus)
@@ -150,7 +146,8 @@ def _run_workers(module: str, arguments: Sequence[str], *, gpus: int, world_size
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if cards:
             environment |= {"CUDA_VISIBLE_DEVICES": cards[rank], "SELFTRANS_LEASED": cards[rank]}
-        command = [sys.executable, "-m", module, *arguments, "--worker", f"{rank}/{world_size}"]
+        command = [sys.executable, *sys.orig_argv[1:], "--worker", f"{rank}/{world_size}"]
+        command += ["--device", "cuda" if gpus else "cpu"]
         workers.append(
             subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509
         )

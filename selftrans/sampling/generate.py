@@ -1,7 +1,5 @@
 """Generation: a checkpoint and an autoencoder -> images, streamed to disk.
 
-``python -m selftrans.sampling.generate --help``
-
 Sample i is a function of (seed, i): its label, its noise, its SDE path. So the images do not
 depend on the batch size, on the number of processes or on an interruption, up to the rounding of
 matrix products.
@@ -29,7 +27,6 @@ from selftrans.config import (
     Precision,
     SamplerConfig,
     Uint8Conversion,
-    restored,
 )
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.dopri5 import dopri5
@@ -42,16 +39,15 @@ from selftrans.models.autoencoder import (
     load_autoencoder,
 )
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
 from selftrans.runtime.devices import allow_tf32
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.logs import LOG, Progress, set_up_logging
+from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
-from selftrans.runtime.workers import Shard, add_worker_arguments, run_sharded
+from selftrans.runtime.workers import Shard, Workers, run_sharded
 from selftrans.sampling.partial_images import PartialImages
 
 CPU = torch.device("cpu")
@@ -332,59 +328,40 @@ class Generation:
         self.partial.remove()
 
 
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.sampling.generate", description="Sample images of a checkpoint."
-    )
-    parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    decoder = parser.add_mutually_exclusive_group(required=True)
-    decoder.add_argument(
-        "--autoencoder", help="directory or hub name of the autoencoder that made the latents"
-    )
-    decoder.add_argument(
-        "--decoder", help="that of another autoencoder, which decodes the same latents"
-    )
-    parser.add_argument(
-        "--settings", required=True, help="an entry of evaluation.samplers, as JSON"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="the .npz; its first images and a .json go beside it",
-    )
-    parser.add_argument(
-        "--batch-size", type=at_least(1), default=256, help="images at a time (default: 256)"
-    )
-    parser.add_argument(
-        "--events",
-        type=Path,
-        help="directory for a TensorBoard event file with a picture of the first images",
-    )
-    add_worker_arguments(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    check_output(arguments.output, arguments.weights, suffix=".npz")
-    settings = restored(SamplerConfig, parse_json(arguments.settings, "--settings"), "--settings")
+def generate(
+    weights: Path,
+    autoencoder: str,
+    settings: SamplerConfig,
+    output: Path,
+    *,
+    other_decoder: bool = False,
+    batch_size: int = 256,
+    events: Path | None = None,
+    workers: Workers | None = None,
+) -> None:
+    """Write the images of a sampler, on any number of processes; resumes.
+
+    Args:
+        weights: weight file of a checkpoint.
+        autoencoder: directory or hub name of what decodes.
+        settings: the sampler.
+        output: the ``.npz``; its first images and a ``.json`` go beside it.
+        other_decoder: whether another autoencoder made the latents.
+        batch_size: images at a time.
+        events: directory for a picture of the first images in TensorBoard.
+        workers: the processes; one on the CPU, if it is None.
+
+    Raises:
+        UserError: a file cannot be used.
+    """
     run_sharded(
-        "selftrans.sampling.generate",
-        arguments,
+        workers or Workers(),
         lambda device: Generation(
             settings,
-            ImageSampler(
-                arguments.weights,
-                arguments.decoder or arguments.autoencoder,
-                device,
-                other_decoder=arguments.decoder is not None,
-            ),
-            arguments.output,
-            arguments.batch_size,
-            arguments.events,
+            ImageSampler(weights, autoencoder, device, other_decoder=other_decoder),
+            output,
+            batch_size,
+            events,
         ),
-        DirectoryLock(arguments.output.parent, file=arguments.output.name, wait=True),
+        DirectoryLock(output.parent, file=output.name, wait=True),
     )
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,15 +1,11 @@
-"""Freezing the teacher: embedders and blocks 1 to d of a checkpoint.
-
-``python -m selftrans.training.freeze --help``
-"""
+"""Freezing the teacher: embedders and blocks 1 to d of a checkpoint."""
 
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from selftrans.models.metadata import TeacherMetadata, TeacherSource, load_checkpoint
-from selftrans.runtime.arguments import CommandLine, at_least, check_output
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 
 _PARTS = re.compile(r"(x_embedder|t_embedder|y_embedder|pos_embed|blocks\.(?P<block>\d+))(\.|$)")
 
@@ -50,22 +46,3 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
         latents=metadata.latents,
     )
     return teacher.save(output, kept)
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.training.freeze", description="Freeze a teacher."
-    )
-    parser.add_argument("weights", type=Path, help="weight file of a checkpoint")
-    parser.add_argument(
-        "--depth", type=at_least(1), required=True, help="last block that is kept, counted from 1"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the frozen teacher")
-    arguments = parser.parse_args()
-    check_output(arguments.output, arguments.weights, suffix=".safetensors")
-    freeze_teacher(arguments.weights, arguments.depth, arguments.output)
-
-
-if __name__ == "__main__":
-    run_main(main)

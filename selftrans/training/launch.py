@@ -66,7 +66,7 @@ def launch(processes: int, nodes: int) -> None:
     # processes: requests to save and stop bypass it, through a file.
     command += ["--signals-to-handle=SIGHUP", f"--shutdown-timeout={PATIENCE_SECONDS}"]
     # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
-    command += ["-m", "--", "selftrans.training", *sys.argv[1:]]
+    command += ["-m", "--", "selftrans", *sys.argv[1:]]
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
     with tempfile.TemporaryDirectory(prefix="selftrans-") as directory:
         file = Path(directory) / "stop"

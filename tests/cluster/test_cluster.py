@@ -52,31 +52,30 @@ DECLARED = {
 }
 # There is no GPU: a process that is told to use some records which cards it would compute on,
 # and computes on the CPU.
-PYTHON = """#!/usr/bin/env bash
+COMMAND = """#!/usr/bin/env bash
 words=("$@")
 nodes=1
+gpus=1
 for ((k = 0; k < $#; k++)); do
   case ${words[k]} in
-    --gpus) at=$((k + 1)) ;;
-    --processes) processes=$((k + 1)) ;;
+    --device) at=$((k + 1)) ;;
+    --processes) gpus=${words[k + 1]} ;;
     --nodes) nodes=${words[k + 1]} ;;
   esac
 done
-gpus=${words[at]:-0}
-if [[ -z ${at:-} || $gpus == 0 || $* == *--worker* || -n ${TORCHELASTIC_RUN_ID:-} ]]; then
-  exec PYTHON "$@"
+if [[ -z ${at:-} || ${words[at]} != cuda ]]; then
+  exec PYTHON -m selftrans "$@"
 fi
-words[at]=0
-if [[ -n ${processes:-} ]]; then words[processes]=$gpus; fi
+words[at]=cpu
 given=$(scontrol -d show job $SLURM_JOB_ID \
   | grep -o "Nodes=$SLURMD_NODENAME .*GRES=gpu:[^ ]*" | grep -o "IDX:[^)]*")
 lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes); \
 print(*devices.visible_gpus(), sep=',')"
 used=$(PYTHON -c "$lease")
 begun=$(date +%s.%N)
-PYTHON "${words[@]}"
+PYTHON -m selftrans "${words[@]}"
 code=$?
-printf '%s|' "$2" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
+printf '%s|' "$1" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
   "$given" "$used" "$begun" >> CARDS
 date +%s.%N >> CARDS
 exit $code
@@ -122,10 +121,10 @@ class ClusterWorkplace(Workplace):
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
         (directory / "sitecustomize.py").write_text(HABITS)
-        shim = directory / "bin/python"
+        shim = directory / "bin/selftrans"
         shim.parent.mkdir()
         shim.write_text(
-            PYTHON.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards"))
+            COMMAND.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards"))
         )
         shim.chmod(0o755)
 
@@ -173,9 +172,9 @@ class ClusterWorkplace(Workplace):
     def cards(self):
         """Which job used which cards, and when.
 
-        Module, job, node, CUDA_VISIBLE_DEVICES, SLURM's own indices, those used, begin and end.
+        Command, job, node, CUDA_VISIBLE_DEVICES, SLURM's own indices, those used, begin and end.
         """
-        names = ("module", "job", "node", "visible", "given", "used", "begun", "ended")
+        names = ("command", "job", "node", "visible", "given", "used", "begun", "ended")
         lines = (self.directory / "cards").read_text().splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
@@ -203,7 +202,8 @@ class ClusterWorkplace(Workplace):
         words = [
             sys.executable,
             "-m",
-            "selftrans.training",
+            "selftrans",
+            "train",
             f"experiments/{experiment}.yaml",
             "--run",
             "sit",
@@ -283,22 +283,14 @@ def test_jobs_ask_slurm_for_what_their_rules_declare(lifecycle, place, cluster):
 def test_a_job_sees_the_cards_that_slurm_leases_to_it(lifecycle):
     """As many as declared, those of SLURM's own books, and never a card in two jobs at a time."""
     used = lifecycle[1]
-    modules = {one["module"].removeprefix("selftrans.") for one in used}
-    assert modules >= {
-        "training",
-        "sampling.generate",
-        "evaluation.compute_statistics",
-        "extraction.latents",
-        "training.auxiliary.autoencoder",
-    }
+    commands = {one["command"] for one in used}
+    assert commands >= {"train", "generate", "statistics", "extract", "autoencoder"}
     for one in used:
         assert one["given"].startswith("IDX:"), one
         first, _, last = one["given"].removeprefix("IDX:").partition("-")
         assert one["visible"] == ",".join(map(str, range(int(first), int(last or first) + 1)))
         assert one["used"] == one["visible"]
-        assert len(one["visible"].split(",")) == (
-            2 if one["module"] == "selftrans.sampling.generate" else 1
-        )
+        assert len(one["visible"].split(",")) == (2 if one["command"] == "generate" else 1)
     for one, other in combinations(used, 2):
         if one["node"] == other["node"] and {*one["visible"].split(",")} & {
             *other["visible"].split(",")

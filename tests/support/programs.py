@@ -1,20 +1,20 @@
 """Command lines for tests: in this process, or as a process whose memory is measured."""
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 
-from selftrans.runtime.errors import run_main
+from selftrans.cli import main
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.signals import STOP_SIGNALS
 from tests.support import REPOSITORY
@@ -26,15 +26,19 @@ with open("/proc/self/status") as status:
 """Prints the peak memory of a program. ``ru_maxrss`` would count that of the process before."""
 
 
-def run_module(module: str, *words: object) -> Any:
+def run_command(*words: object) -> Any:
+    """What ``selftrans words`` does, within this process: exit code, stdout and stderr."""
+    return run_program(main, "selftrans", *words)
+
+
+def run_program(program: Callable[[], None], module: str, *words: object) -> Any:
     """What ``python -m module words`` does, within this process: exit code, stdout and stderr.
 
     An unexpected exception is raised, where the process would print a traceback.
     ``test_command_lines`` shows that a real process ends alike.
     """
-    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
-    main = importlib.import_module(f"{module}.__main__" if is_package else module).main
     argv = [module, *map(str, words)]
+    original = [sys.executable, "-m", *argv]
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     stdout, stderr, code, threads = io.StringIO(), io.StringIO(), None, torch.get_num_threads()
     logged, level = logging.StreamHandler(stderr), LOG.level
@@ -43,11 +47,13 @@ def run_module(module: str, *words: object) -> Any:
     try:
         with (
             mock.patch.object(sys, "argv", argv),
+            mock.patch.object(sys, "orig_argv", original),
+            contextlib.chdir("."),
             mock.patch.dict(os.environ),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):
-            run_main(main)
+            program()
     except SystemExit as ended:
         code = ended.code
     finally:

@@ -12,7 +12,7 @@ from selftrans.training.input_paths import InputPaths
 from selftrans.training.precision import make_accelerator
 from selftrans.training.trainer import Segment, train
 from tests.support import REPOSITORY
-from tests.support.programs import run_module
+from tests.support.programs import run_command
 
 ARMS = ("sit", "vae-align", "self-transcendence")
 TAUGHT = ("self-transcendence", "every-method")
@@ -82,7 +82,7 @@ def words_of(path, arm, directory, manifest, until, teacher, *options):
     words += ["--latents", manifest, "--directory", directory, *options]
     if arm in TAUGHT:
         words += ["--teacher", f"self-transcendence={teacher}"]
-    return list(map(str, [sys.executable, "-m", "selftrans.training", path, *words]))
+    return list(map(str, [sys.executable, "-m", "selftrans", "train", path, *words]))
 
 
 def command(*given):
@@ -95,4 +95,4 @@ def command(*given):
 
 def command_here(*given):
     """A training by the command line, within this process."""
-    return run_module("selftrans.training", *words_of(*given)[3:])
+    return run_command(*words_of(*given)[3:])

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import HEAVY, REPOSITORY
 
-PROGRAMS = {"prefetch", "sample_grid"}  # which no rule imports
+PROGRAMS = {"prefetch"}  # which no rule imports
 
 
 @pytest.mark.slow

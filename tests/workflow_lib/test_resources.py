@@ -61,7 +61,8 @@ def test_what_the_configuration_says_is_requested(requests):
         segment.mem_mb(SEGMENT, attempt=3), segment.runtime(SEGMENT), segment.batch_size(SEGMENT),
         segment.processes(SEGMENT),
     ]  # fmt: skip
-    assert resources == [6, 4, 2, 1234, 30, 3, 1]
+    assert resources == [6, 4, 2, 1234, 30, 3, 4]
+    assert segment.device(SEGMENT) == "cuda"
 
 
 def test_a_time_limit_is_estimated_on_gpus_with_headroom(requests, load):

@@ -48,6 +48,14 @@ def test_what_is_not_changed_is_the_parents(study):
     assert owners(study("", requested=("parent",)), "parent") == dict.fromkeys(RUNS, "parent")
 
 
+def test_a_checkpoint_that_only_a_child_has_is_said_to_be_inserted(study):
+    training = Training(study("runs: {sit: {training: {checkpoints: [4, 6, 8]}}}"), str)
+    segments = [job for job in training.jobs() if job["run"] == "sit"]
+    assert {job["step"]: training.inserted(job) for job in segments} == {
+        4: "", 6: "--inserted", 8: "",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "own"),
     [

@@ -12,7 +12,8 @@ from rich.console import Console
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
-from tests.support.programs import run_module
+from tests.support import REPOSITORY
+from tests.support.programs import run_command
 from workflow.lib.runs import records, write_records
 from workflow.lib.status import collect, seconds_left, table_of
 
@@ -170,12 +171,13 @@ def test_finished_ones_have_their_newest_number(results):
     assert "trainings end: tiny have ended" in text
 
 
-def test_the_command(results):
-    ended = run_module("workflow.lib.status", "--json")
+def test_the_command(results, monkeypatch):
+    ended = run_command("--project", REPOSITORY, "status", "--directory", results, "--json")
     assert [row["run"] for row in json.loads(ended.stdout)] == [
         "sit", "vae-align", "self-transcendence",
     ]  # fmt: skip
-    assert "waiting" in run_module("workflow.lib.status").stdout
+    monkeypatch.chdir(REPOSITORY / "docs")
+    assert "waiting" in run_command("status", "--directory", results).stdout
 
 
 def test_a_folder_without_results_is_said(tmp_path):

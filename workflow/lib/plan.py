@@ -1,4 +1,4 @@
-"""What experiments will cost. ``python -m workflow.lib.plan --help``.
+"""What experiments will cost.
 
 Operations are counted, a multiplication and an addition as two; hours follow from rates that are
 stated beside them. Everything is counted as made from scratch; what several experiments share
@@ -8,7 +8,6 @@ counts once.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf, prod
-from pathlib import Path
 
 from selftrans.config import (
     FIRST_IMAGES,
@@ -16,11 +15,9 @@ from selftrans.config import (
     EncoderUse,
     ExperimentConfig,
     TrainedAutoencoderConfig,
-    read_yaml,
 )
 from selftrans.flops import EXTRACTOR_LENGTHS, encoder_output, parameters
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis
 from workflow.lib.evaluation import Evaluation
@@ -263,32 +260,3 @@ def parse_rates(text: str, stated: RatesConfig) -> dict[str, float]:
             raise UserError(f"--rates: {part!r} is not a rate (allowed: {allowed})")
         rates[arithmetic] = value
     return rates
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m workflow.lib.plan",
-        description="How many jobs, GPU hours and gigabytes experiments will take, by rule.",
-    )
-    parser.add_argument(
-        "experiments", nargs="*", help="names or files (default: those of config.yaml)"
-    )
-    parser.add_argument(
-        "--rates",
-        default="",
-        help="TFLOP/s of a GPU, for instance bf16=400,tf32=200 (default: config.yaml's)",
-    )
-    parser.add_argument(
-        "--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)"
-    )
-    arguments = parser.parse_args()
-    config = read_yaml(arguments.config)
-    if arguments.experiments:
-        config["experiments"] = arguments.experiments
-    study = Study.load(config, str(arguments.config))
-    print(report(Plan(study, parse_rates(arguments.rates, study.settings.rates))))
-
-
-if __name__ == "__main__":
-    run_main(main)

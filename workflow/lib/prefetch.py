@@ -1,11 +1,11 @@
-"""Fetch what experiments need from elsewhere. ``python -m workflow.lib.prefetch --help``.
+"""Fetch what experiments need from elsewhere.
 
 Compute nodes often have no network. Run on a login node, this leaves autoencoders and encoders in
 the Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find
 them. Images are only looked for.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,11 @@ from selftrans.config import (
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
     load_experiment,
-    read_yaml,
-    validated,
 )
 from selftrans.evaluation.references import REFERENCE_BATCHES
 from selftrans.evaluation.weights import WEIGHT_FILES, PublishedFile, fetch_weights, find_weights
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
 from workflow.lib.settings import WorkflowConfig
 
 
@@ -96,36 +93,19 @@ def _reference(path: Path) -> None:
     fetch_weights(REFERENCE_BATCHES[path.name], path.parent)
 
 
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m workflow.lib.prefetch",
-        description="Fetch what experiments need: autoencoders, encoders, weights, reference"
-        " batches; look for their images.",
-    )
-    parser.add_argument(
-        "experiments", nargs="*", help="names or files (default: those of config.yaml)"
-    )
-    parser.add_argument(
-        "--config", type=Path, default=Path("config.yaml"), help="(default: config.yaml)"
-    )
-    parser.add_argument(
-        "--weights",
-        action="append",
-        default=[],
-        metavar="EXTRACTOR=FILE",
-        help="where an extractor's weights lie (default: as in config.yaml, else in the cache)",
-    )
-    arguments = parser.parse_args()
-    set_up_logging()
-    settings = validated(WorkflowConfig, read_yaml(arguments.config), str(arguments.config))
-    overrides = dict(word.partition("=")[::2] for word in arguments.weights)
-    weights = validated(
-        WorkflowConfig, {"experiments": ["-"], "weights": settings.weights | overrides}, "--weights"
-    ).weights
+def prefetch(experiments: Sequence[str], settings: WorkflowConfig) -> None:
+    """Fetch what experiments need, and say for each thing whether it is there.
+
+    Args:
+        experiments: names or files; if there are none, those of the settings.
+        settings: what ``config.yaml`` says.
+
+    Raises:
+        UserError: something is not there.
+    """
     requirements: dict[str, Callable[[], object]] = {}
-    for name in arguments.experiments or settings.references():
-        requirements |= dict(required(load_experiment(name, settings.data), weights))
+    for name in experiments or settings.references():
+        requirements |= dict(required(load_experiment(name, settings.data), settings.weights))
     missing = []
     for name, fetch in requirements.items():
         try:
@@ -140,7 +120,3 @@ def main() -> None:
             " the reasons stand above"
         )
     LOG.info("nothing is missing")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -278,9 +278,13 @@ class RuleRequest:
         """GPUs."""
         return self._job(wildcards).granted.gpu
 
+    def device(self, wildcards: Wildcards) -> str:
+        """The option that says where a job computes."""
+        return "cuda" if self._job(wildcards).on_gpu else "cpu"
+
     def processes(self, wildcards: Wildcards) -> int:
-        """Processes where there is no GPU."""
-        return self._job(wildcards).granted.processes
+        """Processes: one for each GPU, where there are GPUs."""
+        return self._job(wildcards).workers
 
     def nodes(self, wildcards: Wildcards) -> int:
         """Nodes of a training."""

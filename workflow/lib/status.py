@@ -1,4 +1,4 @@
-"""How the runs of all experiments are doing, from files alone. ``python -m workflow.lib.status``.
+"""How the runs of all experiments are doing, from files alone.
 
 So also of trainings on a cluster, and from another machine that sees the results.
 """
@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.errors import UserError, run_main
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.lock import STALE_SECONDS, Owner, is_alive, read_owner
 from selftrans.runtime.logs import duration
@@ -294,34 +293,25 @@ def _end(seconds: float | None) -> str:
     return f"in {duration(seconds)}, {end:%a %H:%M}"
 
 
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m workflow.lib.status",
-        description="How the runs of all experiments are doing.",
-        epilog="examples: --watch redraws every few seconds; --json | jq '.[] | .step'",
-    )
-    parser.add_argument(
-        "--project", type=Path, default=Path(), help="folder of the workflow (default: this one)"
-    )
-    parser.add_argument("--json", action="store_true", help="as JSON, a row for each run and seed")
-    parser.add_argument("--watch", action="store_true", help="redraw until Ctrl-C")
-    arguments = parser.parse_args()
-    if arguments.json:
-        print(json.dumps([asdict(row) for row in collect(arguments.project)], indent=2))
+def show(root: Path, *, as_json: bool = False, watch: bool = False) -> None:
+    """Print how the runs are doing.
+
+    Args:
+        root: the folder that ``results/`` lies in.
+        as_json: a row for each run and seed, for programs.
+        watch: redraw until Ctrl-C.
+    """
+    if as_json:
+        print(json.dumps([asdict(row) for row in collect(root)], indent=2))
         return
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
-    if not arguments.watch:
-        console.print(table_of(collect(arguments.project)))
+    if not watch:
+        console.print(table_of(collect(root)))
         return
-    with Live(table_of(collect(arguments.project)), console=console, auto_refresh=False) as live:
+    with Live(table_of(collect(root)), console=console, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(REDRAW_SECONDS)
-                live.update(table_of(collect(arguments.project)), refresh=True)
+                live.update(table_of(collect(root)), refresh=True)
         except KeyboardInterrupt:
             return
-
-
-if __name__ == "__main__":
-    run_main(main)

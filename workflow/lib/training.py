@@ -167,6 +167,14 @@ class Training:
         """The step of those weights, 0 for none: read off the input, fixed before any job."""
         return Path(input.before).parent.name if input.before else 0
 
+    def inserted(self, wildcards: Wildcards) -> str:
+        """The option that says that only an extension has this checkpoint.
+
+        A resource and no param: it does not change what is trained.
+        """
+        own = self.study.run_of(wildcards).training.checkpoints
+        return "" if int(wildcards["step"]) in own else "--inserted"
+
     # -- order
 
     def urgency(self, wildcards: Wildcards) -> int:

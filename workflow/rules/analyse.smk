@@ -23,15 +23,16 @@ rule block_features:
         mem_mb=request("block_features").mem_mb,
         runtime=request("block_features").runtime,
         gpu=request("block_features").gpu,
+        device=request("block_features").device,
         batch_size=request("block_features").batch_size,
     params:
         definition=analysis.definition,
         alignment=training.alignment_options,
     shell:
-        "exec python -m selftrans.evaluation.features {input.experiment} --run {wildcards.run}"
-        " --seed {wildcards.seed} --checkpoints {input.checkpoints} --latents {input.latents}"
+        "exec selftrans features {input.experiment} {input.checkpoints} --run {wildcards.run}"
+        " --seed {wildcards.seed} --latents {input.latents}"
         " {params.alignment} --output {output} --batch-size {resources.batch_size}"
-        " --gpus {resources.gpu} > {log} 2>&1"
+        " --device {resources.device} > {log} 2>&1"
 
 
 rule probe_blocks:

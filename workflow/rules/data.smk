@@ -14,12 +14,13 @@ rule autoencoder:
         mem_mb=request("autoencoder").mem_mb,
         runtime=request("autoencoder").runtime,
         gpu=request("autoencoder").gpu,
+        device=request("autoencoder").device,
     params:
         definition=datasets.definition("autoencoder"),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.training.auxiliary.autoencoder {input.data}"
-        " --output {params.directory} --gpus {resources.gpu} > {log} 2>&1"
+        "exec selftrans autoencoder {input.data}"
+        " --output {params.directory} --device {resources.device} > {log} 2>&1"
 
 
 rule classifier:
@@ -38,11 +39,12 @@ rule classifier:
         mem_mb=request("classifier").mem_mb,
         runtime=request("classifier").runtime,
         gpu=request("classifier").gpu,
+        device=request("classifier").device,
     params:
         definition=datasets.definition("classifier"),
     shell:
-        "exec python -m selftrans.training.auxiliary.classifier {input.data} --output {output}"
-        " --gpus {resources.gpu} > {log} 2>&1"
+        "exec selftrans classifier {input.data} --output {output}"
+        " --device {resources.device} > {log} 2>&1"
 
 
 # An encoder that alignments follow: a stand-in trained on the data, or published weights, as a
@@ -65,8 +67,9 @@ rule encoder:
         mem_mb=request("encoder").mem_mb,
         runtime=request("encoder").runtime,
         gpu=request("encoder").gpu,
+        device=request("encoder").device,
     params:
         definition=datasets.encoder_definition,
     shell:
-        "exec python -m selftrans.training.auxiliary.encoder {input.data}"
-        " --name {wildcards.encoder} --output {output} --gpus {resources.gpu} > {log} 2>&1"
+        "exec selftrans encoder {input.data}"
+        " --name {wildcards.encoder} --output {output} --device {resources.device} > {log} 2>&1"

@@ -19,7 +19,7 @@ rule extractor_weights:
         place=evaluation.search_option,
         fetch=evaluation.fetch_option(),
     shell:
-        "exec python -m selftrans.evaluation.weights {wildcards.extractor} {resources.place}"
+        "exec selftrans weights {wildcards.extractor} {resources.place}"
         " {resources.fetch} --record {output} > {log} 2>&1"
 
 
@@ -43,6 +43,7 @@ rule reference_statistics:
         mem_mb=request("reference_statistics").mem_mb,
         runtime=request("reference_statistics").runtime,
         gpu=request("reference_statistics").gpu,
+        device=request("reference_statistics").device,
         processes=request("reference_statistics").processes,
         batch_size=request("reference_statistics").batch_size,
         weights=evaluation.weights_option,
@@ -50,9 +51,9 @@ rule reference_statistics:
         definition=datasets.definition("reference"),
         images=datasets.reference_images,
     shell:
-        "exec python -m selftrans.evaluation.compute_statistics {params.images:q}"
+        "exec selftrans statistics {params.images:q}"
         " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
-        " --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        " --batch-size {resources.batch_size} --device {resources.device}"
         " --processes {resources.processes} > {log} 2>&1"
 
 
@@ -74,13 +75,14 @@ rule sample_statistics:
         mem_mb=request("sample_statistics").mem_mb,
         runtime=request("sample_statistics").runtime,
         gpu=request("sample_statistics").gpu,
+        device=request("sample_statistics").device,
         processes=request("sample_statistics").processes,
         batch_size=request("sample_statistics").batch_size,
         weights=evaluation.weights_option,
     shell:
-        "exec python -m selftrans.evaluation.compute_statistics {input.images}"
+        "exec selftrans statistics {input.images}"
         " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
-        " --batch-size {resources.batch_size} --gpus {resources.gpu}"
+        " --batch-size {resources.batch_size} --device {resources.device}"
         " --processes {resources.processes} > {log} 2>&1"
 
 

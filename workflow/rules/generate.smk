@@ -20,6 +20,7 @@ rule generate_samples:
         mem_mb=request("generate_samples").mem_mb,
         runtime=request("generate_samples").runtime,
         gpu=request("generate_samples").gpu,
+        device=request("generate_samples").device,
         processes=request("generate_samples").processes,
         batch_size=request("generate_samples").batch_size,
     params:
@@ -27,10 +28,10 @@ rule generate_samples:
         autoencoder=datasets.decoder_option_of_experiment,
         events=paths.EVENTS,
     shell:
-        "exec python -m selftrans.sampling.generate {input.weights}"
+        "exec selftrans generate {input.weights}"
         " {params.autoencoder} --settings {params.settings:q}"
         " --batch-size {resources.batch_size} --output {output.samples} --events {params.events}"
-        " --gpus {resources.gpu} --processes {resources.processes} > {log} 2>&1"
+        " --device {resources.device} --processes {resources.processes} > {log} 2>&1"
 
 
 # 50,000 images at 256 pixels are 10 GB: an experiment may have them deleted after their

@@ -16,6 +16,7 @@ rule extract_latents:
         mem_mb=request("extract_latents").mem_mb,
         runtime=request("extract_latents").runtime,
         gpu=request("extract_latents").gpu,
+        device=request("extract_latents").device,
         processes=request("extract_latents").processes,
     params:
         definition=datasets.definition("autoencoder", "latents"),
@@ -23,9 +24,9 @@ rule extract_latents:
         directory=subpath(output[0], parent=True),
         events=f"{paths.DATASET_EVENTS}/autoencoder",
     shell:
-        "exec python -m selftrans.extraction.latents {input.data}"
+        "exec selftrans extract latents {input.data}"
         " --autoencoder {params.autoencoder:q} --output {params.directory}"
-        " --events {params.events} --gpus {resources.gpu} --processes {resources.processes}"
+        " --events {params.events} --device {resources.device} --processes {resources.processes}"
         " > {log} 2>&1"
 
 
@@ -47,13 +48,14 @@ rule extract_features:
         mem_mb=request("extract_features").mem_mb,
         runtime=request("extract_features").runtime,
         gpu=request("extract_features").gpu,
+        device=request("extract_features").device,
         processes=request("extract_features").processes,
     params:
         definition=datasets.definition(),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec python -m selftrans.extraction.features {input.data} --encoder {input.encoder}"
-        " --output {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        "exec selftrans extract features {input.data} --encoder {input.encoder}"
+        " --output {params.directory} --device {resources.device} --processes {resources.processes}"
         " > {log} 2>&1"
 
 

@@ -302,7 +302,7 @@ rule prefetch:
         options=prefetch_options(study),
         library=workflow.basedir,
     shell:
-        "PYTHONPATH={params.library:q}:${{PYTHONPATH:-}} python -m workflow.lib.prefetch"
+        "selftrans --project {params.library:q} prefetch"
         " {params.options} 2>&1 | tee {log}"
 
 

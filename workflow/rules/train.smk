@@ -33,6 +33,7 @@ rule train_segment:
         mem_mb=request("train_segment").mem_mb,
         runtime=request("train_segment").runtime,
         gpu=request("train_segment").gpu,
+        device=request("train_segment").device,
         processes=request("train_segment").processes,
         attempt=attempt_number,
         warning=slurm.warning,
@@ -40,15 +41,18 @@ rule train_segment:
         nodes=1,
         tasks_per_gpu=0,
         launcher="",
+        inserted=training.inserted,
     params:
         directory=RUN,
         alignment=training.alignment_options,
         after=training.step_before,
     shell:
-        "exec {resources.launcher}python -m selftrans.training {input.experiment}"
+        "exec {resources.launcher}selftrans train {input.experiment}"
         " --run {wildcards.run} --seed {wildcards.seed} --until {wildcards.step}"
+        " {resources.inserted}"
         " --after {params.after} --latents {input.latents} {params.alignment}"
-        " --directory {params.directory} --gpus {resources.gpu} --processes {resources.processes}"
+        " --directory {params.directory} --device {resources.device}"
+        " --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"
 
 
@@ -61,6 +65,7 @@ use rule train_segment as train_segment_on_nodes with:
         mem_mb=request("train_segment").mem_mb,
         runtime=request("train_segment").runtime,
         gpu=request("train_segment").gpu,
+        device=request("train_segment").device,
         processes=request("train_segment").processes,
         attempt=attempt_number,
         warning=slurm.warning,
@@ -70,6 +75,7 @@ use rule train_segment as train_segment_on_nodes with:
         tasks_per_gpu=0,
         mpi="srun",
         launcher=slurm.launcher,
+        inserted=training.inserted,
 
 
 # A published checkpoint takes the place of a segment.
@@ -95,7 +101,7 @@ rule import_checkpoint:
     params:
         options=training.import_options,
     shell:
-        "exec python -m selftrans.convert import {input:q} {params.options}"
+        "exec selftrans import {input:q} {params.options}"
         " --weights {wildcards.weights} --output {output} > {log} 2>&1"
 
 
@@ -117,7 +123,7 @@ rule freeze_teacher:
         runtime=request("freeze_teacher").runtime,
         gpu=0,
     shell:
-        "exec python -m selftrans.training.freeze {input} --depth {wildcards.depth}"
+        "exec selftrans freeze {input} --depth {wildcards.depth}"
         " --output {output} > {log} 2>&1"
 
 

@@ -189,6 +189,18 @@ class ImageFiles:
         """
         return np.stack([self._decoded(int(index)) for index in indices])
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Width and height of an image as it is stored; nothing but its header is decoded.
+
+        Raises:
+            CorruptImage: it is no image.
+        """
+        try:
+            with open_image(self._encoded(index)) as image:
+                return image.size
+        except DAMAGED as error:
+            raise self._corrupt(index, error) from None
+
     def _encoded(self, index: int) -> bytes:
         try:
             return self._content(int(self._indices[index]))

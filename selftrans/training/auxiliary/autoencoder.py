@@ -1,23 +1,16 @@
-"""Training of the embedded autoencoder.
-
-``python -m selftrans.training.auxiliary.autoencoder --help``
-"""
+"""Training of the embedded autoencoder."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_dataset
+from selftrans.config import DatasetConfig, TrainedAutoencoderConfig
 from selftrans.data.sources import read_all
-from selftrans.models.autoencoder import save_autoencoder, to_signed
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.devices import add_gpu_argument, claim_device
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.logs import set_up_logging
+from selftrans.models.autoencoder import to_signed
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.training.auxiliary.fit import fit, shuffled
 
@@ -68,22 +61,3 @@ def train_autoencoder(data: DatasetConfig, device: torch.device) -> AutoencoderK
 
     fit(autoencoder, loss_of_step, settings.steps, settings.learning_rate, "autoencoder")
     return autoencoder
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.training.auxiliary.autoencoder",
-        description="Train the embedded autoencoder.",
-    )
-    parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument("--output", type=Path, required=True, help="directory for save_pretrained")
-    add_gpu_argument(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    data = load_dataset(arguments.data)
-    save_autoencoder(train_autoencoder(data, claim_device(arguments.gpus)), arguments.output)
-
-
-if __name__ == "__main__":
-    run_main(main)

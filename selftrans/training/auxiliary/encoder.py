@@ -1,7 +1,4 @@
-"""The file of an encoder: a stand-in is trained, a published one is fetched.
-
-``python -m selftrans.training.auxiliary.encoder --help``
-"""
+"""The file of an encoder: a stand-in is trained, a published one is fetched."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from selftrans.config import DatasetConfig, TrainedEncoderConfig, load_dataset
+from selftrans.config import DatasetConfig, TrainedEncoderConfig
 from selftrans.data.sources import open_source
 from selftrans.models.encoder import (
     EncoderMetadata,
@@ -18,10 +15,8 @@ from selftrans.models.encoder import (
     save_encoder,
     stand_in_architecture,
 )
-from selftrans.runtime.arguments import CommandLine
-from selftrans.runtime.devices import add_gpu_argument, claim_device
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.runtime.logs import LOG, set_up_logging
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.auxiliary.fit import fit_classifier
 
@@ -101,24 +96,3 @@ def make_encoder(data: DatasetConfig, name: str, output: Path, device: torch.dev
         architecture=architecture,
     )
     return save_encoder(output, network, metadata)
-
-
-def main() -> None:
-    """The command line."""
-    parser = CommandLine(
-        prog="python -m selftrans.training.auxiliary.encoder",
-        description="Train or fetch an encoder of a data set.",
-    )
-    parser.add_argument("data", help="data file (YAML)")
-    parser.add_argument("--name", required=True, help="which of its encoders")
-    parser.add_argument("--output", type=Path, required=True, help="the encoder's file")
-    add_gpu_argument(parser)
-    arguments = parser.parse_args()
-    set_up_logging()
-    make_encoder(
-        load_dataset(arguments.data), arguments.name, arguments.output, claim_device(arguments.gpus)
-    )
-
-
-if __name__ == "__main__":
-    run_main(main)

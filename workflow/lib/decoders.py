@@ -1,13 +1,9 @@
-"""Pictures of chosen classes from a checkpoint among the results, whose autoencoder is found.
-
-``python -m workflow.lib.sample_grid --help``
-"""
+"""What decodes the samples of a checkpoint among the results."""
 
 from pathlib import Path
 
 from selftrans.config import TrainedAutoencoderConfig, load_experiment
-from selftrans.runtime.errors import UserError, run_main
-from selftrans.sampling import sample_grid
+from selftrans.runtime.errors import UserError
 from workflow.lib import paths
 
 
@@ -29,12 +25,3 @@ def autoencoder_of(checkpoint: Path) -> tuple[str | None, str | None]:
         decoder = data.autoencoder.decoder
         return (None, decoder) if decoder else (data.autoencoder.path, None)
     return str(root / paths.fill(paths.AUTOENCODER, {"dataset": data.name})), None
-
-
-def main() -> None:
-    """The command line of ``selftrans.sampling.sample_grid``; --autoencoder may be left out."""
-    sample_grid.main("workflow.lib.sample_grid", autoencoder_of)
-
-
-if __name__ == "__main__":
-    run_main(main)

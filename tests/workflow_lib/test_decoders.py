@@ -3,7 +3,7 @@
 import pytest
 
 from selftrans.runtime.errors import UserError
-from workflow.lib.sample_grid import autoencoder_of
+from workflow.lib.decoders import autoencoder_of
 
 
 def test_the_autoencoder_is_that_of_the_checkpoints_experiment(tmp_path, tiny):

@@ -1,0 +1,205 @@
+"""``selftrans evaluate``, ``statistics``, ``features`` and ``weights``."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from selftrans.cli.options import (
+    FILE,
+    OneOf,
+    WholeNumber,
+    alignment_options,
+    batch_size_option,
+    check_output,
+    device_option,
+    output_option,
+    process_options,
+)
+from selftrans.config import EXTRACTORS, DistanceArithmetic, ExtractorName, Metric
+from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights, find_weights
+from selftrans.runtime.devices import DeviceName, claim_device, granted_gpus
+from selftrans.runtime.files import write_json
+from selftrans.runtime.workers import Shard, Workers
+from selftrans.training.input_paths import InputPaths
+
+weights_option = click.option("--weights", type=FILE, help="its weights  [default: in the cache]")
+
+
+@click.command(
+    epilog="""SAMPLES and REFERENCE are each one of
+
+    \b
+      an .npz whose arr_0 is uint8 (N, H, W, 3)
+      a folder of RGB images
+      a data file (.yaml)
+      the ADM evaluator's reference batch, whose own moments are used for fid and sfid
+      statistics (.npz) of `selftrans statistics`
+
+    Example:
+
+    \b
+      selftrans evaluate samples.npz --metrics fid,sfid,is \\
+          --reference VIRTUAL_imagenet256_labeled.npz"""
+)
+@click.argument("samples", type=FILE)
+@click.option("--reference", type=FILE, required=True, help="what they are measured against")
+@click.option(
+    "--metrics", default="fid,is", show_default=True, help=f"of {', '.join(get_args(Metric))}"
+)
+@click.option(
+    "--extractor",
+    type=OneOf(EXTRACTORS),
+    default="inception",
+    show_default=True,
+    help="feature network",
+)
+@weights_option
+@click.option("--dinov2-weights", type=FILE, help="weights for fd-dinov2  [default: in the cache]")
+@click.option("--fetch", is_flag=True, help="download missing weights into the cache")
+@click.option(
+    "--distances",
+    type=OneOf(get_args(DistanceArithmetic)),
+    default="fp32",
+    show_default=True,
+    help="arithmetic of precision and recall; adm: half precision, as in the ADM evaluator",
+)
+@batch_size_option(64)
+@click.option(
+    "--output", "-o", type=FILE, help="file for the metrics and what they depend on (JSON)"
+)
+@device_option
+def evaluate(
+    samples: Path,
+    reference: Path,
+    metrics: str,
+    extractor: ExtractorName,
+    weights: Path | None,
+    dinov2_weights: Path | None,
+    fetch: bool,
+    distances: DistanceArithmetic,
+    batch_size: int,
+    output: Path | None,
+    device: DeviceName,
+) -> None:
+    """Measure SAMPLES against a reference."""
+    if output:
+        check_output(output, samples, reference, weights, dinov2_weights)
+
+    from selftrans.evaluation import evaluate as evaluation
+    from selftrans.evaluation.tables import METRIC_NAMES
+
+    result = evaluation.evaluate(
+        samples,
+        reference,
+        metrics=evaluation.parse_metrics(metrics),
+        extractor=extractor,
+        weights=weights,
+        dinov2_weights=dinov2_weights,
+        fetch=fetch,
+        distances=distances,
+        batch_size=batch_size,
+        gpus=granted_gpus(device),
+    )
+    for metric, value in result["metrics"].items():
+        print(f"{METRIC_NAMES[metric]:12} {value:.4f}")
+    if output:
+        write_json(output, result)
+
+
+@click.command()
+@click.argument("images", type=FILE)
+@click.option("--extractor", type=OneOf(EXTRACTORS), required=True, help="feature network")
+@weights_option
+@output_option("the statistics (.npz); features go beside it")
+@batch_size_option(64)
+@process_options
+def statistics(
+    images: Path,
+    extractor: ExtractorName,
+    weights: Path | None,
+    output: Path,
+    batch_size: int,
+    device: DeviceName,
+    processes: int,
+    worker: Shard | None,
+) -> None:
+    """Compute the feature statistics of IMAGES: an .npz, a folder or a data file."""
+    from selftrans.evaluation.compute_statistics import write_statistics
+    from selftrans.evaluation.statistics import features_path
+
+    for file in (output, features_path(output)):
+        check_output(file, images, weights, suffix=file.suffix)
+    check_output(output, suffix=".npz")
+    write_statistics(
+        images, extractor, weights, output, batch_size, Workers(device, processes, worker)
+    )
+
+
+@click.command()
+@click.argument("experiment")
+@click.argument("checkpoints", type=FILE, nargs=-1, required=True)
+@click.option("--run", required=True, help="name of the run")
+@click.option("--seed", type=WholeNumber(0), required=True, help="seed of the run")
+@click.option("--latents", type=FILE, required=True, help="manifest of the latent store")
+@alignment_options
+@output_option("the features (.npz)")
+@batch_size_option(256)
+@device_option
+def features(
+    experiment: str,
+    checkpoints: tuple[Path, ...],
+    run: str,
+    seed: int,
+    latents: Path,
+    teachers: tuple[tuple[str, Path], ...],
+    features: tuple[Path, ...],
+    encoders: tuple[Path, ...],
+    output: Path,
+    batch_size: int,
+    device: DeviceName,
+) -> None:
+    """Compute features of a run's blocks, and of what its loss follows.
+
+    CHECKPOINTS are the run's weight files, by ascending step.
+    """
+    check_output(output, *checkpoints, suffix=".npz")
+
+    from selftrans.config import load_experiment
+    from selftrans.evaluation.features import write_features
+
+    write_features(
+        load_experiment(experiment),
+        run,
+        seed,
+        list(checkpoints),
+        latents,
+        InputPaths(teachers=dict(teachers), features=features, encoders=encoders),
+        output,
+        batch_size,
+        claim_device(granted_gpus(device)),
+    )
+
+
+@click.command()
+@click.argument("extractor", type=OneOf(tuple(WEIGHT_FILES)))
+@click.option("--path", type=FILE, help="where the file lies  [default: in the cache]")
+@click.option("--fetch", is_flag=True, help="download it into the cache, if it is missing")
+@click.option("--record", type=FILE, help="write the checked file's name and digest here (JSON)")
+def weights(extractor: str, path: Path | None, fetch: bool, record: Path | None) -> None:
+    """Find, check or fetch the published weights of EXTRACTOR."""
+    file = WEIGHT_FILES[extractor]
+    if fetch and path is None:
+        fetch_weights(file)
+    found = find_weights(file, path)
+    if record:
+        write_json(record, {"extractor": extractor, "file": file.name, "sha256": file.sha256})
+    print(f"{found}: {file.name}, digest as published")
+
+
+COMMANDS = {
+    "evaluate": evaluate,
+    "statistics": statistics,
+    "features": features,
+    "weights": weights,
+}

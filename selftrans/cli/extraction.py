@@ -1,0 +1,68 @@
+"""``selftrans extract latents`` and ``selftrans extract features``."""
+
+from pathlib import Path
+
+import click
+
+from selftrans.cli.options import FILE, data_argument, events_option, output_option, process_options
+from selftrans.runtime.devices import DeviceName
+from selftrans.runtime.lock import DirectoryLock
+from selftrans.runtime.workers import Shard, Workers, run_sharded
+
+
+@click.group()
+def extract() -> None:
+    """Encode images into a store that trainings read."""
+
+
+@extract.command()
+@data_argument
+@click.option("--autoencoder", required=True, help="directory or hub name of the autoencoder")
+@output_option("directory of the latent store")
+@events_option("a picture of reconstructions")
+@process_options
+def latents(
+    data: str,
+    autoencoder: str,
+    output: Path,
+    events: Path | None,
+    device: DeviceName,
+    processes: int,
+    worker: Shard | None,
+) -> None:
+    """Encode the images of a DATA file into latents; resumes at the shard."""
+    from selftrans.config import load_dataset
+    from selftrans.extraction.latents import LatentExtraction
+
+    run_sharded(
+        Workers(device, processes, worker),
+        lambda claimed: LatentExtraction(load_dataset(data), autoencoder, output, claimed, events),
+        DirectoryLock(output, wait=True),
+    )
+
+
+@extract.command()
+@data_argument
+@click.option("--encoder", type=FILE, required=True, help="the encoder's file")
+@output_option("directory of the feature store")
+@process_options
+def features(
+    data: str,
+    encoder: Path,
+    output: Path,
+    device: DeviceName,
+    processes: int,
+    worker: Shard | None,
+) -> None:
+    """Encode the images of a DATA file into an encoder's patch tokens; resumes at the shard."""
+    from selftrans.config import load_dataset
+    from selftrans.extraction.features import FeatureExtraction
+
+    run_sharded(
+        Workers(device, processes, worker),
+        lambda claimed: FeatureExtraction(load_dataset(data), encoder, output, claimed),
+        DirectoryLock(output, wait=True),
+    )
+
+
+COMMANDS = {"extract": extract}

@@ -1,0 +1,91 @@
+"""``selftrans clean``: what may go, and what never does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selftrans.runtime.errors import UserError
+from workflow.lib.cleaning import delete, leftovers
+from workflow.lib.study import Study
+
+
+def made(path, size=100):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    return path
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, tiny):
+    """Two experiments, one of which shares a run of the other, in an empty folder of results."""
+    experiments = Path("experiments").resolve()
+    parent = tiny(name="parent").rename(tmp_path / "parent.yaml")
+    (tmp_path / "child.yaml").write_text("extends: parent.yaml\nruns: {sit: null}\n")
+    (tmp_path / "experiments").symlink_to(experiments)
+    monkeypatch.chdir(tmp_path)
+    return lambda *names: Study.load({"experiments": [str(parent.with_name(n)) for n in names]})
+
+
+RUN = "results/parent/runs/{}/seed{}"
+
+
+def paths(found):
+    return [str(one.path) for one in found]
+
+
+def test_runs_and_seeds_that_no_experiment_names_may_go(study):
+    for run, seed in (("sit", 0), ("sit", 1), ("gone", 0)):
+        made(RUN.format(run, seed) + "/checkpoints/4/ema.safetensors")
+    made("results/vanished/runs/sit/seed0/state/state.safetensors", 50)
+    found = leftovers(study("parent.yaml"))
+    assert paths(found) == [
+        RUN.format("gone", 0), RUN.format("sit", 1), "results/vanished/runs/sit/seed0",
+    ]  # fmt: skip
+    assert delete(found) == 250
+    assert Path(RUN.format("sit", 0)).is_dir()
+    assert leftovers(study("parent.yaml")) == []
+
+
+def test_what_another_experiment_shares_stays(study):
+    made(RUN.format("vae-align", 0) + "/checkpoints/4/ema.safetensors")
+    assert leftovers(study("child.yaml")) == []
+
+
+def test_sets_of_samples_that_no_experiment_names_may_go(study):
+    samples = RUN.format("sit", 0) + "/samples/4"
+    for name in ("ode-n12", "ode-n9999", "former-n12"):
+        made(f"{samples}/{name}/samples.npz")
+    named = study("parent.yaml").known["parent"].evaluation.samplers["ode"].num_samples
+    Path(f"{samples}/ode-n12").rename(f"{samples}/ode-n{named}")
+    assert paths(leftovers(study("parent.yaml"))) == [
+        f"{samples}/former-n12", f"{samples}/ode-n9999",
+    ]  # fmt: skip
+
+
+def test_states_go_on_request_and_only_of_finished_runs(study):
+    for run in ("sit", "vae-align"):
+        made(RUN.format(run, 0) + "/state/00000008/state.safetensors")
+        made(RUN.format(run, 0) + "/checkpoints/4/checkpoint.json")
+    made(RUN.format("sit", 0) + "/checkpoints/8/checkpoint.json")
+    assert leftovers(study("parent.yaml")) == []
+    found = leftovers(study("parent.yaml"), states=True)
+    assert paths(found) == [RUN.format("sit", 0) + "/state"]
+
+
+def test_what_is_locked_stays(study):
+    made(RUN.format("gone", 0) + "/state/owner.json")
+    made(RUN.format("lost", 0) + "/samples/4/ode-n12/samples.npz.owner.json")
+    made(RUN.format("late", 0) + "/history.csv")
+    found = leftovers(study("parent.yaml"))
+    assert [(one.path.parent.name, one.locked) for one in found] == [
+        ("gone", True), ("late", False), ("lost", True),
+    ]  # fmt: skip
+    made(RUN.format("late", 0) + "/owner.json")  # since it was listed
+    with pytest.raises(UserError, match="is being written by now"):
+        delete(found)
+    Path(RUN.format("late", 0) + "/owner.json").unlink()
+    assert delete(found) == 100
+    assert Path(RUN.format("gone", 0)).is_dir()
+    shutil.rmtree("results")

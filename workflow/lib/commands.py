@@ -1,0 +1,264 @@
+"""The commands of ``selftrans`` that need the workflow: click's definitions, nothing else.
+
+The package finds this module by the project's folder and never imports it by name.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from selftrans.cli.options import FILE, NamedFile, OneOf, WholeNumber, device_option
+from selftrans.config import EXPERIMENTS, read_yaml, validated
+from selftrans.runtime.devices import DeviceName, visible_gpus
+from selftrans.runtime.errors import UserError
+from workflow.lib.cleaning import all_experiments, delete, leftovers
+from workflow.lib.decoders import autoencoder_of
+from workflow.lib.new import write_new
+from workflow.lib.plan import Plan, parse_rates, report
+from workflow.lib.running import Call, Target, write_changed
+from workflow.lib.settings import WorkflowConfig
+from workflow.lib.status import show
+from workflow.lib.study import Study
+
+__all__ = ["COMMANDS", "autoencoder_of"]
+
+CONFIG = Path("config.yaml")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def in_project(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a command in the project's folder, wherever it was called."""
+
+    @wraps(command)
+    def moved(*arguments: Any, **options: Any) -> Any:
+        os.chdir(click.get_current_context().obj)
+        return command(*arguments, **options)
+
+    return moved
+
+
+class Reference(click.ParamType[str]):
+    """An experiment as it is understood in the project's folder: a file by its whole path."""
+
+    name = "experiment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Of a name or a path."""
+        return str(Path(value).absolute()) if Path(value).is_file() else value
+
+
+def experiments_argument(command: Function) -> Function:
+    """Names or files of experiments."""
+    return click.argument("experiments", nargs=-1, type=Reference())(command)
+
+
+config_option = click.option(
+    "--config", type=FILE, default=CONFIG, show_default=True, help="configuration file"
+)
+
+
+@click.command()
+@experiments_argument
+@click.option(
+    "--rates",
+    default="",
+    help="TFLOP/s of a GPU, for instance bf16=400,tf32=200  [default: config.yaml's]",
+)
+@click.option("--measure", is_flag=True, help="measure this machine by a few steps of training")
+@device_option
+@config_option
+@in_project
+def plan(
+    experiments: tuple[str, ...], rates: str, measure: bool, device: DeviceName, config: Path
+) -> None:
+    """Say how many jobs, GPU hours and gigabytes EXPERIMENTS will take, by rule.
+
+    Without any, those of config.yaml.
+    """
+    settings = read_yaml(config)
+    if experiments:
+        settings["experiments"] = list(experiments)
+    study = Study.load(settings, str(config))
+    print(report(Plan(study, parse_rates(rates, study.settings.rates))))
+    if measure:
+        from workflow.lib import measuring
+
+        for name, experiment in study.experiments.items():
+            rate = measuring.measure(experiment, device)
+            print(f"\n{name}\n{measuring.measured_report(study, rate)}")
+
+
+@click.command()
+@experiments_argument
+@click.option(
+    "--weights",
+    type=NamedFile(),
+    multiple=True,
+    help="where a feature network's weights lie, by its name (may be repeated)",
+)
+@config_option
+@in_project
+def prefetch(
+    experiments: tuple[str, ...], weights: tuple[tuple[str, Path], ...], config: Path
+) -> None:
+    """Fetch what EXPERIMENTS need from elsewhere, and look for their images.
+
+    Autoencoders, encoders, weights of feature networks and reference batches. Without any
+    experiment, those of config.yaml.
+    """
+    from workflow.lib.prefetch import prefetch as fetch_all
+
+    settings = validated(WorkflowConfig, read_yaml(config), str(config))
+    named = {name: str(path) for name, path in weights}
+    changed = {**settings.model_dump(), "weights": settings.weights | named}
+    fetch_all(experiments, validated(WorkflowConfig, changed, "--weights"))
+
+
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans status --watch
+      selftrans status --json | jq '.[] | select(.state == "failed")'"""
+)
+@click.option("--directory", type=FILE, help="folder that results/ lies in  [default: the project]")
+@click.option("--json", "as_json", is_flag=True, help="as JSON, a row for each run and seed")
+@click.option("--watch", is_flag=True, help="redraw until Ctrl-C")
+@click.pass_obj
+def status(project: Path, directory: Path | None, as_json: bool, watch: bool) -> None:
+    """Say how the runs of all experiments are doing, from their files alone."""
+    show(directory or project, as_json=as_json, watch=watch)
+
+
+TARGETS = get_args(Target)
+
+
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans run digits
+      selftrans run imagenet256-b2 --gpus 8 --until evaluate
+      selftrans run digits --set runs.sit.training.learning_rate=1e-3
+      selftrans run imagenet256-b2 --profile slurm --dry-run"""
+)
+@experiments_argument
+@click.option("--gpus", type=WholeNumber(0), help="GPUs of this machine that may be used")
+@click.option("--cores", default="all", show_default=True, help="CPU cores that may be used")
+@click.option("--profile", help="of Snakemake: slurm, generic, or a folder")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="change a key of the experiment, as a new experiment that extends it (may be repeated)",
+)
+@click.option("--name", help="name of the changed experiment  [default: made of the changes]")
+@click.option(
+    "--until", type=OneOf(TARGETS), default="all", show_default=True, help="what is requested"
+)
+@click.option("--dry-run", "-n", is_flag=True, help="only say what would be run")
+@click.option("--snakemake", "others", multiple=True, help="an option of Snakemake's own")
+@in_project
+def run(
+    experiments: tuple[str, ...],
+    gpus: int | None,
+    cores: str,
+    profile: str | None,
+    changes: tuple[str, ...],
+    name: str | None,
+    until: Target,
+    dry_run: bool,
+    others: tuple[str, ...],
+) -> None:
+    """Run EXPERIMENTS: all that is still missing. Without any, those of config.yaml.
+
+    Prints the Snakemake command that it stands for.
+    """
+    if name and not changes:
+        raise UserError("--name: names an experiment with changes (allowed: with --set)")
+    if changes:
+        if len(experiments) != 1:
+            raise UserError(f"--set: changes one experiment, {len(experiments)} are named")
+        changed = write_changed(experiments[0], changes, name)
+        print(f"{changed}: the experiment with these changes")
+        experiments = (changed.stem if changed.parent == EXPERIMENTS else str(changed),)
+    call = Call(experiments, until, cores, gpus, profile, dry_run, others)
+    print(call.shown(), flush=True)
+    sys.exit(subprocess.run([sys.executable, "-m", *call.words()], check=False).returncode)
+
+
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans new ~/pictures/birds
+      selftrans plan birds --measure
+      selftrans run birds"""
+)
+@click.argument("images", type=FILE)
+@click.option("--name", help="of the data and the experiment  [default: the folder's]")
+@click.option("--size", type=WholeNumber(8), help="side of the squares in pixels")
+@device_option
+@click.pass_obj
+def new(
+    project: Path, images: Path, name: str | None, size: int | None, device: DeviceName
+) -> None:
+    """Look at IMAGES and write a data file and an experiment for them, sized for this machine.
+
+    IMAGES is a folder of class folders, a .zip of one, or a directory that Hugging Face's
+    `save_to_disk` wrote.
+    """
+    images = images.expanduser()
+    images = images.absolute() if images.exists() else images
+    os.chdir(project)
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", images.stem).strip("-.")
+    gpus = 0 if device == "cpu" else len(visible_gpus())
+    found, data_file, experiment_file = write_new(images, name, gpus=gpus, size=size)
+    print(f"{found.described()}\n{data_file}, {experiment_file}: written, to be read and changed")
+    print(f"Next: selftrans plan {name} --measure; selftrans run {name}")
+
+
+@click.command()
+@experiments_argument
+@click.option("--states", is_flag=True, help="also states of runs whose checkpoints are all there")
+@click.option("--yes", is_flag=True, help="delete without a question")
+@in_project
+def clean(experiments: tuple[str, ...], states: bool, yes: bool) -> None:
+    """List results that no experiment names, and delete them on confirmation.
+
+    Runs and sets of samples that belong to no experiment in experiments/ or config.yaml, nor to
+    one of EXPERIMENTS, which may be files elsewhere. What an experiment shares with another one
+    stays, and so does what is being written.
+    """
+    configured = validated(WorkflowConfig, read_yaml(CONFIG), str(CONFIG))
+    names = all_experiments(*configured.references(), *experiments)
+    study = Study.load({"experiments": names, "data": configured.data})
+    found = leftovers(study, states=states)
+    for one in found:
+        note = "  (locked: stays)" if one.locked else ""
+        print(f"{one.bytes / 1e6:10,.1f} MB  {one.path}  {one.reason}{note}")
+    deletable = [one for one in found if not one.locked]
+    if not deletable:
+        print("nothing to delete")
+        return
+    size = sum(one.bytes for one in deletable) / 1e6
+    if yes or click.confirm(f"Delete {len(deletable)} folders, {size:,.1f} MB?"):
+        print(f"{delete(found) / 1e6:,.1f} MB deleted")
+
+
+COMMANDS = {
+    "new": new,
+    "plan": plan,
+    "prefetch": prefetch,
+    "run": run,
+    "status": status,
+    "clean": clean,
+}

@@ -1,0 +1,132 @@
+"""What this machine reaches, measured by a few steps of an experiment's own training."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selftrans.config import ExperimentConfig
+from selftrans.flops import forward_flop
+from selftrans.runtime.devices import DeviceName
+from workflow.lib.study import Study
+from workflow.lib.training import Training
+from workflow.lib.work import count_classes, segment_work
+
+if TYPE_CHECKING:
+    import torch
+
+SECONDS = 3.0
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a training reaches here."""
+
+    run: str
+    device: str
+    """Name of what computes."""
+    seconds_per_step: float
+    tflops: float
+    """TFLOP/s."""
+
+
+def measure(experiment: ExperimentConfig, device_name: DeviceName = "auto") -> Rate:
+    """Train the largest backbone of an experiment on noise for a few steps, without alignment.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    from selftrans.models.sit import build_backbone
+    from selftrans.runtime.devices import claim_device, granted_gpus
+
+    shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
+    name = max(
+        experiment.trained_runs, key=lambda run: forward_flop(experiment.runs[run].model, shape)
+    )
+    run = experiment.runs[name]
+    device = claim_device(granted_gpus(device_name))
+    size = run.training.batch_size
+    backbone = build_backbone(run.model, shape, classes).to(device)
+    optimizer = torch.optim.AdamW(backbone.parameters())
+    x_BCHW = torch.randn(size, *shape, device=device)
+    t_B, labels_B = (
+        torch.rand(size, device=device),
+        torch.zeros(size, dtype=torch.long, device=device),
+    )
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
+    steps, started = 0, 0.0
+    while steps <= WARM_UP or time.perf_counter() - started < SECONDS:
+        if steps == WARM_UP:
+            _wait_for(device)
+            started = time.perf_counter()
+        with torch.autocast(device.type, mixed, enabled=mixed is not None):
+            loss = (backbone(x_BCHW, t_B, labels_B) - x_BCHW).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    _wait_for(device)
+    seconds = (time.perf_counter() - started) / (steps - WARM_UP)
+    flop = 3 * size * forward_flop(run.model, shape)
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    return Rate(name, kind, seconds, flop / seconds / 1e12)
+
+
+def _wait_for(device: "torch.device") -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def training_minutes(study: Study, tflops: float) -> dict[tuple[str, str], float]:
+    """Minutes of every training of a seed at a measured rate, by its owner and run."""
+    minutes: dict[tuple[str, str], float] = {}
+    for job in Training(study, ancient=str).jobs():
+        owner, run = job["experiment"], job["run"]
+        if job["seed"] != study.seeds_of(owner, run)[0]:
+            continue
+        last = study.checkpoints_of(owner, run)[-1]
+        settings = study.known[owner]
+        work = segment_work(settings, settings.runs[run], 0, last)
+        minutes[owner, run] = sum(work.values()) / (tflops * 1e12) / 60
+    return minutes
+
+
+def longest_chain(study: Study, minutes: dict[tuple[str, str], float]) -> tuple[list[str], float]:
+    """The trainings that wait for each other longest, first to last, and their minutes."""
+
+    def chain(owner: str, run: str, share: float) -> tuple[list[str], float]:
+        before: tuple[list[str], float] = ([], 0.0)
+        for teacher in study.known[owner].runs[run].teachers.values():
+            source = study.run_owner(owner, teacher.choice.run)
+            steps = study.checkpoints_of(source, teacher.choice.run) or (teacher.choice.step,)
+            found = chain(source, teacher.choice.run, teacher.choice.step / steps[-1])
+            before = max(before, found, key=lambda one: one[1])
+        own = minutes.get((owner, run), 0.0) * share
+        return [*before[0], run], before[1] + own
+
+    return max((chain(owner, run, 1.0) for owner, run in minutes), key=lambda one: one[1])
+
+
+def measured_report(study: Study, rate: Rate) -> str:
+    """What the trainings take here, in words."""
+    minutes = training_minutes(study, rate.tflops)
+    seeds = {key: len(study.seeds_of(*key)) for key in minutes}
+    total = sum(minutes[key] * seeds[key] for key in minutes)
+    runs, longest = longest_chain(study, minutes)
+    step = f"{1000 * rate.seconds_per_step:,.0f} ms a step of {rate.run}"
+    lines = [
+        f"Measured on {rate.device}: {step}, {rate.tflops:,.3g} TFLOP/s.",
+        f"Trainings one after another: {_span(total)}.",
+        f"Longest chain: {', then '.join(runs)}: {_span(longest)}.",
+    ]
+    return "\n".join(lines)
+
+
+def _span(minutes: float) -> str:
+    if minutes < 120:
+        return f"{minutes:,.1f} minutes"
+    return f"{minutes / 60:,.1f} hours" if minutes < 48 * 60 else f"{minutes / 60 / 24:,.1f} days"
