@@ -20,10 +20,11 @@ from selftrans.config import TrainingConfig, load_dataset
 from selftrans.data.sources import open_extracted, open_source
 from selftrans.data.store import LatentStore
 from selftrans.extraction.latents import extract
-from selftrans.models.autoencoder import encode_moments, load_autoencoder
+from selftrans.models.autoencoder import decode, encode_moments, load_autoencoder
 from selftrans.runtime.errors import UserError
 from selftrans.training.batches import BatchSource, mirrored
 from tests.support import REPOSITORY
+from tests.support.events import pictures
 from tests.support.miniature import make_imagenet, make_repa
 from tests.support.random_models import save_autoencoder
 
@@ -119,7 +120,7 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
 ):
     file = data_file(on_error="skip", corrupt=2)
     data = load_dataset(file)
-    manifest = extract(data, str(autoencoder), tmp_path / "latents")
+    manifest = extract(data, str(autoencoder), tmp_path / "latents", events=tmp_path / "events")
     assert manifest.skipped == ("n00000000/n00000000_0.JPEG", "n00000001/n00000001_1.JPEG")
     assert (manifest.count, manifest.num_classes, manifest.latent_shape) == (198, 20, (4, 16, 16))
     store, source = (
@@ -134,6 +135,16 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
     )
     torch.testing.assert_close(
         torch.from_numpy(store.moments(chosen)).float(), encoded, rtol=2e-3, atol=2e-3
+    )
+    shown = np.linspace(0, 197, 8).astype(int)
+    decoded = decode(
+        load_autoencoder(str(autoencoder), CPU),
+        torch.from_numpy(store.moments(shown)[:, 0]).float(),
+    )
+    (picture,) = pictures(tmp_path / "events", "autoencoder/reconstructions").values()
+    np.testing.assert_array_equal(
+        picture,
+        np.concatenate([np.concatenate([*part], 1) for part in (source.read(shown), decoded)]),
     )
     file.rename(tmp_path / "data.yaml")
     assert open_extracted(tmp_path / "data.yaml").names == source.names

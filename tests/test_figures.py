@@ -1,8 +1,12 @@
 """What is drawn is what was measured, published and imported: read off the figure's own lines."""
 
 import pandas as pd
+import pytest
 
-from selftrans.plotting.curves import convergence
+from selftrans.evaluation.tables import read_held_out
+from selftrans.plotting.curves import convergence, losses
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import sha256_of, write_json
 
 LABELS = {"sit": "SiT", "ours": "Ours", "public": "SiT-XL/2"}
 TABLE = pd.DataFrame(
@@ -53,3 +57,36 @@ def test_imported_runs_alone_are_levels():
         TABLE[TABLE["run"] == "public"], LABELS, 5.5, imported=["public"]
     ).get_axes()
     assert [set(line.get_ydata()) for line in fid.get_lines()] == [{8.3}]
+
+
+HISTORY = pd.DataFrame(
+    {"step": [1, 2], "denoising": [2.0, 1.0], "alignment": [0.5, 0.4], "gradient_norm": [1.0, 0.9]}
+)
+HELD_OUT = pd.DataFrame({"step": [2], "loss": [1.25]})
+
+
+def panels(held_out):
+    figure = losses([HISTORY, HISTORY], ["sit", "ours"], LABELS, 5.5, held_out)
+    return {axis.get_ylabel(): axis for axis in figure.get_axes()}
+
+
+def test_losses_on_held_out_images_are_one_more_panel():
+    without = panels([None, None])
+    assert list(without) == ["denoising loss", "alignment loss", "gradient norm"]
+    drawn = panels([None, HELD_OUT])
+    assert list(drawn) == [*without, "held-out\ndenoising loss"]
+    (line,) = drawn["held-out\ndenoising loss"].get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([2], [1.25])
+    assert line.get_color() == drawn["denoising loss"].get_lines()[1].get_color()  # that of "ours"
+
+
+def test_losses_on_held_out_images_are_those_that_were_written(tmp_path):
+    history, held_out = tmp_path / "history.csv", tmp_path / "held_out.csv"
+    history.write_text("step,loss\n1,2.0\n")
+    assert read_held_out(history) is None
+    held_out.write_text("step,loss\n2,1.25\n")
+    write_json(tmp_path / "checkpoint.json", {"digests": {"held_out": sha256_of(held_out)}})
+    assert read_held_out(history).equals(HELD_OUT)
+    held_out.write_text("step,loss\n2,1.05\n")
+    with pytest.raises(UserError, match=r"held_out\.csv: damaged"):
+        read_held_out(history)

@@ -28,6 +28,7 @@ from selftrans.sampling.generate import (
 )
 from selftrans.sampling.partial_images import PartialImages
 from selftrans.sampling.sample_grid import class_names
+from tests.support.events import pictures
 from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
 from tests.support.stores import SCALE, SHIFT
@@ -60,9 +61,9 @@ def settings(**changes):
     )
 
 
-def make(one, weights, autoencoder, output, batch_size=256):
+def make(one, weights, autoencoder, output, batch_size=256, events=None):
     """What the command line does."""
-    work = Generation(one, ImageSampler(weights, autoencoder, CPU), output, batch_size)
+    work = Generation(one, ImageSampler(weights, autoencoder, CPU), output, batch_size, events)
     work.run(Shard.all())
     work.finish()
     work.remove_shares()
@@ -104,6 +105,19 @@ def test_noise_and_labels_are_bit_equal_in_any_cut():
         one = settings(labels=labels)
         parts = [sample_labels(one, cut, 10) for cut in (range(37), range(37, 1000))]
         np.testing.assert_array_equal(np.concatenate(parts), sample_labels(one, range(1000), 10))
+
+
+def test_the_first_images_are_shown_at_the_checkpoints_step(tmp_path, weights, autoencoder):
+    for _ in range(2):  # a set that is made again replaces its picture
+        output = tmp_path / "ode-n11/samples.npz"
+        make(settings(), weights, autoencoder, output, events=tmp_path / "events")
+    ((step, picture),) = pictures(tmp_path / "events", "ode-n11/samples").items()
+    assert step == 4
+    assert picture.shape == (2 * 32, 8 * 32, 3)
+    np.testing.assert_array_equal(picture[:32, 32:64], images(output)[1])
+    np.testing.assert_array_equal(picture[32:, 64:96], images(output)[10])
+    assert (picture[32:, 96:] == 255).all()
+    assert len(list((tmp_path / "events").iterdir())) == 1
 
 
 def test_balanced_labels_are_balanced_and_random_ones_uniform():

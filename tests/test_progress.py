@@ -48,7 +48,7 @@ def test_a_row_has_means_over_steps_and_over_samples():
         "alignment_gradient": 7,
     }
     assert all(value == 0 for value in counted.sums)
-    assert counted.history_as_csv().splitlines()[1] == "2,4.0,3.0,1.0,6.0,0.5,6.0,7.0"
+    assert counted.tables()["history"].splitlines()[1] == "2,4.0,3.0,1.0,6.0,0.5,6.0,7.0"
 
 
 def test_a_skipped_step_has_no_norm_and_no_samples_have_no_cosine():

@@ -9,35 +9,31 @@ import pytest
 import torch
 
 from selftrans.runtime.errors import Interrupted, InUse, Unavailable, UserError
+from selftrans.runtime.events import EventStream
 from selftrans.runtime.files import read_json
 from selftrans.training import control
 from selftrans.training.control import Control
-from selftrans.training.events import EventFiles
+from selftrans.training.events import ScalarLog
 from selftrans.training.failure import FailureMarker
 from selftrans.training.progress import HISTORY_COLUMNS
+from tests.support.events import values
 
 
 def row(step, loss):
     return {**dict.fromkeys(HISTORY_COLUMNS, 1.0), "step": float(step), "loss": loss}
 
 
-def write_events(directory, step, rows, enabled=True, second=0):
+def write_events(directory, step, rows, second=0):
     """TensorBoard reads files in the order of the second in their names."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.25)
     started = mock.patch("time.time", return_value=1.7e9 + second)
-    with started, EventFiles(directory, step, enabled=enabled) as events:
+    with started, ScalarLog([EventStream(directory, step)], torch.device("cpu")) as log:
         for one in rows:
-            events.write(one, images=8)
+            log.write_interval(one, 8, optimizer)
 
 
 def curve(directory, name="train/loss"):
-    """Steps and values as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(directory))
-    accumulator.Reload()
-    if name not in accumulator.Tags()["scalars"]:
-        return {}
-    return {event.step: event.value for event in accumulator.Scalars(name)}
+    return values(directory, name)
 
 
 @pytest.mark.parametrize("resumed", [0, 2, 3, 5])
@@ -57,9 +53,24 @@ def test_a_value_that_is_not_finite_is_no_event(tmp_path):
     assert list(curve(tmp_path, "speed/images_per_second")) == [1, 2]
 
 
-def test_without_a_row_and_in_other_processes_no_file_is_made(tmp_path):
+def test_the_learning_rate_is_logged(tmp_path):
+    write_events(tmp_path, 0, [row(1, 1.0), row(2, 1.0)])
+    assert curve(tmp_path, "train/learning_rate") == {1: 0.25, 2: 0.25}
+
+
+def test_on_a_gpu_the_peak_of_its_memory_is_logged_and_begins_again(tmp_path, monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**29)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
+    optimizer, cuda = torch.optim.SGD([torch.zeros(1)], lr=0.25), torch.device("cuda:0")
+    with ScalarLog([EventStream(tmp_path, 0)], cuda) as log:
+        log.write_interval(row(1, 1.0), 8, optimizer)
+    assert curve(tmp_path, "memory/peak_allocated_gib") == {1: 1.5}
+    assert resets == [cuda]
+
+
+def test_without_a_row_no_file_is_made(tmp_path):
     write_events(tmp_path / "none", 0, [])
-    write_events(tmp_path / "other", 0, [row(1, 1.0)], enabled=False)
     assert not list(tmp_path.iterdir())
 
 

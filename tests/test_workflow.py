@@ -20,6 +20,7 @@ import yaml
 
 from selftrans.runtime.tensors import load_tensors
 from tests.support import REPOSITORY
+from tests.support.events import pictures, values
 from tests.support.experiments import OTHER_METHODS
 from tests.support.workplace import Workplace, copy_project
 
@@ -84,7 +85,14 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
             assert metrics["samples"]["checkpoint"]["step"] == step
             assert metrics["extractor"]["name"] == "classifier"
             assert np.isfinite(list(metrics["metrics"].values())).all()
-        assert list(finished.path(f"tiny/runs/{run}/seed0/tensorboard").glob("events.*"))
+        events = finished.path(f"tiny/runs/{run}/seed0/tensorboard")
+        assert set(values(events, "train/loss")) == {3, 6}
+        fids = values(events / "evaluation", "ode-n20/classifier/fid")
+        assert set(fids) == {4, 8}
+        assert fids[8] == pytest.approx(metrics["metrics"]["fid"], rel=1e-6)
+        assert set(pictures(events / "evaluation", "ode-n20/samples")) == {4, 8}
+    reconstructions = finished.path("tiny/tensorboard/autoencoder")
+    assert pictures(reconstructions, "autoencoder/reconstructions")[0].shape == (64, 256, 3)
     with np.load(finished.path("tiny/runs/sit/seed0/samples/8/heun-n12/samples.npz")) as archive:
         assert archive["arr_0"].shape == (12, 32, 32, 3)
         assert archive["arr_0"].dtype == np.uint8

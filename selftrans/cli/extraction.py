@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from selftrans.cli.options import FILE, data_argument, output_option, process_options
+from selftrans.cli.options import FILE, data_argument, events_option, output_option, process_options
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.workers import Shard, Workers, run_sharded
@@ -19,11 +19,13 @@ def extract() -> None:
 @data_argument
 @click.option("--autoencoder", required=True, help="directory or hub name of the autoencoder")
 @output_option("directory of the latent store")
+@events_option("a picture of reconstructions")
 @process_options
 def latents(
     data: str,
     autoencoder: str,
     output: Path,
+    events: Path | None,
     device: DeviceName,
     processes: int,
     worker: Shard | None,
@@ -34,7 +36,7 @@ def latents(
 
     run_sharded(
         Workers(device, processes, worker),
-        lambda claimed: LatentExtraction(load_dataset(data), autoencoder, output, claimed),
+        lambda claimed: LatentExtraction(load_dataset(data), autoencoder, output, claimed, events),
         DirectoryLock(output, wait=True),
     )
 

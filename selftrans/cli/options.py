@@ -163,6 +163,13 @@ def output_option(what: str) -> Callable[[Function], Function]:
     return click.option("--output", "-o", type=FILE, required=True, help=what)
 
 
+def events_option(what: str) -> Callable[[Function], Function]:
+    """The folder of a TensorBoard event file."""
+    return click.option(
+        "--events", type=FILE, help=f"directory for a TensorBoard event file with {what}"
+    )
+
+
 def alignment_options(command: Function) -> Function:
     """What a run's loss follows."""
     options = (

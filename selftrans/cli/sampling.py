@@ -16,6 +16,7 @@ from selftrans.cli.options import (
     check_output,
     decoder_option,
     device_option,
+    events_option,
     output_option,
     parse_json,
     process_options,
@@ -130,6 +131,7 @@ def _decoder(weights: Path, autoencoder: str | None, decoder: str | None) -> tup
 @click.option("--settings", required=True, help="an entry of evaluation.samplers, as JSON")
 @output_option("the .npz; its first images and a .json go beside it")
 @batch_size_option(256)
+@events_option("a picture of the first images")
 @process_options
 def generate(
     weights: Path,
@@ -138,6 +140,7 @@ def generate(
     settings: str,
     output: Path,
     batch_size: int,
+    events: Path | None,
     device: DeviceName,
     processes: int,
     worker: Shard | None,
@@ -156,6 +159,7 @@ def generate(
         output,
         other_decoder=is_other,
         batch_size=batch_size,
+        events=events,
         workers=Workers(device, processes, worker),
     )
 

@@ -96,7 +96,12 @@ from selftrans.config.loading import (
 )
 from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
 from selftrans.config.resources import JobResources, ResourcesConfig
-from selftrans.config.training import Convention, ImportedConfig, TrainingConfig
+from selftrans.config.training import (
+    HELD_OUT_BINS,
+    Convention,
+    ImportedConfig,
+    TrainingConfig,
+)
 from selftrans.runtime.errors import ConfigError
 
 __all__ = [
@@ -107,6 +112,7 @@ __all__ = [
     "EXPERIMENTS",
     "EXTRACTORS",
     "FIRST_IMAGES",
+    "HELD_OUT_BINS",
     "LOCATION_FIELDS",
     "METRIC_EXTRACTORS",
     "NUMERIC_DATA_FIELDS",

@@ -21,6 +21,7 @@ def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     for name, run in experiment.runs.items():
         yield from _run_problems(experiment, name, run)
     yield from _circles(experiment)
+    yield from _held_out_problems(experiment)
     yield from _evaluation_problems(experiment)
     yield from _figure_problems(experiment)
     if (analysis := experiment.analysis) is not None:
@@ -86,6 +87,13 @@ def _teacher_problems(
             message = f"{choice.run!r} has {key} {teachers}, its student has {student}"
             yield Problem((*keys, "teacher", "run"), message)
     yield from _depth_problems((*keys, "teacher_depth"), teacher.depth, source.model.depth)
+
+
+def _held_out_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Splits that leave too few images, where their number is known before they are there."""
+    for name, run in experiment.runs.items():
+        if problem := run.training.split_problem(experiment.data.images):
+            yield Problem(("runs", name, "training", "held_out"), problem)
 
 
 def _circles(experiment: ExperimentConfig) -> Iterator[Problem]:

@@ -107,7 +107,8 @@ class Expansion:
             imported = run.get("imported") if isinstance(run, Mapping) else None
             step = imported.get("step") if isinstance(imported, Mapping) else None
             if isinstance(step, int) and isinstance(run["training"], Mapping):
-                run["training"] = {**run["training"], "checkpoints": (step,), "log_every": 1}
+                only = {"checkpoints": (step,), "log_every": 1, "held_out": 0}
+                run["training"] = {**run["training"], **only}
 
     def _expand_grids(self, same: SameRun) -> None:
         """A run for each cell of every grid.

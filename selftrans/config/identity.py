@@ -23,7 +23,8 @@ from selftrans.runtime.seal import seal_of
 # is done. The precision does change them: a definition holds what `auto` evaluated to.
 EXECUTION_FIELDS = {
     "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile",
-    "deterministic", "log_every", "save_minutes",
+    "deterministic", "log_every", "save_minutes", "logger",
+    "held_out_every",
 }  # fmt: skip
 # Where images, autoencoder and weights lie on a machine: what is in them is recorded by digests.
 # The decoder defines samples, by its own digest, and no training.

@@ -19,6 +19,9 @@ Convention = Literal["noise-at-1", "data-at-1"]
 """Which end of time is which; the velocity is always dx/dt. ``noise-at-1``: ours, REPA's, SRA's.
 ``data-at-1``: SiT's."""
 
+HELD_OUT_BINS = 10
+"""Bins of t that the loss on held-out images is logged in."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -65,6 +68,13 @@ class TrainingConfig(ConfigModel):
     """Optimizer steps that one logged loss is the mean of."""
     save_minutes: PositiveFloat = 10.0
     """Minutes between two saves of the state in progress."""
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
+    """Where the scalars of a training go: TensorBoard event files, or Weights & Biases as well."""
+    held_out: Annotated[int, Field(ge=0)] = 0
+    """Images that are held out of the training, a share of each class; the velocity loss on them
+    is logged by t. Autoencoder and encoders have seen them."""
+    held_out_every: PositiveInt = 1000
+    """Optimizer steps between two computations of that loss, with the averaged weights."""
 
     @model_validator(mode="after")
     def _steps_and_batches_add_up(self) -> Self:
@@ -76,11 +86,32 @@ class TrainingConfig(ConfigModel):
             raise ValueError(
                 f"log_every: {self.log_every} is beyond the first checkpoint, {self.checkpoints[0]}"
             )
+        if 0 < self.held_out < HELD_OUT_BINS:
+            raise ValueError(
+                f"held_out: {self.held_out} is less than one for each bin of t"
+                f" (allowed: 0, or at least {HELD_OUT_BINS})"
+            )
+        if self.held_out and self.held_out_every > self.checkpoints[-1]:
+            raise ValueError(
+                f"held_out_every: {self.held_out_every} is beyond the last checkpoint,"
+                f" {self.checkpoints[-1]}"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
             )
         return self
+
+    def split_problem(self, images: int | None) -> str | None:
+        """What is wrong with holding images out of so many; None of an unknown number."""
+        if not self.held_out or images is None:
+            return None
+        if (left := max(images - self.held_out, 0)) >= self.batch_size:
+            return None
+        return (
+            f"{self.held_out} of {images} images leave {left}, fewer than a batch of"
+            f" {self.batch_size}"
+        )
 
     def check_processes(self, processes: int, where: str) -> None:
         """Refuse a number of processes that the global batch cannot be shared among.

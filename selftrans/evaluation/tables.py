@@ -198,10 +198,24 @@ def read_history(path: Path | str) -> pd.DataFrame:
     Raises:
         UserError: as ``read_table``, or they are not what was written.
     """
-    record = Path(path).with_name("checkpoint.json")
+    return _read_recorded(Path(path))
+
+
+def read_held_out(history: Path | str) -> pd.DataFrame | None:
+    """The losses on held-out images beside a history; None where no images are held out.
+
+    Raises:
+        UserError: as ``read_history``.
+    """
+    path = Path(history).with_name("held_out.csv")
+    return _read_recorded(path) if path.exists() else None
+
+
+def _read_recorded(path: Path) -> pd.DataFrame:
+    record = path.with_name("checkpoint.json")
     if record.exists():
-        expected = read_fields(record, digests=dict)["digests"].get("history")
-        if expected is not None and sha256_of(Path(path)) != expected:
+        expected = read_fields(record, digests=dict)["digests"].get(path.stem)
+        if expected is not None and sha256_of(path) != expected:
             raise UserError(f"{path}: damaged, its SHA-256 is not that of {record.name}")
     return read_table(path, "step", "loss")
 

@@ -14,6 +14,7 @@ from selftrans.config import DatasetConfig
 from selftrans.data.manifests import Manifest
 from selftrans.data.sources import ImageSource, may_skip, open_source
 from selftrans.data.sources.repa import PreparedMoments
+from selftrans.data.store import LatentStore
 from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
     EncodedBatch,
@@ -25,11 +26,13 @@ from selftrans.extraction.shards import (
 )
 from selftrans.models.autoencoder import (
     check_latents,
+    decode,
     encode_moments,
     latent_scaling,
     load_autoencoder,
 )
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import digest_of
 from selftrans.runtime.workers import Shard
@@ -52,20 +55,27 @@ class LatentExtraction:
         autoencoder_path: directory or hub name.
         directory: of the store.
         device: where images are encoded.
+        events: directory for a picture of reconstructions in TensorBoard.
 
     Raises:
         UserError: the images or the autoencoder are absent, or not what the data file says.
     """
 
     def __init__(
-        self, data: DatasetConfig, autoencoder_path: str, directory: Path, device: torch.device
+        self,
+        data: DatasetConfig,
+        autoencoder_path: str,
+        directory: Path,
+        device: torch.device,
+        events: Path | None = None,
     ) -> None:
         self.data, self.device, self.path = data, device, autoencoder_path
+        self.events = events
         self.source: ImageSource = open_source(data)
         self.autoencoder: Autoencoder = load_autoencoder(autoencoder_path, device)
         channels = data.latent_shape[0]
         self.scale, self.shift = latent_scaling(self.autoencoder, autoencoder_path, channels)
-        self._check_decoder()
+        self.decoder = self._checked_decoder()
         digests = {"autoencoder_digest": digest_of(self.autoencoder.state_dict())}
         origin = store_origin(directory, data, self.source, digests, "autoencoder", "latents")
         self.views = 2 if data.latents.flip else 1
@@ -73,11 +83,11 @@ class LatentExtraction:
             directory, origin, len(self.source.labels), data.latents.shard_size
         )
 
-    def _check_decoder(self) -> None:
-        """Refuse another decoder for other latents before anything is encoded or trained."""
+    def _checked_decoder(self) -> Autoencoder:
+        """What decodes; one of other latents is refused before anything is encoded or trained."""
         path = getattr(self.data.autoencoder, "decoder", None)
         if path is None:
-            return
+            return self.autoencoder
         decoder, channels = load_autoencoder(path, self.device), self.data.latent_shape[0]
         check_latents(decoder, path, channels, self.scale, self.shift, f"{self.path!r}'s latents")
         ours, its = (digest_of(one.encoder.state_dict()) for one in (self.autoencoder, decoder))
@@ -87,6 +97,7 @@ class LatentExtraction:
                 path,
                 self.path,
             )
+        return decoder
 
     def is_finished(self) -> bool:
         """Never as a whole: every shard that is there is taken."""
@@ -132,7 +143,21 @@ class LatentExtraction:
             manifest.latent_shape,
             " ".join(f"{number:.5f}" for number in np.atleast_1d(manifest.scale)),
         )
+        if self.events is not None:
+            self._show_reconstructions(self.events, manifest)
         return manifest
+
+    def _show_reconstructions(self, events: Path, manifest: Manifest) -> None:
+        """Write a picture of some images, evenly spread, and below them of their stored means."""
+        if isinstance(self.source, PreparedMoments) and not self.source.has_images:
+            return
+        chosen = np.linspace(0, manifest.count - 1, PICTURE_COLUMNS).astype(np.int64)
+        images = open_source(self.data, manifest.skipped).read(chosen)
+        moments = LatentStore(self.writer.directory / "manifest.json").moments(chosen)
+        means_BCHW = torch.from_numpy(moments[:, 0]).float().to(self.device)
+        decoded = decode(self.decoder, means_BCHW).cpu().numpy()
+        values = [picture("autoencoder/reconstructions", tiled(np.concatenate([images, decoded])))]
+        write_event_file(events, "reconstructions", 0, values)
 
     def remove_shares(self) -> None:
         """Nothing: the shards are the store."""
@@ -188,9 +213,13 @@ class LatentExtraction:
 
 
 def extract(
-    data: DatasetConfig, autoencoder_path: str, directory: Path, device: torch.device = CPU
+    data: DatasetConfig,
+    autoencoder_path: str,
+    directory: Path,
+    device: torch.device = CPU,
+    events: Path | None = None,
 ) -> Manifest:
     """Encode every image of ``data`` into the store in ``directory``; resumes at the shard."""
-    extraction = LatentExtraction(data, autoencoder_path, directory, device)
+    extraction = LatentExtraction(data, autoencoder_path, directory, device, events)
     extraction.run(Shard.all())
     return extraction.finish()

@@ -150,31 +150,38 @@ def losses(
     runs: Sequence[str],
     labels: Mapping[str, str],
     width_inches: float,
+    held_out: Sequence[pd.DataFrame | None] = (),
 ) -> Figure:
     """Denoising loss, alignment loss and gradient norm against optimizer steps.
+
+    And the denoising loss on held-out images, where there are any.
 
     Args:
         histories: a training's ``history.csv`` each; several seeds of a run share its colour.
         runs: the run that each history belongs to.
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
+        held_out: the losses on held-out images of each of these trainings.
     """
-    panels = {
-        column: name
+    panels: list[tuple[str, str, Sequence[pd.DataFrame | None]]] = [
+        (name, column, histories)
         for column, name in LOSSES.items()
         if any(history[column].any() for history in histories)
-    }
-    figure = Figure(figsize=(width_inches, 0.36 * width_inches))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (column, name) in zip(axes, panels.items(), strict=True):
+    ]
+    if any(table is not None for table in held_out):
+        panels.append(("held-out\ndenoising loss", "loss", held_out))
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(width_inches, 0.36 * rows * width_inches))
+    axes = figure.subplots(rows, len(panels) // rows, squeeze=False).ravel()
+    for axis, (name, column, tables) in zip(axes, panels, strict=True):
         labelled = set()
-        for run, history in zip(runs, histories, strict=True):
-            if not history[column].any():  # a run without alignment has no alignment loss
+        for run, table in zip(runs, tables, strict=True):
+            if table is None or not table[column].any():  # without alignment it has no loss
                 continue
             run_style = run_styles(labels)[run]
             label = None if run in labelled else run_style.label
             axis.plot(
-                history["step"], history[column], color=run_style.colour, linewidth=1, label=label
+                table["step"], table[column], color=run_style.colour, linewidth=1, label=label
             )
             labelled.add(run)
         _steps_axis(axis, name)

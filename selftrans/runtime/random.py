@@ -23,6 +23,7 @@ class Stream(IntEnum):
     CLASSIFIER = 6
     ENCODER = 7
     ANALYSIS = 8
+    HELD_OUT = 9
 
 
 def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.random.Generator:

@@ -43,6 +43,7 @@ from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.files import read_json, write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG, Progress
@@ -52,6 +53,7 @@ from selftrans.runtime.workers import Shard, Workers, run_sharded
 from selftrans.sampling.partial_images import PartialImages
 
 CPU = torch.device("cpu")
+PICTURE_ROWS = 4  # in TensorBoard
 
 
 class SampleNoise:
@@ -262,13 +264,20 @@ class Generation:
         sampler: checkpoint and autoencoder.
         output: the ``.npz``; batches lie beside it until the set is finished.
         batch_size: samples at a time.
+        events: directory for a picture of the first images in TensorBoard, under the name of the
+            output's directory.
     """
 
     def __init__(
-        self, settings: SamplerConfig, sampler: ImageSampler, output: Path, batch_size: int
+        self,
+        settings: SamplerConfig,
+        sampler: ImageSampler,
+        output: Path,
+        batch_size: int,
+        events: Path | None = None,
     ) -> None:
         self.settings, self.sampler = settings, sampler
-        self.output, self.batch_size = output, batch_size
+        self.output, self.batch_size, self.events = output, batch_size, events
         self.description = describe(settings, sampler)
         self.partial = PartialImages(output.with_suffix(".partial"), self.description)
 
@@ -302,6 +311,13 @@ class Generation:
         archive = ImageArchive(self.output)
         first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
         write_image_archive(self._first, [first], labels[: len(first)])
+        if self.events is not None:
+            name, shown = (
+                self.output.absolute().parent.name,
+                first[: PICTURE_ROWS * PICTURE_COLUMNS],
+            )
+            values = [picture(f"{name}/samples", tiled(shown))]
+            write_event_file(self.events, f"samples-{name}", self.sampler.metadata.step, values)
         write_json(self.output.with_suffix(".json"), self.description)
 
     @property
@@ -323,6 +339,7 @@ def generate(
     *,
     other_decoder: bool = False,
     batch_size: int = 256,
+    events: Path | None = None,
     workers: Workers | None = None,
 ) -> None:
     """Write the images of a sampler, on any number of processes; resumes.
@@ -334,6 +351,7 @@ def generate(
         output: the ``.npz``; its first images and a ``.json`` go beside it.
         other_decoder: whether another autoencoder made the latents.
         batch_size: images at a time.
+        events: directory for a picture of the first images in TensorBoard.
         workers: the processes; one on the CPU, if it is None.
 
     Raises:
@@ -346,6 +364,7 @@ def generate(
             ImageSampler(weights, autoencoder, device, other_decoder=other_decoder),
             output,
             batch_size,
+            events,
         ),
         DirectoryLock(output.parent, file=output.name, wait=True),
     )

@@ -17,6 +17,7 @@ from selftrans.data.sources import ImageSource
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.flow.interpolant import INTERPOLANTS, Interpolant, sample_time
 from selftrans.runtime.random import Stream, generator
+from selftrans.training.split import trained_indices
 
 CPU = torch.device("cpu")
 
@@ -73,7 +74,7 @@ class HostBatch:
 
 
 class BatchSource:
-    """Samples micro-batches of an endless, reshuffled pass over the store.
+    """Samples micro-batches of an endless, reshuffled pass over the images that are trained on.
 
     Args:
         store: the latents.
@@ -82,6 +83,9 @@ class BatchSource:
         features: stores of encoders' patch tokens, part of every batch.
         images: source of clean images, part of every batch.
         with_global_times: whether every batch knows the times of its whole global batch.
+
+    Raises:
+        UserError: so many images are held out that fewer than a batch are left.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class BatchSource:
         with_global_times: bool = False,
     ) -> None:
         self.store, self.training, self.seed = store, training, seed
+        self.trained = trained_indices(store.labels, training)
         self.features, self.images = features, images
         self.interpolant = INTERPOLANTS[training.interpolant]
         self.with_global_times = with_global_times
@@ -103,7 +108,7 @@ class BatchSource:
     def indices(self, step: int, positions: range) -> NDArray[np.int64]:
         """Images at ``positions`` of a global batch: epoch e is a permutation from (seed, e)."""
         epochs, offsets = np.divmod(
-            step * self.training.batch_size + np.asarray(positions), len(self.store)
+            step * self.training.batch_size + np.asarray(positions), len(self.trained)
         )
         chosen = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
@@ -175,7 +180,8 @@ class BatchSource:
                 yield [batch.to(device) for batch in pending.popleft().result()]
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        return generator(self.seed, Stream.ORDER, epoch).permutation(len(self.store))
+        order = generator(self.seed, Stream.ORDER, epoch).permutation(len(self.trained))
+        return self.trained[order]
 
 
 def mirrored(images_BHWC: NDArray[np.uint8], views_B: NDArray[np.int64]) -> NDArray[np.uint8]:

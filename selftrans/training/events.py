@@ -1,51 +1,70 @@
-"""TensorBoard event files of a training."""
+"""The scalars of a training: into TensorBoard's event files and, on request, elsewhere."""
 
 from __future__ import annotations
 
-import math
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
 
 from selftrans.training.progress import HISTORY_COLUMNS
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+GIB = 2**30
 
 
-class EventFiles:
-    """TensorBoard event files of a run; on resume, later steps of an earlier attempt are hidden.
+class Logger(Protocol):
+    """Where scalars go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the scalars of a step, by tag."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class ScalarLog:
+    """What a training logs while it runs. None of it changes the training.
 
     Args:
-        directory: of the files.
-        step: the step that the training resumes from.
-        enabled: false in every process but the first.
+        loggers: where it goes; none in every process but the first.
+        device: whose memory is logged, where it is a GPU.
     """
 
-    def __init__(self, directory: Path, step: int, *, enabled: bool) -> None:
-        self._directory, self._step, self._enabled = directory, step, enabled
-        self._writer: SummaryWriter | None = None
+    def __init__(self, loggers: Sequence[Logger], device: torch.device) -> None:
+        self._loggers, self._device = loggers, device
         self._written_at = time.monotonic()
 
-    def __enter__(self) -> EventFiles:
+    def __enter__(self) -> ScalarLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for logger in self._loggers:
+            logger.close()
 
-    def write(self, row: dict[str, float], images: int) -> None:
-        """Write one row of the history and the rate since the last one."""
-        if not self._enabled:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def write_interval(
+        self, row: Mapping[str, float], images: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Write one row of the history, and speed, memory and learning rate of its interval.
 
-            self._writer = SummaryWriter(self._directory, purge_step=self._step + 1)
+        The memory is the first process's peak since the last row.
+        """
         now = time.monotonic()
-        step = int(row["step"])
-        for name in HISTORY_COLUMNS[1:]:
-            if math.isfinite(row[name]):  # not where nothing is aligned, or fp16 skipped the step
-                self._writer.add_scalar(f"train/{name}", row[name], step)
-        self._writer.add_scalar("speed/images_per_second", images / (now - self._written_at), step)
+        values = {f"train/{name}": row[name] for name in HISTORY_COLUMNS[1:]}
+        values["train/learning_rate"] = optimizer.param_groups[0]["lr"]
+        values["speed/images_per_second"] = images / (now - self._written_at)
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            values["memory/peak_allocated_gib"] = peak / GIB
+            torch.cuda.reset_peak_memory_stats(self._device)
         self._written_at = now
+        self._write(int(row["step"]), values)
+
+    def write_held_out(self, row: Mapping[str, float]) -> None:
+        """Write the loss on held-out images: its mean over t, and that of each bin of t."""
+        values = {f"held_out/{name}": row[name] for name in row if name != "step"}
+        self._write(int(row["step"]), values)
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        for logger in self._loggers:
+            logger.write(step, values)

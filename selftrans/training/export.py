@@ -1,4 +1,4 @@
-"""The files of a checkpoint: weights, history, and a description with the digests of all."""
+"""The files of a checkpoint: weights, logged losses, and a description with the digests of all."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ def export(
     directory: Path,
     backbones: Mapping[Weights, SiT],
     metadata: WeightsMetadata,
-    history_csv: str,
+    tables: Mapping[str, str],
     *,
     after: int,
     seconds: float,
@@ -25,7 +25,7 @@ def export(
         directory: of the checkpoint.
         backbones: averaged and raw.
         metadata: of the weight files, but for which of the two a file holds.
-        history_csv: the losses logged so far.
+        tables: what was logged so far, as CSV, by the name of its file.
         after: the checkpoint that the workflow scheduled this one behind; only recorded.
         seconds: wall time of the training, over all its attempts.
     """
@@ -34,15 +34,17 @@ def export(
         file = directory / f"{weights}.safetensors"
         described = metadata.model_copy(update={"weights": weights})
         digests[weights] = described.save(file, backbone.state_dict())
-    history = directory / "history.csv"
-    write_text(history, history_csv)
+    for name, table in tables.items():
+        path = directory / f"{name}.csv"
+        write_text(path, table)
+        digests[name] = sha256_of(path)
     description = {
         "format": FORMAT,
         "fingerprint": metadata.fingerprint,
         "step": metadata.step,
         "after": after,
         "seconds": seconds,
-        "digests": {**digests, "history": sha256_of(history)},
+        "digests": digests,
     }
     write_json(directory / "checkpoint.json", description)
     remove_stale_temp_files(directory)

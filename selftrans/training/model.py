@@ -95,6 +95,14 @@ def batch_source(
     )
 
 
+def prepare_blocks(backbone: SiT, training: TrainingConfig) -> None:
+    """Let the blocks of the trained backbone run as the recipe says."""
+    backbone.activation_checkpointing = training.activation_checkpointing
+    if training.compile:  # block by block: one small graph, compiled once
+        for block in backbone.blocks:
+            block.compile()
+
+
 def build_optimizer(parameters: list[nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:
     """AdamW with the recipe's settings, all parameters in one pass."""
     return torch.optim.AdamW(

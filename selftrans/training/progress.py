@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
+from selftrans.training.held_out import HELD_OUT_COLUMNS
 from selftrans.training.model import StepLosses
 from selftrans.training.precision import MixedPrecision
 from selftrans.training.state import StateDirectory
@@ -107,6 +109,7 @@ class TrainingProgress:
         self.scaler, self.accelerator = mixed_precision.scaler, accelerator
         device = next(model.parameters()).device
         self.history: list[list[float]] = []
+        self.held_out: list[list[float]] = []
         self.sums = IntervalSums.zeros(device)
         self.all_sums = IntervalSums(*(value[None] for value in self.sums))  # of every process
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -151,10 +154,17 @@ class TrainingProgress:
         self.history.append([row[column] for column in HISTORY_COLUMNS])
         return row
 
-    def history_as_csv(self) -> str:
-        """The logged losses so far."""
-        lines = [f"{int(step)}," + ",".join(map(repr, values)) for step, *values in self.history]
-        return "\n".join([",".join(HISTORY_COLUMNS), *lines]) + "\n"
+    def add_held_out(self, row: Mapping[str, float]) -> Mapping[str, float]:
+        """Add the loss on held-out images at a step, and return it."""
+        self.held_out.append([row[column] for column in HELD_OUT_COLUMNS])
+        return row
+
+    def tables(self) -> dict[str, str]:
+        """What was logged so far, as CSV: the history, and the held-out loss where there is one."""
+        tables = {"history": _as_csv(HISTORY_COLUMNS, self.history)}
+        if self.held_out:
+            tables["held_out"] = _as_csv(HELD_OUT_COLUMNS, self.held_out)
+        return tables
 
     def require_finite(self, directory: Path) -> None:
         """Raise where a loss or a gradient was not finite.
@@ -179,6 +189,8 @@ class TrainingProgress:
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64).reshape(
             -1, len(HISTORY_COLUMNS)
         )
+        if self.held_out:
+            tensors["held_out"] = torch.tensor(self.held_out, dtype=torch.float64)
         tensors |= {f"sums.{name}": value for name, value in self.all_sums._asdict().items()}
         return tensors, {"seconds": self.seconds_spent, "scaler": self.scaler.state_dict()}
 
@@ -202,6 +214,7 @@ class TrainingProgress:
                 on_device = {key: value.to(parameter.device) for key, value in moments.items()}
                 self.optimizer.state[parameter].update(on_device)
         self.history = tensors["history"].tolist()
+        self.held_out = tensors["held_out"].tolist() if "held_out" in tensors else []
         sums = IntervalSums(**_below("sums.", tensors))
         if len(sums.steps) == self.accelerator.num_processes:
             resumed = IntervalSums(*(value[self.accelerator.process_index] for value in sums))
@@ -218,6 +231,11 @@ class TrainingProgress:
     def seconds_spent(self) -> float:
         """Wall time of this training, over all its attempts."""
         return self.seconds + time.monotonic() - self._since
+
+
+def _as_csv(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
+    lines = [f"{int(step)}," + ",".join(map(repr, values)) for step, *values in rows]
+    return "\n".join([",".join(columns), *lines]) + "\n"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.events import EventStream
 from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress
@@ -24,9 +26,10 @@ from selftrans.training.batches import local_batch_slices
 from selftrans.training.control import Control
 from selftrans.training.definition import DEFINITION_FILE, check_definition, keep_sources
 from selftrans.training.ema import MovingAverage
-from selftrans.training.events import EventFiles
+from selftrans.training.events import Logger, ScalarLog
 from selftrans.training.export import export
 from selftrans.training.gradients import alignment_gradient, gradient_norms
+from selftrans.training.held_out import HeldOutLoss
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
 from selftrans.training.model import (
@@ -35,10 +38,12 @@ from selftrans.training.model import (
     batch_source,
     build_model,
     build_optimizer,
+    prepare_blocks,
 )
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
+from selftrans.training.weights_and_biases import WeightsAndBiases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,11 @@ class Segment:
     def training(self) -> TrainingConfig:
         """The run's recipe."""
         return self.experiment.runs[self.run].training
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"{self.run} seed {self.seed}"
 
     @property
     def checkpoint(self) -> Path:
@@ -113,6 +123,21 @@ def weights_metadata(
     )
 
 
+def loggers_of(segment: Segment, definition: Mapping[str, Any], step: int) -> list[Logger]:
+    """Where the scalars of a training go that resumes from ``step``; nowhere, if it is done.
+
+    Raises:
+        UserError: a logger cannot begin.
+    """
+    if step == segment.until:
+        return []
+    loggers: list[Logger] = [EventStream(segment.directory / "tensorboard", step)]
+    if segment.training.logger == "wandb":
+        names = segment.experiment.name, segment.run
+        loggers.append(WeightsAndBiases(*names, definition, segment.directory))
+    return loggers
+
+
 def train_with_lock(segment: Segment, accelerator: Accelerator, stop: StopRequest) -> None:
     """``train`` while the first process owns the run's state; the others wait until it does.
 
@@ -154,12 +179,9 @@ def train(
         segment.experiment, segment.run, segment.seed, store, segment.inputs, device
     )
     raw_model = build_model(segment.experiment, segment.run, store, segment.seed, inputs, device)
-    raw_model.backbone.activation_checkpointing = training.activation_checkpointing
     ema = MovingAverage(raw_model.backbone, training.ema_decay)
     raw_model.alignment.set_ema_model(ema.average)
-    if training.compile:  # block by block: one small graph, compiled once
-        for block in raw_model.backbone.blocks:
-            block.compile()
+    prepare_blocks(raw_model.backbone, training)
     parameters = [parameter for parameter in raw_model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(parameters, training)
     mixed_precision = MixedPrecision(
@@ -192,15 +214,16 @@ def train(
         training.accumulate,
         accelerator.process_index,
     )
+    held_out = HeldOutLoss(store, training, mixed_precision, accelerator)
     control = Control(accelerator, stop, training.save_minutes * 60)
-    label = f"{segment.run} seed {segment.seed}"
     model.train()
     with (
         # A segment inserted later repeats steps that are logged already.
-        EventFiles(
-            segment.directory / "tensorboard", step, enabled=is_main and not states.beyond(step)
-        ) as events,
-        Progress(segment.until, label, "step", initial=step, quiet=not is_main) as bar,
+        ScalarLog(
+            loggers_of(segment, definition, step) if is_main and not states.beyond(step) else (),
+            device,
+        ) as log,
+        Progress(segment.until, segment.label, "step", initial=step, quiet=not is_main) as bar,
     ):
         for micro_batches in source.stream(range(step, segment.until), micro_batch_slices, device):
             logs = (step + 1) % training.log_every == 0
@@ -226,14 +249,16 @@ def train(
                 progress.share()
                 progress.require_finite(segment.directory)
                 row = progress.close_interval(step, norms)
-                events.write(row, images=training.batch_size * training.log_every)
+                log.write_interval(row, training.batch_size * training.log_every, optimizer)
                 bar.update(0, note=f"loss {row['loss']:.4f}")
+            if held_out.is_due(step):
+                log.write_held_out(progress.add_held_out(held_out.row(step, ema.average)))
             bar.update()
             if step < segment.until and (request := control.poll(step)):
                 save()
                 if request == "stop":
                     raise Interrupted(
-                        f"{label}: {stop.reason} at step {step}; saved,"
+                        f"{segment.label}: {stop.reason} at step {step}; saved,"
                         " rerun the same command to resume"
                     )
     if step > resumed_from:
@@ -243,7 +268,7 @@ def train(
             segment.checkpoint,
             {"ema": ema.average, "raw": raw_model.backbone},
             weights_metadata(segment, raw_model.backbone.shape, store, states.fingerprint),
-            progress.history_as_csv(),
+            progress.tables(),
             after=segment.after,
             seconds=progress.seconds_spent,
         )

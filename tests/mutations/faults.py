@@ -203,4 +203,16 @@ FAULTS = {
         new="kernel.sum() / size**2",
         tests=f"{EVALUATION} -k kid_is",
     ),
+    "a training sees the images that are held out of it": Fault(
+        file="selftrans/training/split.py",
+        old="np.setdiff1d(np.arange(len(labels_N)), held_out)",
+        new="np.arange(len(labels_N))",
+        tests="tests/test_held_out.py -k visits_all_other_images",
+    ),
+    "the held-out loss is that of the raw weights": Fault(
+        file="selftrans/training/trainer.py",
+        old="held_out.row(step, ema.average)",
+        new="held_out.row(step, raw_model.backbone)",
+        tests="tests/test_held_out.py -k averaged_weights",
+    ),
 }

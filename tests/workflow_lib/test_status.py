@@ -75,6 +75,23 @@ def test_the_list_of_runs_says_where_each_lies(make_study, tmp_path, monkeypatch
     assert (tmp_path / "results/tiny/runs.json").stat().st_mtime_ns == before
 
 
+def test_an_experiment_links_what_tensorboard_shows_of_its_data(make_study, tmp_path, monkeypatch):
+    study = make_study()
+    monkeypatch.chdir(tmp_path)
+    link = tmp_path / "results/tiny/tensorboard"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../data/another/tensorboard")
+    for _ in range(2):
+        write_records(study)
+        assert link.readlink() == Path("../data/digits/tensorboard")
+    written(tmp_path / "results/data/digits/tensorboard/autoencoder/events", "x")
+    assert (link / "autoencoder/events").read_text() == "x"
+    link.unlink()
+    written(link / "mine", "x")
+    write_records(study)
+    assert (link / "mine").read_text() == "x"
+
+
 def test_nothing_has_started(results):
     found = rows(results)
     assert {run: row.state for run, row in found.items()} == {

@@ -3,6 +3,7 @@
 Runs that an experiment shares with the one that it extends are resolved to their owner's folder.
 """
 
+import os
 from itertools import product
 from pathlib import Path
 
@@ -81,9 +82,24 @@ def _data(study: Study, experiment: str) -> DataRecord:
 
 
 def write_records(study: Study) -> None:
-    """Write the files of all requested experiments that have changed."""
-    for name in study.experiments:
+    """Write the files of all requested experiments that have changed.
+
+    And link what TensorBoard shows of their data sets, so that a folder of an experiment has all.
+    """
+    for name, experiment in study.experiments.items():
+        shown = paths.DATASET_EVENTS.format(dataset=experiment.data.name)
+        link(Path(paths.EVENTS_OF_DATASET.format(experiment=name)), Path(shown))
         path = Path(paths.RUNS.format(experiment=name))
         content = records(study, name).model_dump(mode="json")
         if not path.is_file() or read_json(path) != content:
             write_json(path, content)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make ``path`` a relative link to ``target``, unless something else lies there."""
+    relative = os.path.relpath(target, path.parent)
+    if path.is_symlink() and path.readlink() != Path(relative):
+        path.unlink()
+    if not os.path.lexists(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(relative)

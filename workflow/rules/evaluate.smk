@@ -110,6 +110,7 @@ rule metrics:
         metrics=evaluation.metrics_of_extractor,
         distances=evaluation.distances,
         reference=datasets.reference_name,
+        events=paths.EVENTS,
     script:
         "../scripts/metrics.py"
 

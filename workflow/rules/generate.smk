@@ -26,11 +26,12 @@ rule generate_samples:
     params:
         settings=evaluation.sampler_definition,
         autoencoder=datasets.decoder_option_of_experiment,
+        events=paths.EVENTS,
     shell:
         "exec selftrans generate {input.weights}"
         " {params.autoencoder} --settings {params.settings:q}"
-        " --batch-size {resources.batch_size} --output {output.samples} --device {resources.device}"
-        " --processes {resources.processes} > {log} 2>&1"
+        " --batch-size {resources.batch_size} --output {output.samples} --events {params.events}"
+        " --device {resources.device} --processes {resources.processes} > {log} 2>&1"
 
 
 # 50,000 images at 256 pixels are 10 GB: an experiment may have them deleted after their

@@ -22,10 +22,11 @@ rule extract_latents:
         definition=datasets.definition("autoencoder", "latents"),
         autoencoder=datasets.autoencoder_path,
         directory=subpath(output[0], parent=True),
+        events=f"{paths.DATASET_EVENTS}/autoencoder",
     shell:
         "exec selftrans extract latents {input.data}"
         " --autoencoder {params.autoencoder:q} --output {params.directory}"
-        " --device {resources.device} --processes {resources.processes}"
+        " --events {params.events} --device {resources.device} --processes {resources.processes}"
         " > {log} 2>&1"
 
 

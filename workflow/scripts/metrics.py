@@ -6,6 +6,7 @@ from pathlib import Path
 from selftrans.evaluation.metrics import compute_metrics
 from selftrans.evaluation.statistics import ImageStatistics
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.events import scalars, write_event_file
 from selftrans.runtime.files import read_fields, write_json
 from selftrans.runtime.logs import logged_to
 
@@ -36,4 +37,13 @@ with logged_to(snakemake.log[0]):
         "samples": description,
         "versions": {name: version(name) for name in ("selftrans", "numpy", "scipy", "torch")},
     }
+    names = snakemake.wildcards
+    samples_name = f"{names.sampler}-n{names.number}"
+    shown = {
+        f"{samples_name}/{names.extractor}/{metric}": value
+        for metric, value in result["metrics"].items()
+        if isinstance(value, float)
+    }
+    name = f"{samples_name}-{names.extractor}"
+    write_event_file(Path(params.events), name, int(names.step), scalars(shown))
     write_json(Path(snakemake.output[0]), result)

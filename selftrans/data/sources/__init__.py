@@ -40,7 +40,7 @@ def held_out(count: int) -> NDArray[np.bool_]:
     """Every tenth of ``count`` images, (N,).
 
     Classifier, trained encoder and probes are judged on them and not fitted to them. Diffusion
-    models are trained on them as on all others.
+    models are trained on them as on all others; what those are judged on is ``training.held_out``.
     """
     return np.arange(count) % 10 == 0
 
