@@ -2,7 +2,8 @@
 # make test   set everything up, run the static checks and every test, in two processes (WORKERS=2);
 #             those on a SLURM of their own (make test-cluster) where one can be started
 # make test-fast   the tests that take milliseconds, in one process
-# make check       format, lint, types, workflow files, import contracts
+# make check       format, lint, types, workflow files, import contracts, the documentation
+# make docs        the documentation: build/site/index.html
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
@@ -11,7 +12,7 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-fast check mutations test-cluster golden bench check-adm schema format clean
+.PHONY: demo test test-fast check docs mutations test-cluster golden bench check-adm schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
@@ -34,6 +35,13 @@ check: $(VENV)/ready
 	$(run) snakefmt --check Snakefile workflow
 	$(run) snakemake --lint
 	$(run) lint-imports
+	$(build-docs)
+
+# Every link must lead somewhere.
+build-docs = $(run) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+
+docs: $(VENV)/ready
+	$(build-docs)
 
 # The workflow on a real SLURM, started on this machine and stopped again (root; Debian's slurm-wlm
 # and munge).

@@ -46,8 +46,8 @@ class _FileSchema(GenerateJsonSchema):
         return {"anyOf": union["oneOf"]}
 
 
-def experiment_schema() -> dict[str, Any]:
-    """JSON schema of an experiment file."""
+def experiment_file() -> type[ExperimentConfig]:
+    """What an experiment file may say: with ``extends``, and a data file by its name."""
     methods = tuple(method_class(name) for name in METHODS)
     term = Union[(*methods, OwnMethod)]  # type: ignore[valid-type]
     backbone = BackboneConfig | OwnBackbone
@@ -73,11 +73,11 @@ def experiment_schema() -> dict[str, Any]:
         runs: dict[Name, Run | None]  # type: ignore[assignment]
         """The arms, by name; null leaves out a run of the experiment that is extended."""
 
-    return _schema(Experiment)
+    return Experiment
 
 
-def dataset_schema() -> dict[str, Any]:
-    """JSON schema of a data file."""
+def dataset_file() -> type[DatasetConfig]:
+    """What a data file may say: with ``extends``."""
 
     class Dataset(DatasetConfig):
         """A data set as it is learnt from. Experiments that name it share its latents."""
@@ -85,7 +85,17 @@ def dataset_schema() -> dict[str, Any]:
         extends: str | None = None
         """Data file whose content this one changes: a name in `experiments/data/`, or a path."""
 
-    return _schema(Dataset)
+    return Dataset
+
+
+def experiment_schema() -> dict[str, Any]:
+    """JSON schema of an experiment file."""
+    return _schema(experiment_file())
+
+
+def dataset_schema() -> dict[str, Any]:
+    """JSON schema of a data file."""
+    return _schema(dataset_file())
 
 
 def _schema(model: type[ConfigModel]) -> dict[str, Any]:
