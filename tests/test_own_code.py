@@ -1,7 +1,6 @@
 """Methods and backbones in a user's file are trained, protected and refused as built-in ones."""
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +18,7 @@ from selftrans.sampling.generate import SampleNoise, sample_latents
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support import REPOSITORY
+from tests.support.documents import example_method
 from tests.support.experiments import TINY
 from tests.support.random_models import randomise
 from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything, run
@@ -62,19 +62,10 @@ class Wrong(BackboneConfig):
 '''
 
 
-def example():
-    """CONTRIBUTING.md's file of a method."""
-    blocks = re.findall(
-        r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL
-    )
-    (block,) = blocks
-    return block
-
-
 @pytest.fixture
 def own(tmp_path):
     """Write a user's files, and an experiment with a run that names one of them."""
-    (tmp_path / "my_methods.py").write_text(example())
+    (tmp_path / "my_methods.py").write_text(example_method())
     (tmp_path / "my_models.py").write_text(BACKBONE)
 
     def write(name="mine", **settings):
@@ -132,7 +123,7 @@ def test_its_source_is_kept_and_protects_the_run(own, tmp_path, manifest):
     (term,) = definition["alignment"]
     assert (term["class"], term["depth"]) == ("MeanTeacher", 2)
     assert "method" not in term  # wherever the file lies
-    assert (tmp_path / "run/source/my_methods.py").read_text() == example()
+    assert (tmp_path / "run/source/my_methods.py").read_text() == example_method()
     program = (
         "import sys\nfrom selftrans.config import load_experiment\n"
         "from selftrans.training.definition import check_definition\nfrom pathlib import Path\n"
@@ -145,10 +136,11 @@ def test_its_source_is_kept_and_protects_the_run(own, tmp_path, manifest):
 
     source = tmp_path / "my_methods.py"
     source.write_text(
-        "# a comment\n" + example().replace("    depth: PositiveInt", "    depth:  PositiveInt")
+        "# a comment\n"
+        + example_method().replace("    depth: PositiveInt", "    depth:  PositiveInt")
     )
     assert checked().returncode == 0
-    source.write_text(example().replace("student, target, len", "2 * student, target, len"))
+    source.write_text(example_method().replace("student, target, len", "2 * student, target, len"))
     assert "alignment.0.source (trained: " in checked().stderr
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from selftrans.runtime.tensors import load_tensors
 from tests.support import REPOSITORY
+from tests.support.documents import example_method
 from tests.support.events import pictures, values
 from tests.support.experiments import OTHER_METHODS
 from tests.support.workplace import Workplace, copy_project
@@ -687,9 +688,7 @@ def test_what_a_training_runs_on_is_no_part_of_what_it_makes(place):
 
 def test_a_method_in_an_own_file_is_trained_through_snakemake(place):
     """Its experiment extends a finished one: only its own run is trained and drawn."""
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL
-    )
+    code = example_method()
     (place.directory / "experiments/my_methods.py").write_text(code)
     arm = {
         "label": "mean teacher",

@@ -1,6 +1,5 @@
 """What a job goes by is what was submitted, whatever is edited while it waits."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import yaml
 from selftrans.config import load_experiment
 from selftrans.runtime.errors import UserError
 from tests.support import REPOSITORY
+from tests.support.documents import example_method
 from workflow.lib.paths import SUBMITTED
 from workflow.lib.study import Study
 from workflow.lib.submission import keep, study_of_job
@@ -78,8 +78,7 @@ def test_an_edited_workflow_stops_the_job(project, file):
 
 def test_an_edited_method_of_the_users_own_stops_the_job(project):
     method = project / "experiments/my_methods.py"
-    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    method.write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    method.write_text(example_method())
     runs = {"own": {"alignment": {"method": "my_methods.py:MeanTeacher", "depth": 2}}}
     child = {"extends": "parent", "runs": runs}
     (project / "experiments/child.yaml").write_text(yaml.safe_dump(child))
