@@ -45,10 +45,18 @@ def _described(words: Words, command: click.Command) -> str:
         if (record := parameter.get_help_record(context)) and record[1]
     ]
     parts = [f"### {name} {{ #{'-'.join(words)} }}", text, f"```text\n{usage}\n```", *options]
-    if command.epilog:
-        examples = command.epilog.partition("\b\n")[2].partition("\n\n")[0]
-        parts.append(f"```bash\n{textwrap.dedent(examples).strip()}\n```")
+    parts += map(_paragraph, re.split(r"\n\s*\n", command.epilog or ""))
     return "\n\n".join(parts)
+
+
+def _paragraph(text: str) -> str:
+    """Of what follows the options: examples, a list, or a sentence."""
+    lines = textwrap.dedent(text.partition("\b\n")[2]).strip()
+    if lines.startswith("selftrans "):
+        return f"```bash\n{lines}\n```"
+    if lines:
+        return "\n".join(f"- {_text(line)}" for line in lines.splitlines())
+    return "" if text.strip() in ("Example:", "Examples:") else _text(text)
 
 
 def _option_text(text: str) -> str:

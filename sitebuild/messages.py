@@ -66,7 +66,7 @@ def _in_module(path: Path) -> Iterator[str]:
                 text = value
         if text is not None:
             words = re.sub(r"%[-\d.,]*[sdgfr]", GAP, _template(text))
-            if len(re.findall(r"[A-Za-z]", words)) > 8:  # not the text of another error
+            if len(re.findall(r"[A-Za-z]", words)) > 5:  # not the text of another error
                 yield words
 
 
@@ -79,6 +79,8 @@ def _template(node: ast.expr) -> str:
             return "".join(map(_template, parts))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _template(left) + _template(right)
+        case ast.BoolOp(values=[*_, last]):  # `message or "a general one"`
+            return _template(last)
         case _:
             return GAP
 

@@ -166,6 +166,7 @@ def test_make_test_runs_the_static_checks():
         "lint-imports",
     )
     assert all(f"$(run) {check}" in recipe for check in checks)
+    assert "$(build-docs)" in recipe
 
 
 def imports_in(path):
