@@ -74,7 +74,7 @@ format: $(VENV)/ready
 	$(run) snakefmt Snakefile workflow
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/ready: pins.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \

@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))  # `mkdocs` does not look in the current folder
 from sitebuild import commands, formulas, keys, messages, repository  # noqa: E402
 
 GENERATED = {"commands": commands.reference, "messages": messages.reference}
-CELL_CODE = re.compile(r"(?<=<td><code>)[^<]+")
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+CODE = re.compile(r"(?<=<code>)[^<]+")
 MARKER = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 
 
@@ -42,5 +43,9 @@ def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, **_:
 
 
 def on_page_content(html: str, /, **_: Any) -> str:
-    """Typeset formulas, and let paths in tables break at their slashes."""
-    return CELL_CODE.sub(lambda code: code[0].replace("/", "/<wbr>"), formulas.typeset(html))
+    """Typeset formulas, and let names in tables break where a reader would break them."""
+    return CELL.sub(lambda cell: CODE.sub(_breakable, cell[0]), formulas.typeset(html))
+
+
+def _breakable(code: re.Match[str]) -> str:
+    return re.sub(r"[/_]", r"\g<0><wbr>", code[0])

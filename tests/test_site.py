@@ -17,7 +17,7 @@ from selftrans.evaluation.comparison import PairedDifference
 from selftrans.evaluation.probes import COLUMNS
 from selftrans.evaluation.tables import METRIC_NAMES, metrics_table
 from selftrans.training.progress import HISTORY_COLUMNS
-from sitebuild import commands, formulas, keys, messages
+from sitebuild import commands, formulas, keys, messages, repository
 from tests.support import REPOSITORY
 from tests.support.documents import DOCUMENTS
 from tests.support.results import result
@@ -101,6 +101,32 @@ def test_formulas_are_mathml():
     assert text.count("<math") == 2
     assert "<mfrac>" in text
     assert "arithmatex" not in text
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("methods/sra.md", "[a](../results.md#figures)", "[a](../results.md#figures)"),
+        ("methods/sra.md", "[a](../../README.md)", "[a](../index.md)"),
+        ("methods/sra.md", "[a](../../CONTRIBUTING.md#x)", "[a](../contributing.md#x)"),
+        ("contributing.md", "[a](docs/methods/sra.md)", "[a](methods/sra.md)"),
+        ("benchmarks.md", "[a](../docs/fidelity.md)", "[a](fidelity.md)"),
+        ("index.md", "[`a`](../selftrans/models/sit.py)", "`a`"),
+        ("index.md", "[a](https://example.org/x)", "[a](https://example.org/x)"),
+        ("index.md", "```\n[a](../x)\n```", "```\n[a](../x)\n```"),
+    ],
+)
+def test_links_lead_to_pages_or_to_the_repository(page, link, expected):
+    assert repository.with_links(link, page, REPOSITORY, None) == expected
+
+
+def test_links_to_the_repository_need_its_address_and_a_file(caplog):
+    link, url = "[`a`](../selftrans/models/sit.py#L1)", "https://example.org/us/it"
+    found = repository.with_links(link, "index.md", REPOSITORY, f"{url}/")
+    assert found == f"[`a`]({url}/blob/main/selftrans/models/sit.py#L1)"
+    assert not caplog.text
+    repository.with_links("[a](../selftrans/nowhere.py)", "index.md", REPOSITORY, url)
+    assert "index.md: links to selftrans/nowhere.py, which is not there" in caplog.text
 
 
 # -- what is written by hand
