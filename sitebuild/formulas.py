@@ -10,9 +10,8 @@ _FORMULA = re.compile(
     r"(?:\\\((?P<inline>.*?)\\\)|\\\[(?P<block>.*?)\\\])</(?P=tag)>",
     re.DOTALL,
 )
-DOUBLE_STRUCK = {"1": "\U0001d7d9", "E": "\U0001d53c"}
-"""Browsers know no `mathvariant` but `normal`: other letters are characters of their own."""
-_DOUBLE_STRUCK = re.compile(r'<m[in] mathvariant="double-struck">(.)</m[in]>')
+_INDICATOR = '<mn mathvariant="double-struck">1</mn>'
+"""What the converter makes of `\\mathbb{1}`, and no browser shows."""
 
 
 def typeset(page: str) -> str:
@@ -23,7 +22,9 @@ def typeset(page: str) -> str:
 def _mathml(match: re.Match[str]) -> str:
     block = match["block"] is not None
     latex = html.unescape(match["block"] if block else match["inline"]).strip()
+    latex = re.sub(r"\\mathrm\{(\w+)\}", r"\\text{\1}", latex)  # one word, upright
     formula = convert(latex, display="block" if block else "inline")
-    formula = _DOUBLE_STRUCK.sub(lambda letter: f"<mi>{DOUBLE_STRUCK[letter[1]]}</mi>", formula)
+    formula = formula.replace(_INDICATOR, "<mi>&#x1D7D9;</mi>")
+    formula = formula.replace("<mi>&#x0007E;</mi>", "<mo>&#x223C;</mo>")  # a relation, of sim
     # Wide formulas scroll by themselves, not the page.
     return f'<div class="formula">{formula}</div>' if block else formula

@@ -95,11 +95,15 @@ def test_every_command_and_option_is_described():
 
 
 def test_formulas_are_mathml():
-    page = '<p>\\(a &lt; b\\)</p><div class="arithmatex">\\[\\frac{1}{2}\\]</div>'
-    text = formulas.typeset(page.replace("\\(", '<span class="arithmatex">\\(').replace(
-        "\\)", "\\)</span>"))  # fmt: skip
+    page = (
+        r'<p>With <span class="arithmatex">\(a &lt; b \sim U\)</span>:</p>'
+        r'<div class="arithmatex">\[\frac{1}{2} \mathbb{1} \, \mathrm{d}x\]</div>'
+    )
+    text = formulas.typeset(page)
     assert text.count("<math") == 2
-    assert "<mfrac>" in text
+    for part in ("<mo>&#x0003C;</mo>", "<mo>&#x223C;</mo>", "<mfrac>", "<mi>&#x1D7D9;</mi>"):
+        assert part in text
+    assert "<mtext>d</mtext><mi>x</mi>" in text
     assert "arithmatex" not in text
 
 
