@@ -37,8 +37,8 @@ check: $(VENV)/ready
 	$(run) lint-imports
 	$(build-docs)
 
-# Every link must lead somewhere.
-build-docs = $(run) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+# Every link must lead somewhere. (With --quiet, MkDocs would not count warnings.)
+build-docs = $(run) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 docs: $(VENV)/ready
 	$(build-docs)

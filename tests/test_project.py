@@ -167,6 +167,7 @@ def test_make_test_runs_the_static_checks():
     )
     assert all(f"$(run) {check}" in recipe for check in checks)
     assert "$(build-docs)" in recipe
+    assert re.search(r"^build-docs = .*python -m mkdocs build --strict$", text, re.MULTILINE)
 
 
 def imports_in(path):
