@@ -74,6 +74,9 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
             for weights in ("ema", "raw"):
                 _, metadata = load_tensors(directory / f"{weights}.safetensors", "weights")
                 assert (metadata["run"], metadata["step"]) == (run, step)
+            record = json.loads((directory / "checkpoint.json").read_text())
+            assert record["command"].startswith("python -m selftrans.training results/tiny/")
+            assert f"--run {run} --seed 0 --until {step}" in record["command"]
             metrics = json.loads(
                 (
                     finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")

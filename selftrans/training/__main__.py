@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+import sys
 from pathlib import Path
 
 from selftrans.config import ExperimentConfig, load_experiment
@@ -62,6 +64,7 @@ def _train(arguments: argparse.Namespace, experiment: ExperimentConfig) -> None:
         inputs=InputPaths.of(arguments),
         directory=arguments.directory,
         after=arguments.after,
+        command=shlex.join(["python", "-m", "selftrans.training", *sys.argv[1:]]),
     )
     stop = stop_request()
     training = segment.training

@@ -20,6 +20,7 @@ from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress
+from selftrans.runtime.machine import describe_machine
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.control import Control
@@ -53,6 +54,8 @@ class Segment:
     """The run's directory: definition, state, checkpoints, event files."""
     after: int = 0
     """The checkpoint that the workflow scheduled this one behind; only recorded."""
+    command: str = ""
+    """The command line that trains, if there is one; only recorded."""
 
     @property
     def training(self) -> TrainingConfig:
@@ -249,5 +252,7 @@ def train(
             progress.history_as_csv(),
             after=segment.after,
             seconds=progress.seconds_spent,
+            machine=describe_machine(device, accelerator.num_processes),
+            command=segment.command,
         )
     accelerator.wait_for_everyone()
