@@ -153,7 +153,7 @@ def comparison_rows(rows: pd.DataFrame, settings: Settings) -> Table:
                 )
                 low, high = (signed(row[f"{metric}_{end}"], 2) for end in ("low", "high"))
                 if low and run != baseline:
-                    record[f"95 % of Δ{name}"] = f"{low} to {high}"
+                    record[f"Δ{name}, 95 % interval"] = f"{low} to {high}"
         if "speed_up" in row:
             record["Steps to baseline's FID"] = number(row["steps_to_baseline"], 0)
             record["Speed-up"] = f"{row['speed_up']:.2f}×" if isfinite(row["speed_up"]) else ""

@@ -104,8 +104,7 @@ def measured(table: pd.DataFrame) -> list[tuple[str, Metric]]:
 
 def curves(table: pd.DataFrame, sampler: str, metric: Metric) -> Curves:
     """A metric of a sampler by run, step and seed."""
-    rows = table[(table["samples"] == sampler) & table[metric].notna()]
-    return curves_of(rows, metric)
+    return curves_of(table[table["samples"] == sampler], metric)
 
 
 def metric_tables(table: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, list[Table]]:
