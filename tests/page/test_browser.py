@@ -80,6 +80,10 @@ def test_pointing_at_a_chart_says_its_values(opened):
     expect(tip).to_contain_text("FID at 20 steps")
     values = [fid(2, seed, 20) for seed in SEEDS]
     expect(tip).to_contain_text(f"{sum(values) / 3:.2f} ({min(values):.2f} to {max(values):.2f})")
+    around, inside = plot.bounding_box(), tip.bounding_box()
+    assert inside["x"] >= around["x"]
+    assert inside["x"] + inside["width"] <= around["x"] + around["width"]
+    assert inside["height"] < around["height"]
     names = tip.locator(".row").all_inner_texts()
     assert names[0].startswith("SiT")  # the highest value stands first, as in the chart
     page.mouse.move(0, 0)
