@@ -26,7 +26,7 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, place):
+def opened(browser, place, html):
     """Open the page; in the end nothing may have been complained of or asked for."""
     complaints, contexts = [], []
 

@@ -22,7 +22,7 @@ from selftrans.training.progress import HISTORY_COLUMNS
 from tests.page.experiment import LABEL, SEEDS, STEPS, finish
 from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
-from tests.support.finished import FinishedExperiment, fid, seconds
+from tests.support.finished import fid, seconds
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import KINDS, Figures, figure_kind, figure_names
@@ -33,7 +33,6 @@ from workflow.lib.page.render import GROUPS, render_page
 from workflow.lib.page.tables import duration, quantity
 from workflow.lib.page.words import sampler_in_words, settings_in_words
 from workflow.lib.pages import Pages
-from workflow.lib.study import Study
 from workflow.lib.training import Training
 
 
@@ -313,18 +312,10 @@ def test_a_page_of_imported_runs_alone_has_no_training(tmp_path):
     assert 'id="dynamics"' not in text
 
 
-def test_a_damaged_result_is_named_and_nothing_is_rendered(place):
+def test_a_damaged_result_is_named_and_nothing_is_rendered(place, finished):
     with contextlib.chdir(place):
-        path = Path("tiny.yaml")
-        with contextlib.chdir(REPOSITORY):
-            study = Study.load({"experiments": (str(place / path),)})
-        evaluation = Evaluation(study)
-        pages = Pages(study, Figures(study, Training(study, str), evaluation), evaluation)
-        assert pages.settings({"experiment": "tiny"})  # of the same experiment as before
         history = Path("results/tiny/runs/sit/seed0/checkpoints/20/history.csv")
         whole = history.read_text()
-        finished = FinishedExperiment.__new__(FinishedExperiment)
-        finished.pages, finished.wildcards = pages, {"experiment": "tiny"}
         history.write_text(whole.replace("1", "2", 1))
         try:
             with pytest.raises(UserError, match=r"history\.csv: damaged"):

@@ -116,7 +116,7 @@ def findings(rows: pd.DataFrame | None, settings: Settings) -> list[str]:
         elif row["speed_up"] > 1:
             sentences.append(
                 f"{labels[run]} reaches the last FID of {labels[baseline]} after"
-                f" {row['steps_to_baseline']:,.0f} steps, {row['speed_up']:.1f} times sooner."
+                f" {row['steps_to_baseline']:,.0f} steps: a speed-up of {row['speed_up']:.2f}."
             )
     return sentences
 

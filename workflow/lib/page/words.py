@@ -14,7 +14,7 @@ from selftrans.config import (
 )
 from selftrans.config.user_code import is_own_class
 from selftrans.flops import forward_flop, tokens_of
-from workflow.lib.work import segment_work
+from workflow.lib.work import DIGITS, segment_work
 
 SAMPLERS = {
     "euler": "Euler",
@@ -50,8 +50,8 @@ def settings_in_words(experiment: ExperimentConfig) -> Terms:
 
 def data_in_words(data: DatasetConfig) -> str:
     """Where images come from."""
-    count = f"{data.images:,} images, " if data.images else ""
-    size = data.image_size
+    images = DIGITS if data.source.kind == "digits" else data.images
+    count, size = f"{images:,} images, " if images else "", data.image_size
     return f"{data.name}: {SOURCES[data.source.kind]}, {count}{size} × {size} pixels"
 
 
