@@ -64,6 +64,7 @@ def place(finished, tmp_path):
 RUNS = ("sit", "vae-align", "self-transcendence")
 FIGURES = {
     "plot_convergence", "plot_losses", "plot_samples", "plot_comparison", "plot_dynamics",
+    "experiment_page",
 }  # fmt: skip
 
 
@@ -74,6 +75,9 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
             for weights in ("ema", "raw"):
                 _, metadata = load_tensors(directory / f"{weights}.safetensors", "weights")
                 assert (metadata["run"], metadata["step"]) == (run, step)
+            record = json.loads((directory / "checkpoint.json").read_text())
+            assert record["command"].startswith("python -m selftrans.training results/tiny/")
+            assert f"--run {run} --seed 0 --until {step}" in record["command"]
             metrics = json.loads(
                 (
                     finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")
@@ -104,6 +108,10 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
     for figure in ("convergence", "losses", "samples"):
         for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
             assert finished.path(f"tiny/figures/{figure}.{suffix}").read_bytes().startswith(magic)
+    page = finished.path("tiny/index.html").read_text()
+    assert page.count('<figure class="still"') == len(
+        list(finished.path("").glob("tiny/figures/*.png"))
+    )
     resolved = yaml.safe_load(finished.path("tiny/experiment.yaml").read_text())
     assert resolved["runs"]["sit"]["training"]["clip_norm"] == 1.0
 
@@ -550,6 +558,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
         "probe_blocks",
         "probe_encoder",
         "plot_discriminability",
+        "experiment_page",
     }
     place.write("methods", **changes, analysis={**analysis, "num_images": 200})
     planned = place.planned(experiments=("methods",))

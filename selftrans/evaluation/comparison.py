@@ -19,15 +19,15 @@ def curves_of(table: pd.DataFrame, metric: str) -> Curves:
     """A metric of one sampler's rows of ``metrics.csv``, in their order.
 
     Raises:
-        UserError: the rows are not comparable.
+        UserError: the rows that have it are not comparable.
     """
+    table = table[table[metric].notna()]
     require_comparable(table)
     if metric in ("precision", "recall"):
         require_comparable(table, settings=("distances",))
     curves: Curves = {}
     for run, step, seed, value in table[["run", "step", "seed", metric]].itertuples(index=False):
-        if not isnan(value):
-            curves.setdefault(str(run), {}).setdefault(int(step), {})[int(seed)] = float(value)
+        curves.setdefault(str(run), {}).setdefault(int(step), {})[int(seed)] = float(value)
     return curves
 
 

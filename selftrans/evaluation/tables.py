@@ -285,7 +285,8 @@ def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
         if not sound[given].all():
             wrong = table[column][given & ~sound].iloc[0]
             raise UserError(f"{path}: damaged, {column} is {shortened(repr(wrong))}")
-    if table.duplicated(keys := ["run", "seed", "step", "samples"]).any():
+    keys = ["run", "seed", "step", "samples", *(["extractor"] if "extractor" in table else [])]
+    if table.duplicated(keys).any():
         raise UserError(f"{path}: damaged, two rows of the same {', '.join(keys)}")
     shown = table[table["samples"].isin(list(samples))]
     if shown.empty:

@@ -228,9 +228,10 @@ def _measured(table: pd.DataFrame, axes: Collection[str] = ()) -> tuple[list[str
     Raises:
         UserError: the rows differ in more than the axes.
     """
-    require_comparable(table, axes)
     columns = [column for column in ("fid", "is") if column in table]
-    return columns, table[table[columns[0]].notna()]
+    rows = table[table[columns[0]].notna()]
+    require_comparable(rows, axes)
+    return columns, rows
 
 
 def _line_with_spread(

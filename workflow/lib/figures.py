@@ -1,7 +1,7 @@
 """Tables and figures: which there are, and what each of them shows."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selftrans.config import ExperimentConfig
 from selftrans.runtime.files import sha256_of
@@ -12,6 +12,42 @@ from workflow.lib.study import Study
 from workflow.lib.training import Training
 
 FORMATS = ("png", "pdf")
+
+
+class FigureKind(NamedTuple):
+    """What figures of a kind are called, and which file of ``workflow/report/`` explains them."""
+
+    title: str
+    caption: str
+
+
+KINDS = {
+    "convergence": FigureKind("Convergence", "convergence"),
+    "samples": FigureKind("Samples", "samples"),
+    "comparison": FigureKind("Quality against steps and training time", "comparison"),
+    "losses": FigureKind("Losses", "losses"),
+    "grid": FigureKind("Variants of a run", "grid"),
+    "sweep": FigureKind("Sweep over the guidance scale", "sweep"),
+    "dynamics": FigureKind("Training dynamics", "dynamics"),
+    "discriminability": FigureKind("What probes read off the features", "discriminability"),
+    "feature-maps": FigureKind("Feature maps", "feature_maps"),
+    "similarity": FigureKind("Similarity between blocks", "similarity"),
+    "guiding-features": FigureKind("Features that alignments follow", "guiding_features"),
+}
+"""By the name of a figure, or by its beginning: the rest is a run, a grid or a sweep."""
+
+
+def figure_kind(name: str) -> tuple[str, str]:
+    """The kind of a figure, and the run, grid or sweep that it shows; empty if it shows all."""
+    if name in KINDS:
+        return name, ""
+    kind, _, shown = name.partition("-")
+    return kind, shown
+
+
+def entry_labels(kind: str, **shown: str) -> dict[str, str]:
+    """What an entry of the report is called: the title of its kind, and what it shows."""
+    return {"content": KINDS[kind].title, **shown}
 
 
 def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:

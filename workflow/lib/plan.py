@@ -42,7 +42,7 @@ RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
     "extract_features", "reference_statistics", "import_checkpoint", "train_segment",
     "freeze_teacher", "generate_samples", "sample_statistics", "metrics", "block_features",
-    "probe_blocks", "probe_encoder", "tables and figures",
+    "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
 
 
@@ -84,7 +84,8 @@ class Plan:
         self._add_samples()
         self._add_analysis()
         for experiment in study.experiments.values():
-            self._add("tables and figures", jobs=1 + len(figure_names(experiment)))
+            jobs = 2 + len(figure_names(experiment))  # and the table of metrics, and the page
+            self._add("tables, figures, pages", jobs=jobs)
 
     @property
     def total(self) -> Cost:

@@ -123,6 +123,7 @@ rule table:
             paths.METRICS_TABLE,
             category="Tables",
             caption="../report/metrics.rst",
+            labels={"content": "Metrics"},
         ),
         markdown=f"{EXPERIMENT}/metrics.md",
     log:

@@ -24,6 +24,7 @@ use rule plot_base as plot_convergence with:
             f"{FIGURES}/convergence.png",
             category="Figures",
             caption="../report/convergence.rst",
+            labels=entry_labels("convergence"),
         ),
         f"{FIGURES}/convergence.pdf",
     log:
@@ -47,6 +48,7 @@ use rule plot_base as plot_grid with:
             f"{FIGURES}/grid-{{grid}}.png",
             category="Grids",
             caption="../report/grid.rst",
+            labels=entry_labels("grid", grid="{grid}"),
         ),
         f"{FIGURES}/grid-{{grid}}.pdf",
     log:
@@ -70,6 +72,7 @@ use rule plot_base as plot_losses with:
             f"{FIGURES}/losses.png",
             category="Figures",
             caption="../report/losses.rst",
+            labels=entry_labels("losses"),
         ),
         f"{FIGURES}/losses.pdf",
     log:
@@ -91,6 +94,7 @@ use rule plot_base as plot_samples with:
             f"{FIGURES}/samples.png",
             category="Figures",
             caption="../report/samples.rst",
+            labels=entry_labels("samples"),
         ),
         f"{FIGURES}/samples.pdf",
     log:
@@ -113,6 +117,7 @@ use rule plot_base as plot_sweep with:
             f"{FIGURES}/sweep-{{sweep}}.png",
             category="Figures",
             caption="../report/sweep.rst",
+            labels=entry_labels("sweep", sweep="{sweep}"),
         ),
         f"{FIGURES}/sweep-{{sweep}}.pdf",
     log:
@@ -135,12 +140,14 @@ use rule plot_base as plot_comparison with:
             f"{FIGURES}/comparison.png",
             category="Figures",
             caption="../report/comparison.rst",
+            labels=entry_labels("comparison"),
         ),
         pdf=f"{FIGURES}/comparison.pdf",
         csv=report(
             f"{EXPERIMENT}/comparison.csv",
             category="Tables",
             caption="../report/comparison.rst",
+            labels=entry_labels("comparison"),
         ),
         paired=f"{EXPERIMENT}/paired.csv",
         markdown=f"{EXPERIMENT}/comparison.md",
@@ -167,6 +174,7 @@ use rule plot_base as plot_dynamics with:
             f"{FIGURES}/dynamics-{{run}}.png",
             category="Training dynamics",
             caption="../report/dynamics.rst",
+            labels=entry_labels("dynamics", run="{run}"),
         ),
         f"{FIGURES}/dynamics-{{run}}.pdf",
     log:
@@ -188,12 +196,14 @@ use rule plot_base as plot_discriminability with:
             f"{EXPERIMENT}/discriminability.csv",
             category="Tables",
             caption="../report/discriminability.rst",
+            labels=entry_labels("discriminability"),
         ),
         markdown=f"{EXPERIMENT}/discriminability.md",
         png=report(
             f"{FIGURES}/discriminability.png",
             category="Features",
             caption="../report/discriminability.rst",
+            labels=entry_labels("discriminability"),
         ),
         pdf=f"{FIGURES}/discriminability.pdf",
     log:
@@ -217,6 +227,7 @@ use rule plot_base as plot_feature_maps with:
             f"{FIGURES}/feature-maps.png",
             category="Features",
             caption="../report/feature_maps.rst",
+            labels=entry_labels("feature-maps"),
         ),
         pdf=f"{FIGURES}/feature-maps.pdf",
     log:
@@ -240,6 +251,7 @@ use rule plot_base as plot_guiding_features with:
             f"{FIGURES}/guiding-features.png",
             category="Features",
             caption="../report/guiding_features.rst",
+            labels=entry_labels("guiding-features"),
         ),
         pdf=f"{FIGURES}/guiding-features.pdf",
     log:
@@ -262,6 +274,7 @@ use rule plot_base as plot_similarity with:
             f"{FIGURES}/similarity.png",
             category="Features",
             caption="../report/similarity.rst",
+            labels=entry_labels("similarity"),
         ),
         pdf=f"{FIGURES}/similarity.pdf",
     log:
