@@ -132,7 +132,8 @@ def test_the_baselines_curve_is_that_of_its_run(executed, project):
     expected = run.metrics(run.sample(count=12), "fid")["fid"]
     *_, last = texts(code_cells(executed["new-method"])["curve"]).splitlines()
     step, sit, _ = last.split()
-    assert (int(step), float(sit)) == (STEP, pytest.approx(expected, rel=1e-2))
+    assert (int(step), float(sit)) == (STEP, pytest.approx(expected, abs=6e-3))
+    assert expected > 1  # so that two decimals tell weights apart
 
 
 @pytest.mark.slow
