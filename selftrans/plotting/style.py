@@ -15,7 +15,6 @@ LEGEND_LETTERS, HANDLE_LETTERS = 90, 7
 """Of a legend's line at a figure's usual width; a handle and its space are as wide as some."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 
-mpl.use("agg")
 mpl.rcParams.update(
     {
         "font.size": 8,
