@@ -20,8 +20,9 @@ from selftrans.models.weights import CPU, load_backbone, load_exported
 from selftrans.runtime.arguments import CommandLine, at_least, check_output, parse_json
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.runtime.files import read_fields, sha256_of, write_json
+from selftrans.runtime.headers import is_own_file
 from selftrans.runtime.logs import LOG, set_up_logging
-from selftrans.runtime.tensors import is_own_file, write_safetensors
+from selftrans.runtime.tensors import write_safetensors
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
 OUR_CONVENTION: Convention = "noise-at-1"
