@@ -14,9 +14,9 @@ from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.comparison import curves_of
 from selftrans.evaluation.headline import headline_markdown
+from selftrans.evaluation.markdown import metrics_markdown
 from selftrans.evaluation.statistics import ImageStatistics, Statistics
 from selftrans.evaluation.tables import (
-    metrics_markdown,
     metrics_table,
     read_history,
     read_metrics,

@@ -8,7 +8,8 @@ import pytest
 from selftrans.config import ConfigError, load_experiment
 from selftrans.evaluation.comparison import paired_table
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.tables import SETTINGS, markdown_table, metrics_table, require_comparable
+from selftrans.evaluation.markdown import markdown_table
+from selftrans.evaluation.tables import SETTINGS, metrics_table, require_comparable
 from selftrans.plotting.curves import convergence, sweep
 from selftrans.runtime.errors import UserError
 from tests.support.results import result

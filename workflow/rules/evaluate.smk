@@ -91,6 +91,7 @@ rule metrics:
         features=evaluation.sample_features,
         reference=datasets.path(paths.REFERENCE),
         reference_features=datasets.path(paths.REFERENCE_FEATURES),
+        classifier=ancient(evaluation.classifier),
     output:
         paths.METRICS,
     log:
