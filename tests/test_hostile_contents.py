@@ -24,7 +24,7 @@ from selftrans.evaluation.tables import (
     read_seconds,
 )
 from selftrans.models.autoencoder import latent_scaling, load_autoencoder, save_autoencoder
-from selftrans.plotting.curves import convergence
+from selftrans.plotting.convergence import convergence
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json, sha256_of, write_json
 from selftrans.sampling.partial_images import PartialImages

@@ -10,7 +10,8 @@ from selftrans.evaluation.comparison import paired_table
 from selftrans.evaluation.headline import headline_markdown
 from selftrans.evaluation.markdown import markdown_table
 from selftrans.evaluation.tables import SETTINGS, metrics_table, require_comparable
-from selftrans.plotting.curves import convergence, sweep
+from selftrans.plotting.convergence import convergence
+from selftrans.plotting.curves import sweep
 from selftrans.runtime.errors import UserError
 from tests.support.results import result
 

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.plotting.grid import ImageGrid
-from selftrans.plotting.style import legend_columns, plain, run_styles
+from selftrans.plotting.style import GREY, legend_columns, plain, run_styles
 
 Floats = NDArray[np.floating]
 Colours = NDArray[np.float64]
-GREY = "#777777"
 
 
 def principal_colours(tokens: Floats) -> Colours:
@@ -174,7 +173,9 @@ def discriminability(
     for axis in axes[1]:
         axis.set_xlabel("block")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=legend_columns(names))
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=legend_columns(names, width_inches)
+    )
     return figure
 
 

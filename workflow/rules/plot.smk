@@ -37,6 +37,7 @@ use rule plot_base as plot_convergence with:
         labels=figures.main_labels,
         published=figures.published,
         imported=figures.imported_runs,
+        baseline=figures.baseline,
 
 
 use rule plot_base as plot_grid with:
@@ -60,6 +61,7 @@ use rule plot_base as plot_grid with:
         labels=figures.grid_labels,
         published=None,
         imported=figures.imported_runs,
+        baseline=None,
 
 
 use rule plot_base as plot_losses with:
