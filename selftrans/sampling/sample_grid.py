@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from selftrans.config import GuidanceConfig, SamplerConfig
+from selftrans.data.class_names import named_classes, parse_classes
 from selftrans.runtime.arguments import CommandLine, at_least, check_output, within
 from selftrans.runtime.devices import add_gpu_argument, claim_device
 from selftrans.runtime.errors import UserError, run_main
@@ -20,36 +21,10 @@ from selftrans.runtime.logs import set_up_logging
 from selftrans.sampling.generate import ImageSampler
 
 MODULE = "selftrans.sampling.sample_grid"
-IMAGENET_CLASSES = 1000
 MAX_COLUMNS = 1000
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FindAutoencoder = Callable[[Path], tuple[str | None, str | None]]
-
-
-def class_names(num_classes: int) -> list[str]:
-    """Names of the classes: ImageNet's for 1000 classes, else their numbers."""
-    if num_classes != IMAGENET_CLASSES:
-        return [str(label) for label in range(num_classes)]
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [info.index_to_description(label).split(",")[0] for label in range(num_classes)]
-
-
-def parse_classes(text: str, num_classes: int) -> list[int]:
-    """``207,360`` as class numbers.
-
-    Raises:
-        UserError: one of them is not a class of the model.
-    """
-    for part in (parts := text.split(",")):
-        digits = part.strip()
-        if not digits.isdecimal() or len(digits) > 9 or int(digits) >= num_classes:
-            raise UserError(
-                f"--classes: {part.strip()!r} is not a class of the model"
-                f" (allowed: 0 to {num_classes - 1})"
-            )
-    return [int(part) for part in parts]
+FindNames = Callable[[Path], Sequence[str] | None]
 
 
 def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Image.Image:
@@ -67,13 +42,19 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
     return sheet
 
 
-def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) -> None:
+def main(
+    module: str = MODULE,
+    find_autoencoder: FindAutoencoder | None = None,
+    find_names: FindNames | None = None,
+) -> None:
     """The command line.
 
     Args:
         module: what it is called in its usage.
         find_autoencoder: that of a checkpoint, or else another decoder, if neither is given;
             without it, one has to be.
+        find_names: the names of a checkpoint's classes; None, or without it, their numbers, of
+            1,000 classes ImageNet's names.
     """
     parser = CommandLine(
         prog=f"python -m {module}",
@@ -82,7 +63,7 @@ def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) 
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="weight file of a checkpoint"
     )
-    parser.add_argument("--classes", required=True, help="class numbers, for instance 207,360")
+    parser.add_argument("--classes", required=True, help="numbers or names, for instance 207,otter")
     parser.add_argument("--out", type=Path, required=True, help="the picture (.png, .jpg, .webp)")
     default = " (default: that of the checkpoint's experiment)" if find_autoencoder else ""
     options = parser.add_mutually_exclusive_group(required=not find_autoencoder)
@@ -131,7 +112,10 @@ def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) 
         claim_device(min(arguments.gpus, 1)),
         other_decoder=decoder is not None,
     )
-    classes = parse_classes(arguments.classes, sampler.model.shape.num_classes)
+    numbers = [str(label) for label in range(sampler.model.shape.num_classes)]
+    given = find_names(arguments.checkpoint) if find_names else None
+    names = named_classes(numbers, given)
+    classes = parse_classes(arguments.classes, names)
     settings = SamplerConfig(
         sampler=arguments.sampler,
         num_steps=arguments.steps,
@@ -139,7 +123,6 @@ def main(module: str = MODULE, find_autoencoder: FindAutoencoder | None = None) 
         guidance=GuidanceConfig(scale=arguments.scale, high=arguments.high),
         seed=arguments.seed,
     )
-    names = class_names(sampler.model.shape.num_classes)
     noise = range(arguments.columns)
     rows = [sampler.images(settings, noise, np.full(len(noise), label)) for label in classes]
     with atomic_path(arguments.out) as temporary:

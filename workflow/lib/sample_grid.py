@@ -5,10 +5,20 @@
 
 from pathlib import Path
 
-from selftrans.config import TrainedAutoencoderConfig, load_experiment
+from selftrans.config import DatasetConfig, TrainedAutoencoderConfig, load_experiment
+from selftrans.data.class_names import readable_names
+from selftrans.data.manifests import Manifest, read_manifest
 from selftrans.runtime.errors import UserError, run_main
 from selftrans.sampling import sample_grid
 from workflow.lib import paths
+
+
+def dataset_of(checkpoint: Path) -> tuple[Path, DatasetConfig] | None:
+    """The root of the results that a checkpoint is part of, and its data set; else None."""
+    parts, depth = checkpoint.resolve().parts, paths.WEIGHTS.count("/")
+    root, experiment = Path(*parts[: -depth - 1]), parts[-depth:][0]
+    file = root / paths.fill(paths.EXPERIMENT_FILE, {"experiment": experiment})
+    return (root, load_experiment(file).data) if file.is_file() else None
 
 
 def autoencoder_of(checkpoint: Path) -> tuple[str | None, str | None]:
@@ -17,23 +27,38 @@ def autoencoder_of(checkpoint: Path) -> tuple[str | None, str | None]:
     Raises:
         UserError: it is not part of any.
     """
-    parts, depth = checkpoint.resolve().parts, paths.WEIGHTS.count("/")
-    root, experiment = Path(*parts[: -depth - 1]), parts[-depth:][0]
-    file = root / paths.fill(paths.EXPERIMENT_FILE, {"experiment": experiment})
-    if not file.is_file():
+    if (found := dataset_of(checkpoint)) is None:
         raise UserError(
             f"--autoencoder: is needed, {checkpoint} is not part of an experiment's results"
         )
-    data = load_experiment(file).data
+    root, data = found
     if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
         decoder = data.autoencoder.decoder
         return (None, decoder) if decoder else (data.autoencoder.path, None)
     return str(root / paths.fill(paths.AUTOENCODER, {"dataset": data.name})), None
 
 
+def class_names_of(checkpoint: Path) -> tuple[str, ...] | None:
+    """The names of its experiment's classes: the data file's, else its latents'.
+
+    None, where neither is there.
+    """
+    if (found := dataset_of(checkpoint)) is None:
+        return None
+    root, data = found
+    if data.class_names is not None:
+        return data.class_names
+    manifest = root / paths.fill(paths.LATENTS, {"dataset": data.name})
+    return (
+        readable_names(read_manifest(manifest, Manifest).class_names)
+        if manifest.is_file()
+        else None
+    )
+
+
 def main() -> None:
     """The command line of ``selftrans.sampling.sample_grid``; --autoencoder may be left out."""
-    sample_grid.main("workflow.lib.sample_grid", autoencoder_of)
+    sample_grid.main("workflow.lib.sample_grid", autoencoder_of, class_names_of)
 
 
 if __name__ == "__main__":
