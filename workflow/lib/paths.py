@@ -38,6 +38,7 @@ EXPERIMENT_FILE = f"{EXPERIMENT}/experiment.yaml"
 RUNS = f"{EXPERIMENT}/runs.json"
 REPORT = f"{EXPERIMENT}/report.html"
 METRICS_TABLE = f"{EXPERIMENT}/metrics.csv"
+EXAMPLES = f"{EXPERIMENT}/examples.npz"
 FIGURES = f"{EXPERIMENT}/figures"
 ENCODER_PROBES = f"{EXPERIMENT}/encoders/{{encoder}}/probes.csv"
 
