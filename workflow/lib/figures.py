@@ -41,7 +41,7 @@ class Figures:
         self.study, self.training, self.evaluation = study, training, evaluation
 
     def _experiment(self, wildcards: Wildcards) -> ExperimentConfig:
-        return self.study.experiments[wildcards["experiment"]]
+        return self.study.experiment_of(wildcards)
 
     def targets(self) -> list[str]:
         """Every figure in every format."""
@@ -212,10 +212,14 @@ class Figures:
         chosen = [samples for samples in sets if samples["step"] in shown]
         return sorted(chosen, key=lambda samples: samples["step"])
 
+    def examples(self, wildcards: Wildcards) -> str:
+        """The real images beside the samples, where their owner has them."""
+        owner = self.study.examples_owner(wildcards["experiment"])
+        return fill(paths.EXAMPLES, {"experiment": owner})
+
     def label_sequences(self, wildcards: Wildcards) -> list[tuple[str, int]]:
-        """How any sampler chooses the classes of its samples: the kind, and a seed if it counts."""
-        samplers = self._experiment(wildcards).evaluation.samplers.values()
-        return sorted({(one.labels, one.seed if one.labels == "random" else 0) for one in samplers})
+        """How the samplers choose the classes of their samples."""
+        return list(self._experiment(wildcards).evaluation.label_sequences)
 
     def class_names(self, wildcards: Wildcards) -> list[str] | None:
         """What the data file calls the classes, if it does."""

@@ -88,7 +88,7 @@ use rule plot_base as plot_losses with:
 use rule plot_base as plot_samples with:
     input:
         samples=figures.shown_samples,
-        examples=paths.EXAMPLES,
+        examples=figures.examples,
     output:
         report(
             f"{FIGURES}/samples.png",
@@ -256,7 +256,7 @@ use rule plot_base as plot_guiding_features with:
     input:
         features=analysis.features_of_aligned_runs,
         data=ancient(study.data_file),
-        examples=paths.EXAMPLES,
+        examples=figures.examples,
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",
