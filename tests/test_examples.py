@@ -109,7 +109,7 @@ def drawn(examples, columns, names):
     images = RNG.integers(0, 256, (4, columns, 8, 8, 3), dtype=np.uint8)
     rows = [(step, run) for step in (10, 20) for run in LABELS]
     classes = np.arange(columns) % len(names)
-    return sample_grid(list(images), classes, rows, LABELS, examples, names, 5.5)
+    return sample_grid(list(images), classes, rows, LABELS, examples, names, "ode", 5.5)
 
 
 def test_real_and_reconstructed_images_stand_above_the_samples():

@@ -21,6 +21,8 @@ TICK_DISTANCE = 12
 """Least distance of two ticks along the upright axis, in points."""
 NICE = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 3), (1,))
 """Ticks in each decade of a logarithmic axis."""
+EVEN = [1, 2, 2.5, 5, 10]
+"""Distances of evenly spread ticks, times a power of ten."""
 
 
 def measured(
@@ -113,7 +115,9 @@ class PlainLogLocator(Locator):
         """The ticks from ``vmin`` to ``vmax``: the largest of some sets whose ticks stand apart."""
         decades = range(int(np.floor(np.log10(vmin))), int(np.ceil(np.log10(vmax))) + 1)
         sets = [np.array([part * 10.0**ten for ten in decades for part in parts]) for parts in NICE]
-        sets += [np.asarray(MaxNLocator(n).tick_values(vmin, vmax)) for n in range(6, 1, -1)]
+        sets += [
+            np.asarray(MaxNLocator(n, steps=EVEN).tick_values(vmin, vmax)) for n in range(6, 1, -1)
+        ]
         shown = [ticks[(ticks >= vmin * 0.999) & (ticks <= vmax * 1.001)] for ticks in sets]
         return max(shown, key=lambda ticks: len(ticks) if self._apart(ticks, vmin, vmax) else -1)
 

@@ -22,6 +22,7 @@ from selftrans.evaluation.comparison import (
 )
 from selftrans.evaluation.tables import METRIC_NAMES, spread_column
 from selftrans.plotting.axes import (
+    EVEN,
     METRIC_AXES,
     caution_notes,
     draw_seeds,
@@ -184,7 +185,7 @@ def _draw_differences(
             [min(one.high, max(values) + reach) for one in shown],
             color=run_style.colour, alpha=0.15, linewidth=0,
         )  # fmt: skip
-    axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.yaxis.set_major_locator(MaxNLocator(4, steps=EVEN))
 
 
 def _differences_note(name: str, differences: list[PairedDifference]) -> str:

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from selftrans.config import Metric
 from selftrans.plotting.axes import (
+    EVEN,
     METRIC_AXES,
     caution_notes,
     draw_line,
@@ -55,7 +56,7 @@ def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: flo
         axis[1].set_xlabel(f"training time in {unit}, teachers included")
         axis[1].set_ylabel(name)
         axis[1].set_xlim(0, axis[1].dataLim.x1 * 1.04)
-        axis[1].xaxis.set_major_locator(MaxNLocator(5))
+        axis[1].xaxis.set_major_locator(MaxNLocator(5, steps=EVEN))
     for axis in axes[:, 0]:
         logarithmic(axis)
     for column in axes.T:
@@ -162,9 +163,9 @@ def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inche
             gradients.plot(
                 history["step"], norms.where(norms > 0), color=colour, label=label, **style
             )
-    steps_axis(loss, "alignment loss", ticks=3)
-    steps_axis(cosine, "cosine of prediction\nand guiding feature", ticks=3)
-    steps_axis(gradients, "norm of the gradient", ticks=3)
+    steps_axis(loss, "alignment loss")
+    steps_axis(cosine, "cosine of prediction\nand guiding feature")
+    steps_axis(gradients, "norm of the gradient")
     logarithmic(gradients)
     gradients.legend(
         loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1, columnspacing=1

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from selftrans.data.examples import Examples
 from selftrans.plotting.grid import ImageGrid
 from selftrans.plotting.names import fitted_names, width_of
-from selftrans.plotting.style import GREY, run_styles
+from selftrans.plotting.style import GREY, plain, run_styles
 
 NOT_AT_HAND = "The real images are not at hand; the reconstructions are of their latents."
 NOTE = 0.16
@@ -24,6 +24,7 @@ def sample_grid(
     labels: Mapping[str, str],
     examples: Examples,
     class_names: Sequence[str],
+    sampler: str,
     width_inches: float,
 ) -> Figure:
     """A row of images for each set of samples, grouped by training step.
@@ -37,6 +38,7 @@ def sample_grid(
         labels: the runs with their names.
         examples: the real images and their reconstructions.
         class_names: name of each class of the data set.
+        sampler: name of the sampler, in the corner.
         width_inches: width of the figure.
     """
     ordered = sorted(zip(rows, images, strict=True), key=lambda item: item[0][0])
@@ -56,6 +58,7 @@ def sample_grid(
         group_gap=0.25 * cell,
         below=0 if examples.real is not None else NOTE,
     )
+    grid.write(0.04, grid.top - 0.05, plain(sampler), va="bottom", color=GREY)
     shown = examples.in_columns(classes.tolist())
     for row, (name, pictures) in enumerate(data.items()):
         size = min(SIZE, 60 * cell)

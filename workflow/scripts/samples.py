@@ -17,6 +17,13 @@ with logged_to(snakemake.log[0]):
     examples, params = Examples.load(Path(snakemake.input.examples)), snakemake.params
     names = examples.names(params.class_names)
     figure = sample_grid(
-        images, classes, params.rows, params.labels, examples, names, style["width_inches"]
+        images,
+        classes,
+        params.rows,
+        params.labels,
+        examples,
+        names,
+        params.sampler,
+        style["width_inches"],
     )
     save(figure, snakemake.output, style["dpi"])
