@@ -8,14 +8,15 @@ import pytest
 from selftrans.config import ConfigError, load_experiment
 from selftrans.evaluation.comparison import curves_of, paired_table
 from selftrans.evaluation.headline import headline_markdown
+from selftrans.evaluation.markdown import markdown_table
 from selftrans.evaluation.tables import (
     SETTINGS,
-    markdown_table,
     metrics_table,
     read_metrics,
     require_comparable,
 )
-from selftrans.plotting.curves import convergence, sweep
+from selftrans.plotting.convergence import convergence
+from selftrans.plotting.curves import sweep
 from selftrans.runtime.errors import UserError
 from tests.support.results import result
 

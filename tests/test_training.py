@@ -10,7 +10,8 @@ import torch
 from selftrans.config import load_experiment
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import sha256_of
-from selftrans.runtime.tensors import load_tensors, read_metadata, save_tensors
+from selftrans.runtime.headers import read_metadata
+from selftrans.runtime.tensors import load_tensors, save_tensors
 from selftrans.training import precision
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.precision import MixedPrecision, resolve_precision

@@ -22,7 +22,7 @@ from selftrans.runtime.tensors import load_tensors
 from tests.support import REPOSITORY
 from tests.support.events import pictures, values
 from tests.support.experiments import OTHER_METHODS
-from tests.support.workplace import Workplace, copy_project
+from tests.support.workplace import DATA, Workplace, copy_project
 
 pytestmark = pytest.mark.workflow
 
@@ -181,6 +181,21 @@ def test_a_figure_setting_redraws_only(place):
 def test_a_label_redraws_and_tabulates_only(place):
     place.write("tiny", **{"runs.sit": {"label": "SiT"}})
     assert set(place.planned()) == FIGURES | {"table"}
+
+
+def test_names_of_classes_redraw_only(place):
+    """They refuse nothing, and no training, sample or number depends on them."""
+    data = place.path("").parent / "experiments/data/tiny.yaml"
+    for given in ([f"class {label}" for label in range(10)], list("abcdefghij")):
+        data.write_text(yaml.safe_dump({**DATA, "class_names": given}))
+        assert set(place.planned()) == {"plot_samples"}
+
+
+def test_any_samplers_images_are_drawn_on_request(place):
+    place.run("results/tiny/figures/samples-heun.png")
+    assert place.path("tiny/figures/samples-heun.pdf").is_file()
+    place.write("tiny", **{"figures.also_samples_of": ["heun"]})
+    assert place.planned() == {}
 
 
 def test_another_guidance_scale_regenerates_that_sampler_only(place):

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selftrans.evaluation.markdown import markdown_table
 from selftrans.evaluation.run_features import RunFeatures
-from selftrans.evaluation.tables import markdown_table
 
 Features = NDArray[np.floating[Any]]
 Kind = Literal["block", "guiding", "encoder"]

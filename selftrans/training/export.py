@@ -8,7 +8,7 @@ from selftrans.config import Weights
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.runtime.files import remove_stale_temp_files, sha256_of, write_json, write_text
-from selftrans.runtime.tensors import FORMAT
+from selftrans.runtime.headers import FORMAT
 
 
 def export(

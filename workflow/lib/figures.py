@@ -53,6 +53,7 @@ def entry_labels(kind: str, **shown: str) -> dict[str, str]:
 def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:
     """All figures of an experiment."""
     names = ["convergence", "samples"]
+    names += [f"samples-{sampler}" for sampler in experiment.figures.also_samples_of]
     names += ["losses", "comparison"] if experiment.trained_runs else []
     names += [f"grid-{grid}" for grid in experiment.grids]
     names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
@@ -76,7 +77,7 @@ class Figures:
         self.study, self.training, self.evaluation = study, training, evaluation
 
     def _experiment(self, wildcards: Wildcards) -> ExperimentConfig:
-        return self.study.experiments[wildcards["experiment"]]
+        return self.study.experiment_of(wildcards)
 
     def targets(self) -> list[str]:
         """Every figure in every format."""
@@ -225,19 +226,41 @@ class Figures:
 
     # -- samples
 
+    def shown_sampler(self, wildcards: Wildcards) -> str:
+        """The sampler of a figure of samples: that of its name, else the experiment's."""
+        named = "sampler" in wildcards.keys()  # noqa: SIM118 - Snakemake's object is a list
+        return wildcards["sampler"] if named else self.sampler(wildcards)
+
     def shown_sets(self, wildcards: Wildcards) -> list[Job]:
-        """The sets of samples in the sample figure: of the first seed, by step, then by run."""
+        """The sets of samples in a figure: of the first seed, by step, then by run.
+
+        Of the experiment's steps those that the sampler is applied to, else its last one.
+        """
         experiment = self._experiment(wildcards)
-        figures = experiment.figures
-        sets = self.evaluation.sample_sets(
-            experiment.name, figures.sampler, figures.sample_checkpoints
-        )
-        shown = [
+        sampler = self.shown_sampler(wildcards)
+        sets = [
             samples
-            for samples in sets
+            for samples in self.evaluation.sample_sets(experiment.name, sampler)
             if samples["seed"] == experiment.seeds[0] and samples["run"] in experiment.main_runs
         ]
-        return sorted(shown, key=lambda samples: samples["step"])
+        steps = {samples["step"] for samples in sets}
+        shown = steps & {*experiment.figures.sample_checkpoints} or {max(steps, default=0)}
+        chosen = [samples for samples in sets if samples["step"] in shown]
+        return sorted(chosen, key=lambda samples: samples["step"])
+
+    def examples(self, wildcards: Wildcards) -> str:
+        """The real images beside the samples, where their owner has them."""
+        owner = self.study.examples_owner(wildcards["experiment"])
+        return fill(paths.EXAMPLES, {"experiment": owner})
+
+    def label_sequences(self, wildcards: Wildcards) -> list[tuple[str, int]]:
+        """How the samplers choose the classes of their samples."""
+        return list(self._experiment(wildcards).evaluation.label_sequences)
+
+    def class_names(self, wildcards: Wildcards) -> list[str] | None:
+        """What the data file calls the classes, if it does."""
+        given = self._experiment(wildcards).data.class_names
+        return None if given is None else list(given)
 
     def shown_samples(self, wildcards: Wildcards) -> list[str]:
         """The first images of these sets."""

@@ -45,6 +45,7 @@ PAGE = f"{EXPERIMENT}/index.html"
 METRICS_TABLE = f"{EXPERIMENT}/metrics.csv"
 COMPARISON = f"{EXPERIMENT}/comparison.csv"
 DISCRIMINABILITY = f"{EXPERIMENT}/discriminability.csv"
+EXAMPLES = f"{EXPERIMENT}/examples.npz"
 FIGURES = f"{EXPERIMENT}/figures"
 ENCODER_PROBES = f"{EXPERIMENT}/encoders/{{encoder}}/probes.csv"
 

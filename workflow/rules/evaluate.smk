@@ -93,6 +93,7 @@ rule metrics:
         features=evaluation.sample_features,
         reference=datasets.path(paths.REFERENCE),
         reference_features=datasets.path(paths.REFERENCE_FEATURES),
+        classifier=ancient(evaluation.classifier),
     output:
         paths.METRICS,
     log:

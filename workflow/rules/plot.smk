@@ -38,6 +38,7 @@ use rule plot_base as plot_convergence with:
         labels=figures.main_labels,
         published=figures.published,
         imported=figures.imported_runs,
+        baseline=figures.baseline,
 
 
 use rule plot_base as plot_grid with:
@@ -62,6 +63,7 @@ use rule plot_base as plot_grid with:
         labels=figures.grid_labels,
         published=None,
         imported=figures.imported_runs,
+        baseline=None,
 
 
 use rule plot_base as plot_losses with:
@@ -89,6 +91,7 @@ use rule plot_base as plot_losses with:
 use rule plot_base as plot_samples with:
     input:
         samples=figures.shown_samples,
+        examples=figures.examples,
     output:
         report(
             f"{FIGURES}/samples.png",
@@ -107,6 +110,24 @@ use rule plot_base as plot_samples with:
         labels=figures.main_labels,
         rows=figures.shown_rows,
         columns=figures.columns,
+        class_names=figures.class_names,
+        sampler=figures.shown_sampler,
+
+
+# Of any sampler, on request: results/EXPERIMENT/figures/samples-SAMPLER.png.
+use rule plot_samples as plot_samples_of_sampler with:
+    output:
+        report(
+            f"{FIGURES}/samples-{{sampler}}.png",
+            category="Figures",
+            caption="../report/samples.rst",
+        ),
+        f"{FIGURES}/samples-{{sampler}}.pdf",
+    log:
+        f"{EXPERIMENT}/logs/samples-{{sampler}}.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/samples-{{sampler}}.tsv"
+    localrule: True
 
 
 use rule plot_base as plot_sweep with:
@@ -246,6 +267,7 @@ use rule plot_base as plot_guiding_features with:
     input:
         features=analysis.features_of_aligned_runs,
         data=ancient(study.data_file),
+        examples=figures.examples,
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",
@@ -261,6 +283,7 @@ use rule plot_base as plot_guiding_features with:
     localrule: True
     params:
         script=plot_script("guiding_features"),
+        class_names=figures.class_names,
         labels=figures.main_labels,
         runs=figures.aligned_runs,
         t=analysis.shown_time,

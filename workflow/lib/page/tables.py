@@ -10,7 +10,8 @@ import pandas as pd
 
 from selftrans.config import Metric
 from selftrans.evaluation.comparison import Curves, curves_of, mean_and_std
-from selftrans.evaluation.tables import METRIC_NAMES, SMALL
+from selftrans.evaluation.markdown import SMALL
+from selftrans.evaluation.tables import METRIC_NAMES
 
 _NUMBER = re.compile(r"[-+−]?[\d,.]+( ± [\d,.]+| [kMGTPE]|×| h| min| s)?|")
 
