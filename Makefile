@@ -12,7 +12,8 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-fast check docs mutations test-cluster golden bench check-adm schema format clean
+.PHONY: demo test test-fast check docs mutations test-cluster golden bench check-adm notebooks schema \
+  format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
@@ -63,6 +64,11 @@ bench: $(VENV)/ready
 check-adm: $(VENV)/ready
 	$(run) python -m benchmarks.check_adm "$(SAMPLES)" $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 	  $(if $(REFERENCE),--reference "$(REFERENCE)")
+
+# Execute the notebooks on the results of the demo and store their outputs.
+# Some of them: make notebooks ONLY="first-steps"
+notebooks: demo
+	$(run) OMP_NUM_THREADS=1 python -m notebooks.execute $(ONLY)
 
 # The JSON schemas that editors check experiment files by.
 schema: $(VENV)/ready

@@ -21,11 +21,13 @@ include: "workflow/rules/generate.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/plot.smk"
+include: "workflow/rules/page.smk"
 
 
 rule all:
     default_target: True
     input:
+        rules.page.input,
         rules.figures.input,
         rules.evaluate.input,
         rules.train.input,

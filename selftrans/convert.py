@@ -15,8 +15,9 @@ from selftrans.models.shape import SiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, sha256_of, write_json
+from selftrans.runtime.headers import is_own_file
 from selftrans.runtime.logs import LOG
-from selftrans.runtime.tensors import is_own_file, write_safetensors
+from selftrans.runtime.tensors import write_safetensors
 
 SD_SCALE = 0.18215  # of Stable Diffusion's autoencoder, which the public models were trained on
 OUR_CONVENTION: Convention = "noise-at-1"

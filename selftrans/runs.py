@@ -70,6 +70,8 @@ class DataRecord(_Record):
     """Weights of the embedded extractor."""
     references: dict[str, str]
     """Statistics of the reference images, by extractor."""
+    class_names: list[str] = []
+    """As the data file gives them."""
 
 
 class RunList(_Record):

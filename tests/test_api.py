@@ -191,7 +191,7 @@ def test_names_of_ones_own_are_accepted(project):
 @pytest.mark.parametrize(
     ("words", "options", "message"),
     [
-        (("cat",), {}, r"class 'cat' is unknown \(known: 0, 1, 2"),
+        (("cat",), {}, r"'cat' is not a class of the model \(allowed: 0 to 9\)"),
         ((10,), {}, r"class 10 is not one of the model \(allowed: 0 to 9\)"),
         ((1,), {"sampler": "sde"}, r"sampler 'sde' is unknown \(known: ode\)"),
         ((1,), {"num_step": 3}, r"sampler 'ode': num_step: .*num_steps"),

@@ -47,6 +47,7 @@ MISTAKES = {
 OWN_MEANING = {
     ("--weights", "import"),  # averaged or raw ones, of the two in a file
     ("--weights", "prefetch"),  # of a feature network, by its name
+    ("--metrics", "export"),  # files of them
     ("--until", "run"),  # a target of the workflow, where a training has a step
     ("--encoder", "extract", "features"),  # one
 }

@@ -321,14 +321,14 @@ def test_numbers_are_torch_fidelitys_where_definitions_agree(
 def test_kid_is_torch_fidelitys():
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    from selftrans.evaluation.metrics import kernel_distance
+    from selftrans.evaluation.metrics import kernel_distances
 
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((50, 16)).astype(np.float32) + shift for shift in (0, 0.3))
     expected = kid_features_to_metric(
         torch.from_numpy(x), torch.from_numpy(y), kid_subsets=1, kid_subset_size=50, verbose=False
     )["kernel_inception_distance_mean"]
-    assert kernel_distance(x, y, subsets=1, size=50) == pytest.approx(expected, rel=1e-5)
+    assert kernel_distances(x, y, subsets=1, size=50) == pytest.approx([expected], rel=1e-5)
 
 
 @pytest.mark.slow

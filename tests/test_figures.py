@@ -1,10 +1,13 @@
 """What is drawn is what was measured, published and imported: read off the figure's own lines."""
 
+from itertools import pairwise
+
 import pandas as pd
 import pytest
 
 from selftrans.evaluation.tables import read_held_out
-from selftrans.plotting.curves import convergence, losses
+from selftrans.plotting.convergence import convergence
+from selftrans.plotting.curves import losses
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of, write_json
 
@@ -90,3 +93,76 @@ def test_losses_on_held_out_images_are_those_that_were_written(tmp_path):
     held_out.write_text("step,loss\n2,1.05\n")
     with pytest.raises(UserError, match=r"held_out\.csv: damaged"):
         read_held_out(history)
+
+
+def compared(*seeds, **fids):
+    """Rows of runs at steps 10 and 20; a seed adds to all FIDs of a run but the baseline's."""
+    rows = [
+        {**TABLE.iloc[0], "run": run, "seed": seed, "step": step, "is": 1.0,
+         "fid": fid + (seed if run != "sit" else 0)}
+        for run, curve in fids.items()
+        for seed in seeds
+        for step, fid in zip((10, 20), curve, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_second_panel_shows_differences_from_the_baseline_and_the_speed_up():
+    """Along log FID, from 80 at step 10 to 20 at step 20, 40 is reached half-way."""
+    table = compared(0, sit=(90.0, 40.0), ours=(80.0, 20.0), public=(95.0, 50.0))
+    figure = convergence(table, LABELS, 5.5, baseline="sit")
+    fid, _, difference, _ = figure.get_axes()
+    drawn = {tuple(line.get_ydata()) for line in difference.get_lines()}
+    assert drawn == {(0, 0), (-10.0, -20.0), (5.0, 10.0)}
+    circle = next(line for line in fid.get_lines() if line.get_markerfacecolor() == "white")
+    assert (circle.get_xdata()[0], circle.get_ydata()[0]) == (pytest.approx(15), 40)
+    words = " ".join(figure.get_supxlabel().split())
+    assert "Ours 1.33x (15 steps); SiT-XL/2 not reached." in words
+    assert "of one seed" in words
+
+
+def test_intervals_are_students_over_pairs_and_cut_off_where_they_leave_the_frame():
+    table = compared(0, 1, 2, sit=(90.0, 40.0), ours=(80.0, 20.0))
+    band = convergence(table, LABELS, 5.5, baseline="sit").get_axes()[2].collections[0]
+    mean, half = -9.0, 4.302653 * 1 / 3**0.5  # of differences -10, -9 and -8
+    heights = {round(float(y), 4) for x, y in band.get_paths()[0].vertices if x == 10}
+    assert heights == {round(mean - half, 4), round(mean + half, 4)}
+    two = compared(0, 9, sit=(90.0, 40.0), ours=(80.0, 20.0))
+    axis = convergence(two, LABELS, 5.5, baseline="sit").get_axes()[2]
+    low, high = axis.get_ylim()
+    assert -40 < low < -15 < 0 < high < 20  # 12.7 times the deviation would be hundreds
+
+
+def test_kid_is_drawn_with_its_spread():
+    table = TABLE.assign(kid=TABLE["fid"] / 1000, kid_std=0.004)
+    kid = convergence(table[table["run"] != "public"], LABELS, 5.5).get_axes()[2]
+    ends = [segment[:, 1] for lines in kid.collections for segment in lines.get_segments()]
+    assert {round(float(high - low), 6) for low, high in ends} == {0.008}
+    assert len(ends) == 4
+
+
+@pytest.mark.parametrize("width", [3.3, 5.5])
+@pytest.mark.parametrize("span", [(1.9, 2.4), (5, 200), (20, 160), (0.5, 5000)])
+def test_ticks_stand_apart(width, span):
+    table = TABLE.assign(fid=[*span, *span, 8.0]).drop(columns="is")
+    figure = convergence(table[table["run"] != "public"], LABELS, width)
+    figure.draw_without_rendering()
+    axis = figure.get_axes()[0].yaxis
+    low, high = sorted(figure.get_axes()[0].get_ylim())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = sorted(
+        (tick.label1.get_window_extent() for tick in ticks), key=lambda box: float(box.y0)
+    )
+    assert len(boxes) >= 2
+    assert all(below.y1 < above.y0 for below, above in pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("last", "labels"),
+    [(3000, {"0", "1000", "3000"}), (15_000, {"0", "5k", "10k"}), (3_000_000, {"0", "1M", "3M"})],
+)
+def test_steps_have_one_unit(last, labels):
+    table = TABLE[TABLE["run"] == "sit"].assign(step=[last // 2, last])
+    figure = convergence(table, LABELS, 5.5)
+    figure.draw_without_rendering()
+    assert labels <= {tick.get_text() for tick in figure.get_axes()[0].get_xticklabels()}

@@ -27,7 +27,6 @@ from selftrans.sampling.generate import (
     sample_labels,
 )
 from selftrans.sampling.partial_images import PartialImages
-from selftrans.sampling.sample_grid import class_names
 from tests.support.events import pictures
 from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
@@ -447,14 +446,3 @@ def test_a_picture_that_cannot_be_drawn_is_one_line(
     )  # fmt: skip
     assert message in last_line(ended)
     assert not list(tmp_path.glob("*grid*"))
-
-
-def test_imagenets_classes_have_their_names():
-    names = class_names(1000)
-    assert [names[label] for label in (0, 207, 360, 999)] == [
-        "tench",
-        "golden retriever",
-        "otter",
-        "toilet tissue",
-    ]
-    assert class_names(10) == list("0123456789")

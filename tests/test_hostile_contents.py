@@ -14,9 +14,9 @@ from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.comparison import curves_of
 from selftrans.evaluation.headline import headline_markdown
+from selftrans.evaluation.markdown import metrics_markdown
 from selftrans.evaluation.statistics import ImageStatistics, Statistics
 from selftrans.evaluation.tables import (
-    metrics_markdown,
     metrics_table,
     read_history,
     read_metrics,
@@ -24,7 +24,7 @@ from selftrans.evaluation.tables import (
     read_seconds,
 )
 from selftrans.models.autoencoder import latent_scaling, load_autoencoder, save_autoencoder
-from selftrans.plotting.curves import convergence
+from selftrans.plotting.convergence import convergence
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json, sha256_of, write_json
 from selftrans.sampling.partial_images import PartialImages

@@ -18,7 +18,7 @@ from selftrans.extraction.latents import extract
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT
 from selftrans.runtime.files import read_json
-from selftrans.runtime.tensors import read_metadata
+from selftrans.runtime.headers import read_metadata
 from selftrans.training.auxiliary.autoencoder import train_autoencoder
 from tests.support.miniature import CLASSES, make_imagenet
 from tests.support.programs import run_command

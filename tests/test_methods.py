@@ -27,7 +27,7 @@ from selftrans.models.encoder import (
 )
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import read_json, write_json
-from selftrans.runtime.tensors import read_metadata
+from selftrans.runtime.headers import read_metadata
 from selftrans.training.auxiliary.encoder import make_encoder
 from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support.experiments import OTHER_METHODS, TINY

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from selftrans.runtime.devices import visible_gpus
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path, read_json, write_json
+from selftrans.runtime.headers import read_metadata
 from selftrans.runtime.logs import Progress, duration
-from selftrans.runtime.tensors import digest_of, load_tensors, read_metadata, save_tensors
+from selftrans.runtime.tensors import digest_of, load_tensors, save_tensors
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

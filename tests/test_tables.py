@@ -6,10 +6,17 @@ import pandas as pd
 import pytest
 
 from selftrans.config import ConfigError, load_experiment
-from selftrans.evaluation.comparison import paired_table
+from selftrans.evaluation.comparison import curves_of, paired_table
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.tables import SETTINGS, markdown_table, metrics_table, require_comparable
-from selftrans.plotting.curves import convergence, sweep
+from selftrans.evaluation.markdown import markdown_table
+from selftrans.evaluation.tables import (
+    SETTINGS,
+    metrics_table,
+    read_metrics,
+    require_comparable,
+)
+from selftrans.plotting.convergence import convergence
+from selftrans.plotting.curves import sweep
 from selftrans.runtime.errors import UserError
 from tests.support.results import result
 
@@ -87,6 +94,18 @@ def test_precision_and_recall_need_the_same_distances():
     convergence(table_of(*rows), LABELS, 5.5)
     with pytest.raises(UserError, match=r"differ in distances \(adm, fp32\)"):
         paired_table(table_of(*rows), "sit")
+
+
+def test_metrics_of_two_extractors_share_a_table_and_no_curve(tmp_path):
+    dinov2 = {**result(), "extractor": {"name": "dinov2", "digest": "2" * 64}}
+    dinov2["metrics"] = {"fd-dinov2": 120.0}
+    path = tmp_path / "metrics.csv"
+    path.write_text(table_of(result(), dinov2).to_csv(index=False))
+    table = read_metrics(str(path), ["ode"])
+    assert len(table) == 2
+    assert curves_of(table, "fid") == {"sit": {10: {0: 9.5}}}
+    assert curves_of(table, "fd-dinov2") == {"sit": {10: {0: 120.0}}}
+    assert len(convergence(table, LABELS, 5.5).axes) == 1
 
 
 def test_what_an_earlier_version_did_not_say_is_no_difference():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import torch
 from selftrans.config import load_experiment
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import sha256_of
-from selftrans.runtime.tensors import load_tensors, read_metadata, save_tensors
+from selftrans.runtime.headers import read_metadata
+from selftrans.runtime.tensors import load_tensors, save_tensors
 from selftrans.training import precision
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.precision import MixedPrecision, resolve_precision
@@ -356,6 +358,11 @@ def test_checkpoints_say_what_they_are(tiny, tmp_path, manifest):
     described = json.loads((tmp_path / "run/checkpoints/4/checkpoint.json").read_text())
     assert described["digests"]["ema"] == metadata["digest"]
     assert described["digests"]["history"] == sha256_of(tmp_path / "run/checkpoints/4/history.csv")
+    machine = described["machine"]
+    assert machine["host"] == socket.gethostname()
+    assert machine["processor"]
+    assert (machine["processes"], machine["gpus"], machine["gpu"]) == (1, 0, None)
+    assert described["command"] == ""  # started by no command line
     state = read_metadata(tmp_path / "run/state/step-00000004.safetensors", "state")
     assert metadata["fingerprint"] == described["fingerprint"] == state["fingerprint"]
 

@@ -23,7 +23,7 @@ from tests.support import REPOSITORY
 from tests.support.documents import example_method
 from tests.support.events import pictures, values
 from tests.support.experiments import OTHER_METHODS
-from tests.support.workplace import Workplace, copy_project
+from tests.support.workplace import DATA, Workplace, copy_project
 
 pytestmark = pytest.mark.workflow
 
@@ -65,6 +65,7 @@ def place(finished, tmp_path):
 RUNS = ("sit", "vae-align", "self-transcendence")
 FIGURES = {
     "plot_convergence", "plot_losses", "plot_samples", "plot_comparison", "plot_dynamics",
+    "experiment_page",
 }  # fmt: skip
 
 
@@ -75,6 +76,9 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
             for weights in ("ema", "raw"):
                 _, metadata = load_tensors(directory / f"{weights}.safetensors", "weights")
                 assert (metadata["run"], metadata["step"]) == (run, step)
+            record = json.loads((directory / "checkpoint.json").read_text())
+            assert record["command"].startswith("python -m selftrans.training results/tiny/")
+            assert f"--run {run} --seed 0 --until {step}" in record["command"]
             metrics = json.loads(
                 (
                     finished.path(f"tiny/runs/{run}/seed0/samples/{step}/ode-n20/classifier.json")
@@ -105,6 +109,10 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
     for figure in ("convergence", "losses", "samples"):
         for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
             assert finished.path(f"tiny/figures/{figure}.{suffix}").read_bytes().startswith(magic)
+    page = finished.path("tiny/index.html").read_text()
+    assert page.count('<figure class="still"') == len(
+        list(finished.path("").glob("tiny/figures/*.png"))
+    )
     resolved = yaml.safe_load(finished.path("tiny/experiment.yaml").read_text())
     assert resolved["runs"]["sit"]["training"]["clip_norm"] == 1.0
 
@@ -174,6 +182,18 @@ def test_a_figure_setting_redraws_only(place):
 def test_a_label_redraws_and_tabulates_only(place):
     place.write("tiny", **{"runs.sit": {"label": "SiT"}})
     assert set(place.planned()) == FIGURES | {"table"}
+
+
+def test_names_of_classes_redraw_only(place):
+    """They refuse nothing, and no training, sample or number depends on them."""
+    names = {"class_names": [f"class {label}" for label in range(10)]}
+    data = place.directory / "experiments/data/tiny.yaml"
+    data.write_text(yaml.safe_dump({**DATA, **names}))
+    assert set(place.planned()) == {"plot_samples"}
+
+
+def test_any_samplers_images_are_drawn_on_request(place):
+    assert place.planned("results/tiny/figures/samples-heun.png") == {"plot_samples_of_sampler": 1}
 
 
 def test_another_guidance_scale_regenerates_that_sampler_only(place):
@@ -551,6 +571,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
         "probe_blocks",
         "probe_encoder",
         "plot_discriminability",
+        "experiment_page",
     }
     place.write("methods", **changes, analysis={**analysis, "num_images": 200})
     planned = place.planned(experiments=("methods",))

@@ -99,7 +99,7 @@ class TrainedRun:
         self.path = record.weights(project, step, weights)
         allow_tf32(False)
         self._backbone = load_backbone(self.path, device)
-        names = class_names or names_of_classes(project / data.latents)
+        names = class_names or names_of_classes(project, data)
         if names and len(names) != self.num_classes:
             raise UserError(
                 f"class_names: {len(names)} names are given for {self.num_classes} classes"

@@ -22,7 +22,7 @@ from selftrans.cli.options import (
     process_options,
 )
 from selftrans.config import GuidanceConfig, SamplerConfig, restored
-from selftrans.runs import find_run, located
+from selftrans.runs import DataRecord, find_run, located
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.workers import Shard, Workers
@@ -40,7 +40,7 @@ SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
           --classes 3,8 --scale 1.5 --output samples.png"""
 )
 @click.argument("weights", type=FILE)
-@click.option("--classes", required=True, help="numbers of classes, for instance 207,360")
+@click.option("--classes", required=True, help="numbers or names, for instance 207,otter")
 @output_option("the picture (.png, .jpg, .webp)")
 @autoencoder_option
 @decoder_option
@@ -90,24 +90,29 @@ def sample(
     settings = SamplerConfig(
         sampler=sampler,
         num_steps=steps,
-        num_samples=columns,
+        num_samples=max(2, columns),
         guidance=GuidanceConfig(scale=scale, high=high),
         seed=seed,
     )
 
+    from selftrans.data.class_names import named_classes, parse_classes
     from selftrans.runtime.devices import claim_device, granted_gpus
+    from selftrans.sampling.classes import names_of_classes
     from selftrans.sampling.generate import ImageSampler
-    from selftrans.sampling.sample_grid import parse_classes, write_sample_grid
+    from selftrans.sampling.sample_grid import write_sample_grid
 
     loaded = ImageSampler(
-        weights,
-        decodes,
-        claim_device(granted_gpus(device)),
-        other_decoder=is_other,
+        weights, decodes, claim_device(granted_gpus(device)), other_decoder=is_other
     )
-    labels = parse_classes(classes, loaded.model.shape.num_classes)
-    names = write_sample_grid(loaded, settings, labels, output)
-    print(f"{output}: {', '.join(names)}")
+    found = _data_of(weights)
+    names = named_classes(
+        [str(label) for label in range(loaded.model.shape.num_classes)],
+        (found and names_of_classes(*found)) or None,
+    )
+    labels = parse_classes(classes, names)
+    shown = [names[label] for label in labels]
+    write_sample_grid(loaded, settings, labels, shown, columns, output)
+    print(f"{output}: {', '.join(shown)}")
 
 
 def _decoder(weights: Path, autoencoder: str | None, decoder: str | None) -> tuple[str, bool]:
@@ -115,13 +120,18 @@ def _decoder(weights: Path, autoencoder: str | None, decoder: str | None) -> tup
     check_one_decoder(autoencoder, decoder)
     if given := decoder or autoencoder:
         return given, decoder is not None
-    found = find_run(weights)
-    if found is None or found.runs.data is None:
+    if (found := _data_of(weights)) is None:
         raise UserError(
             f"--autoencoder: is needed, {weights} is not part of an experiment's results"
         )
-    data = found.runs.data
-    return located(found.project, data.autoencoder), data.other_decoder
+    project, data = found
+    return located(project, data.autoencoder), data.other_decoder
+
+
+def _data_of(weights: Path) -> tuple[Path, DataRecord] | None:
+    """The data of the results that a weight file is part of, and their project's folder."""
+    found = find_run(weights)
+    return None if found is None or found.runs.data is None else (found.project, found.runs.data)
 
 
 @click.command()

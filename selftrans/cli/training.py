@@ -1,5 +1,7 @@
 """``selftrans train``, ``freeze``, ``autoencoder``, ``classifier`` and ``encoder``."""
 
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -100,6 +102,7 @@ def train(
         processes=processes,
         nodes=nodes,
         attempt=attempt,
+        command=shlex.join(["selftrans", *sys.argv[1:]]),
     )
 
 

@@ -147,6 +147,11 @@ def _figure_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         message = f"{experiment.baseline!r} was not trained here (allowed: a run that was)"
         yield Problem(("figures", "baseline"), message)
     name, samplers = figures.sampler, experiment.evaluation.samplers
+    for other in figures.also_samples_of:
+        if other not in samplers or other == name:
+            allowed = ", ".join(one for one in samplers if one != name) or "none"
+            message = f"{other!r} is not another sampler (allowed: {allowed})"
+            yield Problem(("figures", "also_samples_of"), message)
     if name not in samplers:
         message = f"{name!r} is not a sampler (allowed: {', '.join(samplers)})"
         yield Problem(("figures", "sampler"), message)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from selftrans.config.base import (
     ConfigModel,
@@ -18,6 +18,12 @@ from selftrans.config.defaults import VERSION
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
 on the number of processes."""
+
+
+ClassName = Annotated[Line, Field(max_length=100)]
+_LIST_OR_FILE = WithJsonSchema(
+    {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": ["string", "null"]}]}
+)
 
 
 class DigitsSource(ConfigModel):
@@ -249,6 +255,10 @@ class DatasetConfig(ConfigModel):
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
     name."""
+    class_names: Annotated[tuple[ClassName, ...] | None, _LIST_OR_FILE] = None
+    """What classes are called in figures and commands, in their order: a list, or the path of a
+    text file with a line for each, beside this file. If it is not given, as their folders, as the
+    data set's own label column says, or as ImageNet's. Names are no part of any result."""
     reference: Line | None = None
     """What samples are measured against: an ADM reference batch (`.npz`), a folder of images, a
     data file, or statistics of ours; all images of this data set, if it is not given."""

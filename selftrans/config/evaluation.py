@@ -165,6 +165,12 @@ class EvaluationConfig(ConfigModel):
         return tuple(dict.fromkeys(self.extractor_of(metric) for metric in self.metrics))
 
     @property
+    def label_sequences(self) -> tuple[tuple[str, int], ...]:
+        """How the samplers choose the classes of samples: the kind, and a seed where it counts."""
+        random = ((one.labels, one.seed) for one in self.samplers.values())
+        return tuple(sorted({(kind, seed if kind == "random" else 0) for kind, seed in random}))
+
+    @property
     def sweeps(self) -> dict[str, tuple[str, ...]]:
         """The sets of samples of each sweep over the guidance scale."""
         names: dict[str, tuple[str, ...]] = {}

@@ -82,6 +82,9 @@ class FiguresConfig(ConfigModel):
     """Steps in the sample figure."""
     sample_columns: Annotated[int, Field(gt=0, le=FIRST_IMAGES)] = 10
     """Images per method and step in the sample figure: the first ones of the set."""
+    also_samples_of: tuple[Name, ...] = ()
+    """Further samplers whose images are shown, each in a figure `samples-NAME`. Of any other
+    sampler, the figure is made when it is asked for."""
     published: Annotated[Published | None, _FILE] = None
     """Name of a file in `experiments/published/`, or the path of one."""
     baseline: Name | None = None

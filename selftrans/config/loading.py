@@ -294,16 +294,41 @@ def _read_layers(
     figures = values.get("figures")
     if isinstance(figures, dict) and _is_path(figures.get("published")):
         figures["published"] = str(path.parent / figures["published"])
+    if directory.name == DATA_FILES.name:
+        _read_class_names(values, path.parent)
     _locate_user_code(values, path.parent, project)
     base = values.pop("extends", None)
     name = values.get("name", path.stem)
     layers = [Layer(str(path), values)]
     if isinstance(name, str) and name in (changes or {}):
-        layers.insert(0, Layer(f"data: {name}", (changes or {})[name]))
+        changed = dict((changes or {})[name])
+        _read_class_names(changed, Path())
+        layers.insert(0, Layer(f"data: {name}", changed))
     if base is not None:
         base_path = _base_path(path, base, project / directory)
         layers += _read_layers(base_path, directory, project, changes, (*read, real))
     return layers
+
+
+def _read_class_names(values: dict[str, Any], directory: Path) -> None:
+    """Names of classes in a file of their own, a line for each.
+
+    Raises:
+        ConfigError: the file is absent or not text.
+    """
+    if not isinstance(file := values.get("class_names"), str):
+        return
+    path = directory / file
+    with opened(path) as opened_file:
+        content = opened_file.read(MAX_BYTES + 1)
+    try:
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
+        lines = content.decode("utf-8-sig").splitlines()
+    except ValueError as error:
+        reason = shortened(str(error))
+        raise ConfigError(f"{path}: class_names: not a text file ({reason})") from None
+    values["class_names"] = [line.strip() for line in lines if line.strip()]
 
 
 def _locate_user_code(values: Any, directory: Path, project: Path) -> None:

@@ -8,7 +8,10 @@ from statistics import fmean, stdev
 import pandas as pd
 from scipy import stats
 
-from selftrans.evaluation.tables import METRIC_NAMES, markdown_table, require_comparable
+from selftrans.config import Metric
+from selftrans.evaluation.cautions import Footnotes, caution_texts
+from selftrans.evaluation.markdown import markdown_table
+from selftrans.evaluation.tables import METRIC_NAMES, require_comparable
 
 CONFIDENCE = 0.95
 Curves = dict[str, dict[int, dict[int, float]]]
@@ -19,15 +22,15 @@ def curves_of(table: pd.DataFrame, metric: str) -> Curves:
     """A metric of one sampler's rows of ``metrics.csv``, in their order.
 
     Raises:
-        UserError: the rows are not comparable.
+        UserError: the rows that have it are not comparable.
     """
+    table = table[table[metric].notna()]
     require_comparable(table)
     if metric in ("precision", "recall"):
         require_comparable(table, settings=("distances",))
     curves: Curves = {}
     for run, step, seed, value in table[["run", "step", "seed", metric]].itertuples(index=False):
-        if not isnan(value):
-            curves.setdefault(str(run), {}).setdefault(int(step), {})[int(seed)] = float(value)
+        curves.setdefault(str(run), {}).setdefault(int(step), {})[int(seed)] = float(value)
     return curves
 
 
@@ -154,6 +157,24 @@ def steps_to_reach(curve: Mapping[int, float], level: float) -> float:
     return nan
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """How soon a run reaches the baseline's last value."""
+
+    steps: float
+    """Where its mean curve first does; nan if it never does."""
+    factor: float
+    """The baseline's steps over these."""
+
+
+def speed_ups(curves: Curves, baseline: str) -> dict[str, SpeedUp]:
+    """Of every run, the baseline included, by the metric (FID) whose curves these are."""
+    last = max(curves[baseline])
+    level = mean_curve(curves[baseline])[last]
+    reached = {run: steps_to_reach(mean_curve(steps), level) for run, steps in curves.items()}
+    return {run: SpeedUp(steps=steps, factor=last / steps) for run, steps in reached.items()}
+
+
 def comparison_table(
     table: pd.DataFrame,
     seconds: Curves,
@@ -168,25 +189,27 @@ def comparison_table(
         teachers: for each run, the run and step of every teacher.
         baseline: the run that the others are compared with.
     """
-    metrics = {metric: curves_of(table, metric) for metric in ("fid", "is") if metric in table}
+    compared: tuple[Metric, ...] = ("fid", "is")
+    metrics = {metric: curves_of(table, metric) for metric in compared if metric in table}
     first = next(iter(metrics.values()))
     total = total_seconds(seconds, teachers)
     last_of_baseline = max(first[baseline])
     per_step = mean_curve(seconds[baseline])[last_of_baseline] / last_of_baseline
+    sooner = speed_ups(metrics["fid"], baseline) if "fid" in metrics else {}
     rows = []
     for run, steps in first.items():
         step = max(steps)
         row: dict[str, object] = {"run": run, "step": step, "seeds": len(steps[step])}
         for metric, curves in metrics.items():
-            compared = paired_difference(curves, metric, baseline, run, step)
+            paired = paired_difference(curves, metric, baseline, run, step)
             for column in ("mean", "std", "difference", "low", "high"):
-                row[f"{metric}_{column}"] = getattr(compared, column)
+                row[f"{metric}_{column}"] = getattr(paired, column)
         if "fid" in metrics:
-            curves = metrics["fid"]
-            reached = steps_to_reach(
-                mean_curve(curves[run]), mean_curve(curves[baseline])[last_of_baseline]
-            )
-            row |= {"steps_to_baseline": reached, "speed_up": last_of_baseline / reached}
+            row |= {"steps_to_baseline": sooner[run].steps, "speed_up": sooner[run].factor}
+        last = table[(table["run"] == run) & (table["step"] == step)].to_dict("records")
+        row |= {
+            f"{metric}_cautions": "; ".join(caution_texts(last, [metric])) for metric in metrics
+        }
         spent = mean_curve(seconds[run])[step]
         row |= {"seconds_per_step": spent / step, "cost_per_step": spent / step / per_step}
         rows.append(row | {"hours": mean_curve(total[run])[step] / 3600})
@@ -217,7 +240,7 @@ def comparison_page(
 
 def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], baseline: str) -> str:
     """The table in the form of a paper."""
-    lines = []
+    lines, notes = [], Footnotes()
     for row in comparison.to_dict("records"):
         line = {
             "method": labels[str(row["run"])],
@@ -226,8 +249,11 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
         }
         for metric, name in (("fid", "FID"), ("is", "IS")):
             if f"{metric}_mean" in row:
-                line[name] = f"{row[f'{metric}_mean']:.2f}" + _unless_nan(
-                    " ± {:.2f}", row[f"{metric}_std"]
+                texts = filter(None, row[f"{metric}_cautions"].split("; "))
+                line[name] = (
+                    f"{row[f'{metric}_mean']:.2f}"
+                    + _unless_nan(" ± {:.2f}", row[f"{metric}_std"])
+                    + notes.marks(texts)
                 )
                 interval = _unless_nan(
                     " [{:+.2f}, {:+.2f}]", row[f"{metric}_low"], row[f"{metric}_high"]
@@ -236,13 +262,14 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
                 line[f"Δ{name} [95 %]"] = "" if row["run"] == baseline else change
         if "speed_up" in row:
             reached = _unless_nan("{:,.0f} ({:.2f}x)", row["steps_to_baseline"], row["speed_up"])
-            line[f"steps to {labels[baseline]}'s last FID"] = reached or "never"
+            line[f"steps to {labels[baseline]}'s last FID"] = reached or "not reached"
         line |= {
             "cost of a step": f"{row['cost_per_step']:.2f}x",
             "hours, teachers included": f"{row['hours']:.3g}",
         }
         lines.append(line)
-    return markdown_table(pd.DataFrame(lines), index=False, disable_numparse=True) + "\n"
+    text = markdown_table(pd.DataFrame(lines), index=False, disable_numparse=True)
+    return f"{text}\n{notes}"
 
 
 def _unless_nan(pattern: str, *values: float) -> str:

@@ -97,7 +97,10 @@ def finish(statistics: Statistics, reference: Path) -> ImageStatistics:
                     f"{reference}: its {kind} moments have {size} elements,"
                     f" Inception has {expected}"
                 )
-        finished = dataclasses.replace(finished, gaussians={**finished.gaussians, **moments})
+        if moments:
+            finished = dataclasses.replace(
+                finished, gaussians={**finished.gaussians, **moments}, moments="published"
+            )
     return finished
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from selftrans.evaluation.tables import METRIC_NAMES, SMALL, markdown_table
+from selftrans.evaluation.cautions import Footnotes
+from selftrans.evaluation.markdown import markdown_table, metric_cell
+from selftrans.evaluation.tables import METRIC_NAMES
 
 MARK = "†"
 CAPTION = f"""{MARK} published by others, not run here; of 50,000 samples against ImageNet's
@@ -24,14 +26,17 @@ def headline_markdown(
         labels: the runs, in order, with their names.
         published: rows as ``experiments/published/`` has them.
     """
-    rows = [*_own_rows(table, labels), *map(_published_row, published)]
+    notes = Footnotes()
+    rows = [*_own_rows(table, labels, notes), *map(_published_row, published)]
     if not rows:
         return ""
     lines = markdown_table(pd.DataFrame(rows).fillna(""), index=False, disable_numparse=True)
-    return f"{lines}\n" + (f"\n{CAPTION}\n" if published else "")
+    return f"{lines}\n" + (f"\n{CAPTION}\n" if published else "") + str(notes)
 
 
-def _own_rows(table: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def _own_rows(
+    table: pd.DataFrame, labels: Mapping[str, str], notes: Footnotes
+) -> Iterator[dict[str, str]]:
     for run in [run for run in labels if run in set(table["run"])]:
         rows = table[table["run"] == run]
         for _, sets in rows.groupby(["samples", "sampler"], sort=False):
@@ -41,7 +46,7 @@ def _own_rows(table: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[dict[s
                 "training": f"{last['step'].iloc[0]:,} steps",
                 "setting": setting_of(last.iloc[0]),
                 **{
-                    shown: f"{last[metric].mean():.{4 if metric in SMALL else 2}f}"
+                    shown: metric_cell(metric, last, notes)
                     for metric, shown in METRIC_NAMES.items()
                     if metric in last and last[metric].notna().any()
                 },

@@ -1,5 +1,7 @@
 """Metrics of finished statistics; those without features need no torch."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
@@ -10,6 +12,15 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+
+
+class Measured(NamedTuple):
+    """Metrics of one set of samples."""
+
+    values: dict[Metric, float]
+    """Each metric's value, by name."""
+    spreads: dict[Metric, float]
+    """Standard deviations of the estimates that a value is the mean of: KID's of its subsets."""
 
 
 def frechet_distance(
@@ -77,16 +88,16 @@ def inception_score(samples: ImageStatistics) -> float:
     return float(np.mean(scores))
 
 
-def kernel_distance(
+def kernel_distances(
     samples_ND: NDArray[np.float32],
     reference_MD: NDArray[np.float32],
     subsets: int = KID_SUBSETS,
     size: int = KID_SUBSET_SIZE,
     seed: int = 0,
-) -> float:
-    """KID (Bińkowski et al. 2018): mean over random subsets of the unbiased squared MMD.
+) -> NDArray[np.float64]:
+    """The unbiased squared MMD of random subsets with the kernel (x.y / d + 1)^3, (subsets,).
 
-    With the kernel (x.y / d + 1)^3.
+    Its mean is the KID (Bińkowski et al. 2018).
     """
     rng = np.random.default_rng(seed)
     size = min(size, len(samples_ND), len(reference_MD))
@@ -106,7 +117,7 @@ def kernel_distance(
             for kernel in (within_x, within_y)
         )
         estimates.append(unpaired - 2 * across.mean())
-    return float(np.mean(estimates))
+    return np.array(estimates)
 
 
 def compute_metrics(
@@ -116,7 +127,18 @@ def compute_metrics(
     arithmetic: DistanceArithmetic = "fp32",
     gpus: int = 0,
 ) -> dict[Metric, float]:
-    """Each metric's value, by name.
+    """Each metric's value, by name; arguments and errors are those of ``measure``."""
+    return measure(metrics, samples, reference, arithmetic, gpus).values
+
+
+def measure(
+    metrics: tuple[Metric, ...],
+    samples: ImageStatistics,
+    reference: ImageStatistics,
+    arithmetic: DistanceArithmetic = "fp32",
+    gpus: int = 0,
+) -> Measured:
+    """Each metric's value, and its spread where there is one.
 
     Args:
         metrics: which ones.
@@ -141,6 +163,7 @@ def compute_metrics(
             f" {reference.image_size[1]}x{reference.image_size[0]}: they cannot be compared"
         )
     values: dict[Metric, float] = {}
+    spreads: dict[Metric, float] = {}
     for metric in metrics:
         if samples.extractor not in METRIC_EXTRACTORS[metric]:
             allowed = ", ".join(METRIC_EXTRACTORS[metric])
@@ -158,9 +181,11 @@ def compute_metrics(
             case "is":
                 values[metric] = inception_score(samples)
             case "kid":
-                values[metric] = kernel_distance(
+                estimates = kernel_distances(
                     _features(samples, "samples"), _features(reference, "reference")
                 )
+                values[metric] = float(np.mean(estimates))
+                spreads[metric] = float(np.std(estimates))
             case "precision" | "recall":
                 if metric not in values:
                     pair = _precision_recall(samples, reference, arithmetic, gpus)
@@ -168,7 +193,7 @@ def compute_metrics(
     for metric, value in values.items():
         if not np.isfinite(value):
             raise UserError(f"{metric}: is not finite")
-    return {metric: values[metric] for metric in metrics}
+    return Measured({metric: values[metric] for metric in metrics}, spreads)
 
 
 def _precision_recall(

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selftrans.evaluation.markdown import markdown_table
 from selftrans.evaluation.run_features import RunFeatures
-from selftrans.evaluation.tables import markdown_table
 
 Features = NDArray[np.floating[Any]]
 Kind = Literal["block", "guiding", "encoder"]
@@ -137,17 +137,23 @@ def discriminability_markdown(table: pd.DataFrame) -> str:
         f" {largest:.1f} points at most.\n"
     )
     parts = [note]
-    for probe, title in (("linear", "Linear probe"), ("knn", "k-NN")):
+    for title, rows in probe_tables(table).items():
+        text = markdown_table(pd.DataFrame(rows), index=False, disable_numparse=True)
+        parts.append(f"**{title}**\n\n{text}\n")
+    return "\n".join(parts)
+
+
+def probe_tables(table: pd.DataFrame) -> dict[str, list[dict[str, str]]]:
+    """Rows of text for each probe and kind of features, by title; ``table`` as above."""
+    tables = {}
+    for probe, name in (("linear", "Linear probe"), ("knn", "k-NN")):
         for kind, what in SHOWN.items():
-            means = _means(table[table["kind"] == kind], probe)
-            if means:
-                rows = [
+            if means := _means(table[table["kind"] == kind], probe):
+                tables[f"{name}: accuracy in % of {what}"] = [
                     {"": row} | {f"t = {t:g}": _best(at) for t, at in times.items()}
                     for row, times in means.items()
                 ]
-                text = markdown_table(pd.DataFrame(rows), index=False, disable_numparse=True)
-                parts.append(f"**{title}: accuracy in % of {what}**\n\n{text}\n")
-    return "\n".join(parts)
+    return tables
 
 
 def _means(table: pd.DataFrame, probe: str) -> dict[str, dict[float, dict[str, float]]]:

@@ -195,6 +195,7 @@ class Statistics:
             gaussians={name: moments.gaussian() for name, moments in self.moments.items()},
             scores=[self.scores[number] for number in sorted(self.scores)],
             sorted_by_class=self.order is not None and self.order.is_sorted,
+            moments="images",
         )
 
 
@@ -216,6 +217,9 @@ class ImageStatistics:
     """Of the features' file; empty where there is none, and of files of earlier versions."""
     source: str = ""
     """What they were computed from, by which a finished set is known; empty in earlier versions."""
+    moments: str = ""
+    """Whose they are: of the ``images``, or ``published`` ones of a larger set that the images were
+    taken of; empty in earlier versions."""
 
     @property
     def moments_digest(self) -> str:
@@ -223,6 +227,11 @@ class ImageStatistics:
         gaussian = self.gaussians["features"]
         content = gaussian.mean.tobytes() + gaussian.covariance.tobytes()
         return hashlib.sha256(content).hexdigest()
+
+    @property
+    def num_features(self) -> int:
+        """Length d of a feature vector."""
+        return len(self.gaussians["features"].mean)
 
     def save(self, path: Path) -> None:
         """Write all but the features to an ``.npz``, atomically."""
@@ -234,6 +243,7 @@ class ImageStatistics:
             "sorted_by_class": self.sorted_by_class,
             "features_sha256": self.features_sha256,
             "source": self.source,
+            "moments": self.moments,
             "score_counts": np.array([chunk.count for chunk in self.scores], np.int64),
             "score_probabilities": np.array([chunk.probabilities for chunk in self.scores]),
             "score_entropies": np.array([chunk.negative_entropy for chunk in self.scores]),
@@ -281,6 +291,7 @@ class ImageStatistics:
                 sorted_by_class=bool(arrays["sorted_by_class"]),
                 features_sha256=str(arrays.get("features_sha256", "")),
                 source=str(arrays.get("source", "")),
+                moments=str(arrays.get("moments", "")),
             )
             dimension = len(gaussians["features"].mean)
         except (KeyError, TypeError, ValueError) as error:

@@ -1,8 +1,7 @@
 """Metric files -> tables: one row for each set of samples, every column of one kind."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
-from math import inf, nan
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from selftrans.config import (
     Uint8Conversion,
     Weights,
 )
+from selftrans.evaluation.cautions import caution_texts, number_in
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import opened, read_fields, sha256_of
 
@@ -30,7 +30,6 @@ METRIC_NAMES: dict[Metric, str] = {
     "kid": "KID",
     "fd-dinov2": "FD-DINOv2",
 }
-SMALL = ("precision", "recall", "kid")  # metrics that need more digits
 SETTINGS = (
     "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "guidance_channels",
     "rtol", "atol", "weights", "classes", "network_precision", "decoder_precision",
@@ -38,6 +37,13 @@ SETTINGS = (
     "num_reference", "reference_digest",
 )  # fmt: skip
 """Columns in which numbers have to agree, or they do not share a curve."""
+
+
+def spread_column(metric: Metric) -> str:
+    """The column of the spread of a metric's estimates."""
+    return f"{metric}_std"
+
+
 Whole = Annotated[int, Field(ge=0)]
 
 
@@ -56,7 +62,7 @@ def metrics_table(
 def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict[str, Any]:
     samples, reference = result["samples"], result.get("reference") or {}
     versions = {**result["versions"], **samples["versions"]}  # those of the samples stand first
-    return {
+    row = {
         "run": samples["checkpoint"]["run"],
         "seed": samples["checkpoint"]["seed"],
         "step": samples["checkpoint"]["step"],
@@ -81,14 +87,19 @@ def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict
         "sampling_seed": samples["seed"],
         "extractor": result["extractor"]["name"],
         "extractor_digest": result["extractor"]["digest"][:12],
+        "extractor_accuracy": result["extractor"].get("held_out_accuracy"),
+        "num_features": result.get("num_features"),
         "distances": result["distances"],
         "reference": reference.get("name"),
         "reference_digest": reference.get("digest", "")[:12] or None,
         "num_reference": result["num_reference"],
+        "moments": reference.get("moments") or None,
         "checkpoint_digest": samples["checkpoint"]["digest"][:12],
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         **result["metrics"],
+        **{spread_column(metric): value for metric, value in result.get("spreads", {}).items()},
     }
+    return {**row, "cautions": "; ".join(caution_texts([row], result["metrics"])) or None}
 
 
 def require_comparable(
@@ -126,6 +137,7 @@ class _Open(BaseModel):
 class _Network(_Open):
     name: str
     digest: str
+    held_out_accuracy: float | None = None
 
 
 class _Checkpoint(_Open):
@@ -163,14 +175,17 @@ class _Samples(_Open):
 class _Reference(_Open):
     name: str
     digest: str
+    moments: Literal["images", "published", ""] = ""
 
 
 class _Result(_Open):
     metrics: Annotated[dict[Metric, float], Field(min_length=1)]
+    spreads: dict[Metric, float] = Field(default_factory=dict)
     samples: _Samples
     extractor: _Network
     num_samples: Whole
     num_reference: Whole
+    num_features: Whole | None = None
     distances: DistanceArithmetic
     versions: dict[str, str]
     reference: _Reference | None = None
@@ -259,14 +274,6 @@ def read_table(path: Path | str, *columns: str, **options: Any) -> pd.DataFrame:
     return table
 
 
-def _number(cell: Any) -> float:
-    """A cell's number; nan where there is none."""
-    try:
-        return float(cell)
-    except (ValueError, TypeError, OverflowError):
-        return nan
-
-
 def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
     """The rows of a ``metrics.csv`` of these sets of samples, whose names may look like numbers.
 
@@ -278,50 +285,17 @@ def read_metrics(path: str, samples: Sequence[str]) -> pd.DataFrame:
         dtype={"run": str, "samples": str}, keep_default_na=False, na_values=[""],
     )  # fmt: skip
     for column in ("seed", "step", *(name for name in METRIC_NAMES if name in table)):
-        numbers = np.array([_number(cell) for cell in table[column]])
+        numbers = np.array([number_in(cell) for cell in table[column]])
         given = table[column].notna().to_numpy()
         whole = column in ("seed", "step")
         sound = np.isfinite(numbers) & ((numbers >= 0) & (numbers % 1 == 0) if whole else True)
         if not sound[given].all():
             wrong = table[column][given & ~sound].iloc[0]
             raise UserError(f"{path}: damaged, {column} is {shortened(repr(wrong))}")
-    if table.duplicated(keys := ["run", "seed", "step", "samples"]).any():
+    keys = ["run", "seed", "step", "samples", *(["extractor"] if "extractor" in table else [])]
+    if table.duplicated(keys).any():
         raise UserError(f"{path}: damaged, two rows of the same {', '.join(keys)}")
     shown = table[table["samples"].isin(list(samples))]
     if shown.empty:
         raise UserError(f"{path}: holds no row of {', '.join(samples)}")
     return shown
-
-
-def markdown_table(table: pd.DataFrame, **options: Any) -> str:
-    """A table in Markdown, in which a cell's own bars and brackets mean nothing.
-
-    Args:
-        table: the cells.
-        options: of ``pandas.DataFrame.to_markdown``.
-    """
-    escaped = table.map(_escaped).rename(index=_escaped, columns=_escaped)
-    return str(escaped.to_markdown(**options))
-
-
-def _escaped(value: Any) -> Any:
-    return re.sub(r"([|<])", r"\\\1", value) if isinstance(value, str) else value
-
-
-def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
-    """A table for each metric and sampler: runs in rows, steps in columns, means over seeds."""
-    parts = []
-    settings = ["samples", "sampler", "num_steps", "guidance_scale", "num_samples", "extractor"]
-    for values, rows in table.groupby(settings, sort=False):
-        name, sampler, num_steps, scale, count, extractor = values
-        for metric in [name for name in METRIC_NAMES if name in rows and rows[name].notna().any()]:
-            means = rows.pivot_table(index="run", columns="step", values=metric, aggfunc="mean")
-            means = means.reindex([run for run in labels if run in means.index]).rename(
-                index=dict(labels)
-            )
-            means.index.name = "run \\ steps"
-            setting = f"{sampler}, {num_steps} steps, scale {scale:g}, N = {count}, {extractor}"
-            title = f"{METRIC_NAMES[metric]} of `{name}` ({setting})"
-            digits = ".4f" if metric in SMALL else ".2f"
-            parts.append(f"**{title}**\n\n{markdown_table(means, floatfmt=digits)}\n")
-    return "\n".join(parts)

@@ -23,7 +23,7 @@ from selftrans.extraction.shards import (
 from selftrans.models.encoder import load_encoder
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
-from selftrans.runtime.workers import Shard
+from selftrans.runtime.workers import Shard, ShardedWork
 
 CPU = torch.device("cpu")
 BYTES_PER_ELEMENT = 2
@@ -34,7 +34,7 @@ def feature_bytes(rows: int, grid_size: int, hidden_size: int) -> int:
     return rows * grid_size**2 * hidden_size * BYTES_PER_ELEMENT
 
 
-class FeatureExtraction:
+class FeatureExtraction(ShardedWork):
     """The extraction of a data set's features, on any number of processes; resumes at the shard.
 
     Args:
@@ -61,10 +61,6 @@ class FeatureExtraction:
         )
         self._require_room(directory)
 
-    def is_finished(self) -> bool:
-        """Never as a whole: every shard that is there is taken."""
-        return False
-
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""
         write_shards(self.writer, self._encoded, shard)
@@ -80,9 +76,6 @@ class FeatureExtraction:
             hidden_size=self.encoder.hidden_size,
             views=self.views,
         )
-
-    def remove_shares(self) -> None:
-        """Nothing: the shards are the store."""
 
     def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
         return encode_images(self.source, indices, self._encode, skip=may_skip(self.data))

@@ -35,7 +35,7 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.tensors import digest_of
-from selftrans.runtime.workers import Shard
+from selftrans.runtime.workers import Shard, ShardedWork
 
 if TYPE_CHECKING:
     from selftrans.models.autoencoder import Autoencoder
@@ -47,7 +47,7 @@ PREPARED_ERROR = 0.02
 """Largest mean difference, relative to their standard deviation: precisions and versions differ."""
 
 
-class LatentExtraction:
+class LatentExtraction(ShardedWork):
     """The extraction of a data set's latents, on any number of processes; resumes at the shard.
 
     Args:
@@ -98,10 +98,6 @@ class LatentExtraction:
                 self.path,
             )
         return decoder
-
-    def is_finished(self) -> bool:
-        """Never as a whole: every shard that is there is taken."""
-        return False
 
     def run(self, shard: Shard) -> None:
         """Encode this worker's shards, but for those that exist."""
@@ -158,9 +154,6 @@ class LatentExtraction:
         decoded = decode(self.decoder, means_BCHW).cpu().numpy()
         values = [picture("autoencoder/reconstructions", tiled(np.concatenate([images, decoded])))]
         write_event_file(events, "reconstructions", 0, values)
-
-    def remove_shares(self) -> None:
-        """Nothing: the shards are the store."""
 
     def _encoded(self, indices: range) -> Iterator[EncodedBatch]:
         """Means and standard deviations, (B V, 2, C, H, W), as they are stored."""

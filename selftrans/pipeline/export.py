@@ -39,7 +39,6 @@ class Surroundings:
         """Those of a weight file; nothing, if it is not part of any results."""
         if (found := find_run(weights)) is None or (data := found.runs.data) is None:
             return cls()
-        latents = found.project / data.latents
         metrics = found.record.metrics.get(weights.absolute().parent.name)
         file = None if metrics is None else found.project / metrics
         is_measured = file is not None and file.is_file() and weights.stem == "ema"
@@ -47,7 +46,7 @@ class Surroundings:
             autoencoder=located(found.project, data.autoencoder),
             other_decoder=data.other_decoder,
             dataset=data.name,
-            class_names=names_of_classes(latents),
+            class_names=names_of_classes(found.project, data),
             metrics=(file,) if file is not None and is_measured else (),
         )
 

@@ -1,6 +1,6 @@
 """Figures of features: principal colours, probe accuracies, similarity between blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.plotting.grid import ImageGrid
-from selftrans.plotting.style import legend_columns, plain, run_styles
+from selftrans.plotting.names import SIZES, ColumnNames, shortened_to
+from selftrans.plotting.style import GREY, legend_columns, plain, run_styles
 
 Floats = NDArray[np.floating]
 Colours = NDArray[np.float64]
-GREY = "#777777"
 
 
 def principal_colours(tokens: Floats) -> Colours:
@@ -66,7 +66,7 @@ def feature_maps(
     grid = ImageGrid(
         width_inches,
         1.12,
-        columns,
+        ColumnNames.as_written(columns),
         len(runs) * blocks,
         cell=(len(images) // 2, 2),
         breaks=range(blocks, len(runs) * blocks, blocks),
@@ -95,6 +95,7 @@ def guiding_features(
     images: NDArray[np.uint8],
     noisy: Floats,
     t: float,
+    classes: Sequence[str],
     width_inches: float,
 ) -> Figure:
     """Colours of what each alignment loss follows, a column each, beside the input.
@@ -104,10 +105,15 @@ def guiding_features(
         images: the shown images, two of each class, (I, H, W, 3).
         noisy: colours of the same, noised, (I, h, w, 3) in [0, 1].
         t: the time that they were noised to.
+        classes: name of the class of each image, (I,).
         width_inches: width of the figure.
     """
     names = ["input", f"noised,\nt = {t:g}", *(_folded(name) for name in columns)]
-    grid = ImageGrid(width_inches, 0.02, names, len(images), breaks=range(2, len(images), 2))
+    above, left = ColumnNames.as_written(names), 0.16
+    grid = ImageGrid(width_inches, left, above, len(images), breaks=range(2, len(images), 2))
+    for row in range(0, len(images), 2):
+        name = plain(shortened_to(classes[row], 1.9 * grid.side, SIZES[0]))
+        grid.name_rows(row, 2, name, left - 0.08, rotation=90, ha="center")
     pictures = [images, noisy, *(principal_colours(tokens) for tokens in columns.values())]
     for column, shown in enumerate(pictures):
         for row, picture in enumerate(shown):
@@ -174,7 +180,9 @@ def discriminability(
     for axis in axes[1]:
         axis.set_xlabel("block")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=legend_columns(names))
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=legend_columns(names, width_inches)
+    )
     return figure
 
 

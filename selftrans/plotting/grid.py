@@ -6,6 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from selftrans.plotting.names import ColumnNames
+
 
 class ImageGrid:
     """A figure of images; all lengths are in inches, from the upper left corner.
@@ -13,20 +15,21 @@ class ImageGrid:
     Args:
         width: of the figure.
         left: room for the rows' names.
-        columns: their names.
+        columns: what stands above them.
         rows: number of rows of cells.
         cell: images across and down in a cell.
         breaks: rows that a gap stands before.
         gap: between columns; half of it between rows.
         group_gap: further room before the rows in ``breaks``.
         line: white line around an image.
+        below: room below the last row.
     """
 
     def __init__(
         self,
         width: float,
         left: float,
-        columns: Sequence[str],
+        columns: ColumnNames,
         rows: int,
         *,
         cell: tuple[int, int] = (1, 1),
@@ -34,21 +37,21 @@ class ImageGrid:
         gap: float = 0.07,
         group_gap: float = 0.07,
         line: float = 0.012,
+        below: float = 0.0,
     ) -> None:
         self.width, self.left, self.line = width, left, line
         self.gap, self.group_gap = gap, group_gap
         self.across, self.down = cell
         self.breaks = tuple(breaks)
-        self.top = 0.1 + 0.11 * max(name.count("\n") + 1 for name in columns)
-        self.side = (width - left - gap * (len(columns) - 1)) / (len(columns) * self.across)
-        self.height = self._corner(0, rows - 1)[1] + self.down * self.side
+        self.top, count = 0.1 + columns.height, len(columns.texts)
+        self.side = (width - left - gap * (count - 1)) / (count * self.across)
+        self.height = self._corner(0, rows - 1)[1] + self.down * self.side + below
         self.figure = Figure(figsize=(width, self.height))
         self.figure.set_layout_engine("none")
-        for number, name in enumerate(columns):
-            x, _ = self._corner(number, 0)
-            self.write(
-                x + self.across * self.side / 2, self.top - 0.05, name, ha="center", va="bottom"
-            )
+        for number, name in enumerate(columns.texts):
+            x = self._corner(number, 0)[0] + self.across * self.side / 2
+            options = {"ha": "center", "va": "bottom", **columns.options}
+            self.write(x, self.top - 0.05, name, **options)
 
     def _corner(self, column: int, row: int) -> tuple[float, float]:
         """The upper left corner of a cell."""

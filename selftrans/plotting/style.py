@@ -11,11 +11,13 @@ from selftrans.runtime.files import atomic_path
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its faint yellow.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+GREY = "#777777"
+"""Of what belongs to no run."""
 LEGEND_LETTERS, HANDLE_LETTERS = 90, 7
 """Of a legend's line at a figure's usual width; a handle and its space are as wide as some."""
+USUAL_WIDTH = 5.5
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 
-mpl.use("agg")
 mpl.rcParams.update(
     {
         "font.size": 8,
@@ -66,16 +68,17 @@ def run_styles(labels: Mapping[str, str]) -> dict[str, RunStyle]:
     }
 
 
-def legend_columns(names: Sequence[str]) -> int:
+def legend_columns(names: Sequence[str], width_inches: float = USUAL_WIDTH) -> int:
     """Columns of a legend above a figure: one line of up to four names, else lines of three.
 
-    Fewer where the names are too long for that.
+    Fewer where the names are too long for the figure's width.
     """
+    letters = LEGEND_LETTERS * width_inches / USUAL_WIDTH
     count = len(names)
     for columns in range(count if count <= 4 else 3, 1, -1):
         rows = -(-count // columns)
         widest = [max(map(len, names[start : start + rows])) for start in range(0, count, rows)]
-        if sum(widest) + HANDLE_LETTERS * len(widest) <= LEGEND_LETTERS:
+        if sum(widest) + HANDLE_LETTERS * len(widest) <= letters:
             return columns
     return 1
 

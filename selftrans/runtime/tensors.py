@@ -2,26 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from selftrans.runtime.errors import Unavailable, UserError
-from selftrans.runtime.files import atomic_path, opened
+from selftrans.runtime.files import atomic_path
+from selftrans.runtime.headers import FORMAT, KEY, opened_tensors, read_metadata
 from selftrans.runtime.seal import seal_of
 
-FORMAT = 1
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names that experiment files use."""
 PerChannel: TypeAlias = float | tuple[float, ...]
 """A number for all channels, or one for each."""
-_KEY = "selftrans"
 
 
 def over_channels(value: PerChannel, device: torch.device | None = None) -> float | Tensor:
@@ -55,7 +53,7 @@ def save_tensors(
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = digest_of(on_host)
     header = {"format": FORMAT, "kind": kind, "digest": digest, **metadata}
-    sealed = {_KEY: json.dumps({**header, "seal": seal_of(header)})}
+    sealed = {KEY: json.dumps({**header, "seal": seal_of(header)})}
     write_safetensors(path, on_host, sealed)
     return digest
 
@@ -75,33 +73,13 @@ def write_safetensors(
             raise Unavailable(f"{path}: cannot be written ({error})") from None
 
 
-def read_metadata(path: Path, kind: str) -> dict[str, Any]:
-    """The metadata of a file of ours, without reading its tensors.
-
-    Raises:
-        UserError: the file is absent, damaged, of another program, another format or another kind.
-    """
-    with _opened(path) as file:
-        return _checked_header(path, kind, file.metadata())
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a safetensors file was written by ``save_tensors``.
-
-    Raises:
-        UserError: it is no safetensors file.
-    """
-    with _opened(path) as file:
-        return _KEY in (file.metadata() or {})
-
-
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of any safetensors file, on the CPU.
 
     Raises:
         UserError: the file is absent or damaged.
     """
-    with _opened(path) as file:
+    with opened_tensors(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
@@ -119,30 +97,3 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f" written was {metadata['digest'][:12]}"
         )
     return tensors, metadata
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    with opened(path):
-        pass
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from None
-
-
-def _checked_header(path: Path, kind: str, raw: Mapping[str, str] | None) -> dict[str, Any]:
-    if not raw or _KEY not in raw:
-        raise UserError(f"{path}: was not written by selftrans")
-    try:
-        header = dict(json.loads(raw[_KEY]))
-    except ValueError:
-        raise UserError(f"{path}: damaged, its description is not what was written") from None
-    if (version := header.get("format")) != FORMAT:
-        raise UserError(f"{path}: format {version}, allowed is {FORMAT}")
-    if header.pop("seal", None) != seal_of(header):
-        raise UserError(f"{path}: damaged, its description is not what was written")
-    if header.get("kind") != kind:
-        raise UserError(f"{path}: holds {header.get('kind')}, expected was {kind}")
-    return header

@@ -60,8 +60,11 @@ class ShardedWork(Protocol):
     """Work that any number of processes share; the shares lie on disk until it is finished."""
 
     def is_finished(self) -> bool:
-        """Whether an earlier process has written exactly what this one would write."""
-        ...
+        """Whether an earlier process has written exactly what this one would write.
+
+        Never as a whole, where every share that is there is taken.
+        """
+        return False
 
     def run(self, shard: Shard) -> None:
         """Do one process's share."""
@@ -72,8 +75,8 @@ class ShardedWork(Protocol):
         ...
 
     def remove_shares(self) -> None:
-        """Remove what is not needed once the whole is written."""
-        ...
+        """Remove what is not needed once the whole is written; nothing, if that is the shares."""
+        return
 
 
 @dataclass(frozen=True)

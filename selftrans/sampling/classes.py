@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrans.data.class_names import class_of, readable_names
 from selftrans.data.manifests import Manifest, read_manifest
+from selftrans.runs import DataRecord
 from selftrans.runtime.errors import UserError, shortened
 
 if TYPE_CHECKING:
@@ -40,23 +41,17 @@ def class_numbers(
     return np.array(numbers, dtype=np.int64)
 
 
-def names_of_classes(manifest: Path) -> tuple[str, ...]:
-    """Names of the classes of a latent store, as its source has them; none without a store."""
-    return read_manifest(manifest, Manifest).class_names if manifest.is_file() else ()
+def names_of_classes(project: Path, data: DataRecord) -> tuple[str, ...]:
+    """Names of the classes of some data: its file's, else as its source has them, else none."""
+    manifest = project / data.latents
+    if data.class_names or not manifest.is_file():
+        return tuple(data.class_names)
+    return readable_names(read_manifest(manifest, Manifest).class_names)
 
 
 def _number(one: object, num_classes: int, names: Sequence[str]) -> int:
     if isinstance(one, str):
-        found = [number for number, name in enumerate(names) if name == one]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            allowed = " or ".join(map(str, found))
-            raise UserError(f"class {shortened(repr(one))} is the name of several ({allowed})")
-        near = get_close_matches(one, names, n=1)
-        known = f"did you mean {near[0]!r}? " if near else ""
-        listed = shortened(", ".join(names)) or f"0 to {num_classes - 1}"
-        raise UserError(f"class {shortened(repr(one))} is unknown ({known}known: {listed})")
+        return class_of(one, names or tuple(map(str, range(num_classes))))
     if isinstance(one, bool) or not hasattr(one, "__index__"):
         raise UserError(
             f"class {shortened(repr(one))} is neither a number nor a name"

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from selftrans.config import Weights
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.runtime.files import remove_stale_temp_files, sha256_of, write_json, write_text
-from selftrans.runtime.tensors import FORMAT
+from selftrans.runtime.headers import FORMAT
 
 
 def export(
@@ -18,6 +19,8 @@ def export(
     *,
     after: int,
     seconds: float,
+    machine: Mapping[str, Any],
+    command: str,
 ) -> None:
     """Write a checkpoint; its description comes last, so that a checkpoint with one is whole.
 
@@ -28,6 +31,8 @@ def export(
         tables: what was logged so far, as CSV, by the name of its file.
         after: the checkpoint that the workflow scheduled this one behind; only recorded.
         seconds: wall time of the training, over all its attempts.
+        machine: what the last attempt ran on; only recorded.
+        command: its command line; only recorded, empty if it was not started by one.
     """
     digests: dict[str, str] = {}
     for weights, backbone in backbones.items():
@@ -44,6 +49,8 @@ def export(
         "step": metadata.step,
         "after": after,
         "seconds": seconds,
+        "machine": dict(machine),
+        "command": command,
         "digests": digests,
     }
     write_json(directory / "checkpoint.json", description)

@@ -36,6 +36,7 @@ def train(
     processes: int = 1,
     nodes: int = 1,
     attempt: int = 1,
+    command: str = "",
 ) -> None:
     """Train a run up to one of its checkpoints, or resume it.
 
@@ -54,6 +55,7 @@ def train(
         processes: in all.
         nodes: that share them.
         attempt: a later attempt stops at once after a failure that no attempt can mend.
+        command: the command line that trains, if there is one (recorded).
 
     Raises:
         UserError: a file or a setting cannot be used, or the training has failed.
@@ -94,6 +96,7 @@ def train(
             inputs=inputs or InputPaths(),
             directory=directory,
             after=after,
+            command=command,
         )
         _train(segment, on_gpu=gpus > 0)
 

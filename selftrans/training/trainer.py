@@ -21,6 +21,7 @@ from selftrans.runtime.events import EventStream
 from selftrans.runtime.files import write_json
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import Progress
+from selftrans.runtime.machine import describe_machine
 from selftrans.runtime.signals import StopRequest
 from selftrans.training.batches import local_batch_slices
 from selftrans.training.control import Control
@@ -63,6 +64,8 @@ class Segment:
     """The run's directory: definition, state, checkpoints, event files."""
     after: int = 0
     """The checkpoint that the workflow scheduled this one behind; only recorded."""
+    command: str = ""
+    """The command line that trains, if there is one; only recorded."""
 
     @property
     def training(self) -> TrainingConfig:
@@ -271,5 +274,7 @@ def train(
             progress.tables(),
             after=segment.after,
             seconds=progress.seconds_spent,
+            machine=describe_machine(device, accelerator.num_processes),
+            command=segment.command,
         )
     accelerator.wait_for_everyone()

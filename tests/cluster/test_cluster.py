@@ -1,5 +1,6 @@
 """The workflow on a real SLURM: what it requests, and what clusters do to jobs."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from selftrans.runtime.files import read_json
 from selftrans.runtime.signals import die_with_parent
 from selftrans.runtime.tensors import load_tensors
 from tests.support.experiments import tiny_values
+from tests.support.programs import run_command
 from tests.support.workplace import Workplace
 
 pytestmark = pytest.mark.cluster
@@ -177,6 +179,12 @@ class ClusterWorkplace(Workplace):
         names = ("command", "job", "node", "visible", "given", "used", "begun", "ended")
         lines = (self.directory / "cards").read_text().splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
+
+    def status(self, experiment):
+        """What `selftrans status` says of an experiment's only run."""
+        rows = run_command("--project", self.directory, "status", "--json").stdout
+        (row,) = [row for row in json.loads(rows) if row["experiment"] == experiment]
+        return row
 
     def state(self, experiment):
         return self.directory / f"results/{experiment}/runs/sit/seed0/state"
@@ -379,10 +387,16 @@ def test_a_training_is_warned_before_its_time_is_up_and_resumes_in_another_job(
 
 
 def test_a_job_cancelled_from_outside_is_an_error_and_no_hang(undisturbed, place, cluster):
+    """And whoever asks sees by the files which job trains, and then that none does."""
     process, job = place.start_training("cancelled", retries=0)
+    seen = place.status("cancelled")
+    assert seen["state"] == "training"
+    assert seen["owner"].endswith(f", job {job['id']}")
+    assert seen["saved_age"] < 60
     cluster.say("scancel", job["id"])
     assert process.wait(200) != 0  # Snakemake asks ever more seldom
     assert "Error in rule train_segment" in place.said()
+    assert place.status("cancelled")["state"] == "stopped"
 
 
 def test_ctrl_c_cancels_the_jobs_and_the_next_call_finishes(undisturbed, place, cluster):

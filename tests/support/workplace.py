@@ -108,7 +108,7 @@ class Workplace:
         return {
             rule: int(count)
             for rule, count in counts.items()
-            if rule not in ("all", "evaluate", "figures", "train")
+            if rule not in ("all", "evaluate", "figures", "page", "train")
         }
 
     def logs(self) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from selftrans.config import ConfigError
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, figure_names
@@ -163,3 +164,31 @@ def test_figures_read_shared_runs_where_they_lie(make_figures):
     for path in inputs:
         assert path.startswith("results/tiny/runs/sit/" if "/sit/" in path else "results/child/")
     assert figures.targets()[-1].startswith("results/child/figures/")
+
+
+def test_any_samplers_images_can_be_shown(make_figures):
+    """At the figure's steps that it samples, else at its last one."""
+    samplers = {"ode": ODE, "sde": {**ODE, "checkpoints": [8]}}
+    figures = make_figures(
+        {"evaluation.samplers": samplers, "figures.sample_checkpoints": [4], "seeds": [3, 1]}
+    )
+    named = {**TINY, "sampler": "sde"}
+    assert figures.shown_sampler(TINY) == "ode"
+    assert {step for step, _ in figures.shown_rows(TINY)} == {4}
+    assert figures.shown_rows(named) == [
+        (8, "sit"), (8, "vae-align"), (8, "self-transcendence"),
+    ]  # fmt: skip
+    assert figures.shown_samples(named)[0].endswith("seed3/samples/8/sde-n20/first.npz")
+    both = make_figures({"evaluation.samplers": samplers, "figures.also_samples_of": ["sde"]})
+    assert "results/tiny/figures/samples-sde.png" in both.targets()
+    with pytest.raises(ConfigError, match=r"also_samples_of: 'ddim' is not another sampler"):
+        make_figures({"figures.also_samples_of": ["ddim"]})
+
+
+def test_examples_serve_every_sampler(make_figures):
+    random = {**ODE, "labels": "random", "seed": 7}
+    figures = make_figures(
+        {"evaluation.samplers": {"ode": {**ODE, "seed": 5}, "sde": random, "other": ODE}}
+    )
+    assert figures.label_sequences(TINY) == [("balanced", 0), ("random", 7)]
+    assert figures.class_names(TINY) is None

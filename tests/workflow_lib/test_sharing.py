@@ -10,6 +10,7 @@ from selftrans.config import run_definition
 from selftrans.runtime.errors import ConfigError, UserError
 from tests.support.experiments import tiny_values
 from workflow.lib.evaluation import Evaluation
+from workflow.lib.figures import Figures
 from workflow.lib.study import Study
 from workflow.lib.training import Training
 
@@ -207,6 +208,25 @@ def test_features_and_probes_are_shared_alike(study, change, features, probes):
     found = study(change, parent={"analysis": {"num_images": 50}})
     assert found.features_owner("child", "sit") == features
     assert found.probes_owner("child", "sit") == probes
+
+
+@pytest.mark.parametrize(
+    ("change", "owner"),
+    [
+        ("runs: {sit: {label: SiT}}", "parent"),
+        ("evaluation: {samplers: {sde: {sampler: euler-maruyama, seed: 4}}}", "parent"),
+        ("evaluation: {samplers: {sde: {sampler: euler, labels: random}}}", "child"),
+        ("figures: {sample_columns: 4}", "child"),
+    ],
+)
+def test_real_images_beside_samples_are_shared_while_the_same_classes_are_shown(
+    study, change, owner
+):
+    shared = study(change)
+    assert shared.examples_owner("child") == owner
+    figures = Figures(shared, Training(shared, str), Evaluation(shared))
+    assert figures.examples({"experiment": "child"}) == f"results/{owner}/examples.npz"
+    assert figures.columns({"experiment": owner})  # of a parent that was not requested
 
 
 def test_features_are_the_childs_where_the_parent_has_none(study):

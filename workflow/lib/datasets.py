@@ -112,10 +112,21 @@ class Datasets:
         """The files of the autoencoder of a job's experiment, where a rule makes it."""
         return self.autoencoder_files(self._of_experiment(wildcards))
 
-    def decoder_option_of_experiment(self, wildcards: Wildcards) -> str:
+    def decoder_of_experiment(self, wildcards: Wildcards) -> str:
         """What makes the images of a job's experiment: its autoencoder, or another decoder."""
+        return self._decoder(wildcards)[1]
+
+    def decoder_option_of_experiment(self, wildcards: Wildcards) -> str:
+        """The same as an option that says which of the two it is."""
+        return shlex.join(self._decoder(wildcards))
+
+    def _decoder(self, wildcards: Wildcards) -> tuple[str, str]:
         dataset = self._of_experiment(wildcards)
         autoencoder = self._data(dataset).autoencoder
         if isinstance(autoencoder, PretrainedAutoencoderConfig) and autoencoder.decoder:
-            return shlex.join(["--decoder", autoencoder.decoder])
-        return shlex.join(["--autoencoder", self.autoencoder_path(dataset)])
+            return "--decoder", autoencoder.decoder
+        return "--autoencoder", self.autoencoder_path(dataset)
+
+    def definition_of_experiment(self, wildcards: Wildcards) -> dict[str, Any]:
+        """What the latents of a job's experiment depend on."""
+        return self.definition("autoencoder", "latents")(self._of_experiment(wildcards))

@@ -164,6 +164,11 @@ class Evaluation:
         """The features of these samples."""
         return fill(paths.SAMPLE_FEATURES, self.owned_samples(wildcards))
 
+    def classifier(self, wildcards: Wildcards) -> list[str]:
+        """The classifier whose features metrics are computed of, which says how good it is."""
+        chosen = wildcards["extractor"] == "classifier"
+        return [self.extractor_of_experiment(wildcards)] if chosen else []
+
     def metrics_of_extractor(self, wildcards: Wildcards) -> tuple[Metric, ...]:
         """The metrics that are computed from an extractor's features."""
         return self.study.experiment_of(wildcards).evaluation.metrics_of(wildcards["extractor"])

@@ -1,7 +1,7 @@
 """Tables and figures: which there are, and what each of them shows."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selftrans.config import ExperimentConfig
 from selftrans.runtime.files import sha256_of
@@ -14,9 +14,46 @@ from workflow.lib.training import Training
 FORMATS = ("png", "pdf")
 
 
+class FigureKind(NamedTuple):
+    """What figures of a kind are called, and which file of ``workflow/report/`` explains them."""
+
+    title: str
+    caption: str
+
+
+KINDS = {
+    "convergence": FigureKind("Convergence", "convergence"),
+    "samples": FigureKind("Samples", "samples"),
+    "comparison": FigureKind("Quality against steps and training time", "comparison"),
+    "losses": FigureKind("Losses", "losses"),
+    "grid": FigureKind("Variants of a run", "grid"),
+    "sweep": FigureKind("Sweep over the guidance scale", "sweep"),
+    "dynamics": FigureKind("Training dynamics", "dynamics"),
+    "discriminability": FigureKind("What probes read off the features", "discriminability"),
+    "feature-maps": FigureKind("Feature maps", "feature_maps"),
+    "similarity": FigureKind("Similarity between blocks", "similarity"),
+    "guiding-features": FigureKind("Features that alignments follow", "guiding_features"),
+}
+"""By the name of a figure, or by its beginning: the rest is a run, a grid or a sweep."""
+
+
+def figure_kind(name: str) -> tuple[str, str]:
+    """The kind of a figure, and the run, grid or sweep that it shows; empty if it shows all."""
+    if name in KINDS:
+        return name, ""
+    kind, _, shown = name.partition("-")
+    return kind, shown
+
+
+def entry_labels(kind: str, **shown: str) -> dict[str, str]:
+    """What an entry of the report is called: the title of its kind, and what it shows."""
+    return {"content": KINDS[kind].title, **shown}
+
+
 def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:
     """All figures of an experiment."""
     names = ["convergence", "samples"]
+    names += [f"samples-{sampler}" for sampler in experiment.figures.also_samples_of]
     names += ["losses", "comparison"] if experiment.trained_runs else []
     names += [f"grid-{grid}" for grid in experiment.grids]
     names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
@@ -40,7 +77,7 @@ class Figures:
         self.study, self.training, self.evaluation = study, training, evaluation
 
     def _experiment(self, wildcards: Wildcards) -> ExperimentConfig:
-        return self.study.experiments[wildcards["experiment"]]
+        return self.study.experiment_of(wildcards)
 
     def targets(self) -> list[str]:
         """Every figure in every format."""
@@ -189,19 +226,41 @@ class Figures:
 
     # -- samples
 
+    def shown_sampler(self, wildcards: Wildcards) -> str:
+        """The sampler of a figure of samples: that of its name, else the experiment's."""
+        named = "sampler" in wildcards.keys()  # noqa: SIM118 - Snakemake's object is a list
+        return wildcards["sampler"] if named else self.sampler(wildcards)
+
     def shown_sets(self, wildcards: Wildcards) -> list[Job]:
-        """The sets of samples in the sample figure: of the first seed, by step, then by run."""
+        """The sets of samples in a figure: of the first seed, by step, then by run.
+
+        Of the experiment's steps those that the sampler is applied to, else its last one.
+        """
         experiment = self._experiment(wildcards)
-        figures = experiment.figures
-        sets = self.evaluation.sample_sets(
-            experiment.name, figures.sampler, figures.sample_checkpoints
-        )
-        shown = [
+        sampler = self.shown_sampler(wildcards)
+        sets = [
             samples
-            for samples in sets
+            for samples in self.evaluation.sample_sets(experiment.name, sampler)
             if samples["seed"] == experiment.seeds[0] and samples["run"] in experiment.main_runs
         ]
-        return sorted(shown, key=lambda samples: samples["step"])
+        steps = {samples["step"] for samples in sets}
+        shown = steps & {*experiment.figures.sample_checkpoints} or {max(steps, default=0)}
+        chosen = [samples for samples in sets if samples["step"] in shown]
+        return sorted(chosen, key=lambda samples: samples["step"])
+
+    def examples(self, wildcards: Wildcards) -> str:
+        """The real images beside the samples, where their owner has them."""
+        owner = self.study.examples_owner(wildcards["experiment"])
+        return fill(paths.EXAMPLES, {"experiment": owner})
+
+    def label_sequences(self, wildcards: Wildcards) -> list[tuple[str, int]]:
+        """How the samplers choose the classes of their samples."""
+        return list(self._experiment(wildcards).evaluation.label_sequences)
+
+    def class_names(self, wildcards: Wildcards) -> list[str] | None:
+        """What the data file calls the classes, if it does."""
+        given = self._experiment(wildcards).data.class_names
+        return None if given is None else list(given)
 
     def shown_samples(self, wildcards: Wildcards) -> list[str]:
         """The first images of these sets."""

@@ -5,11 +5,13 @@ The images are looked at first; sizes follow from them and from the machine.
 
 import json
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import yaml
 
 from selftrans.config import (
     DATA_FILES,
@@ -55,7 +57,7 @@ class Look:
         more = ", ..." if len(self.class_names) > SHOWN_CLASSES else ""
         return (
             f"{self.count:,} images of {len(self.class_names):,} classes ({names}{more});"
-            f" shorter sides of {self.smallest} to about {self.side} pixels"
+            f" shorter side {self.side} pixels in the median, {self.smallest} at least"
         )
 
 
@@ -141,11 +143,12 @@ def image_size(found: Look, gpus: int, asked: int | None) -> int:
 
 def data_text(found: Look, size: int, gpus: int) -> str:
     """A data file."""
-    source = found.source.model_dump(mode="json", exclude_defaults=True)
+    source = found.source.model_dump(exclude_defaults=True)
+    source = {"kind": source.pop("kind"), **source}
     lines = [
         "# yaml-language-server: $schema=schema.json",
-        f"# {found.described()}.",
-        f"source: {json.dumps(source)}",
+        *textwrap.wrap(f"{found.described()}.", 96, initial_indent="# ", subsequent_indent="# "),
+        f"source: {yaml.safe_dump(source, default_flow_style=True, sort_keys=False).strip()}",
         f"images: {found.count}",
         f"image_size: {size} # squares, cropped at the centre",
         "",

@@ -86,6 +86,19 @@ class Ownership:
         same = first and second and first.neighbours == second.neighbours
         return self.probes(parent, run) if same else experiment
 
+    def examples(self, experiment: str) -> str:
+        """The owner of the real images that stand beside an experiment's samples."""
+        parent = self.parents.get(experiment)
+        if parent is None:
+            return experiment
+        first, second = (self.known[name] for name in (experiment, parent))
+        same = (
+            first.data.name == second.data.name
+            and first.figures.sample_columns == second.figures.sample_columns
+            and first.evaluation.label_sequences == second.evaluation.label_sequences
+        )
+        return self.examples(parent) if same else experiment
+
     def _parent_of_shared_run(self, experiment: str, run: str) -> str | None:
         """The experiment that is extended, if both have the same run in the same place."""
         parent = self.parents.get(experiment)

@@ -41,8 +41,8 @@ from workflow.lib.work import (
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
     "extract_features", "reference_statistics", "import_checkpoint", "train_segment",
-    "freeze_teacher", "generate_samples", "sample_statistics", "metrics", "block_features",
-    "probe_blocks", "probe_encoder", "tables and figures",
+    "freeze_teacher", "class_examples", "generate_samples", "sample_statistics", "metrics",
+    "block_features", "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
 
 
@@ -83,8 +83,10 @@ class Plan:
         self._add_teachers()
         self._add_samples()
         self._add_analysis()
+        self._add("class_examples", jobs=len(set(map(study.examples_owner, study.experiments))))
         for experiment in study.experiments.values():
-            self._add("tables and figures", jobs=1 + len(figure_names(experiment)))
+            jobs = 2 + len(figure_names(experiment))  # and the table of metrics, and the page
+            self._add("tables, figures, pages", jobs=jobs)
 
     @property
     def total(self) -> Cost:

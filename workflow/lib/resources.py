@@ -72,8 +72,8 @@ class Job:
 
     @property
     def data(self) -> DatasetConfig:
-        """Its data set."""
-        return self.study.datasets[self.wildcards["dataset"]]
+        """Its data set, or that of its experiment."""
+        return self.study.data_of(self.wildcards)
 
     @property
     def analysis(self) -> AnalysisConfig:
@@ -228,6 +228,7 @@ REQUESTS = {
     "import_checkpoint": Request("generate", _import),
     "freeze_teacher": Request("light"),
     "generate_samples": Request("generate", _sampling, _sampling_minutes),
+    "class_examples": Request("evaluate", _extraction),
     "sample_statistics": Request("evaluate", _statistics, _statistics_minutes, share=2),
     "metrics": Request(_metrics_kind, _metrics, share=2),
     "block_features": Request("evaluate", _block_features, otherwise=LONG),

@@ -78,6 +78,7 @@ def _data(study: Study, experiment: str) -> DataRecord:
             extractor: paths.fill(paths.REFERENCE, dataset, extractor=extractor)
             for extractor in settings.evaluation.extractors
         },
+        class_names=list(settings.data.class_names or ()),
     )
 
 

@@ -258,6 +258,10 @@ class Study:
         """The experiment that has the probes of these features."""
         return self.ownership.probes(experiment, run)
 
+    def examples_owner(self, experiment: str) -> str:
+        """The experiment that has the real images beside an experiment's samples."""
+        return self.ownership.examples(experiment)
+
     def checkpoints_of(self, owner: str, run: str) -> tuple[int, ...]:
         """All checkpoints of a run that are requested of its owner, ascending."""
         sharing = self._sharing(self.experiments, owner, run) or [owner]

@@ -11,8 +11,9 @@ from workflow.lib.analysis import Analysis
 from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
-from workflow.lib.figures import Figures, plot_script
+from workflow.lib.figures import Figures, entry_labels, plot_script
 from workflow.lib.missing import missing
+from workflow.lib.pages import Pages, assets_digests
 from workflow.lib.paths import (
     CHECKPOINT,
     DATASET,
@@ -48,6 +49,7 @@ training = Training(study, ancient)
 evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
+pages = Pages(study, figures, evaluation)
 reports = Reports(study)
 
 

@@ -93,6 +93,7 @@ rule metrics:
         features=evaluation.sample_features,
         reference=datasets.path(paths.REFERENCE),
         reference_features=datasets.path(paths.REFERENCE_FEATURES),
+        classifier=ancient(evaluation.classifier),
     output:
         paths.METRICS,
     log:
@@ -123,6 +124,7 @@ rule table:
             paths.METRICS_TABLE,
             category="Tables",
             caption="../report/metrics.rst",
+            labels={"content": "Metrics"},
         ),
         markdown=f"{EXPERIMENT}/metrics.md",
     log:

@@ -45,6 +45,35 @@ use rule generate_samples as generate_temporary_samples with:
         experiment=one_of(study.experiments_except(study.keeping_samples)),
 
 
+# What stands above the samples in figures: real images of the same classes, and what the
+# autoencoder makes of them.
+rule class_examples:
+    input:
+        latents=ancient(datasets.latents),
+        data=ancient(study.data_file),
+        autoencoder=datasets.autoencoder_files_of_experiment,
+    output:
+        paths.EXAMPLES,
+    log:
+        f"{EXPERIMENT}/logs/examples.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/examples.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: request("class_examples").threads
+    resources:
+        mem_mb=request("class_examples").mem_mb,
+        runtime=request("class_examples").runtime,
+        gpu=request("class_examples").gpu,
+    params:
+        definition=datasets.definition_of_experiment,
+        decoder=datasets.decoder_of_experiment,
+        columns=figures.columns,
+        labels=figures.label_sequences,
+    script:
+        "../scripts/examples.py"
+
+
 rule generate:
     input:
         evaluation.sample_targets(),

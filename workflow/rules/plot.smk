@@ -24,6 +24,7 @@ use rule plot_base as plot_convergence with:
             f"{FIGURES}/convergence.png",
             category="Figures",
             caption="../report/convergence.rst",
+            labels=entry_labels("convergence"),
         ),
         f"{FIGURES}/convergence.pdf",
     log:
@@ -37,6 +38,7 @@ use rule plot_base as plot_convergence with:
         labels=figures.main_labels,
         published=figures.published,
         imported=figures.imported_runs,
+        baseline=figures.baseline,
 
 
 use rule plot_base as plot_grid with:
@@ -47,6 +49,7 @@ use rule plot_base as plot_grid with:
             f"{FIGURES}/grid-{{grid}}.png",
             category="Grids",
             caption="../report/grid.rst",
+            labels=entry_labels("grid", grid="{grid}"),
         ),
         f"{FIGURES}/grid-{{grid}}.pdf",
     log:
@@ -60,6 +63,7 @@ use rule plot_base as plot_grid with:
         labels=figures.grid_labels,
         published=None,
         imported=figures.imported_runs,
+        baseline=None,
 
 
 use rule plot_base as plot_losses with:
@@ -70,6 +74,7 @@ use rule plot_base as plot_losses with:
             f"{FIGURES}/losses.png",
             category="Figures",
             caption="../report/losses.rst",
+            labels=entry_labels("losses"),
         ),
         f"{FIGURES}/losses.pdf",
     log:
@@ -86,11 +91,13 @@ use rule plot_base as plot_losses with:
 use rule plot_base as plot_samples with:
     input:
         samples=figures.shown_samples,
+        examples=figures.examples,
     output:
         report(
             f"{FIGURES}/samples.png",
             category="Figures",
             caption="../report/samples.rst",
+            labels=entry_labels("samples"),
         ),
         f"{FIGURES}/samples.pdf",
     log:
@@ -103,6 +110,24 @@ use rule plot_base as plot_samples with:
         labels=figures.main_labels,
         rows=figures.shown_rows,
         columns=figures.columns,
+        class_names=figures.class_names,
+        sampler=figures.shown_sampler,
+
+
+# Of any sampler, on request: results/EXPERIMENT/figures/samples-SAMPLER.png.
+use rule plot_samples as plot_samples_of_sampler with:
+    output:
+        report(
+            f"{FIGURES}/samples-{{sampler}}.png",
+            category="Figures",
+            caption="../report/samples.rst",
+        ),
+        f"{FIGURES}/samples-{{sampler}}.pdf",
+    log:
+        f"{EXPERIMENT}/logs/samples-{{sampler}}.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/samples-{{sampler}}.tsv"
+    localrule: True
 
 
 use rule plot_base as plot_sweep with:
@@ -113,6 +138,7 @@ use rule plot_base as plot_sweep with:
             f"{FIGURES}/sweep-{{sweep}}.png",
             category="Figures",
             caption="../report/sweep.rst",
+            labels=entry_labels("sweep", sweep="{sweep}"),
         ),
         f"{FIGURES}/sweep-{{sweep}}.pdf",
     log:
@@ -135,12 +161,14 @@ use rule plot_base as plot_comparison with:
             f"{FIGURES}/comparison.png",
             category="Figures",
             caption="../report/comparison.rst",
+            labels=entry_labels("comparison"),
         ),
         pdf=f"{FIGURES}/comparison.pdf",
         csv=report(
             f"{EXPERIMENT}/comparison.csv",
             category="Tables",
             caption="../report/comparison.rst",
+            labels=entry_labels("comparison"),
         ),
         paired=f"{EXPERIMENT}/paired.csv",
         markdown=f"{EXPERIMENT}/comparison.md",
@@ -167,6 +195,7 @@ use rule plot_base as plot_dynamics with:
             f"{FIGURES}/dynamics-{{run}}.png",
             category="Training dynamics",
             caption="../report/dynamics.rst",
+            labels=entry_labels("dynamics", run="{run}"),
         ),
         f"{FIGURES}/dynamics-{{run}}.pdf",
     log:
@@ -188,12 +217,14 @@ use rule plot_base as plot_discriminability with:
             f"{EXPERIMENT}/discriminability.csv",
             category="Tables",
             caption="../report/discriminability.rst",
+            labels=entry_labels("discriminability"),
         ),
         markdown=f"{EXPERIMENT}/discriminability.md",
         png=report(
             f"{FIGURES}/discriminability.png",
             category="Features",
             caption="../report/discriminability.rst",
+            labels=entry_labels("discriminability"),
         ),
         pdf=f"{FIGURES}/discriminability.pdf",
     log:
@@ -217,6 +248,7 @@ use rule plot_base as plot_feature_maps with:
             f"{FIGURES}/feature-maps.png",
             category="Features",
             caption="../report/feature_maps.rst",
+            labels=entry_labels("feature-maps"),
         ),
         pdf=f"{FIGURES}/feature-maps.pdf",
     log:
@@ -235,11 +267,13 @@ use rule plot_base as plot_guiding_features with:
     input:
         features=analysis.features_of_aligned_runs,
         data=ancient(study.data_file),
+        examples=figures.examples,
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",
             category="Features",
             caption="../report/guiding_features.rst",
+            labels=entry_labels("guiding-features"),
         ),
         pdf=f"{FIGURES}/guiding-features.pdf",
     log:
@@ -249,6 +283,7 @@ use rule plot_base as plot_guiding_features with:
     localrule: True
     params:
         script=plot_script("guiding_features"),
+        class_names=figures.class_names,
         labels=figures.main_labels,
         runs=figures.aligned_runs,
         t=analysis.shown_time,
@@ -262,6 +297,7 @@ use rule plot_base as plot_similarity with:
             f"{FIGURES}/similarity.png",
             category="Features",
             caption="../report/similarity.rst",
+            labels=entry_labels("similarity"),
         ),
         pdf=f"{FIGURES}/similarity.pdf",
     log:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from selftrans.data.examples import Examples
 from selftrans.data.sources import open_extracted
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.plotting.features import guiding_features, principal_colours
@@ -21,9 +22,17 @@ with logged_to(snakemake.log[0]):
         for name, tokens in features.shown_guiding.items()
     }
     *_, last = runs.values()
-    images = open_extracted(Path(snakemake.input.data)).read(last.shown)
+    source = open_extracted(Path(snakemake.input.data))
+    images, shown_classes = source.read(last.shown), source.labels[last.shown]
+    examples = Examples.load(Path(snakemake.input.examples))
+    names = examples.names(snakemake.params.class_names)
     style = snakemake.params.style
     figure = guiding_features(
-        columns, images, principal_colours(last.noisy), snakemake.params.t, style["width_inches"]
+        columns,
+        images,
+        principal_colours(last.noisy),
+        snakemake.params.t,
+        [names[label] for label in shown_classes],
+        style["width_inches"],
     )
     save(figure, snakemake.output, style["dpi"])

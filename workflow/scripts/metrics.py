@@ -3,11 +3,12 @@
 from importlib.metadata import version
 from pathlib import Path
 
-from selftrans.evaluation.metrics import compute_metrics
+from selftrans.evaluation.metrics import measure
 from selftrans.evaluation.statistics import ImageStatistics
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.events import scalars, write_event_file
 from selftrans.runtime.files import read_fields, write_json
+from selftrans.runtime.headers import read_metadata
 from selftrans.runtime.logs import logged_to
 
 with logged_to(snakemake.log[0]):
@@ -25,14 +26,25 @@ with logged_to(snakemake.log[0]):
         )
     reference = ImageStatistics.load(Path(snakemake.input.reference))
     params = snakemake.params
+    measured = measure(
+        params.metrics, samples, reference, params.distances, snakemake.resources.gpu
+    )
+    extractor = {"name": samples.extractor, "digest": samples.digest}
+    for path in snakemake.input.classifier:
+        accuracy = read_metadata(Path(path), "classifier")["held_out_accuracy"]
+        extractor["held_out_accuracy"] = accuracy
     result = {
-        "metrics": compute_metrics(
-            params.metrics, samples, reference, params.distances, snakemake.resources.gpu
-        ),
-        "extractor": {"name": samples.extractor, "digest": samples.digest},
+        "metrics": measured.values,
+        "spreads": measured.spreads,
+        "extractor": extractor,
+        "num_features": samples.num_features,
         "num_samples": samples.count,
         "num_reference": reference.count,
-        "reference": {"name": params.reference, "digest": reference.moments_digest},
+        "reference": {
+            "name": params.reference,
+            "digest": reference.moments_digest,
+            "moments": reference.moments,
+        },
         "distances": params.distances,
         "samples": description,
         "versions": {name: version(name) for name in ("selftrans", "numpy", "scipy", "torch")},

@@ -1,7 +1,8 @@
-"""Samples of every run -> images side by side."""
+"""Samples of every run, and real images of their classes -> images side by side."""
 
 from pathlib import Path
 
+from selftrans.data.examples import Examples
 from selftrans.data.images import read_image_archive
 from selftrans.plotting.samples import sample_grid
 from selftrans.plotting.style import save
@@ -13,9 +14,16 @@ with logged_to(snakemake.log[0]):
     images = [images[:columns] for images, _ in archives]
     classes = archives[0][1][:columns]
     style = snakemake.params.style
-    rows, labels = snakemake.params.rows, snakemake.params.labels
-    save(
-        sample_grid(images, classes, rows, labels, style["width_inches"]),
-        snakemake.output,
-        style["dpi"],
+    examples, params = Examples.load(Path(snakemake.input.examples)), snakemake.params
+    names = examples.names(params.class_names)
+    figure = sample_grid(
+        images,
+        classes,
+        params.rows,
+        params.labels,
+        examples,
+        names,
+        params.sampler,
+        style["width_inches"],
     )
+    save(figure, snakemake.output, style["dpi"])

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.tables import metrics_markdown, metrics_table, read_result
+from selftrans.evaluation.markdown import metrics_markdown
+from selftrans.evaluation.tables import metrics_table, read_result
 from selftrans.runtime.files import write_text
 from selftrans.runtime.logs import logged_to
 

@@ -16,6 +16,7 @@ from selftrans.config import (
     ZipSource,
     load_dataset,
 )
+from selftrans.data.class_names import check_count
 from selftrans.data.sources.base import CorruptImage, ImageSource
 from selftrans.data.sources.digits import Digits
 from selftrans.data.sources.folder import open_folder
@@ -49,13 +50,15 @@ def open_source(data: DatasetConfig, skipped: Collection[str] = ()) -> ImageSour
     """The image source of a data file, without the images that extraction left out.
 
     Raises:
-        UserError: it is absent, or holds another number of images than the data file says.
+        UserError: it is absent, or holds another number of images, or of classes, than the data
+            file says.
     """
     source = _open(data, skipped)
     if data.images not in (None, count := len(source.labels) + len(skipped)):
         raise UserError(
             f"data {data.name!r}: images: the source has {count}, the data file says {data.images}"
         )
+    check_count(len(source.class_names), data.class_names, f"data {data.name!r}: class_names")
     return source
 
 

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from selftrans.config import FileSource
 from selftrans.data.image_paths import SUFFIXES, open_image, read_image_file
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
 
 LABELS_FILE = "dataset.json"
 MAX_ASPECT = 100
@@ -142,6 +143,30 @@ def listing_of_files(
         classes = np.asarray([labels[name] for name in names], np.int64)
         class_names = [str(label) for label in range(int(classes.max()) + 1)]
     return Listing(names, classes, class_names, content)
+
+
+def check_class_folders(
+    root: str, folders: Collection[str], entries: Sequence[str], names: Sequence[str]
+) -> None:
+    """Refuse an empty class folder, and say what lies beside the folders.
+
+    Args:
+        root: where they are, as it stands before a name in messages.
+        folders: of classes.
+        entries: all there is, but what every reader passes over.
+        names: paths of the images below the root.
+
+    Raises:
+        UserError: a class folder has no image.
+    """
+    beside = [e for e in entries if "/" not in e and e not in folders and e not in names]
+    if beside:
+        LOG.warning("%s%s lies beside the class folders, passed over", root, beside[0])
+    if empty := sorted(set(folders) - {name.split("/")[0] for name in names}):
+        raise UserError(
+            f"{root}{empty[0]}: a class folder without an image, which would shift all classes"
+            " behind it"
+        )
 
 
 class ImageFiles:

@@ -11,12 +11,12 @@ from selftrans.data.image_paths import check_names, check_size, is_image, is_pas
 from selftrans.data.sources.base import (
     LABELS_FILE,
     ImageFiles,
+    check_class_folders,
     listing_of_files,
     parse_labels,
 )
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import opened
-from selftrans.runtime.logs import LOG
 
 
 def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> ImageFiles:
@@ -55,27 +55,16 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
     names = [name.removeprefix(root) for name in members]
     check_names(settings.path, names)
     if labels is None:
-        _check_folders(settings.path, archive.namelist(), root, names)
+        entries = [name.removeprefix(root) for name in archive.namelist() if name.startswith(root)]
+        seen = [entry for entry in entries if entry and not is_passed_over(entry)]
+        folders = {entry.split("/")[0] for entry in seen if "/" in entry}
+        check_class_folders(f"{settings.path}: {root}", folders, seen, names)
 
     def content(index: int) -> bytes:
         return read(members[index])
 
     listing = listing_of_files(names, content, settings.path, labels)
     return ImageFiles(settings, image_size, listing, skipped)
-
-
-def _check_folders(path: str, entries: Sequence[str], root: str, names: Sequence[str]) -> None:
-    """Refuse an empty class folder, and say what lies beside the folders."""
-    below = [entry.removeprefix(root) for entry in entries if entry.startswith(root)]
-    seen = [entry for entry in below if entry and not is_passed_over(entry)]
-    if beside := [entry for entry in seen if "/" not in entry and not is_image(entry)]:
-        LOG.warning("%s: %s lies beside the class folders, passed over", path, beside[0])
-    classes = {name.split("/")[0] for name in names}
-    if empty := sorted({entry.split("/")[0] for entry in seen if "/" in entry} - classes):
-        raise UserError(
-            f"{path}: {root}{empty[0]}: a class folder without an image, which would shift all"
-            " classes behind it"
-        )
 
 
 def _shared_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

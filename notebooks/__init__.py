@@ -1,0 +1,1 @@
+"""Notebooks, stored with their outputs from ``digits``; see ``notebooks.execute``."""

@@ -1,0 +1,81 @@
+"""Names beside the cells of a grid, fitted into their room: in lines, smaller, or upright."""
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from matplotlib.textpath import TextPath
+
+from selftrans.plotting.style import plain
+
+SIZES = (6.5, 5.8)
+"""Of names, in points: the usual one, and one for names that need it."""
+LINES, LINE = 3, 0.11
+"""Lines of a name at most, and the height of one in inches."""
+UPRIGHT = 0.95
+"""Length of an upright name at most, in inches."""
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """What stands above the columns of a grid."""
+
+    texts: Sequence[str]
+    height: float
+    """Room for them in inches."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the text."""
+
+    @classmethod
+    def as_written(cls, texts: Sequence[str]) -> "ColumnNames":
+        """Names that fit as they are."""
+        return cls(texts, LINE * max(text.count("\n") + 1 for text in texts))
+
+
+def fitted_names(names: Sequence[str], room: float) -> ColumnNames:
+    """Names in columns of a width in inches: in up to three lines, or else upright and shortened.
+
+    All names of a figure are treated alike.
+    """
+    for size in SIZES:
+        lines = [_lines(name, 0.94 * room, size) for name in names]
+        if all(
+            len(of_name) <= LINES and max(width_of(line, size) for line in of_name) <= 0.94 * room
+            for of_name in lines
+        ):
+            texts = [plain("\n".join(of_name)) for of_name in lines]
+            return ColumnNames(texts, LINE * max(map(len, lines)), {"fontsize": size})
+    size = min(SIZES[0], 0.85 * room * 72)
+    short = [shortened_to(name, UPRIGHT, size) for name in names]
+    height = 1.05 * max(width_of(name, size) for name in short)  # hinting makes letters wider
+    return ColumnNames(list(map(plain, short)), height, {"fontsize": size, "rotation": 90})
+
+
+def _lines(name: str, room: float, size: float) -> list[str]:
+    """A name broken between its words into lines of a length in inches, if its words allow it."""
+    lines: list[str] = []
+    for word in name.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(longer, size) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines or [name]
+
+
+def shortened_to(name: str, room: float, size: float) -> str:
+    """A name of a length in inches at most, with an ellipsis where it was cut."""
+    if width_of(name, size) <= room:
+        return name
+    cut = range(len(name))
+    kept = bisect(cut, room, key=lambda end: width_of(f"{name[:end].rstrip()}…", size)) - 1
+    return f"{name[: max(kept, 0)].rstrip()}…"
+
+
+@cache
+def width_of(text: str, size: float) -> float:
+    """Width of a line of text in inches."""
+    path = TextPath((0, 0), text.replace("$", "S"), size=size)
+    return float(path.get_extents().width) / 72 if len(path.vertices) else 0.0
