@@ -200,7 +200,9 @@ def test_unknown_classes_are_refused_with_the_known(pipeline, classes, message):
 
 
 def test_a_name_of_several_classes_is_refused_with_their_numbers():
-    with pytest.raises(UserError, match=r"'crane' is the name of several classes \(allowed: 1, 2\)"):
+    with pytest.raises(
+        UserError, match=r"'crane' is the name of several classes \(allowed: 1, 2\)"
+    ):
         class_numbers("crane", 3, ("ox", "crane", "crane"))
 
 

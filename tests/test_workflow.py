@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,7 +18,6 @@ import pytest
 import yaml
 
 from selftrans.runtime.tensors import load_tensors
-from tests.support import REPOSITORY
 from tests.support.documents import example_method
 from tests.support.events import pictures, values
 from tests.support.experiments import OTHER_METHODS
@@ -137,30 +135,6 @@ def test_the_table_has_every_set_of_samples(finished):
 
 def test_nothing_is_left_to_do(finished):
     assert finished.planned() == {}
-
-
-def test_the_readmes_python_runs(finished):
-    (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    assert len([line for line in block.splitlines() if line.strip()]) < 14
-    here = block.replace("digits", "tiny").replace("/3000/", "/8/")
-    shown = "print(loss.item(), images.shape, images.dtype)"
-    command = [sys.executable, "-c", here + shown]
-    ended = subprocess.run(command, cwd=finished.directory, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    loss, shape = ended.stdout.split(" ", 1)
-    assert 0 < float(loss) < 10
-    assert shape.strip() == "(10, 32, 32, 3) uint8"
-
-
-def test_the_readmes_own_experiment_is_valid(finished):
-    """The YAML that the README shows, over the experiment that it extends."""
-    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    for number, block in enumerate(blocks):
-        path = finished.directory / f"readme{number}.yaml"
-        (finished.directory / "SiT-XL-2-256.pt").touch()  # what one of them imports
-        path.write_text(block)
-        ended = finished.snakemake("-n", experiments=(path.name,))
-        assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_every_job_has_a_log_and_a_benchmark(finished):
