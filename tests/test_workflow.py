@@ -75,7 +75,7 @@ def test_the_lifecycle_leaves_what_it_promises(finished):
                 _, metadata = load_tensors(directory / f"{weights}.safetensors", "weights")
                 assert (metadata["run"], metadata["step"]) == (run, step)
             record = json.loads((directory / "checkpoint.json").read_text())
-            assert record["command"].startswith("python -m selftrans.training results/tiny/")
+            assert record["command"].startswith("selftrans train results/tiny/")
             assert f"--run {run} --seed 0 --until {step}" in record["command"]
             metrics = json.loads(
                 (

@@ -15,12 +15,13 @@ from selftrans.cli.options import (
     device_option,
     output_option,
     process_options,
+    workers_of,
 )
 from selftrans.config import EXTRACTORS, DistanceArithmetic, ExtractorName, Metric
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights, find_weights
 from selftrans.runtime.devices import DeviceName, claim_device, granted_gpus
 from selftrans.runtime.files import write_json
-from selftrans.runtime.workers import Shard, Workers
+from selftrans.runtime.workers import Shard
 from selftrans.training.input_paths import InputPaths
 
 weights_option = click.option("--weights", type=FILE, help="its weights  [default: in the cache]")
@@ -132,7 +133,7 @@ def statistics(
         check_output(file, images, weights, suffix=file.suffix)
     check_output(output, suffix=".npz")
     write_statistics(
-        images, extractor, weights, output, batch_size, Workers(device, processes, worker)
+        images, extractor, weights, output, batch_size, workers_of(device, processes, worker)
     )
 
 

@@ -4,10 +4,17 @@ from pathlib import Path
 
 import click
 
-from selftrans.cli.options import FILE, data_argument, events_option, output_option, process_options
+from selftrans.cli.options import (
+    FILE,
+    data_argument,
+    events_option,
+    output_option,
+    process_options,
+    workers_of,
+)
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.lock import DirectoryLock
-from selftrans.runtime.workers import Shard, Workers, run_sharded
+from selftrans.runtime.workers import Shard, run_sharded
 
 
 @click.group()
@@ -35,7 +42,7 @@ def latents(
     from selftrans.extraction.latents import LatentExtraction
 
     run_sharded(
-        Workers(device, processes, worker),
+        workers_of(device, processes, worker),
         lambda claimed: LatentExtraction(load_dataset(data), autoencoder, output, claimed, events),
         DirectoryLock(output, wait=True),
     )
@@ -59,7 +66,7 @@ def features(
     from selftrans.extraction.features import FeatureExtraction
 
     run_sharded(
-        Workers(device, processes, worker),
+        workers_of(device, processes, worker),
         lambda claimed: FeatureExtraction(load_dataset(data), encoder, output, claimed),
         DirectoryLock(output, wait=True),
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -10,7 +11,7 @@ import click
 
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError, shortened
-from selftrans.runtime.workers import Shard
+from selftrans.runtime.workers import Shard, Workers
 
 MOST = 2**53
 """Of any count, step or seed: a larger one is a slip of the finger."""
@@ -145,6 +146,11 @@ def process_options(command: Function) -> Function:
         help="processes that share the work, each with a GPU of its own where GPUs are used",
     )(command)
     return device_option(command)
+
+
+def workers_of(device: DeviceName, processes: int, worker: Shard | None) -> Workers:
+    """What the options above say; several processes start this command line again."""
+    return Workers(device, processes, worker, (sys.executable, "-m", "selftrans", *sys.argv[1:]))
 
 
 def batch_size_option(default: int) -> Callable[[Function], Function]:

@@ -20,12 +20,13 @@ from selftrans.cli.options import (
     output_option,
     parse_json,
     process_options,
+    workers_of,
 )
 from selftrans.config import GuidanceConfig, SamplerConfig, restored
 from selftrans.runs import DataRecord, find_run, located
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.workers import Shard, Workers
+from selftrans.runtime.workers import Shard
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_COLUMNS = 1000
@@ -170,7 +171,7 @@ def generate(
         other_decoder=is_other,
         batch_size=batch_size,
         events=events,
-        workers=Workers(device, processes, worker),
+        workers=workers_of(device, processes, worker),
     )
 
 

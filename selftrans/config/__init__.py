@@ -46,7 +46,7 @@ from selftrans.config.data import (
     TrainedEncoderConfig,
     ZipSource,
 )
-from selftrans.config.errors import validated
+from selftrans.config.errors import check_name, validated
 from selftrans.config.evaluation import (
     DECODED_ELEMENTS,
     EXTRACTORS,
@@ -177,6 +177,7 @@ __all__ = [
     "UnitFloat",
     "Weights",
     "ZipSource",
+    "check_name",
     "dataset_identity",
     "experiment_path",
     "extended_experiment",

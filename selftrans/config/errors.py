@@ -5,11 +5,11 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from selftrans.config import defaults
 from selftrans.config.alignment import AlignmentConfig, method_class
-from selftrans.config.base import ConfigModel
+from selftrans.config.base import ConfigModel, Name
 from selftrans.runtime.errors import ConfigError, shortened
 
 KEY_LETTERS, LINE_LETTERS = 100, 2000
@@ -215,3 +215,18 @@ def _may_be(part: Any, values: Any) -> bool:
         if choices and isinstance(values, Mapping) and values.get(key) not in choices:
             return False
     return True
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of an experiment or of data.
+
+    Raises:
+        ConfigError: in one line, what is allowed.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigError(
+            f"--name: {shortened(repr(name))} is no name (allowed: letters,"
+            " digits, and . _ - behind the first one)"
+        ) from None

@@ -109,9 +109,9 @@ class RunFeatures:
             UserError: run, seed or the fingerprint of the run's definition is another one.
         """
         folder = path.absolute().parent
-        seed_folder, run_folder = folder.parent, folder.parents[1]
         if not self.run or folder.name != "features":
             return
+        seed_folder, run_folder = folder.parent, folder.parents[1]
         place = [
             (f"run {self.run}", f"run {run_folder.name}"),
             (f"seed{self.seed}", seed_folder.name),

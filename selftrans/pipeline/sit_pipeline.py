@@ -204,7 +204,9 @@ class SiTPipeline(DiffusionPipeline):
             dtype=self.transformer.dtype,
         )
         x = latents.to(device)
-        times = self._set_times(num_inference_steps or settings["num_inference_steps"])
+        times = self._set_times(
+            settings["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        )
         for t, timestep in self.progress_bar(
             list(zip(times, self.scheduler.timesteps, strict=True))
         ):

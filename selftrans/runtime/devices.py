@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,15 +41,16 @@ def granted_gpus(device: DeviceName, processes: int = 1) -> int:
     With ``auto``, one each where this machine has as many that torch can use, else none.
     """
     if device == "auto":
-        device = "cuda" if len(visible_gpus()) >= processes and _built_for_gpus() else "cpu"
+        device = "cuda" if len(visible_gpus()) >= processes and _torch_sees_gpus() else "cpu"
         LOG.info("--device auto: %s", device)
     return processes if device == "cuda" else 0
 
 
-def _built_for_gpus() -> bool:
+def _torch_sees_gpus() -> bool:
+    """Whether torch's build and the driver fit; through NVML, so that CUDA does not start."""
     import torch
 
-    return torch.version.cuda is not None or torch.version.hip is not None
+    return torch.cuda.is_available()
 
 
 def claim_device(gpus: int) -> torch.device:
@@ -110,7 +112,8 @@ def visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use: the user's choice, else all of the driver's."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
+        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        return list(takewhile(lambda name: name != "-1", names))  # CUDA reads no further
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],

@@ -17,7 +17,7 @@ from selftrans.runtime.devices import (
     lease_gpus,
     visible_gpus,
 )
-from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.signals import StopRequest, die_with_parent
@@ -88,6 +88,8 @@ class Workers:
     processes: int = 1
     shard: Shard | None = None
     """This process's share; None in the one that the user started."""
+    command: tuple[str, ...] = ()
+    """The command line that the user started, which starts the others; none within Python."""
 
 
 def run_sharded(
@@ -127,7 +129,7 @@ def run_sharded(
             LOG.info("taken as it is: another process has finished this same work")
         else:
             if world_size > 1:
-                _run_workers(gpus, world_size)
+                _run_workers(workers.command, gpus, world_size)
             else:
                 work.run(Shard.all())
             owner.check()
@@ -136,8 +138,10 @@ def run_sharded(
             work.remove_shares()
 
 
-def _run_workers(gpus: int, world_size: int) -> None:
-    """Run this command line with ``--worker k/n`` for every k; if one fails, end the others."""
+def _run_workers(words: Sequence[str], gpus: int, world_size: int) -> None:
+    """Run a command line with ``--worker k/n`` for every k; if one fails, end the others."""
+    if not words:
+        raise UserError("processes: several of them are started by the command selftrans alone")
     cards: list[str] = []
     if gpus:
         lease_gpus(gpus)
@@ -149,7 +153,7 @@ def _run_workers(gpus: int, world_size: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
         if cards:
             environment |= {"CUDA_VISIBLE_DEVICES": cards[rank], "SELFTRANS_LEASED": cards[rank]}
-        command = [sys.executable, *sys.orig_argv[1:], "--worker", f"{rank}/{world_size}"]
+        command = [*words, "--worker", f"{rank}/{world_size}"]
         command += ["--device", "cuda" if gpus else "cpu"]
         workers.append(
             subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)  # noqa: PLW1509

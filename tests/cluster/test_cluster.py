@@ -65,8 +65,8 @@ for ((k = 0; k < $#; k++)); do
     --nodes) nodes=${words[k + 1]} ;;
   esac
 done
-if [[ -z ${at:-} || ${words[at]} != cuda ]]; then
-  exec PYTHON -m selftrans "$@"
+if [[ "$1 $2" != "-m selftrans" || -z ${at:-} || ${words[at]} != cuda ]]; then
+  exec PYTHON "$@"
 fi
 words[at]=cpu
 given=$(scontrol -d show job $SLURM_JOB_ID \
@@ -75,9 +75,9 @@ lease="from selftrans.runtime import devices; devices.lease_gpus($gpus // $nodes
 print(*devices.visible_gpus(), sep=',')"
 used=$(PYTHON -c "$lease")
 begun=$(date +%s.%N)
-PYTHON -m selftrans "${words[@]}"
+PYTHON "${words[@]}"
 code=$?
-printf '%s|' "$1" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
+printf '%s|' "$3" "$SLURM_JOB_ID" "$SLURMD_NODENAME" "$CUDA_VISIBLE_DEVICES" \
   "$given" "$used" "$begun" >> CARDS
 date +%s.%N >> CARDS
 exit $code
@@ -123,7 +123,7 @@ class ClusterWorkplace(Workplace):
         pair = {"train": {"nodes": 2, "gpu": 2, "mem_mb": 1500, "runtime": 8}}
         self.write("pair", **{**once, "runs": {"vae-align": runs["vae-align"]}, "resources": pair})
         (directory / "sitecustomize.py").write_text(HABITS)
-        shim = directory / "bin/selftrans"
+        shim = directory / "bin/python"
         shim.parent.mkdir()
         shim.write_text(
             COMMAND.replace("PYTHON", sys.executable).replace("CARDS", str(directory / "cards"))

@@ -185,7 +185,7 @@ def test_cost_counts_what_was_recorded(html):
 
 def test_provenance_names_versions_machines_and_commands(html):
     for text in ("selftrans 1.2.3", "torch 2.14.1", "node1: 4 × NVIDIA A100", "d" * 12,
-                 "python -m selftrans.training --run sit --seed 2 --until 20"):  # fmt: skip
+                 "selftrans train --run sit --seed 2 --until 20"):  # fmt: skip
         assert text in html
 
 

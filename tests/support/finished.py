@@ -111,7 +111,7 @@ class FinishedExperiment:
                 "host": "node1", "system": "Linux", "processor": "a processor", "gpus": 4,
                 "gpu": "NVIDIA A100", "processes": 4,
             },
-            "command": f"python -m selftrans.training --run {run} --seed {seed} --until {step}",
+            "command": f"selftrans train --run {run} --seed {seed} --until {step}",
         }  # fmt: skip
         write_json(Path(paths.fill(paths.CHECKPOINT_RECORD, job)), record)
 

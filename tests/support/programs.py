@@ -38,7 +38,6 @@ def run_program(program: Callable[[], None], module: str, *words: object) -> Any
     ``test_command_lines`` shows that a real process ends alike.
     """
     argv = [module, *map(str, words)]
-    original = [sys.executable, "-m", *argv]
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     stdout, stderr, code, threads = io.StringIO(), io.StringIO(), None, torch.get_num_threads()
     logged, level = logging.StreamHandler(stderr), LOG.level
@@ -47,7 +46,6 @@ def run_program(program: Callable[[], None], module: str, *words: object) -> Any
     try:
         with (
             mock.patch.object(sys, "argv", argv),
-            mock.patch.object(sys, "orig_argv", original),
             contextlib.chdir("."),
             mock.patch.dict(os.environ),
             contextlib.redirect_stdout(stdout),

@@ -20,9 +20,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 
+from selftrans.runtime import workers
 from selftrans.runtime.signals import die_with_parent
 
 LIBRARIES = (
@@ -31,14 +33,18 @@ LIBRARIES = (
     "selftrans.training.trainer", "snakemake.cli", "torch._dynamo", "yaml",
 )  # fmt: skip
 PROGRAMS = {"selftrans": "selftrans.cli", "snakemake": "snakemake.cli"}
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SHIMS = {"python": 2, "snakemake": 0}
+"""Names on the PATH, and words in front of a program's own: ``python -m selftrans``."""
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 LENGTH = 8
 """Bytes of a number on the socket."""
 SHIM = """#!{python} -ISs
 import json, os, signal, socket, sys
+if {skipped} and sys.argv[1:{skipped} + 1] != ["-m", "selftrans"]:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = {{"program": {program!r}, "words": sys.argv[1:], "folder": os.getcwd(),
+request = {{"program": {program!r}, "words": sys.argv[{skipped} + 1 :], "folder": os.getcwd(),
            "environment": dict(os.environ)}}
 content = json.dumps(request).encode()
 socket.send_fds(server, [len(content).to_bytes({length}, "big")], [0, 1, 2])
@@ -56,14 +62,15 @@ def warm_path() -> str:
     """A PATH on which these programs come first; starts the server."""
     folder = Path(tempfile.mkdtemp(prefix="selftrans-warm-"))
     address = folder / "socket"
-    for program in PROGRAMS:
-        shim = folder / "bin" / program
+    for name, skipped in SHIMS.items():
+        shim = folder / "bin" / name
         shim.parent.mkdir(exist_ok=True)
         shim.write_text(
             SHIM.format(
                 python=sys.executable,
                 address=str(address),
-                program=program,
+                program="selftrans" if skipped else name,
+                skipped=skipped,
                 length=LENGTH,
                 signals=[int(number) for number in PASSED_ON],
             )
@@ -112,10 +119,14 @@ def serve(address: str) -> None:
 
 def _guard(connection: socket.socket) -> None:
     """Start what is asked for, say its exit code, and kill it if whoever asked is gone."""
+    die_with_parent()
     head, files, _, _ = socket.recv_fds(connection, LENGTH, 3)
     content, length = b"", int.from_bytes(head, "big")
     while len(content) < length:
-        content += connection.recv(length - len(content))
+        received = connection.recv(length - len(content))
+        if not received:
+            os._exit(1)
+        content += received
     child = os.fork()
     if child == 0:
         die_with_parent()
@@ -145,7 +156,8 @@ def _run(program: str, words: list[str], folder: str, environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [program, *words]
-    sys.orig_argv = [sys.executable, "-m", program, *words]
+    sys.path[0] = folder
+    workers._PARENT = os.getppid()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     code = 0
     try:
@@ -157,6 +169,8 @@ def _run(program: str, words: list[str], folder: str, environment: dict[str, str
     except BaseException:
         traceback.print_exc()
         code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

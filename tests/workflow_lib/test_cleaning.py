@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from selftrans.runtime.errors import UserError
-from workflow.lib.cleaning import delete, leftovers
+from workflow.lib.cleaning import all_experiments, delete, leftovers
 from workflow.lib.study import Study
 
 
@@ -39,10 +40,10 @@ def test_runs_and_seeds_that_no_experiment_names_may_go(study):
     for run, seed in (("sit", 0), ("sit", 1), ("gone", 0)):
         made(RUN.format(run, seed) + "/checkpoints/4/ema.safetensors")
     made("results/vanished/runs/sit/seed0/state/state.safetensors", 50)
-    found = leftovers(study("parent.yaml"))
-    assert paths(found) == [
-        RUN.format("gone", 0), RUN.format("sit", 1), "results/vanished/runs/sit/seed0",
-    ]  # fmt: skip
+    named = [RUN.format("gone", 0), RUN.format("sit", 1)]
+    assert paths(leftovers(study("parent.yaml"))) == named  # the other's file may lie elsewhere
+    found = leftovers(study("parent.yaml"), ["vanished"])
+    assert paths(found) == [*named, "results/vanished/runs/sit/seed0"]
     assert delete(found) == 250
     assert Path(RUN.format("sit", 0)).is_dir()
     assert leftovers(study("parent.yaml")) == []
@@ -51,6 +52,40 @@ def test_runs_and_seeds_that_no_experiment_names_may_go(study):
 def test_what_another_experiment_shares_stays(study):
     made(RUN.format("vae-align", 0) + "/checkpoints/4/ema.safetensors")
     assert leftovers(study("child.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("child", "file"),
+    [
+        (
+            {"evaluation": {"samplers": {"more": {"sampler": "euler", "num_steps": 2,
+                                                  "num_samples": 12}}}},
+            "samples/4/more-n12/samples.npz",
+        ),
+        ({"evaluation": {"metrics": ["fid", "is", "kid"]}}, "samples/4/{ode}/classifier.json"),
+        ({"analysis": {"num_images": 30}}, "features/features.npz"),
+    ],
+)  # fmt: skip
+def test_what_an_extension_adds_to_a_shared_run_stays(study, tmp_path, child, file):
+    """It lies in the extension's own folder, which trains nothing."""
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump({"extends": "parent.yaml", **child}))
+    number = study("parent.yaml").known["parent"].evaluation.samplers["ode"].num_samples
+    own = made("results/child/runs/sit/seed0/" + file.format(ode=f"ode-n{number}"))
+    assert leftovers(study("child.yaml")) == []
+    assert own.is_file()
+
+
+def test_a_link_to_results_elsewhere_stays(study, tmp_path):
+    made(tmp_path / "scratch/checkpoints/4/ema.safetensors")
+    Path("results/parent/runs/gone").mkdir(parents=True)
+    Path(RUN.format("gone", 0)).symlink_to(tmp_path / "scratch")
+    assert leftovers(study("parent.yaml")) == []
+
+
+def test_every_experiment_is_known_once():
+    names = all_experiments("digits", "experiments/digits.yaml")
+    assert names.count("digits") + names.count("experiments/digits.yaml") == 1
+    assert "imagenet256-b2" in names
 
 
 def test_sets_of_samples_that_no_experiment_names_may_go(study):

@@ -1,16 +1,18 @@
 """``selftrans new``: what it sees in images, and the files that it writes."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from selftrans.config import load_dataset, load_experiment
 from selftrans.runtime.errors import UserError
 from tests.support import REPOSITORY
-from workflow.lib.new import image_size, look, write_new
+from workflow.lib.new import experiment_text, image_size, look, write_new
 
 CLASSES = ("bird", "cat", "dog")
 
@@ -72,12 +74,13 @@ def test_every_kind_of_source_is_seen_alike_and_gives_valid_files(images, tmp_pa
         assert (found.source.split, found.source.image_column, found.source.label_column) == (
             "train", "picture", "kind",
         )  # fmt: skip
-    for gpus in (0, 4):
+    for gpus in (0, 3):
         _, data_file, experiment_file = write_new(path, f"pets{gpus}", gpus=gpus)
         data, experiment = load_dataset(f"pets{gpus}"), load_experiment(f"pets{gpus}")
         assert data.images == 12
         assert data.image_size == 64
         assert experiment.resources.train.gpu == gpus
+        assert experiment.training.batch_size == 12
         assert list(experiment.runs) == ["sit", "vae-align", "self-transcendence"]
         assert "12 images of 3 classes (bird, cat, dog)" in data_file.read_text()
         assert f"`selftrans plan pets{gpus} --measure`" in experiment_file.read_text()
@@ -91,6 +94,23 @@ def test_sizes_follow_from_the_images_and_the_machine(images):
     for side, expected in [(20, 64), (200, 128), (256, 256), (3000, 512)]:
         assert image_size(found.__class__(**{**vars(found), "side": side}), 8, None) == expected
     assert image_size(found, 8, 48) == 48
+
+
+@pytest.mark.parametrize(("count", "gpus", "batch_size"), [(5000, 6, 252), (100, 8, 96), (3, 8, 3)])
+def test_the_cards_share_a_batch_evenly(images, count, gpus, batch_size):
+    found = replace(look(images), count=count)
+    values = yaml.safe_load(experiment_text(found, "pets", gpus))
+    assert values["training"]["batch_size"] == batch_size
+    assert batch_size % values["resources"]["train"]["gpu"] == 0
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"splits": []}', '{"features": 3}', "x"])
+def test_a_damaged_directory_of_datasets_is_one_line(tmp_path, content):
+    for name in ("dataset_info.json", "dataset_dict.json"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=str(tmp_path)):
+            look(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_what_is_there_is_never_overwritten_and_nothing_half_written_stays(images, project):
@@ -108,7 +128,7 @@ def test_what_is_there_is_never_overwritten_and_nothing_half_written_stays(image
     [
         ("nowhere", r"nowhere: no such folder \(allowed: a folder of class folders"),
         ("uoft-cs/cifar10", r"uoft-cs/cifar10: no such folder; a data set of the Hugging Face hub"),
-        (REPOSITORY / "docs", "lies in no class folder"),
+        (REPOSITORY / "docs", "a class folder without an image"),
     ],
 )
 def test_what_is_no_set_of_images_is_refused(path, message, project):

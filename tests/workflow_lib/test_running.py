@@ -1,8 +1,9 @@
 """``selftrans run``: the command that it stands for, and experiments with changes."""
 
+import os
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def experiments(tmp_path, monkeypatch):
         ),
         (
             Call(("digits", "my/own.yaml"), "evaluate", "4", dry_run=True),
-            "snakemake evaluate --cores 4 --config 'experiments=[digits,my/own.yaml]' --dry-run",
+            "snakemake evaluate --cores 4 --dry-run --config 'experiments=[digits,my/own.yaml]'",
         ),
         (
             Call(profile="slurm", others=("--jobs=3",)),
@@ -44,6 +45,48 @@ def experiments(tmp_path, monkeypatch):
 )
 def test_the_command_that_it_stands_for(call, command):
     assert call.shown() == command
+
+
+def test_a_changed_experiment_keeps_its_own_keys(experiments):
+    for change in ("extends=other", "name=other"):
+        with pytest.raises(UserError, match="is set by this command"):
+            write_changed("digits", (change,))
+    with pytest.raises(UserError, match=r"--name: 'a/b' is no name \(allowed: letters, digits"):
+        write_changed("digits", ("seeds=[1]",), "a/b")
+
+
+def test_cores_are_of_this_machine():
+    with pytest.raises(UserError, match=r"--cores: are of this machine"):
+        Call(profile="slurm", cores="2").words()
+
+
+SNAKEMAKE = """
+import os, signal, sys, time
+def stop(*_):
+    time.sleep(1)
+    print("stopped in peace", flush=True)
+    sys.exit(3)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_snakemakes_to_answer(tmp_path, number):
+    """Ctrl-C reaches the whole group; SIGTERM this process alone. Neither cuts it short."""
+    (tmp_path / "snakemake.py").write_text(SNAKEMAKE)
+    code = "import sys; from workflow.lib.running import Call; sys.exit(Call().run())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    assert process.communicate(timeout=30)[0] == "stopped in peace\n"
+    assert process.returncode == 3
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones():
@@ -76,13 +119,15 @@ def test_changes_that_are_none_are_refused(changes, message):
 
 
 def test_a_changed_experiment_extends_the_one_that_it_changes(experiments):
-    path = write_changed("digits", ("runs.sit.training.learning_rate=1e-3",))
+    path, is_new = write_changed("digits", ("runs.sit.training.learning_rate=1e-3",))
+    assert is_new
     assert path.name == "digits-learning_rate-1e-3.yaml"
     changed, parent = load_experiment(path), load_experiment("digits")
     assert changed.runs["sit"].training.learning_rate == 1e-3
     assert changed.runs["vae-align"] == parent.runs["vae-align"]
-    assert write_changed("digits", ("runs.sit.training.learning_rate=1e-3",)) == path
-    with pytest.raises(UserError, match=r"says something else \(allowed: another --name\)"):
+    again = write_changed("digits", ("runs.sit.training.learning_rate=1e-3",))
+    assert again == (path, False)
+    with pytest.raises(UserError, match=r"exists with other content \(allowed: another --name\)"):
         write_changed("digits", ("seeds=[1]",), path.stem)
 
 
@@ -116,9 +161,9 @@ def test_a_dry_run_of_a_changed_experiment_trains_what_is_changed_only(tmp_path)
     first, second, *_ = ended.stdout.splitlines()
     assert first.startswith("experiments/digits-learning_rate-1e-3.yaml: the experiment with")
     assert second == (
-        "snakemake train --cores all --config 'experiments=[digits-learning_rate-1e-3]' --dry-run"
+        "snakemake train --cores all --dry-run --config 'experiments=[digits-learning_rate-1e-3]'"
     )
     assert "results/digits-learning_rate-1e-3/runs/sit/seed0" in ended.stdout
     assert "results/digits/runs/vae-align/seed0" in ended.stdout
     assert "results/digits/runs/sit/seed0" not in ended.stdout
-    assert Path(project / "experiments/digits-learning_rate-1e-3.yaml").is_file()
+    assert not list(project.glob("experiments/digits-learning_rate*"))  # it only said so

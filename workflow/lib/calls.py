@@ -8,7 +8,7 @@ from workflow.lib.study import Study
 
 
 def prefetch_options(study: Study) -> str:
-    """The experiments of a call, and where its weights lie, for ``workflow.lib.prefetch``."""
+    """The experiments of a call, and where its weights lie, for ``selftrans prefetch``."""
     words = [EXPERIMENT_FILE.format(experiment=name) for name in study.experiments]
     words += [f"--weights={name}={path}" for name, path in study.settings.weights.items()]
     return shlex.join(words)

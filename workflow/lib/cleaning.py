@@ -1,13 +1,14 @@
 """``selftrans clean``: results that no experiment names any more."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from selftrans.config import EXPERIMENTS
+from selftrans.config import EXPERIMENTS, experiment_path
 from selftrans.runtime.errors import UserError
 from workflow.lib import paths
+from workflow.lib.analysis import Analysis
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.paths import fill
 from workflow.lib.study import Study
@@ -29,25 +30,37 @@ class Leftover:
 
 
 def all_experiments(*others: str) -> list[str]:
-    """Every experiment of the project, and others by name or path."""
-    shipped = [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
-    return [*shipped, *(other for other in others if other not in shipped)]
+    """Every experiment of the project, and others by name or path, each once."""
+    shipped = {path.resolve(): path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))}
+    found = {experiment_path(other).resolve(): other for other in others}
+    return list({**found, **shipped}.values())
 
 
-def leftovers(study: Study, *, states: bool = False) -> list[Leftover]:
+def leftovers(study: Study, gone: Collection[str] = (), *, states: bool = False) -> list[Leftover]:
     """Runs, sets of samples and, if asked for, states that no experiment of a study needs.
+
+    Of experiments that the study does not know, whose file may lie elsewhere, nothing is listed.
 
     Args:
         study: of all experiments, so that what one of them shares is known.
-        states: also those of runs whose checkpoints are all there; to train one of them further
-            begins anew without it.
+        gone: names of experiments that are gone for good.
+        states: also those of runs whose checkpoints are all there.
     """
-    needed = _needed_runs(study)
-    return [
-        *_unnamed_runs(needed),
-        *_unnamed_samples(study, needed),
-        *(_finished_states(study, needed) if states else ()),
+    trained, needed, samples = _needed(study)
+    found = [
+        _leftover(folder, "no experiment names this run and seed")
+        for folder in _runs({*study.known, *gone})
+        if folder not in needed
     ]
+    found += [
+        _leftover(folder, "no experiment names this sampler and number of images")
+        for run in sorted(needed)
+        for folder in sorted(run.glob("samples/*/*"))
+        if folder.is_dir() and folder not in samples
+    ]
+    if states:
+        found += _finished_states(study, trained)
+    return [one for one in found if not one.path.is_symlink()]
 
 
 def delete(found: list[Leftover]) -> int:
@@ -67,47 +80,50 @@ def delete(found: list[Leftover]) -> int:
     return freed
 
 
-def _needed_runs(study: Study) -> dict[Path, tuple[str, str]]:
-    """Folders of the trainings that an experiment names, with owner and run."""
+Owned = dict[Path, tuple[str, str]]
+"""Folders of trainings, with owner and run."""
+
+
+def _needed(study: Study) -> tuple[Owned, set[Path], set[Path]]:
+    """Trainings that are needed, folders of runs with anything needed, needed sets of samples.
+
+    What an experiment adds to a run that it shares lies in a folder of its own.
+    """
+    evaluation, analysis = Evaluation(study), Analysis(study)
     jobs = Training(study, ancient=str).jobs()
-    needed = {Path(fill(paths.RUN, job)): (job["experiment"], job["run"]) for job in jobs}
+    trained = {Path(fill(paths.RUN, job)): (job["experiment"], job["run"]) for job in jobs}
+    sets = [*evaluation.jobs(), *(evaluation.sampled_checkpoint(one) for one in evaluation.jobs())]
+    metrics = [job for name in study.experiments for job in evaluation.metrics_jobs(name)]
+    samples = {Path(fill(paths.SAMPLES, job)) for job in [*evaluation.jobs(), *metrics]}
+    needed = {*trained, *(Path(fill(paths.RUN, job)) for job in [*sets, *metrics])}
     for name, experiment in study.experiments.items():
+        if experiment.analysis:
+            probes = analysis.probe_jobs({"experiment": name})
+            needed |= {Path(fill(paths.RUN, job)) for job in probes}
+            needed |= {Path(analysis.features(job)).parents[1] for job in probes}
+            needed |= {
+                Path(analysis.features(job)).parents[1] for job in analysis.first_seed(experiment)
+            }
         for run, settings in experiment.runs.items():
             if settings.imported:
-                owner = study.run_owner(name, run)
-                job = {"experiment": owner, "run": run, "seed": experiment.seeds[0]}
-                needed[Path(fill(paths.RUN, job))] = (owner, run)
-    return needed
+                owner = {"experiment": study.run_owner(name, run), "run": run}
+                needed.add(Path(fill(paths.RUN, owner, seed=experiment.seeds[0])))
+    return trained, needed, samples
 
 
-def _runs() -> Iterator[Path]:
-    """Folders of all trainings there are."""
-    yield from sorted(Path().glob(paths.RUN.format(experiment="*", run="*", seed="*")))
+def _runs(experiments: Collection[str]) -> list[Path]:
+    """Folders of all trainings there are of some experiments."""
+    template = paths.RUN.replace("{run}", "*").replace("{seed}", "*")
+    return sorted(
+        folder
+        for name in experiments
+        for folder in Path().glob(template.format(experiment=name))
+        if folder.is_dir()
+    )
 
 
-def _unnamed_runs(needed: dict[Path, tuple[str, str]]) -> Iterator[Leftover]:
-    for folder in _runs():
-        if folder not in needed:
-            yield _leftover(folder, "no experiment names this run and seed")
-
-
-def _unnamed_samples(study: Study, needed: dict[Path, tuple[str, str]]) -> Iterator[Leftover]:
-    evaluation = Evaluation(study)
-    named = {Path(fill(paths.SAMPLES, job)) for job in evaluation.jobs()}
-    # Metrics may have another owner than the images, and lie in a set of their own.
-    named |= {
-        Path(fill(paths.SAMPLES, job))
-        for name in study.experiments
-        for job in evaluation.metrics_jobs(name)
-    }
-    for folder in needed:
-        for found in sorted(folder.glob("samples/*/*")):
-            if found.is_dir() and found not in named:
-                yield _leftover(found, "no experiment names this sampler and number of images")
-
-
-def _finished_states(study: Study, needed: dict[Path, tuple[str, str]]) -> Iterator[Leftover]:
-    for folder, (owner, run) in needed.items():
+def _finished_states(study: Study, trained: Owned) -> Iterator[Leftover]:
+    for folder, (owner, run) in trained.items():
         steps = study.checkpoints_of(owner, run)
         records = [folder / f"checkpoints/{step}/checkpoint.json" for step in steps]
         if (folder / "state").is_dir() and all(record.is_file() for record in records):

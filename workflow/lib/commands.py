@@ -5,7 +5,6 @@ The package finds this module by the project's folder and never imports it by na
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -42,22 +41,46 @@ def in_project(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Reference(click.ParamType[str]):
-    """An experiment as it is understood in the project's folder: a file by its whole path."""
+    """A name as it is understood in the project's folder: what exists here, by its whole path."""
 
-    name = "experiment"
+    def __init__(self, name: str, exists: Callable[[Path], bool]) -> None:
+        self.name, self.exists = name, exists
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Of a name or a path."""
-        return str(Path(value).absolute()) if Path(value).is_file() else value
+        return str(Path(value).absolute()) if self.exists(Path(value)) else value
+
+
+class Here(click.ParamType[Path]):
+    """A path from where the command was called, whichever folder it works in."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Of a path, the whole one."""
+        return Path(value).absolute()
+
+
+class NamedHere(NamedFile):
+    """``NAME=FILE`` with such a path."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        """Of text, the pair."""
+        name, path = super().convert(value, param, ctx)
+        return name, path.absolute()
 
 
 def experiments_argument(command: Function) -> Function:
     """Names or files of experiments."""
-    return click.argument("experiments", nargs=-1, type=Reference())(command)
+    return click.argument("experiments", nargs=-1, type=Reference("experiment", Path.is_file))(
+        command
+    )
 
 
 config_option = click.option(
-    "--config", type=FILE, default=CONFIG, show_default=True, help="configuration file"
+    "--config", type=Here(), help="configuration file  [default: the project's config.yaml]"
 )
 
 
@@ -73,12 +96,13 @@ config_option = click.option(
 @config_option
 @in_project
 def plan(
-    experiments: tuple[str, ...], rates: str, measure: bool, device: DeviceName, config: Path
+    experiments: tuple[str, ...], rates: str, measure: bool, device: DeviceName, config: Path | None
 ) -> None:
     """Say how many jobs, GPU hours and gigabytes EXPERIMENTS will take, by rule.
 
     Without any, those of config.yaml.
     """
+    config = config or CONFIG
     settings = read_yaml(config)
     if experiments:
         settings["experiments"] = list(experiments)
@@ -87,23 +111,24 @@ def plan(
     if measure:
         from workflow.lib import measuring
 
-        for name, experiment in study.experiments.items():
-            rate = measuring.measure(experiment, device)
-            print(f"\n{name}\n{measuring.measured_report(study, rate)}")
+        for name, experiment in zip(study.references, study.experiments.values(), strict=True):
+            one = Study.load({**settings, "experiments": [name]}, str(config))
+            rate = measuring.measure(one, experiment, device)
+            print(f"\n{experiment.name}\n{measuring.measured_report(one, rate)}")
 
 
 @click.command()
 @experiments_argument
 @click.option(
     "--weights",
-    type=NamedFile(),
+    type=NamedHere(),
     multiple=True,
     help="where a feature network's weights lie, by its name (may be repeated)",
 )
 @config_option
 @in_project
 def prefetch(
-    experiments: tuple[str, ...], weights: tuple[tuple[str, Path], ...], config: Path
+    experiments: tuple[str, ...], weights: tuple[tuple[str, Path], ...], config: Path | None
 ) -> None:
     """Fetch what EXPERIMENTS need from elsewhere, and look for their images.
 
@@ -112,6 +137,7 @@ def prefetch(
     """
     from workflow.lib.prefetch import prefetch as fetch_all
 
+    config = config or CONFIG
     settings = validated(WorkflowConfig, read_yaml(config), str(config))
     named = {name: str(path) for name, path in weights}
     changed = {**settings.model_dump(), "weights": settings.weights | named}
@@ -148,8 +174,12 @@ TARGETS = get_args(Target)
 )
 @experiments_argument
 @click.option("--gpus", type=WholeNumber(0), help="GPUs of this machine that may be used")
-@click.option("--cores", default="all", show_default=True, help="CPU cores that may be used")
-@click.option("--profile", help="of Snakemake: slurm, generic, or a folder")
+@click.option("--cores", help="CPU cores that may be used  [default: all]")
+@click.option(
+    "--profile",
+    type=Reference("profile", Path.is_dir),
+    help="of Snakemake: slurm, generic, or a folder",
+)
 @click.option(
     "--set",
     "changes",
@@ -167,7 +197,7 @@ TARGETS = get_args(Target)
 def run(
     experiments: tuple[str, ...],
     gpus: int | None,
-    cores: str,
+    cores: str | None,
     profile: str | None,
     changes: tuple[str, ...],
     name: str | None,
@@ -181,15 +211,22 @@ def run(
     """
     if name and not changes:
         raise UserError("--name: names an experiment with changes (allowed: with --set)")
+    written = None
     if changes:
         if len(experiments) != 1:
             raise UserError(f"--set: changes one experiment, {len(experiments)} are named")
-        changed = write_changed(experiments[0], changes, name)
+        changed, is_new = write_changed(experiments[0], changes, name)
         print(f"{changed}: the experiment with these changes")
         experiments = (changed.stem if changed.parent == EXPERIMENTS else str(changed),)
+        written = changed if is_new and dry_run else None
     call = Call(experiments, until, cores, gpus, profile, dry_run, others)
     print(call.shown(), flush=True)
-    sys.exit(subprocess.run([sys.executable, "-m", *call.words()], check=False).returncode)
+    try:
+        code = call.run()
+    finally:
+        if written:
+            written.unlink()
+    sys.exit(code)
 
 
 @click.command(
@@ -216,7 +253,10 @@ def new(
     images = images.expanduser()
     images = images.absolute() if images.exists() else images
     os.chdir(project)
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", images.stem).strip("-.")
+    called = images.stem if images.is_file() else images.name
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", called).strip("-._")
+    if not name:
+        raise UserError(f"--name: is needed, {images} gives none")
     gpus = 0 if device == "cpu" else len(visible_gpus())
     found, data_file, experiment_file = write_new(images, name, gpus=gpus, size=size)
     print(f"{found.described()}\n{data_file}, {experiment_file}: written, to be read and changed")
@@ -225,20 +265,33 @@ def new(
 
 @click.command()
 @experiments_argument
-@click.option("--states", is_flag=True, help="also states of runs whose checkpoints are all there")
+@click.option(
+    "--gone",
+    multiple=True,
+    metavar="EXPERIMENT",
+    help="also all results of an experiment whose file is gone (may be repeated)",
+)
+@click.option(
+    "--states",
+    is_flag=True,
+    help="also states of runs whose checkpoints are all there; without one, whatever trains such a"
+    " run further, or again, begins at step 0",
+)
 @click.option("--yes", is_flag=True, help="delete without a question")
 @in_project
-def clean(experiments: tuple[str, ...], states: bool, yes: bool) -> None:
+def clean(experiments: tuple[str, ...], gone: tuple[str, ...], states: bool, yes: bool) -> None:
     """List results that no experiment names, and delete them on confirmation.
 
-    Runs and sets of samples that belong to no experiment in experiments/ or config.yaml, nor to
-    one of EXPERIMENTS, which may be files elsewhere. What an experiment shares with another one
-    stays, and so does what is being written.
+    Runs and sets of samples of the experiments in experiments/, in config.yaml and of EXPERIMENTS,
+    which may be files elsewhere. What one of them shares with another one stays, and so does what
+    is being written. Results of any other experiment are not touched.
     """
     configured = validated(WorkflowConfig, read_yaml(CONFIG), str(CONFIG))
     names = all_experiments(*configured.references(), *experiments)
     study = Study.load({"experiments": names, "data": configured.data})
-    found = leftovers(study, states=states)
+    if known := [name for name in gone if name in study.known]:
+        raise UserError(f"--gone: {known[0]!r} is an experiment (allowed: one without a file)")
+    found = leftovers(study, gone, states=states)
     for one in found:
         note = "  (locked: stays)" if one.locked else ""
         print(f"{one.bytes / 1e6:10,.1f} MB  {one.path}  {one.reason}{note}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from selftrans.config import ExperimentConfig
 from selftrans.flops import forward_flop
 from selftrans.runtime.devices import DeviceName
+from selftrans.runtime.errors import UserError
 from workflow.lib.study import Study
 from workflow.lib.training import Training
 from workflow.lib.work import count_classes, segment_work
@@ -25,21 +26,32 @@ class Rate:
     run: str
     device: str
     """Name of what computes."""
-    seconds_per_step: float
+    images: int
+    """On one card at a time."""
+    cards: int
+    """That the experiment trains on; 1 for a CPU."""
+    seconds: float
+    """For these images."""
     tflops: float
-    """TFLOP/s."""
+    """TFLOP/s of one card."""
 
 
-def measure(experiment: ExperimentConfig, device_name: DeviceName = "auto") -> Rate:
+def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName = "auto") -> Rate:
     """Train the largest backbone of an experiment on noise for a few steps, without alignment.
 
+    As on one of its cards: with that card's share of a micro-batch, and the recipe's arithmetic.
+
     Raises:
-        UserError: there is no such device.
+        UserError: nothing is trained, or there is no such device.
     """
     import torch
 
     from selftrans.models.sit import build_backbone
-    from selftrans.runtime.devices import claim_device, granted_gpus
+    from selftrans.runtime.devices import allow_tf32, claim_device, granted_gpus
+    from selftrans.training.model import prepare_blocks
+
+    if not experiment.trained_runs:
+        raise UserError(f"--measure: experiment {experiment.name!r} trains nothing")
 
     shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
     name = max(
@@ -47,8 +59,11 @@ def measure(experiment: ExperimentConfig, device_name: DeviceName = "auto") -> R
     )
     run = experiment.runs[name]
     device = claim_device(granted_gpus(device_name))
-    size = run.training.batch_size
+    allow_tf32(run.training.tf32)
+    cards = max(1, study.resources[experiment.name].train.gpu)
+    size = max(1, run.training.batch_size // (cards * run.training.accumulate))
     backbone = build_backbone(run.model, shape, classes).to(device)
+    prepare_blocks(backbone, run.training)
     optimizer = torch.optim.AdamW(backbone.parameters())
     x_BCHW = torch.randn(size, *shape, device=device)
     t_B, labels_B = (
@@ -71,7 +86,7 @@ def measure(experiment: ExperimentConfig, device_name: DeviceName = "auto") -> R
     seconds = (time.perf_counter() - started) / (steps - WARM_UP)
     flop = 3 * size * forward_flop(run.model, shape)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
-    return Rate(name, kind, seconds, flop / seconds / 1e12)
+    return Rate(name, kind, size, cards, seconds, flop / seconds / 1e12)
 
 
 def _wait_for(device: "torch.device") -> None:
@@ -113,13 +128,14 @@ def longest_chain(study: Study, minutes: dict[tuple[str, str], float]) -> tuple[
 
 def measured_report(study: Study, rate: Rate) -> str:
     """What the trainings take here, in words."""
-    minutes = training_minutes(study, rate.tflops)
+    minutes = training_minutes(study, rate.cards * rate.tflops)
     seeds = {key: len(study.seeds_of(*key)) for key in minutes}
     total = sum(minutes[key] * seeds[key] for key in minutes)
     runs, longest = longest_chain(study, minutes)
-    step = f"{1000 * rate.seconds_per_step:,.0f} ms a step of {rate.run}"
+    step = f"{1000 * rate.seconds:,.0f} ms for {rate.images} images of {rate.run}"
+    cards = f" The experiment trains on {rate.cards} such cards." if rate.cards > 1 else ""
     lines = [
-        f"Measured on {rate.device}: {step}, {rate.tflops:,.3g} TFLOP/s.",
+        f"Measured on {rate.device}: {step}, {rate.tflops:,.3g} TFLOP/s.{cards}",
         f"Trainings one after another: {_span(total)}.",
         f"Longest chain: {', then '.join(runs)}: {_span(longest)}.",
     ]

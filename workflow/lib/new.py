@@ -3,7 +3,6 @@
 The images are looked at first; sizes follow from them and from the machine.
 """
 
-import json
 import re
 import textwrap
 from dataclasses import dataclass
@@ -20,15 +19,16 @@ from selftrans.config import (
     FolderSource,
     HuggingFaceSource,
     ZipSource,
+    check_name,
     load_dataset,
-    load_experiment,
 )
 from selftrans.data.sources.base import ImageFiles
 from selftrans.data.sources.folder import open_folder
 from selftrans.data.sources.huggingface import open_hugging_face
 from selftrans.data.sources.zip import open_zip
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import write_text
+from selftrans.runtime.files import read_fields, write_text
+from workflow.lib.study import Study
 
 LOOKED_AT = 200
 """Images whose sizes are read."""
@@ -106,11 +106,12 @@ def _hugging_face(path: Path, where: str) -> HuggingFaceSource:
     split = None
     described = path / "dataset_info.json"
     if (listed := path / "dataset_dict.json").is_file():
-        splits = json.loads(listed.read_text(encoding="utf-8"))["splits"]
-        split = "train" if "train" in splits else splits[0]
+        splits = read_fields(listed, splits=list)["splits"]
+        if not splits:
+            raise UserError(f"{listed}: splits: has none")
+        split = "train" if "train" in splits else str(splits[0])
         described = path / split / "dataset_info.json"
-    columns = json.loads(described.read_text(encoding="utf-8"))["features"]
-    features = datasets.Features.from_dict(columns)
+    features = datasets.Features.from_dict(read_fields(described, features=dict)["features"])
     kinds = (("image", datasets.Image), ("label", datasets.ClassLabel))
     chosen = {}
     for key, kind in kinds:
@@ -175,13 +176,15 @@ def data_text(found: Look, size: int, gpus: int) -> str:
 
 def experiment_text(found: Look, name: str, gpus: int) -> str:
     """An experiment: SiT, stage 1 and stage 2."""
+    most = min(256 if gpus else 32, found.count)
+    cards = min(gpus, most)
     return (_GPU if gpus else _CPU).format(
         name=name,
         classes=f"{len(found.class_names):,} classes",
         count=f"{found.count:,}",
         samples=min(10_000 if gpus else EXAMPLE, found.count),
-        batch_size=max(1, min(256 if gpus else 32, found.count)),
-        gpus=gpus,
+        batch_size=most - most % max(1, cards),  # the cards share it evenly
+        gpus=cards,
     )
 
 
@@ -199,6 +202,7 @@ def write_new(
     Raises:
         UserError: the images cannot be used, or one of the files is there.
     """
+    check_name(name)
     found = look(path)
     data_file, experiment_file = DATA_FILES / f"{name}.yaml", EXPERIMENTS / f"{name}.yaml"
     for file in (data_file, experiment_file):
@@ -208,7 +212,7 @@ def write_new(
         write_text(data_file, data_text(found, image_size(found, gpus, size), gpus))
         load_dataset(name)
         write_text(experiment_file, experiment_text(found, name, gpus))
-        load_experiment(name)
+        Study.load({"experiments": [name]})
     except UserError:
         for file in (data_file, experiment_file):
             file.unlink(missing_ok=True)

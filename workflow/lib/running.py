@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from selftrans.config import experiment_path, load_experiment, parse_value
+from selftrans.config import check_name, experiment_path, load_experiment, parse_value
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import write_text
 
@@ -25,7 +28,8 @@ class Call:
     experiments: tuple[str, ...] = ()
     """Names or files; those of ``config.yaml``, if there are none."""
     target: Target = "all"
-    cores: str = "all"
+    cores: str | None = None
+    """CPU cores of this machine; all, if it is None."""
     gpus: int | None = None
     """GPUs of this machine that may be used; what a profile says, if it is None."""
     profile: str | None = None
@@ -38,18 +42,29 @@ class Call:
         """Snakemake's command line.
 
         Raises:
-            UserError: there is no such profile.
+            UserError: there is no such profile, or cores are given beside it.
         """
         words = ["snakemake"] + ([self.target] if self.target != "all" else [])
         if self.profile is None:
-            words += ["--cores", self.cores]
+            words += ["--cores", self.cores or "all"]
+        elif self.cores is not None:
+            raise UserError("--cores: are of this machine (allowed: without --profile)")
         else:
             words += ["--workflow-profile", str(self._profile_folder())]
         if self.gpus is not None:
             words += ["--resources", f"gpu={self.gpus}"]
+        words += [*(["--dry-run"] if self.dry_run else []), *self.others]
         if self.experiments:
             words += ["--config", f"experiments=[{','.join(self.experiments)}]"]
-        return [*words, *(["--dry-run"] if self.dry_run else []), *self.others]
+        return words
+
+    def run(self) -> int:
+        """Run Snakemake to its end, and return its exit code; signals are its own to answer."""
+        process = subprocess.Popen([sys.executable, "-m", *self.words()])
+        # Ctrl-C reaches both, a scheduler's or an operator's SIGTERM this process alone.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+        return process.wait()
 
     def shown(self) -> str:
         """The command as one types it."""
@@ -95,8 +110,10 @@ def changed_name(name: str, changes: Sequence[str]) -> str:
     return plain[:NAME_LENGTH].rstrip("-")
 
 
-def write_changed(reference: str, changes: Sequence[str], name: str | None = None) -> Path:
-    """Write an experiment that extends another one, beside it, and return its path.
+def write_changed(
+    reference: str, changes: Sequence[str], name: str | None = None
+) -> tuple[Path, bool]:
+    """Write an experiment that extends another one, beside it.
 
     What it leaves as it is, it shares with the experiment that it extends.
 
@@ -105,22 +122,30 @@ def write_changed(reference: str, changes: Sequence[str], name: str | None = Non
         changes: assignments, as on the command line.
         name: of the new experiment; made of the changes, if it is None.
 
+    Returns:
+        Its path, and whether it is new.
+
     Raises:
         UserError: the changes are not allowed, or there is another file of that name.
     """
     parent = experiment_path(reference)
+    if name is not None:
+        check_name(name)
     path = parent.with_name(f"{name or changed_name(parent.stem, changes)}.yaml")
-    values = {"extends": parent.name, **parse_changes(changes)}
+    changed = parse_changes(changes)
+    if owned := {"extends", "name"} & changed.keys():
+        raise UserError(f"--set: {min(owned)}: is set by this command (allowed: --name)")
+    values = {"extends": parent.name, **changed}
     said = " ".join(f"--set {shlex.quote(change)}" for change in changes)
     text = f"# selftrans run {parent.stem} {said}\n{yaml.safe_dump(values, sort_keys=False)}"
     if path.exists():
         if path.read_text(encoding="utf-8") != text:
-            raise UserError(f"{path}: is there and says something else (allowed: another --name)")
-        return path
+            raise UserError(f"{path}: exists with other content (allowed: another --name)")
+        return path, False
     write_text(path, text)
     try:
         load_experiment(path)
     except UserError:
         path.unlink()
         raise
-    return path
+    return path, True

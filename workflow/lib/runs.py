@@ -4,6 +4,7 @@ Runs that an experiment shares with the one that it extends are resolved to thei
 """
 
 import os
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -103,4 +104,5 @@ def link(path: Path, target: Path) -> None:
         path.unlink()
     if not os.path.lexists(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(relative)
+        with suppress(FileExistsError):  # made by another call just now
+            path.symlink_to(relative)

@@ -224,8 +224,7 @@ class Training:
             ),
         }
         words = [str(word) for option in options.items() for word in option]
-        if imported.ignore:
-            words += ["--ignore", *imported.ignore]
+        words += [word for prefix in imported.ignore for word in ("--ignore", prefix)]
         return shlex.join(words)
 
 

@@ -29,7 +29,7 @@ rule block_features:
         definition=analysis.definition,
         alignment=training.alignment_options,
     shell:
-        "exec selftrans features {input.experiment} {input.checkpoints} --run {wildcards.run}"
+        "exec python -m selftrans features {input.experiment} {input.checkpoints} --run {wildcards.run}"
         " --seed {wildcards.seed} --latents {input.latents}"
         " {params.alignment} --output {output} --batch-size {resources.batch_size}"
         " --device {resources.device} > {log} 2>&1"

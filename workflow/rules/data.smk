@@ -19,7 +19,7 @@ rule autoencoder:
         definition=datasets.definition("autoencoder"),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec selftrans autoencoder {input.data}"
+        "exec python -m selftrans autoencoder {input.data}"
         " --output {params.directory} --device {resources.device} > {log} 2>&1"
 
 
@@ -43,7 +43,7 @@ rule classifier:
     params:
         definition=datasets.definition("classifier"),
     shell:
-        "exec selftrans classifier {input.data} --output {output}"
+        "exec python -m selftrans classifier {input.data} --output {output}"
         " --device {resources.device} > {log} 2>&1"
 
 
@@ -71,5 +71,5 @@ rule encoder:
     params:
         definition=datasets.encoder_definition,
     shell:
-        "exec selftrans encoder {input.data}"
+        "exec python -m selftrans encoder {input.data}"
         " --name {wildcards.encoder} --output {output} --device {resources.device} > {log} 2>&1"

@@ -19,7 +19,7 @@ rule extractor_weights:
         place=evaluation.search_option,
         fetch=evaluation.fetch_option(),
     shell:
-        "exec selftrans weights {wildcards.extractor} {resources.place}"
+        "exec python -m selftrans weights {wildcards.extractor} {resources.place}"
         " {resources.fetch} --record {output} > {log} 2>&1"
 
 
@@ -51,7 +51,7 @@ rule reference_statistics:
         definition=datasets.definition("reference"),
         images=datasets.reference_images,
     shell:
-        "exec selftrans statistics {params.images:q}"
+        "exec python -m selftrans statistics {params.images:q}"
         " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
         " --batch-size {resources.batch_size} --device {resources.device}"
         " --processes {resources.processes} > {log} 2>&1"
@@ -80,7 +80,7 @@ rule sample_statistics:
         batch_size=request("sample_statistics").batch_size,
         weights=evaluation.weights_option,
     shell:
-        "exec selftrans statistics {input.images}"
+        "exec python -m selftrans statistics {input.images}"
         " --extractor {wildcards.extractor} {resources.weights} --output {output.statistics}"
         " --batch-size {resources.batch_size} --device {resources.device}"
         " --processes {resources.processes} > {log} 2>&1"

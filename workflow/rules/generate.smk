@@ -28,7 +28,7 @@ rule generate_samples:
         autoencoder=datasets.decoder_option_of_experiment,
         events=paths.EVENTS,
     shell:
-        "exec selftrans generate {input.weights}"
+        "exec python -m selftrans generate {input.weights}"
         " {params.autoencoder} --settings {params.settings:q}"
         " --batch-size {resources.batch_size} --output {output.samples} --events {params.events}"
         " --device {resources.device} --processes {resources.processes} > {log} 2>&1"

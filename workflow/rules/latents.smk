@@ -24,7 +24,7 @@ rule extract_latents:
         directory=subpath(output[0], parent=True),
         events=f"{paths.DATASET_EVENTS}/autoencoder",
     shell:
-        "exec selftrans extract latents {input.data}"
+        "exec python -m selftrans extract latents {input.data}"
         " --autoencoder {params.autoencoder:q} --output {params.directory}"
         " --events {params.events} --device {resources.device} --processes {resources.processes}"
         " > {log} 2>&1"
@@ -54,7 +54,7 @@ rule extract_features:
         definition=datasets.definition(),
         directory=subpath(output[0], parent=True),
     shell:
-        "exec selftrans extract features {input.data} --encoder {input.encoder}"
+        "exec python -m selftrans extract features {input.data} --encoder {input.encoder}"
         " --output {params.directory} --device {resources.device} --processes {resources.processes}"
         " > {log} 2>&1"
 

@@ -338,7 +338,7 @@ rule prefetch:
         options=prefetch_options(study),
         library=workflow.basedir,
     shell:
-        "selftrans --project {params.library:q} prefetch"
+        "python -m selftrans --project {params.library:q} prefetch --config config.yaml"
         " {params.options} 2>&1 | tee {log}"
 
 

@@ -47,7 +47,7 @@ rule train_segment:
         alignment=training.alignment_options,
         after=training.step_before,
     shell:
-        "exec {resources.launcher}selftrans train {input.experiment}"
+        "exec {resources.launcher}python -m selftrans train {input.experiment}"
         " --run {wildcards.run} --seed {wildcards.seed} --until {wildcards.step}"
         " {resources.inserted}"
         " --after {params.after} --latents {input.latents} {params.alignment}"
@@ -101,7 +101,7 @@ rule import_checkpoint:
     params:
         options=training.import_options,
     shell:
-        "exec selftrans import {input:q} {params.options}"
+        "exec python -m selftrans import {input:q} {params.options}"
         " --weights {wildcards.weights} --output {output} > {log} 2>&1"
 
 
@@ -123,7 +123,7 @@ rule freeze_teacher:
         runtime=request("freeze_teacher").runtime,
         gpu=0,
     shell:
-        "exec selftrans freeze {input} --depth {wildcards.depth}"
+        "exec python -m selftrans freeze {input} --depth {wildcards.depth}"
         " --output {output} > {log} 2>&1"
 
 

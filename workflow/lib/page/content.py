@@ -98,6 +98,8 @@ def findings(rows: pd.DataFrame | None, settings: Settings) -> list[str]:
         return []
     labels, baseline, main = labels_of(settings), settings["baseline"], main_runs(settings)
     by_run = {row["run"]: row for row in rows.to_dict("records") if row["run"] in main}
+    if not by_run:
+        return []
     best = min(by_run.values(), key=lambda row: row["fid_mean"])
     won = f"{labels[best['run']]} ends with the lowest FID, {best['fid_mean']:.2f}"
     sentences = [f"{won} after {best['step']:,} steps."]
