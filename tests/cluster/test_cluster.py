@@ -44,6 +44,7 @@ DECLARED = {
     "extract_latents": (1, "1200M", "00:07:00", "gpu"),
     "train_segment": (1, "1500M", "00:08:00", "gpu"),
     "freeze_teacher": (0, "1000M", "00:05:00", "cpu"),
+    "class_examples": (0, "1000M", "00:05:00", "cpu"),
     "generate_samples": (2, "1400M", "00:09:00", "gpu"),
     "evaluation": (
         1,

@@ -228,7 +228,7 @@ REQUESTS = {
     "import_checkpoint": Request("generate", _import),
     "freeze_teacher": Request("light"),
     "generate_samples": Request("generate", _sampling, _sampling_minutes),
-    "class_examples": Request("evaluate", _extraction),
+    "class_examples": Request("light", _extraction),  # a few images, which wait for no card
     "sample_statistics": Request("evaluate", _statistics, _statistics_minutes, share=2),
     "metrics": Request(_metrics_kind, _metrics, share=2),
     "block_features": Request("evaluate", _block_features, otherwise=LONG),

@@ -64,7 +64,7 @@ rule class_examples:
     resources:
         mem_mb=request("class_examples").mem_mb,
         runtime=request("class_examples").runtime,
-        gpu=request("class_examples").gpu,
+        gpu=0,
     params:
         definition=datasets.definition_of_experiment,
         decoder=datasets.decoder_of_experiment,

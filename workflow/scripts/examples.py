@@ -17,7 +17,7 @@ with logged_to(snakemake.log[0]):
     samplers = [
         SamplerConfig(sampler="euler", labels=labels, seed=seed) for labels, seed in params.labels
     ]
-    device = claim_device(min(snakemake.resources.gpu, 1))
+    device = claim_device(0)
     examples = make_examples(
         store,
         partial(open_extracted, Path(snakemake.input.data)),
