@@ -196,6 +196,15 @@ def test_samples_are_there_for_each_run_checkpoint_and_sampler(parsed):
     assert shown == ["20"] * 6  # the last ones, also without JavaScript
 
 
+def test_every_sampler_has_the_classes_of_its_own_samples_by_name(place, finished, html):
+    rows = "Classes by row: 0, 1, 2, 3, 4; 5, 6, 7, 8, 9; 0, 1"
+    assert html.count(rows) == 2  # samplers
+    names = [f"digit <{label}>" for label in range(10)]
+    with contextlib.chdir(place):
+        text = render_page(finished.inputs(), {**finished.settings(), "class_names": names})
+    assert text.count("Classes by row: digit &lt;0&gt;, digit &lt;1&gt;") == 2
+
+
 # -- parts
 
 

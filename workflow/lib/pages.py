@@ -107,6 +107,7 @@ class Pages:
             "runs": [run_in_words(experiment, run) for run in runs],
             "weights": list(experiment.runs),
             "seeds": list(experiment.seeds),
+            "class_names": list(data.class_names or ()),
             "baseline": experiment.baseline,
             "sampler": experiment.figures.sampler,
             "samplers": {

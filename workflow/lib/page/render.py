@@ -92,7 +92,7 @@ def render_page(inputs: PageInputs, settings: Mapping[str, Any]) -> str:
         comparison=None if rows is None else content.comparison_rows(rows, settings),
         metric_tables=metric_tables(table, labels),
         probes=[one for path in inputs.probes for one in _probe_tables(path, labels)],
-        sheets=_sheets(inputs, labels),
+        sheets=_sheets(inputs, labels, settings["class_names"]),
         steps=sorted(set(steps)),
         short_steps=short_steps,
         figures=_figures(inputs.figures, settings, labels),
@@ -148,15 +148,24 @@ def _runs(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _sheets(inputs: PageInputs, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The sheets of samples, for each sampler: those of its runs at each step."""
+def _sheets(
+    inputs: PageInputs, labels: Mapping[str, str], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The sheets of samples, for each sampler: those of its runs at each step.
+
+    Args:
+        inputs: of the page.
+        labels: of the runs.
+        names: of the classes; without any, their numbers are shown.
+    """
     sheets: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for path, (run, step, sampler) in zip(inputs.samples, inputs.sample_keys, strict=True):
         images, classes = read_samples(path)
         uri, (width, height) = sample_sheet(images)
         sheet = {
             "run": run, "step": step, "uri": uri, "width": width, "height": height,
-            "count": len(images), "classes": classes,
+            "count": len(images),
+            "classes": [names[label] if names else str(label) for label in classes],
         }  # fmt: skip
         sheets.setdefault(sampler, {}).setdefault(run, []).append(sheet)
     return [
