@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 
@@ -13,10 +13,9 @@ from selftrans.api.run import TrainedRun, training_of
 from selftrans.config import ExperimentConfig, Weights
 from selftrans.config import load_experiment as read_experiment
 from selftrans.runs import DataRecord, RunRecord, find_project, read_runs, runs_file
+from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.training.steps import TrainingSteps
-
-DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def load_run(
