@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import selftrans
 from tests.support import HEAVY, REPOSITORY
 from tests.support.workplace import copy_project
+from workflow.lib.settings import WorkflowConfig
 
 
 def pins():
@@ -146,6 +148,35 @@ def test_the_readme_opens_with_a_picture_and_the_two_commands():
 def test_the_readmes_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", (REPOSITORY / "README.md").read_text()):
         assert (REPOSITORY / target).exists(), target
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert cited["version"] == selftrans.__version__
+    assert f"version = {{{cited['version']}}}" in (REPOSITORY / "README.md").read_text()
+    assert cited["references"][0]["url"] in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_checks_of_a_change_are_makes():
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/check.yml").read_text())
+    steps = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    assert steps == ["make check", "make test-fast"]
+    assert {"check:", "test-fast:"} <= set(re.findall(r"^[\w-]+:", makefile(), re.MULTILINE))
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"][0][
+        "hooks"
+    ]
+    for hook in hooks:
+        assert f"$(run) {hook['entry'].split()[0]}" in makefile()
+
+
+def makefile():
+    return (REPOSITORY / "Makefile").read_text()
+
+
+def test_the_catalogues_page_names_every_key_of_config_yaml():
+    page = (REPOSITORY / "config/README.md").read_text()
+    for key in WorkflowConfig.model_fields:
+        assert f"`{key}`" in page
 
 
 def test_make_and_ci_use_the_one_place():
