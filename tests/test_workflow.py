@@ -163,7 +163,7 @@ def test_names_of_classes_redraw_only(place):
     names = {"class_names": [f"class {label}" for label in range(10)]}
     data = place.directory / "experiments/data/tiny.yaml"
     data.write_text(yaml.safe_dump({**DATA, **names}))
-    assert set(place.planned()) == {"plot_samples"}
+    assert set(place.planned()) == {"plot_samples", "experiment_page"}
 
 
 def test_any_samplers_images_are_drawn_on_request(place):
