@@ -86,6 +86,8 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     process = snakemake()
     wait_for((place / "quick").exists)
     wait_for(lambda: (place / "said").read_text().count("external jobid") == 2)
+    # Now Snakemake watches both, and cancels the one that is left.
+    wait_for(lambda: "1 of 3 steps" in (place / "said").read_text())
     requested = {
         line.rpartition("-l ")[2].split()[0]
         for line in (place / "requested").read_text().splitlines()
