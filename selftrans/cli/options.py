@@ -135,17 +135,21 @@ def device_option(command: Function) -> Function:
     )(command)
 
 
-def process_options(command: Function) -> Function:
-    """The device, and the processes that share the work."""
-    command = click.option("--worker", type=Worker(), hidden=True)(command)
-    command = click.option(
+def processes_option(what: str) -> Callable[[Function], Function]:
+    """The processes; ``what`` they share."""
+    return click.option(
         "--processes",
         type=WholeNumber(1),
         default=1,
         show_default=True,
-        help="processes that share the work, each with a GPU of its own where GPUs are used",
-    )(command)
-    return device_option(command)
+        help=f"processes that share {what}, each with a GPU of its own where GPUs are used",
+    )
+
+
+def process_options(command: Function) -> Function:
+    """The device, and the processes that share the work."""
+    command = click.option("--worker", type=Worker(), hidden=True)(command)
+    return device_option(processes_option("the work")(command))
 
 
 def workers_of(device: DeviceName, processes: int, worker: Shard | None) -> Workers:

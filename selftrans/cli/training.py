@@ -14,6 +14,7 @@ from selftrans.cli.options import (
     data_argument,
     device_option,
     output_option,
+    processes_option,
 )
 from selftrans.runtime.devices import DeviceName
 from selftrans.training.input_paths import InputPaths
@@ -48,13 +49,7 @@ from selftrans.training.input_paths import InputPaths
     help="checkpoint that this one was scheduled behind (recorded)",
 )
 @device_option
-@click.option(
-    "--processes",
-    type=WholeNumber(1),
-    default=1,
-    show_default=True,
-    help="processes that share a batch, each with a GPU of its own where GPUs are used",
-)
+@processes_option("a batch")
 @click.option(
     "--nodes",
     type=WholeNumber(1),
