@@ -92,10 +92,11 @@ def _needed(study: Study) -> tuple[Owned, set[Path], set[Path]]:
     evaluation, analysis = Evaluation(study), Analysis(study)
     jobs = Training(study, ancient=str).jobs()
     trained = {Path(fill(paths.RUN, job)): (job["experiment"], job["run"]) for job in jobs}
-    sets = [*evaluation.jobs(), *(evaluation.sampled_checkpoint(one) for one in evaluation.jobs())]
+    sets = evaluation.jobs()
+    sampled = [evaluation.sampled_checkpoint(one) for one in sets]
     metrics = [job for name in study.experiments for job in evaluation.metrics_jobs(name)]
-    samples = {Path(fill(paths.SAMPLES, job)) for job in [*evaluation.jobs(), *metrics]}
-    needed = {*trained, *(Path(fill(paths.RUN, job)) for job in [*sets, *metrics])}
+    samples = {Path(fill(paths.SAMPLES, job)) for job in [*sets, *metrics]}
+    needed = {*trained, *(Path(fill(paths.RUN, job)) for job in [*sets, *sampled, *metrics])}
     for name, experiment in study.experiments.items():
         if experiment.analysis:
             probes = analysis.probe_jobs({"experiment": name})
