@@ -1,5 +1,6 @@
 """The recipe of a training, and checkpoints that others trained."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -22,6 +23,26 @@ Convention = Literal["noise-at-1", "data-at-1"]
 HELD_OUT_BINS = 10
 """Bins of t that the loss on held-out images is logged in."""
 
+
+class LearningRateDecayConfig(ConfigModel):
+    """A fall of the learning rate between two steps; before it is constant, behind it, too."""
+
+    shape: Literal["linear", "cosine"] = "cosine"
+    """Along a line, or half a cosine."""
+    start: Annotated[int, Field(ge=0)] = 0
+    """Step at which it begins."""
+    end: PositiveInt
+    """Step at which it is over."""
+    final: UnitFloat = 0.0
+    """What is left of the learning rate at the end, as a share of it."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start: {self.start} is not before end {self.end}")
+        return self
+
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -33,7 +54,12 @@ class TrainingConfig(ConfigModel):
     batch_size: PositiveInt = 256
     """Images per optimizer step, over all processes."""
     learning_rate: PositiveFloat = 1e-4
-    """Constant learning rate of AdamW."""
+    """Learning rate of AdamW: constant, unless there is a warm-up or a decay."""
+    warmup: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Steps over which the learning rate rises linearly to its value: that of step s, counted from
+    1, is s / warmup of it."""
+    decay: LearningRateDecayConfig | None = None
+    """Fall of the learning rate; none, if it is not given."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's averaging factors."""
     eps: PositiveFloat = 1e-8
@@ -45,7 +71,7 @@ class TrainingConfig(ConfigModel):
     ema_decay: UnitFloat = 0.9999
     """Decay per step of the moving average of the weights (EMA)."""
     label_dropout: UnitFloat = 0.1
-    """Probability that a label is replaced by the null class."""
+    """Probability that an image's class or caption is replaced by the null condition."""
     interpolant: InterpolantName = "linear"
     """Interpolant between data (t=0) and noise (t=1)."""
     time_sampling: Literal["uniform", "log-normal"] = "uniform"
@@ -101,6 +127,16 @@ class TrainingConfig(ConfigModel):
                 f"accumulate: {self.accumulate} does not divide batch_size {self.batch_size}"
             )
         return self
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of optimizer step ``step``, counted from 0."""
+        factor = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.decay is not None:
+            length = self.decay.end - self.decay.start
+            done = min(max((step - self.decay.start) / length, 0.0), 1.0)
+            fallen = done if self.decay.shape == "linear" else (1 - math.cos(math.pi * done)) / 2
+            factor *= 1 - (1 - self.decay.final) * fallen
+        return self.learning_rate * factor
 
     def split_problem(self, images: int | None) -> str | None:
         """What is wrong with holding images out of so many; None of an unknown number."""

@@ -155,7 +155,7 @@ def apply_gradient(
     optimizer: torch.optim.Optimizer,
     mixed_precision: MixedPrecision,
     step: int,
-    clip_norm: float | None,
+    training: TrainingConfig,
 ) -> Tensor | None:
     """One step of the optimizer along the unscaled gradient, which is used up.
 
@@ -165,12 +165,14 @@ def apply_gradient(
         optimizer: of these.
         mixed_precision: its loss scale is updated.
         step: of the optimizer, counted from 0.
-        clip_norm: norm that the gradient is clipped to.
+        training: norm that the gradient is clipped to, and the learning rate.
 
     Returns:
         The gradient's norm before clipping; None where fp16 skipped the step.
     """
-    norm = clip_grad_norm_(parameters, clip_norm or math.inf)
+    norm = clip_grad_norm_(parameters, training.clip_norm or math.inf)
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate_at(step)
     model.alignment.drop_idle_gradients(step)
     step_skipped = mixed_precision.step(optimizer)
     optimizer.zero_grad(set_to_none=True)

@@ -110,7 +110,7 @@ class TrainingSteps:
             self.optimizer,
             self.mixed_precision,
             self.number,
-            self.training.clip_norm,
+            self.training,
         )
         self._update_average()
         self.number += 1

@@ -242,9 +242,7 @@ def train(
                 if logs
                 else (math.nan, math.nan)
             )
-            norm = apply_gradient(
-                raw_model, parameters, optimizer, mixed_precision, step, training.clip_norm
-            )
+            norm = apply_gradient(raw_model, parameters, optimizer, mixed_precision, step, training)
             ema.update()
             step += 1
             progress.count(step, losses, norm)
