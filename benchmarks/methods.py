@@ -64,11 +64,11 @@ def run_behind(average: SiT, batch: Batch, depth: int) -> Tensor:
 
     These are the blocks behind ``depth`` and the output layer.
     """
-    condition_BD = average.condition(batch.t_B, batch.labels_B)
+    embedding_BD = average.embedding(batch.t_B, batch.condition_B)
     x_BTD = average.x_embedder(batch.x_BCHW) + average.pos_embed
     for block in average.blocks[depth:]:
-        x_BTD = block(x_BTD, condition_BD)
-    return average.final_layer(x_BTD, condition_BD)
+        x_BTD = block(x_BTD, embedding_BD)
+    return average.final_layer(x_BTD, embedding_BD)
 
 
 def methods() -> Iterator[Result]:

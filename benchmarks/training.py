@@ -51,7 +51,7 @@ def stage_2_batch(dtype: torch.dtype = torch.float32) -> Batch:
         step=0, interpolant=path, z_BCHW=z, eps_BCHW=eps,
         x_BCHW=path.noised(z, eps, t.reshape(-1, 1, 1, 1)),
         velocity_BCHW=path.velocity(z, eps, t.reshape(-1, 1, 1, 1)), t_B=t,
-        times=times.astype(np.float32), labels_B=labels, dropped_labels_B=labels,
+        times=times.astype(np.float32), condition_B=labels, dropped_condition_B=labels,
         uniform_B=torch.rand(BATCH, dtype=dtype), global_times=times.astype(np.float32),
     )  # fmt: skip
 
@@ -92,13 +92,11 @@ def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tenso
     assert isinstance(settings, SelfTranscendence)
     depth, w = settings.student_depth, settings.guidance_scale
     velocity, features = student.backbone.with_features(
-        batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (depth,)
+        batch.x_BCHW, batch.t_B, batch.dropped_condition_B, (depth,)
     )
     with torch.no_grad():
-        f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.labels_B)
-        f_u = teacher.tokens(
-            batch.x_BCHW, batch.t_B, torch.full_like(batch.labels_B, teacher.null_class)
-        )
+        f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.condition_B)
+        f_u = teacher.tokens(batch.x_BCHW, batch.t_B, teacher.null_condition(len(batch.t_B)))
     errors = (
         (term.heads["projector"](features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
     )
@@ -163,7 +161,7 @@ def teacher_precision() -> Iterator[Result]:
     """How far the teacher's features are from exact ones in bf16, and in fp32."""
     student, teacher = stage_2_models()
     batch, (term,) = stage_2_batch(), student.alignment.values()
-    x, t, y = batch.x_BCHW, batch.t_B, batch.labels_B
+    x, t, y = batch.x_BCHW, batch.t_B, batch.condition_B
     with torch.no_grad():
         exact = copy.deepcopy(teacher).double().tokens(x.double(), t.double(), y)
         in_fp32, in_bf16 = teacher.tokens(x, t, y), under_bf16(lambda: teacher.tokens(x, t, y))()
@@ -200,7 +198,7 @@ def bf16_gain() -> Iterator[Result]:
 
         def loss(model: nn.Module = model, batch: Batch = batch) -> Tensor:
             return (
-                (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW)
+                (model(batch.x_BCHW, batch.t_B, batch.condition_B) - batch.velocity_BCHW)
                 .square()
                 .mean()
             )
@@ -233,9 +231,8 @@ def matmul_share() -> Iterator[Result]:
     attention = 6 * shape.depth * 2 * 2 * tokens * shape.grid_size**2 * width / 2
 
     def loss() -> Tensor:
-        return (
-            (model(batch.x_BCHW, batch.t_B, batch.labels_B) - batch.velocity_BCHW).square().mean()
-        )
+        velocity = model(batch.x_BCHW, batch.t_B, batch.condition_B)
+        return (velocity - batch.velocity_BCHW).square().mean()
 
     def step() -> None:
         model.zero_grad(set_to_none=True)

@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 from selftrans.config import (
     BackboneConfig,
+    ConditionSize,
     DatasetConfig,
     TimeMasking,
     TimeRangeConfig,
@@ -53,8 +54,11 @@ def forward_flop(
     return embedders + model.depth * block_flop(model, tokens) + patch + 4 * hidden_size**2
 
 
-def parameters(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> int:
+def parameters(
+    model: BackboneConfig, latent_shape: tuple[int, int, int], condition: ConditionSize
+) -> int:
     """Number of parameters of a backbone, its fixed table of positions included."""
+    assert isinstance(condition, int)
     hidden_size, patch = model.hidden_size, latent_shape[0] * model.patch_size**2
     hidden, head = int(hidden_size * model.mlp_ratio), hidden_size // model.num_heads
     block = (
@@ -71,9 +75,17 @@ def parameters(model: BackboneConfig, latent_shape: tuple[int, int, int], num_cl
         FREQUENCIES * hidden_size
         + hidden_size
         + hidden_size * (hidden_size + 1)
-        + (num_classes + 1) * hidden_size
+        + (condition + 1) * hidden_size
     )
     return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * hidden_size
+
+
+def caption_bytes(captions: int, length: int, size: int) -> int:
+    """Size of a caption store in half precision.
+
+    MS-COCO's 414,113 captions at 77 tokens of 768 are 49 GB.
+    """
+    return (captions + 1) * length * size * 2
 
 
 def mlp_training_flop(tokens: int, *sizes: int) -> float:

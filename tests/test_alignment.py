@@ -98,7 +98,7 @@ def test_stage_2_is_its_formula(shape, w, masking):
     for i, t in enumerate(TIMES):
         one = slice(i, i + 1)
         x, time = batch.x_BCHW[one], batch.t_B[one]
-        f_c = teacher.with_features(x, time, batch.labels_B[one], (3,))[1][
+        f_c = teacher.with_features(x, time, batch.condition_B[one], (3,))[1][
             3
         ]  # the true label, dropped or not
         f_u = teacher.with_features(x, time, torch.tensor([10]), (3,))[1][3]
@@ -203,9 +203,9 @@ def test_sra_is_its_formula(shape, path, loss):
         alpha = 1 - less if path == "linear" else torch.cos(torch.pi * less / 2)
         sigma = less if path == "linear" else torch.sin(torch.pi * less / 2)
         x = (alpha * batch.z_BCHW[i] + sigma * batch.eps_BCHW[i])[None]
-        target = average.with_features(x, less[None], batch.dropped_labels_B[i : i + 1], (3,))[1][
-            3
-        ][0]
+        target = average.with_features(x, less[None], batch.dropped_condition_B[i : i + 1], (3,))[
+            1
+        ][3][0]
         prediction = silu_mlp(
             only_term(model).heads["projector"], tokens_of(model.backbone, batch, i, 2)
         )
@@ -230,7 +230,7 @@ def test_sra_sees_no_less_noise_than_none(shape):
     batch = make_batch(times=(1e-6,))
     found = only_term(model).guiding_features(batch, {})
     clean = average.features(
-        batch.z_BCHW, torch.zeros(1, dtype=torch.float64), batch.dropped_labels_B, (3,)
+        batch.z_BCHW, torch.zeros(1, dtype=torch.float64), batch.dropped_condition_B, (3,)
     )[3]
     torch.testing.assert_close(found, clean.float())
 
@@ -311,7 +311,7 @@ def test_a_list_of_terms_is_their_weighted_sum(shape):
     model = build(shape, *term_configs, encoders={"encoder": Stored()})
     batch = make_batch(encoder_features=tokens)
     assert model.alignment.depths(0) == (1, 3)
-    features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (1, 3))
+    features = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_condition_B, (1, 3))
     terms = [term(batch, features).loss for term in model.alignment.values()]
     expected = 0.3 * terms[0] + 0.2 * terms[1] + 2.0 * terms[2]
     torch.testing.assert_close(model(batch)[1], expected, rtol=1e-6, atol=0)

@@ -60,8 +60,8 @@ def test_an_epoch_visits_every_image_once_and_epochs_differ(store):
 def test_labels_are_dropped_at_the_given_rate_and_never_for_the_teacher(store):
     source = BatchSource(store, training(label_dropout=0.1), seed=0)
     batches = [source.draw(step, range(16)) for step in range(400)]
-    dropped = torch.cat([batch.dropped_labels_B for batch in batches])
-    labels = torch.cat([batch.labels_B for batch in batches])
+    dropped = torch.cat([batch.dropped_condition_B for batch in batches])
+    labels = torch.cat([batch.condition_B for batch in batches])
     rate = (dropped == 10).double().mean().item()
     assert abs(rate - 0.1) < 4 * (0.1 * 0.9 / 6400) ** 0.5
     assert (labels < 10).all()
@@ -71,7 +71,7 @@ def test_labels_are_dropped_at_the_given_rate_and_never_for_the_teacher(store):
 @pytest.mark.parametrize(("rate", "share"), [(0.0, 0.0), (1.0, 1.0)])
 def test_dropout_at_its_ends(store, rate, share):
     batch = BatchSource(store, training(label_dropout=rate), seed=0).draw(0, range(16))
-    assert (batch.dropped_labels_B == 10).double().mean().item() == share
+    assert (batch.dropped_condition_B == 10).double().mean().item() == share
 
 
 def test_latents_are_scaled_posterior_samples(store):

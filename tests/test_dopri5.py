@@ -95,7 +95,9 @@ def settings(**changes):
 def latents(indices, **changes):
     noise = SampleNoise(0, indices, (4, 2, 2), torch.device("cpu"))
     labels = torch.tensor(indices) % 4
-    return sample_latents(network, settings(**changes), labels, noise, null_class=9)
+    return sample_latents(
+        network, settings(**changes), labels, noise, null_condition=torch.tensor([9])
+    )
 
 
 def test_guided_in_an_interval_a_sample_does_not_depend_on_its_batch():
@@ -113,7 +115,12 @@ def test_only_the_first_channels_are_guided(guided):
     labels = torch.arange(3)
     x, t = torch.randn(3, 4, 2, 2, dtype=torch.float64), torch.tensor([0.3, 0.5, 0.7])
     field = GuidedVelocity(
-        model=network, labels_B=labels, null_class=9, scale=1.7, channels=3, dtype=torch.float64
+        model=network,
+        condition_B=labels,
+        null_condition=torch.tensor([9]),
+        scale=1.7,
+        channels=3,
+        dtype=torch.float64,
     )
     found = field(x, t, guided)
     v_c, v_u = (network(x, t.double(), one) for one in (labels, torch.full_like(labels, 9)))

@@ -15,8 +15,8 @@ from selftrans.plotting.grid import ImageGrid
 from selftrans.plotting.names import fitted_names, shortened_to, width_of
 from selftrans.plotting.samples import NOT_AT_HAND, sample_grid
 from selftrans.runtime.errors import UserError
+from selftrans.sampling.conditions import sample_labels
 from selftrans.sampling.examples import examples_needed, first_of_classes, make_examples
-from selftrans.sampling.generate import sample_labels
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")

@@ -242,8 +242,8 @@ def test_guidance_is_the_formula_inside_its_interval_and_one_pass_outside():
     labels = torch.tensor([1, 2, 3])
     field = GuidedVelocity(
         model=model,
-        labels_B=labels,
-        null_class=10,
+        condition_B=labels,
+        null_condition=torch.tensor([10]),
         scale=1.9,
         low=0.2,
         high=0.65,
@@ -266,7 +266,9 @@ def test_guidance_is_the_formula_inside_its_interval_and_one_pass_outside():
 
 
 def test_scale_one_costs_one_pass():
-    field = GuidedVelocity(model=CountingModel(), labels_B=torch.tensor([1]), null_class=10)
+    field = GuidedVelocity(
+        model=CountingModel(), condition_B=torch.tensor([1]), null_condition=torch.tensor([10])
+    )
     assert not any(field.is_guided(t) for t in (0.0, 0.5, 1.0))
 
 

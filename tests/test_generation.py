@@ -20,11 +20,11 @@ from selftrans.models.sit import SiT
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.workers import Shard
 from selftrans.sampling import generate as generation
+from selftrans.sampling.conditions import sample_labels
 from selftrans.sampling.generate import (
     Generation,
     ImageSampler,
     SampleNoise,
-    sample_labels,
 )
 from selftrans.sampling.partial_images import PartialImages
 from tests.support.events import pictures

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from selftrans.config import HELD_OUT_BINS, ConfigError, TrainingConfig, load_experiment
+from selftrans.data.conditions import ClassConditions
 from selftrans.data.store import LatentStore
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.errors import Interrupted, UserError
@@ -107,6 +108,7 @@ class Images:
 
     def __init__(self, count):
         self.labels = np.arange(count) % 3
+        self.classes = ClassConditions(self.labels, 3)
         self.manifest = SimpleNamespace(latent_shape=(2, 4, 4))
 
     def latents(self, indices, noise):

@@ -147,7 +147,9 @@ def test_features_are_the_output_of_the_block_counted_from_one(shape):
 def test_labels_and_null_class_matter(shape):
     model = randomise(SiT(shape).double())
     x, t, _ = inputs()
-    outputs = [model(x, t, torch.full((3,), label)) for label in (0, 9, model.null_class)]
+    outputs = [
+        model(x, t, torch.full((3,), label)) for label in (0, 9, int(model.null_condition(1)))
+    ]
     assert not torch.allclose(outputs[0], outputs[1])
     assert not torch.allclose(outputs[1], outputs[2])
 

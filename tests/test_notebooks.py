@@ -144,7 +144,7 @@ def test_the_new_method_is_its_formula(executed, project, manifest):
     store = api.LatentStore(manifest)
     model = randomise(api.build_model(experiment, "token-relations", store, 0))
     batch = api.BatchSource(store, experiment.training, seed=0).draw(step=0, positions=range(3))
-    tokens = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (2,))[2]
+    tokens = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_condition_B, (2,))[2]
     patches = torch.stack(
         [
             batch.z_BCHW[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)

@@ -86,7 +86,7 @@ def test_the_example_is_its_formula(own, manifest):
     source = BatchSource(LatentStore(manifest), experiment.training, seed=0)
     batch = source.draw(step=0, positions=range(4))
     batch = replace(batch, x_BCHW=batch.x_BCHW.double(), t_B=batch.t_B.double())
-    inputs = batch.x_BCHW, batch.t_B, batch.dropped_labels_B
+    inputs = batch.x_BCHW, batch.t_B, batch.dropped_condition_B
     x, y = (net.features(*inputs, (2,))[2] for net in (model.backbone, ema_model))
     loss, cosines = model.alignment(batch, {2: x})
     torch.testing.assert_close(loss.double(), 3 * (x - y).square().mean(), rtol=1e-5, atol=1e-8)
@@ -178,7 +178,9 @@ def test_an_own_backbone_is_trained_sampled_and_followed(own, tmp_path, manifest
     settings = load_experiment(path).evaluation.samplers["ode"]
     labels = torch.zeros(2, dtype=torch.long)
     noise = SampleNoise(0, range(2), (4, 8, 8), torch.device("cpu"))
-    assert np.isfinite(sample_latents(backbone, settings, labels, noise, 10).numpy()).all()
+    assert np.isfinite(
+        sample_latents(backbone, settings, labels, noise, torch.tensor([10])).numpy()
+    ).all()
     freeze_teacher(weights, 3, tmp_path / "teacher.safetensors")
     teacher, frozen = load_teacher(tmp_path / "teacher.safetensors", torch.device("cpu"))
     assert (frozen.shape.depth, len(teacher.blocks)) == (3, 3)

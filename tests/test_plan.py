@@ -133,12 +133,12 @@ def test_passes_of_a_sampler(settings, passes):
     """By hand, by the formula, and by letting it run."""
     sampler, run = SamplerConfig.model_validate(settings), []
 
-    def velocity(x_BCHW, t_B, labels_B):
-        run.extend(labels_B)
+    def velocity(x_BCHW, t_B, condition_B):
+        run.extend(condition_B)
         return torch.zeros_like(x_BCHW)
 
     noise = SampleNoise(0, range(1), (1, 1, 1), torch.device("cpu"))
-    sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, null_class=1)
+    sample_latents(velocity, sampler, torch.zeros(1, dtype=torch.long), noise, torch.ones(1))
     guidance = sampler.guidance
     planned = velocity_passes(
         sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high
@@ -265,7 +265,7 @@ from selftrans.models.sit import SiT
 network = SiT(SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), (4, 32, 32), 1000)).eval()
 noise = SampleNoise(0, range(24), (4, 32, 32), torch.device("cpu"))
 sampler = SamplerConfig(sampler="euler", num_steps=2, guidance={"scale": 2.0})
-sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, null_class=1000)
+sample_latents(network, sampler, torch.zeros(24, dtype=torch.long), noise, torch.full((1,), 1000))
 """
 
 

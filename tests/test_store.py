@@ -115,4 +115,4 @@ def test_a_store_of_imagenets_size_is_opened_without_being_read(tmp_path):
     batch = BatchSource(store, TrainingConfig(checkpoints=(100,)), seed=0).draw(3, range(256))
     assert batch.z_BCHW.shape == (256, 4, 32, 32)
     assert not batch.z_BCHW.any()  # zeros, as holes are
-    assert len(set(batch.labels_B.tolist())) > 200
+    assert len(set(batch.condition_B.tolist())) > 200

@@ -33,7 +33,7 @@ def model_of(shape, stage, t_masking, **keys):
 
 def tokens_after(model, batch):
     """The student's tokens, which a gradient with regard to them can be taken of."""
-    tokens = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, (DEPTH,))[
+    tokens = model.backbone.features(batch.x_BCHW, batch.t_B, batch.dropped_condition_B, (DEPTH,))[
         DEPTH
     ]
     return tokens.detach().requires_grad_()
@@ -134,7 +134,7 @@ def test_the_teacher_computes_as_it_is_told(shape, precision):
     term, batch = only_term(model), make_batch()
     term.method = term.method.model_copy(update={"teacher": teacher})
     term.teacher.float()
-    inputs = batch.x_BCHW.float(), batch.t_B.float(), batch.labels_B
+    inputs = batch.x_BCHW.float(), batch.t_B.float(), batch.condition_B
     exact = term.method.guided_features(term, *inputs)
     with torch.autocast("cpu", torch.bfloat16):
         found = term.method.guided_features(term, *inputs)

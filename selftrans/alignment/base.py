@@ -16,9 +16,9 @@ from selftrans.alignment.method import AlignmentMethod
 from selftrans.config import TimeMasking, TimeRangeConfig
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import Interpolant
+from selftrans.models.backbone import Backbone, Trunk
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.shape import SiTShape
-from selftrans.models.sit import SiT, SiTTrunk
+from selftrans.models.shape import BackboneShape
 
 
 class TimeMask(NamedTuple):
@@ -50,10 +50,10 @@ class Batch:
     """Times, on the device."""
     times: NDArray[np.float32]
     """The same times on the host, where a selection costs no synchronisation."""
-    labels_B: Tensor
-    """True classes."""
-    dropped_labels_B: Tensor
-    """Classes with some replaced by the null class: what the student sees."""
+    condition_B: Tensor
+    """What each image shows: its class (B,), or the features of a caption (B, L, K)."""
+    dropped_condition_B: Tensor
+    """The same with some replaced by the null condition: what the student sees."""
     uniform_B: Tensor
     """A number in [0, 1) for each sample, for a method's own use."""
     encoder_features: Mapping[str, Tensor] = field(default_factory=dict)
@@ -71,10 +71,10 @@ class Batch:
         rows = torch.from_numpy(np.flatnonzero(_within(self.times, t_range)))
         return TimeMask(rows.to(self.t_B.device, non_blocking=True), 1.0)
 
-    def without_labels(self, null_class: int) -> Batch:
-        """The same batch with the null class for every label."""
-        null = torch.full_like(self.labels_B, null_class)
-        return replace(self, labels_B=null, dropped_labels_B=null)
+    def unconditional(self, backbone: Trunk) -> Batch:
+        """The same batch with the backbone's null condition for every sample."""
+        null = backbone.null_condition(len(self.t_B))
+        return replace(self, condition_B=null, dropped_condition_B=null)
 
     def noised(self, t_B: Tensor) -> Tensor:
         """The same latents and noise at other times, (B, C, H, W)."""
@@ -98,18 +98,18 @@ class GuidingFeatures(NamedTuple):
     """What a term follows on a batch, (B, T, D') by name."""
 
     conditional: Mapping[str, Tensor]
-    """With the true labels; empty where they do not depend on the label."""
+    """With the true conditions; empty where they do not depend on the condition."""
     unconditional: Mapping[str, Tensor]
-    """Without label."""
+    """Without condition."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentInputs:
     """What a term is built from, beside its keys."""
 
-    shape: SiTShape
+    shape: BackboneShape
     """The student's."""
-    teacher: SiTTrunk | None = None
+    teacher: Trunk | None = None
     """The frozen teacher, for a method that follows one."""
     encoder: FeatureStore | PatchEncoder | None = None
     """The encoder's stored features, or the encoder itself, for a method that follows one."""
@@ -129,15 +129,15 @@ class AlignmentLoss(nn.Module):
         self.heads = nn.ModuleDict(dict(method.build_heads(inputs)))
         # In tuples, so that they are no submodules: not trained, not saved, never in training mode.
         self._inputs = (inputs,)
-        self._ema_model: tuple[SiT, ...] = ()
+        self._ema_model: tuple[Backbone, ...] = ()
 
     @property
-    def shape(self) -> SiTShape:
+    def shape(self) -> BackboneShape:
         """The student's shape."""
         return self._inputs[0].shape
 
     @property
-    def teacher(self) -> SiTTrunk:
+    def teacher(self) -> Trunk:
         """The frozen teacher, cut at the block that is followed."""
         (inputs,) = self._inputs
         assert inputs.teacher is not None
@@ -151,12 +151,12 @@ class AlignmentLoss(nn.Module):
         return inputs.encoder
 
     @property
-    def ema_model(self) -> SiT:
+    def ema_model(self) -> Backbone:
         """The moving average of the model's weights, which changes as they do."""
         (ema_model,) = self._ema_model
         return ema_model
 
-    def set_ema_model(self, ema_model: SiT) -> None:
+    def set_ema_model(self, ema_model: Backbone) -> None:
         """Called once, before the first step."""
         self._ema_model = (ema_model,)
 
@@ -196,7 +196,7 @@ class AlignmentLosses(nn.Module):
         active = (term.method for term in self.values() if term.method.is_active(step))
         return tuple(sorted({depth for method in active for depth in method.depths}))
 
-    def set_ema_model(self, ema_model: SiT) -> None:
+    def set_ema_model(self, ema_model: Backbone) -> None:
         """Give every term the moving average."""
         for term in self.values():
             term.set_ema_model(ema_model)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         GuidingFeatures,
         LossOutput,
     )
-    from selftrans.models.sit import SiT
+    from selftrans.models.backbone import Backbone
 
 
 class Costs(NamedTuple):
@@ -51,9 +51,9 @@ class AlignmentMethod(AlignmentConfig):
     frozen teacher, an encoder, the EMA model) comes as ``term``, the module that runs it.
     """
 
-    label_conditioned: ClassVar[bool] = True
-    """Whether the guiding features are a function of the sample's class, so that they may give it
-    away."""
+    conditional: ClassVar[bool] = True
+    """Whether the guiding features are a function of the sample's condition, so that they may give
+    it away."""
 
     @property
     @abstractmethod
@@ -100,25 +100,25 @@ class AlignmentMethod(AlignmentConfig):
         """What the student's tokens follow, for every sample, (B, T, D'), without gradient."""
 
     def analysed_features(
-        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+        self, term: AlignmentLoss, model: Backbone, batch: Batch, scales: Sequence[float]
     ) -> GuidingFeatures:
         """What the analysis of features shows of the term.
 
         Args:
             term: the term.
             model: the trained backbone.
-            batch: images at one time, with their true labels.
+            batch: images at one time, with their true conditions.
             scales: guidance scales to show, where there are any.
         """
         from selftrans.alignment.base import GuidingFeatures
 
         def followed(batch: Batch) -> dict[str, Tensor]:
             depths = self.depths or (1,)
-            features = model.features(batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths)
+            features = model.features(batch.x_BCHW, batch.t_B, batch.dropped_condition_B, depths)
             return {self.target_name(term): self.guiding_features(term, batch, features)}
 
-        unconditional = followed(batch.without_labels(model.null_class))
-        return GuidingFeatures(followed(batch) if self.label_conditioned else {}, unconditional)
+        unconditional = followed(batch.unconditional(model))
+        return GuidingFeatures(followed(batch) if self.conditional else {}, unconditional)
 
     @abstractmethod
     def compute_loss(

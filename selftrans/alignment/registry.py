@@ -6,16 +6,16 @@ from selftrans.alignment.base import AlignmentInputs, AlignmentLoss, AlignmentLo
 from selftrans.alignment.method import AlignmentMethod
 from selftrans.config import AlignmentConfig
 from selftrans.data.store import FeatureStore
+from selftrans.models.backbone import Trunk
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.shape import SiTShape
-from selftrans.models.sit import SiTTrunk
+from selftrans.models.shape import BackboneShape
 from selftrans.runtime.errors import UserError
 
 
 def build_alignment_losses(
     alignments: Mapping[str, AlignmentConfig],
-    shape: SiTShape,
-    teachers: Mapping[str, SiTTrunk] | None = None,
+    shape: BackboneShape,
+    teachers: Mapping[str, Trunk] | None = None,
     encoders: Mapping[str, FeatureStore | PatchEncoder] | None = None,
 ) -> AlignmentLosses:
     """The terms of a run's loss beside denoising.

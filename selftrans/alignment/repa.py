@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Repa(AlignmentMethod):
     """REPA (Yu et al. 2025): a block follows an external encoder's tokens of the clean image."""
 
-    label_conditioned: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
 
     method: Literal["repa"]
     encoder: Name

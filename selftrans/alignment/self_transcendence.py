@@ -9,7 +9,8 @@ and the student's tokens after block ``student_depth`` go through an MLP h:
 
     L_self = mean over the batch of 1[t in range] mean |h(student) - f_g|^2
 
-The teacher sees the true label even where the student's was dropped.
+A teacher of classes sees the true one even where the student's was dropped; one of captions sees
+what the student sees, ``teacher_condition``.
 What need not be computed: a sample out of range contributes exactly zero, so neither the teacher
 nor h sees it. The released code computes another mean, ``t_masking: released``:
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         GuidingFeatures,
         LossOutput,
     )
-    from selftrans.models.sit import SiT
+    from selftrans.models.backbone import Backbone
 
 
 class SelfTranscendence(AlignmentMethod):
@@ -64,6 +65,10 @@ class SelfTranscendence(AlignmentMethod):
     """A sample out of range contributes zero (`per-sample`, the text), or every sample counts and
     the mean is multiplied by the share of the global batch in range (`released`, the authors'
     code)."""
+    teacher_condition: Literal["given", "student"] | None = None
+    """What the teacher is shown: the image's condition as it is `given`, or what the `student`
+    sees, which may be dropped. Of classes it is `given`, of captions `student`, as in the authors'
+    code, if it is not said."""
     projector_width: PositiveInt = 2048
     """Hidden width of the three-layer projector."""
 
@@ -92,7 +97,7 @@ class SelfTranscendence(AlignmentMethod):
         from selftrans.models.heads import projector
 
         assert inputs.teacher is not None
-        if inputs.shape.num_classes == 1 and self.guidance_scale != 1:
+        if inputs.shape.condition_size == 1 and self.guidance_scale != 1:
             LOG.warning(
                 "self-transcendence: with one class f_c - f_u carries nothing about what is seen:"
                 " guidance_scale %g magnifies noise (1 is without guidance)",
@@ -131,9 +136,8 @@ class SelfTranscendence(AlignmentMethod):
         prediction = term.heads["projector"](features[self.student_depth][rows])
         if not len(prediction):  # zero, and a zero gradient for every parameter of the projector
             return LossOutput(prediction.float().sum(), batch.t_B.new_zeros(0))
-        target = self.guided_features(
-            term, batch.x_BCHW[rows], batch.t_B[rows], batch.labels_B[rows]
-        )
+        shown = self.condition_of_teacher(batch)
+        target = self.guided_features(term, batch.x_BCHW[rows], batch.t_B[rows], shown[rows])
         loss = factor * mean_squared_error_over_batch(prediction, target, len(batch.t_B))
         return LossOutput(loss, detached_cosines(prediction, target))
 
@@ -141,38 +145,45 @@ class SelfTranscendence(AlignmentMethod):
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
     ) -> Tensor:
         """f_g, (B, T, D)."""
-        return self.guided_features(term, batch.x_BCHW, batch.t_B, batch.labels_B)
+        shown = self.condition_of_teacher(batch)
+        return self.guided_features(term, batch.x_BCHW, batch.t_B, shown)
+
+    def condition_of_teacher(self, batch: Batch) -> Tensor:
+        """What the teacher is shown, a row for each sample."""
+        of_task = "given" if batch.condition_B.ndim == 1 else "student"
+        given = (self.teacher_condition or of_task) == "given"
+        return batch.condition_B if given else batch.dropped_condition_B
 
     def analysed_features(
-        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+        self, term: AlignmentLoss, model: Backbone, batch: Batch, scales: Sequence[float]
     ) -> GuidingFeatures:
         """f_c and f_g at every scale with the label, and f_u without, from one pass."""
         from selftrans.alignment.base import GuidingFeatures
 
-        f_u, f_c = self.teacher_features(term, batch.x_BCHW, batch.t_B, batch.labels_B)
+        f_u, f_c = self.teacher_features(term, batch.x_BCHW, batch.t_B, batch.condition_B)
         guided = {f"f_g, w = {scale:g}": f_u.lerp(f_c, scale) for scale in scales}
         return GuidingFeatures({"f_c": f_c, **guided}, {"f_u": f_u})
 
     def guided_features(
-        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor
     ) -> Tensor:
         """f_g = f_u + w (f_c - f_u), (B, T, D)."""
-        unconditional, conditional = self.teacher_features(term, x_BCHW, t_B, labels_B)
+        unconditional, conditional = self.teacher_features(term, x_BCHW, t_B, condition_B)
         return unconditional.lerp(conditional, self.guidance_scale)
 
     def teacher_features(
-        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+        self, term: AlignmentLoss, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         """f_u and f_c, (B, T, D) each, in float32, without gradient: both passes in one batch."""
         import torch
 
         with torch.no_grad():
-            null = torch.full_like(labels_B, term.teacher.null_class)
-            labels = torch.cat([null, labels_B])
+            null = term.teacher.null_condition(len(t_B))
+            conditions = torch.cat([null, condition_B])
             x, t = torch.cat([x_BCHW, x_BCHW]), torch.cat([t_B, t_B])
             depth = self.teacher_depth
             exact = self.teacher.precision == "fp32"
             with torch.autocast(x.device.type, enabled=False) if exact else nullcontext():
-                tokens = term.teacher.features(x, t, labels, (depth,))[depth]
+                tokens = term.teacher.features(x, t, conditions, (depth,))[depth]
             unconditional, conditional = tokens.float().chunk(2)
         return unconditional, conditional

@@ -137,5 +137,5 @@ class Sra(AlignmentMethod):
         depth = self.teacher_depth
         with torch.no_grad():
             t_B = (batch.t_B - self.less_noise * batch.uniform_B).clamp_min(0)
-            x_BCHW, labels_B = batch.noised(t_B), batch.dropped_labels_B
-            return term.ema_model.features(x_BCHW, t_B, labels_B, (depth,))[depth].float()
+            x_BCHW, condition = batch.noised(t_B), batch.dropped_condition_B
+            return term.ema_model.features(x_BCHW, t_B, condition, (depth,))[depth].float()

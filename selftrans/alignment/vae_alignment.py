@@ -30,13 +30,13 @@ if TYPE_CHECKING:
         GuidingFeatures,
         LossOutput,
     )
-    from selftrans.models.sit import SiT
+    from selftrans.models.backbone import Backbone
 
 
 class VaeAlignment(AlignmentMethod):
     """Stage 1: tokens of a shallow block predict the diffusion target in VAE latent space."""
 
-    label_conditioned: ClassVar[bool] = False
+    conditional: ClassVar[bool] = False
 
     method: Literal["vae-alignment"]
     depth: PositiveInt
@@ -109,7 +109,7 @@ class VaeAlignment(AlignmentMethod):
         return patchify(self._target(batch), term.shape)
 
     def analysed_features(
-        self, term: AlignmentLoss, model: SiT, batch: Batch, scales: Sequence[float]
+        self, term: AlignmentLoss, model: Backbone, batch: Batch, scales: Sequence[float]
     ) -> GuidingFeatures:
         """The clean latents."""
         from selftrans.alignment.base import GuidingFeatures

@@ -26,8 +26,8 @@ from selftrans.data.store import LatentStore
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.features import NoisedImages
 from selftrans.evaluation.statistics import ImageStatistics
+from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
-from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runs import DataRecord, RunRecord, located
 from selftrans.runtime.devices import allow_tf32
@@ -62,6 +62,7 @@ def training_of(
         until=step,
         latents=project / data.latents,
         inputs=InputPaths(
+            captions=project / record.captions if record.captions else None,
             teachers={teacher.term: project / teacher.file for teacher in record.teachers},
             features=tuple(project / path for path in record.features),
             encoders=tuple(project / path for path in record.encoders),
@@ -115,7 +116,7 @@ class TrainedRun:
     # -- what it is made of
 
     @property
-    def model(self) -> SiT:
+    def model(self) -> Backbone:
         """The backbone, in eval mode without gradient."""
         return self._backbone[0]
 
@@ -256,8 +257,8 @@ class TrainedRun:
         noised = NoisedImages(self.store, Inputs(), self.metadata.interpolant, self.device)
         batch = noised.batch(indices, t)
         if not with_label:
-            batch = batch.without_labels(self.model.null_class)
-        features = self.model.features(batch.x_BCHW, batch.t_B, batch.labels_B, (block,), pool)
+            batch = batch.unconditional(self.model)
+        features = self.model.features(batch.x_BCHW, batch.t_B, batch.condition_B, (block,), pool)
         return features[block]
 
     # -- training

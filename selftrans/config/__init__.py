@@ -17,6 +17,7 @@ from selftrans.config.alignment import (
     TimeRangeConfig,
 )
 from selftrans.config.base import (
+    ConditionSize,
     ConfigModel,
     InterpolantName,
     Name,
@@ -41,9 +42,12 @@ from selftrans.config.data import (
     LatentsConfig,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
+    PretrainedTextEncoderConfig,
     RepaSource,
+    TextEncoderConfig,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
+    WordsEncoderConfig,
     ZipSource,
 )
 from selftrans.config.errors import check_name, validated
@@ -129,6 +133,7 @@ __all__ = [
     "BackboneConfig",
     "Changes",
     "ClassifierConfig",
+    "ConditionSize",
     "ConfigError",
     "ConfigModel",
     "Convention",
@@ -160,6 +165,7 @@ __all__ = [
     "PresetName",
     "PretrainedAutoencoderConfig",
     "PretrainedEncoderConfig",
+    "PretrainedTextEncoderConfig",
     "Published",
     "RepaSource",
     "ResourcesConfig",
@@ -168,6 +174,7 @@ __all__ = [
     "SamplerName",
     "Seed",
     "TeacherConfig",
+    "TextEncoderConfig",
     "TimeMasking",
     "TimeRangeConfig",
     "TrainedAutoencoderConfig",
@@ -176,6 +183,7 @@ __all__ = [
     "Uint8Conversion",
     "UnitFloat",
     "Weights",
+    "WordsEncoderConfig",
     "ZipSource",
     "check_name",
     "dataset_identity",

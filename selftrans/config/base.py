@@ -33,6 +33,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weights = Literal["ema", "raw"]
 InterpolantName = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Condition = Literal["class", "caption"]
+"""What an image is conditioned on."""
+ConditionSize = int | tuple[int, int]
+"""Number of classes K, or shape (L, K) of the features of a caption's tokens."""
 
 
 class ConfigModel(BaseModel):

@@ -13,7 +13,7 @@ from selftrans.config.base import ConfigModel
 from selftrans.config.data import AnySource, DatasetConfig
 from selftrans.config.defaults import MISSING, RETIRED, VERSION, default_of
 from selftrans.config.errors import validated
-from selftrans.config.experiment import ExperimentConfig
+from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.model import BackboneConfig
 from selftrans.config.user_code import is_own_class, source_digest
 from selftrans.runtime.errors import ConfigError, shortened
@@ -114,6 +114,12 @@ def dataset_identity(data: DatasetConfig, *keys: str) -> Json:
     return versioned_identity(data, data.defaults, only=keys, exclude=LOCATION_FIELDS)
 
 
+def numeric_data_fields(run: RunConfig) -> tuple[str, ...]:
+    """Keys of the data file that define a run's numbers."""
+    captions = run.model.condition == "caption"
+    return (*NUMERIC_DATA_FIELDS, "text_encoder") if captions else NUMERIC_DATA_FIELDS
+
+
 def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> Json:
     """All settings that define the numbers of a run, its teachers' and encoders' included.
 
@@ -121,11 +127,12 @@ def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> Json:
     """
     settings, version = experiment.runs[run], experiment.defaults
     data, teachers = experiment.data, settings.teachers.values()
+    data_fields = numeric_data_fields(settings)
     encoders = {use.name: data.encoders[use.name] for use in settings.encoders}
     return {
         "defaults": version,
         "seed": seed,
-        "data": identity(data, version, only=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS),
+        "data": identity(data, version, only=data_fields, exclude=LOCATION_FIELDS),
         "model": identity(settings.model, version, exclude={"preset"}),
         "alignment": [identity(term, version) for term in settings.alignments.values()],
         "training": identity(settings.training, version, exclude=EXECUTION_FIELDS),
@@ -147,7 +154,7 @@ def run_differences(
         yield f"{prefix}seed (trained: {_shown(stored.get('seed'))}, now: {_shown(seed)})"
     yield from differences(
         data, stored.get("data"), version, f"{prefix}data",
-        only=NUMERIC_DATA_FIELDS, exclude=LOCATION_FIELDS,
+        only=numeric_data_fields(settings), exclude=LOCATION_FIELDS,
     )  # fmt: skip
     model: BackboneConfig = settings.model
     yield from differences(

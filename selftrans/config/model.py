@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
-from selftrans.config.base import ConfigModel, PositiveInt
+from selftrans.config.base import Condition, ConfigModel, PositiveInt
 from selftrans.config.user_code import is_reference, load_class
 
 PresetName = Literal[
@@ -37,6 +37,9 @@ class BackboneConfig(ConfigModel):
     A class of one's own is a subclass with further keys and a ``build`` of its own.
     """
 
+    condition: ClassVar[Condition] = "class"
+    """What it is conditioned on."""
+
     kind: str = "sit"
     """`sit`, or `FILE.py:CLASS` or `MODULE:CLASS` of one's own."""
     preset: PresetName | None = None
@@ -54,15 +57,15 @@ class BackboneConfig(ConfigModel):
     qk_norm: bool = True
     """Normalise queries and keys (on in the authors' runs, off in original SiT checkpoints)."""
 
-    def build(self, latent_shape: tuple[int, int, int], num_classes: int) -> Any:
+    def build(self, latent_shape: tuple[int, int, int], condition: Any) -> Any:
         """A network of this size with fresh weights (``selftrans.models.sit.SiT``).
 
         Args:
             latent_shape: (C, H, W).
-            num_classes: K; the null class is K.
+            condition: number of classes K; the null class is K.
         """
         # By name: reading an experiment does not import torch.
-        return import_module("selftrans.models.sit").build_sit(self, latent_shape, num_classes)
+        return import_module("selftrans.models.sit").build_sit(self, latent_shape, condition)
 
     @classmethod
     def from_preset(cls, preset: PresetName, **changes: Any) -> Self:

@@ -30,7 +30,7 @@ class ShardRecord(BaseModel):
     """One file of rows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    file: Annotated[str, Field(pattern=r"^(moments|features)-\d{5,9}\.npy$")]
+    file: Annotated[str, Field(pattern=r"^(moments|features|captions)-\d{5,9}\.npy$")]
     count: Annotated[int, Field(ge=1)]
     """Rows."""
     bytes: Annotated[int, Field(ge=1)]
@@ -119,7 +119,44 @@ class FeatureManifest(BaseModel):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-AnyManifest = TypeVar("AnyManifest", Manifest, FeatureManifest)
+class CaptionManifest(BaseModel):
+    """Of a caption store: its content and its origin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal[1] = 1
+    count: int
+    """Rows: the empty caption's, then a row for each caption."""
+    images: Annotated[int, Field(ge=1)]
+    encoder: str
+    encoder_digest: str
+    stand_in: bool
+    """Whether the text encoder is a stand-in for want of published weights."""
+    length: Size
+    """Tokens L of a caption."""
+    size: Size
+    """Length K of a token's features."""
+    truncated: int
+    """Captions that have more than L tokens, of which the first L are kept."""
+    dtype: Literal["float16"] = "float16"
+    offsets_sha256: str
+    texts_sha256: str
+    shards: tuple[ShardRecord, ...]
+    origin: Origin
+    """The data definition, and the digests of images, captions and text encoder."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, K)."""
+        return self.length, self.size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the captions a training sees."""
+        content = [self.shape, self.offsets_sha256, [shard.sha256 for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+AnyManifest = TypeVar("AnyManifest", Manifest, FeatureManifest, CaptionManifest)
 
 
 def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
@@ -134,7 +171,7 @@ def read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        name = "latent" if kind is Manifest else "feature"
+        name = kind.__name__.removesuffix("Manifest").lower() or "latent"
         raise UserError(
             f"{path}: not a {name} store's manifest ({field}: {problem['msg']})"
         ) from None

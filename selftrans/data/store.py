@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config.identity import same_images
+from selftrans.data.conditions import ClassConditions
 from selftrans.data.manifests import FeatureManifest, Manifest, ShardRecord, read_manifest
 from selftrans.runtime.arrays import damage_of, read_array, read_npy_header
 from selftrans.runtime.errors import Unavailable, UserError
@@ -172,6 +173,11 @@ class LatentStore:
 
     def __len__(self) -> int:
         return self.manifest.count
+
+    @property
+    def classes(self) -> ClassConditions:
+        """The classes as what the images are conditioned on."""
+        return ClassConditions(self.labels, self.manifest.num_classes)
 
     def moments(
         self, indices_B: NDArray[np.int64], views_B: NDArray[np.int64] | int = 0

@@ -26,7 +26,7 @@ from selftrans.runtime.files import (
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.seal import sealed, unsealed
 
-Content = Literal["moments", "features"]
+Content = Literal["moments", "features", "captions"]
 
 
 class ShardFile:

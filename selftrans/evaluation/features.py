@@ -2,8 +2,8 @@
 
 Real images are noised to the requested times: the mean of their posterior, and noise that is a
 function of the image's index in the data set, so that every run sees the same. Probed features are
-means over tokens and are computed without a label, which they would give away; guiding features
-are also computed as in training, with the label.
+means over tokens and are computed without condition, since it would give the label away; guiding
+features are also computed as in training, with the condition.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from selftrans.data.sources import held_out
 from selftrans.data.store import LatentStore
 from selftrans.evaluation.run_features import Floats, Named, RunFeatures
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.sit import SiT
+from selftrans.models.backbone import Backbone
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import file_identity
@@ -83,12 +83,12 @@ class NoisedImages:
         self, store: LatentStore, inputs: Inputs, interpolant: InterpolantName, device: torch.device
     ) -> None:
         self.store, self.inputs, self.device = store, inputs, device
-        self.interpolant = INTERPOLANTS[interpolant]
+        self.interpolant, self.conditions = INTERPOLANTS[interpolant], inputs.conditions(store)
 
     def batch(self, indices_B: NDArray[np.int64], t: float) -> Batch:
-        """The images at these indices, all at time ``t``, with their true labels."""
+        """The images at these indices, all at time ``t``, with their true conditions."""
         shape, images = self.store.manifest.latent_shape, self.inputs.images
-        labels = self.store.labels[indices_B]
+        condition = self.conditions.values(self.conditions.of_images(indices_B))
         noise = [
             generator(SEED, Stream.ANALYSIS, 1, int(i)).standard_normal(shape, np.float32)
             for i in indices_B
@@ -99,8 +99,8 @@ class NoisedImages:
             z=self.store.latents(indices_B, np.zeros((len(indices_B), *shape), np.float32)),
             eps=np.stack(noise),
             times=np.full(len(indices_B), t, np.float32),
-            labels=labels,
-            dropped_labels=labels,
+            condition=condition,
+            dropped_condition=condition,
             uniform=np.full(len(indices_B), 0.5, np.float32),  # the mean of what a training draws
             encoder_features={
                 name: features.rows.of(indices_B) for name, features in self.inputs.features.items()
@@ -130,7 +130,7 @@ def maps_over_training(
     shown: int,
     blocks: tuple[int, ...],
     device: torch.device,
-) -> tuple[torch.Tensor, list[int], SiT, str]:
+) -> tuple[torch.Tensor, list[int], Backbone, str]:
     """Maps of the shown images after blocks of every checkpoint, (S, blocks, I, T, D).
 
     Also the checkpoints' steps, and the last one's backbone and fingerprint.
@@ -140,7 +140,7 @@ def maps_over_training(
         backbone, metadata = load_backbone(checkpoint, device)
         if metadata.run != run:
             raise UserError(f"{checkpoint}: is of run {metadata.run!r}, expected is {run!r}")
-        features = backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, blocks)
+        features = backbone.features(batch.x_BCHW, batch.t_B, batch.condition_B, blocks)
         tokens = torch.stack([features[block] for block in blocks])
         maps.append(subtract_positional_mean(tokens, shown))
         steps.append(metadata.step)
@@ -160,7 +160,7 @@ class PooledFeatures(NamedTuple):
 def pooled_features(
     noised: NoisedImages,
     images: NDArray[np.int64],
-    backbone: SiT,
+    backbone: Backbone,
     alignment: AlignmentLosses,
     analysis: AnalysisConfig,
     batch_size: int,
@@ -176,10 +176,8 @@ def pooled_features(
             batches = []
             for start in range(0, len(images), batch_size):
                 batch = noised.batch(images[start : start + batch_size], t)
-                unlabelled = batch.without_labels(backbone.null_class)
-                means = backbone.features(
-                    unlabelled.x_BCHW, unlabelled.t_B, unlabelled.labels_B, blocks, pool=True
-                )
+                null = batch.unconditional(backbone).condition_B
+                means = backbone.features(batch.x_BCHW, batch.t_B, null, blocks, pool=True)
                 batches.append(on_host(torch.stack(list(means.values()))))
                 for term_name, term in alignment.items():
                     features = term.method.analysed_features(

@@ -22,8 +22,8 @@ VelocityField = Callable[[Tensor, float, bool], Tensor]
 class Velocity(Protocol):
     """What a backbone is to a sampler."""
 
-    def __call__(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
-        """Velocity at (x, t) under the labels."""
+    def __call__(self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor) -> Tensor:
+        """Velocity at (x, t) under the condition, which has a row for each sample."""
         ...
 
 
@@ -37,8 +37,10 @@ class GuidedVelocity:
     """
 
     model: Velocity
-    labels_B: Tensor
-    null_class: int
+    condition_B: Tensor
+    """Of each sample: classes (B,), captions (B, L, K)."""
+    null_condition: Tensor
+    """What stands for no condition, one row of it."""
     scale: float = 1.0
     low: float = 0.0
     high: float = 1.0
@@ -59,15 +61,17 @@ class GuidedVelocity:
             t: the time, or that of each sample (B,).
             guided: whether guidance acts, on all samples or on each (B,).
         """
-        x, labels, batch = x_BCHW.to(self.dtype), self.labels_B, len(x_BCHW)
+        x, condition, batch = x_BCHW.to(self.dtype), self.condition_B, len(x_BCHW)
         # Times are never rounded to less than float32: the embedder's sinusoids depend on them.
         times = torch.as_tensor(
             t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
         ).expand(batch)
         twice = guided if isinstance(guided, Tensor) else slice(batch if guided else 0)
-        null = torch.full_like(labels[twice], self.null_class)
+        null = self.null_condition.expand_as(condition[twice])
         both = self.model(
-            torch.cat([x, x[twice]]), torch.cat([times, times[twice]]), torch.cat([labels, null])
+            torch.cat([x, x[twice]]),
+            torch.cat([times, times[twice]]),
+            torch.cat([condition, null]),
         ).double()
         velocity, unconditional = both[:batch].clone(), both[batch:]
         conditional = velocity[twice]
@@ -80,7 +84,7 @@ class GuidedVelocity:
     def of_rows(self, x_BCHW: Tensor, t_B: Tensor, rows_B: Tensor) -> Tensor:
         """The velocity of some samples of the batch, each guided by its own time."""
         guided = [self.is_guided(t) for t in t_B.tolist()]
-        field = replace(self, labels_B=self.labels_B[rows_B])
+        field = replace(self, condition_B=self.condition_B[rows_B])
         return field(x_BCHW, t_B, torch.tensor(guided, device=t_B.device))
 
 

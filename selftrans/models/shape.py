@@ -1,9 +1,9 @@
 """The shape of a backbone: known without building it, and kept with its weights."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
-from selftrans.config import BackboneConfig
+from selftrans.config import BackboneConfig, ConditionSize
 from selftrans.runtime.errors import UserError
 
 
@@ -44,6 +44,11 @@ class SiTShape:
         )
 
     @property
+    def condition_size(self) -> ConditionSize:
+        """What it is conditioned on: one of K classes."""
+        return self.num_classes
+
+    @property
     def grid_size(self) -> int:
         """Tokens per side."""
         return self.latent_shape[1] // self.patch_size
@@ -51,3 +56,6 @@ class SiTShape:
     def to_json(self) -> dict[str, Any]:
         """What ``SiTShape(**...)`` takes back."""
         return asdict(self)
+
+
+BackboneShape: TypeAlias = SiTShape

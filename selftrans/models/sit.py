@@ -6,16 +6,16 @@ sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REP
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selftrans.config import BackboneConfig
+from selftrans.models.backbone import Backbone, Trunk
 from selftrans.models.layers import Attention, Mlp, PatchEmbed
 from selftrans.models.shape import SiTShape
-from selftrans.runtime.errors import UserError
 
 
 def timestep_frequencies(
@@ -89,9 +89,9 @@ class Block(nn.Module):
         self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 
-    def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
-        """One block under the condition (time and class)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition_BD).chunk(
+    def forward(self, x_BTD: Tensor, embedding_BD: Tensor) -> Tensor:
+        """One block, modulated by the embedding of time and class."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(embedding_BD).chunk(
             6, dim=-1
         )
         attended = self.attn(modulate(self.norm1(x_BTD), shift1, scale1))
@@ -109,14 +109,16 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(hidden_size, patch_elements)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
-    def forward(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, embedding_BD: Tensor) -> Tensor:
         """Patches, (B, T, p p C)."""
-        shift, scale = self.adaLN_modulation(condition_BD).chunk(2, dim=-1)
+        shift, scale = self.adaLN_modulation(embedding_BD).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x_BTD), shift, scale))
 
 
-class SiTTrunk(nn.Module):
-    """Embedders and blocks: all of SiT but the output layer; what a frozen teacher has."""
+class SiTTrunk(Trunk):
+    """Embedders and blocks of SiT; its condition is a class, (B,)."""
+
+    shape: SiTShape
 
     def __init__(self, shape: SiTShape) -> None:
         super().__init__()
@@ -132,21 +134,24 @@ class SiTTrunk(nn.Module):
             Block(shape.hidden_size, shape.num_heads, shape.mlp_ratio, shape.qk_norm)
             for _ in range(shape.depth)
         )
-        self.activation_checkpointing = False
 
     @property
-    def null_class(self) -> int:
-        """The label that means "no label"."""
-        return self.shape.num_classes
+    def each_block(self) -> Iterable[nn.Module]:
+        """The blocks, in order."""
+        return self.blocks
 
-    def condition(self, t_B: Tensor, labels_B: Tensor) -> Tensor:
-        """The vector of time and class that every block is modulated by, (B, D)."""
-        return self.t_embedder(t_B) + self.y_embedder(labels_B)
+    def null_condition(self, count: int) -> Tensor:
+        """The null class K, (B,)."""
+        return torch.full((count,), self.shape.num_classes, device=self.pos_embed.device)
+
+    def embedding(self, t_B: Tensor, condition_B: Tensor) -> Tensor:
+        """The embedding of time and class, which modulates every block, (B, D)."""
+        return self.t_embedder(t_B) + self.y_embedder(condition_B)
 
     def run_blocks(
         self,
         x_BCHW: Tensor,
-        condition_BD: Tensor,
+        embedding_BD: Tensor,
         depths: Collection[int],
         last: int | None = None,
         pool: bool = False,
@@ -159,30 +164,31 @@ class SiTTrunk(nn.Module):
         kept: dict[int, Tensor] = {}
         for depth, block in enumerate(self.blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, condition_BD, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, embedding_BD, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, condition_BD)
+                x_BTD = block(x_BTD, embedding_BD)
             if depth in depths:
                 kept[depth] = x_BTD.mean(dim=1) if pool else x_BTD
         return x_BTD, kept
 
-    def tokens(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
+    def tokens(self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor) -> Tensor:
         """Tokens after the last block, (B, T, D)."""
-        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), ())[0]
+        return self.run_blocks(x_BCHW, self.embedding(t_B, condition_B), ())[0]
 
     def features(
         self,
         x_BCHW: Tensor,
         t_B: Tensor,
-        labels_B: Tensor,
+        condition_B: Tensor,
         depths: Collection[int],
         pool: bool = False,
     ) -> dict[int, Tensor]:
         """Tokens after each block of ``depths``, or their means; runs no deeper block."""
-        return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths), pool)[1]
+        embedding_BD = self.embedding(t_B, condition_B)
+        return self.run_blocks(x_BCHW, embedding_BD, depths, max(depths), pool)[1]
 
 
-class SiT(SiTTrunk):
+class SiT(SiTTrunk, Backbone):
     """The backbone: velocity of noisy latents.
 
     Args:
@@ -196,17 +202,13 @@ class SiT(SiTTrunk):
         )
         self._initialise()
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
-        """Velocity at (x, t) under the labels, (B, C, H, W)."""
-        return self.with_features(x_BCHW, t_B, labels_B, ())[0]
-
     def with_features(
-        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int]
+        self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, depths: Collection[int]
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """The velocity, and the tokens after each block of ``depths`` (counted from 1)."""
-        condition_BD = self.condition(t_B, labels_B)
-        x_BTD, features = self.run_blocks(x_BCHW, condition_BD, depths)
-        return unpatchify(self.final_layer(x_BTD, condition_BD), self.shape), features
+        embedding_BD = self.embedding(t_B, condition_B)
+        x_BTD, features = self.run_blocks(x_BCHW, embedding_BD, depths)
+        return unpatchify(self.final_layer(x_BTD, embedding_BD), self.shape), features
 
     def _initialise(self) -> None:
         """Initial weights of DiT.
@@ -228,23 +230,6 @@ class SiT(SiTTrunk):
 def build_sit(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> "SiT":
     """A fresh SiT of a configured size."""
     return SiT(SiTShape.of(model, latent_shape, num_classes))
-
-
-def build_backbone(
-    model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int
-) -> "SiT":
-    """A fresh backbone: SiT, or what a class of the user's own builds.
-
-    Raises:
-        UserError: the class builds something else than a SiT or a subclass of it.
-    """
-    backbone = model.build(latent_shape, num_classes)
-    if not isinstance(backbone, SiT):
-        raise UserError(
-            f"model.kind: {model.kind!r} builds a {type(backbone).__name__}"
-            " (allowed: selftrans.models.sit.SiT, or a subclass)"
-        )
-    return backbone
 
 
 def initialise_linear(module: nn.Module) -> None:

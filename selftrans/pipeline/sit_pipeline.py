@@ -184,7 +184,7 @@ class SiTPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "latent"):
             raise UserError(f"output_type: {output_type!r} is unknown (allowed: pil, np, latent)")
         device, shape = self._execution_device, self.transformer.shape.latent_shape
-        numbers = class_numbers(class_labels, self.transformer.null_class, self.class_names)
+        numbers = class_numbers(class_labels, self.transformer.shape.num_classes, self.class_names)
         labels = torch.from_numpy(numbers).to(device)
         if latents is None:
             latents = randn_tensor((len(labels), *shape), generator=generator, device=device)
@@ -195,8 +195,8 @@ class SiTPipeline(DiffusionPipeline):
         low, high = guidance_interval or settings["guidance_interval"]
         field = GuidedVelocity(
             model=self.transformer,
-            labels_B=labels,
-            null_class=self.transformer.null_class,
+            condition_B=labels,
+            null_condition=self.transformer.null_condition(1),
             scale=settings["guidance_scale"] if guidance_scale is None else guidance_scale,
             low=low,
             high=high,

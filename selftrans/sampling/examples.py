@@ -19,7 +19,7 @@ from selftrans.data.store import LatentStore
 from selftrans.models.autoencoder import decode
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
-from selftrans.sampling.generate import sample_labels
+from selftrans.sampling.conditions import sample_labels
 
 if TYPE_CHECKING:
     from selftrans.models.autoencoder import Autoencoder

@@ -38,8 +38,8 @@ from selftrans.models.autoencoder import (
     latent_scaling,
     load_autoencoder,
 )
+from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
-from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
@@ -50,6 +50,7 @@ from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import Shard, Workers, run_sharded
+from selftrans.sampling.conditions import SampleConditions
 from selftrans.sampling.partial_images import PartialImages
 
 CPU = torch.device("cpu")
@@ -75,23 +76,13 @@ class SampleNoise:
         return torch.from_numpy(noise).to(self._device)
 
 
-def sample_labels(settings: SamplerConfig, indices: range, num_classes: int) -> NDArray[np.int64]:
-    """Class of each sample: i modulo K, or drawn from (seed, i)."""
-    if settings.labels == "balanced":
-        return np.asarray(indices, dtype=np.int64) % num_classes
-    draws = [
-        generator(settings.seed, Stream.SAMPLE, index, 1).integers(num_classes) for index in indices
-    ]
-    return np.asarray(draws, dtype=np.int64)
-
-
 @torch.inference_mode()
 def sample_latents(
     model: Velocity,
     settings: SamplerConfig,
-    labels_B: Tensor,
+    condition_B: Tensor,
     noise: SampleNoise,
-    null_class: int,
+    null_condition: Tensor,
     interpolant: InterpolantName = "linear",
 ) -> Tensor:
     """Latents (B, C, H, W) in float64, as the model sees them (scaled).
@@ -99,9 +90,9 @@ def sample_latents(
     Args:
         model: the velocity.
         settings: sampler, steps, guidance, precision.
-        labels_B: classes.
+        condition_B: classes (B,), or captions (B, L, K).
         noise: the samples' normal noise.
-        null_class: the label that means "no label".
+        null_condition: what stands for no condition, one row of it.
         interpolant: the one that the model was trained on.
 
     Raises:
@@ -110,8 +101,8 @@ def sample_latents(
     guidance = settings.guidance
     field = GuidedVelocity(
         model=model,
-        labels_B=labels_B,
-        null_class=null_class,
+        condition_B=condition_B,
+        null_condition=null_condition,
         scale=guidance.scale,
         low=guidance.low,
         high=guidance.high,
@@ -146,6 +137,8 @@ class ImageSampler:
         autoencoder: directory or hub name of the autoencoder that decodes.
         device: where to compute.
         other_decoder: whether another autoencoder made the latents, so that their digests differ.
+        prompts: manifest of a caption store, whose captions samples are made of, for a model that
+            is conditioned on captions.
         backbone: what ``load_backbone`` gave, if it was loaded before.
 
     Raises:
@@ -159,11 +152,13 @@ class ImageSampler:
         device: torch.device = CPU,
         *,
         other_decoder: bool = False,
-        backbone: tuple[SiT, WeightsMetadata] | None = None,
+        prompts: Path | None = None,
+        backbone: tuple[Backbone, WeightsMetadata] | None = None,
     ) -> None:
         self.device = device
         self.model, self.metadata = backbone or load_backbone(Path(weights), device)
         self._models = {"fp32": self.model, "tf32": self.model}
+        self.conditions = SampleConditions(self.metadata, prompts)
         self.autoencoder, self.decoder_name = load_autoencoder(autoencoder, device), autoencoder
         self.decoder_digest = digest_of(self.autoencoder.state_dict())
         self._check_decoder(is_encoder=not other_decoder)
@@ -199,21 +194,18 @@ class ImageSampler:
                 " (allowed: that one, or another decoder by --decoder, `autoencoder.decoder`)"
             )
 
-    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
-        """Class of each sample."""
-        return sample_labels(settings, indices, self.model.shape.num_classes)
-
     def images(
-        self, settings: SamplerConfig, indices: range, labels_B: NDArray[np.int64] | None = None
+        self, settings: SamplerConfig, indices: range, condition_B: NDArray[Any] | None = None
     ) -> NDArray[np.uint8]:
-        """Samples ``indices``, (B, H, W, 3), of the classes ``labels_B``, or else of theirs."""
-        chosen = self.labels(settings, indices) if labels_B is None else labels_B
-        if wrong := [label for label in chosen if not 0 <= label < self.model.shape.num_classes]:
-            raise UserError(
-                f"class {wrong[0]} is not one of the model"
-                f" (allowed: 0 to {self.model.shape.num_classes - 1})"
-            )
-        labels = torch.from_numpy(chosen).to(self.device)
+        """Samples ``indices``, (B, H, W, 3), under these conditions, or else under theirs.
+
+        Raises:
+            UserError: a condition is not one of the model.
+        """
+        if condition_B is None:
+            condition_B = self.conditions.of_samples(settings, indices)
+        self.conditions.check(condition_B)
+        condition = torch.from_numpy(condition_B).to(self.device)
         noise = SampleNoise(settings.seed, indices, self.model.shape.latent_shape, self.device)
         if settings.precision not in self._models:
             self._models[settings.precision] = copy.deepcopy(self.model).to(
@@ -222,7 +214,7 @@ class ImageSampler:
         model = self._models[settings.precision]
         allow_tf32(settings.precision == "tf32")
         z = sample_latents(
-            model, settings, labels, noise, model.null_class, self.metadata.interpolant
+            model, settings, condition, noise, model.null_condition(1), self.metadata.interpolant
         )
         allow_tf32(False)
         unscaled = self.metadata.latents.unscaled(z)
@@ -244,6 +236,7 @@ def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
     """All that a set of samples depends on."""
     return {
         **settings.model_dump(mode="json", exclude=SELECTION_FIELDS),
+        **sampler.conditions.description,
         "checkpoint": {
             key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")
         },
@@ -306,7 +299,7 @@ class Generation:
     def finish(self, world_size: int = 1) -> None:
         """Write the whole set, its first images, and its description (JSON)."""
         count = self.settings.num_samples
-        labels = self.sampler.labels(self.settings, range(count))
+        labels = self.sampler.conditions.labels(self.settings, range(count))
         write_image_archive(self.output, self.partial.batches(count), labels)
         archive = ImageArchive(self.output)
         first = next(archive.batches(range(min(FIRST_IMAGES, count)), FIRST_IMAGES))
@@ -338,6 +331,7 @@ def generate(
     output: Path,
     *,
     other_decoder: bool = False,
+    prompts: Path | None = None,
     batch_size: int = 256,
     events: Path | None = None,
     workers: Workers | None = None,
@@ -350,6 +344,7 @@ def generate(
         settings: the sampler.
         output: the ``.npz``; its first images and a ``.json`` go beside it.
         other_decoder: whether another autoencoder made the latents.
+        prompts: manifest of the caption store whose captions samples are made of.
         batch_size: images at a time.
         events: directory for a picture of the first images in TensorBoard.
         workers: the processes; one on the CPU, if it is None.
@@ -361,7 +356,9 @@ def generate(
         workers or Workers(),
         lambda device: Generation(
             settings,
-            ImageSampler(weights, autoencoder, device, other_decoder=other_decoder),
+            ImageSampler(
+                weights, autoencoder, device, other_decoder=other_decoder, prompts=prompts
+            ),
             output,
             batch_size,
             events,

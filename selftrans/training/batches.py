@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from selftrans.alignment.base import Batch
 from selftrans.config import TrainingConfig
+from selftrans.data.conditions import Conditions
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.flow.interpolant import INTERPOLANTS, Interpolant, sample_time
@@ -36,10 +37,10 @@ class HostBatch:
     """Noise, (B, C, H, W)."""
     times: NDArray[np.float32]
     """t, (B,)."""
-    labels: NDArray[np.int64]
-    """True classes, (B,)."""
-    dropped_labels: NDArray[np.int64]
-    """Classes with some replaced by the null class, (B,)."""
+    condition: NDArray[Any]
+    """What each image shows: classes (B,), or features of captions (B, L, K)."""
+    dropped_condition: NDArray[Any]
+    """The same with some replaced by the null condition."""
     uniform: NDArray[np.float32]
     """Uniform draws in [0, 1) for the alignment losses, (B,)."""
     encoder_features: dict[str, NDArray[np.floating[Any]]]
@@ -62,8 +63,8 @@ class HostBatch:
             velocity_BCHW=self.interpolant.velocity(z, eps, t_B111),
             t_B=t,
             times=self.times,
-            labels_B=on_device(self.labels, device),
-            dropped_labels_B=on_device(self.dropped_labels, device),
+            condition_B=on_device(self.condition, device),
+            dropped_condition_B=on_device(self.dropped_condition, device),
             uniform_B=on_device(self.uniform, device),
             encoder_features={
                 name: on_device(tokens, device) for name, tokens in self.encoder_features.items()
@@ -78,11 +79,12 @@ class BatchSource:
 
     Args:
         store: the latents.
-        training: batch size, interpolant, distribution of t, label dropout.
+        training: batch size, interpolant, distribution of t, dropout of conditions.
         seed: the run's seed.
         features: stores of encoders' patch tokens, part of every batch.
         images: source of clean images, part of every batch.
         with_global_times: whether every batch knows the times of its whole global batch.
+        conditions: of the images; their classes, if they are not given.
 
     Raises:
         UserError: so many images are held out that fewer than a batch are left.
@@ -96,8 +98,10 @@ class BatchSource:
         features: Sequence[FeatureStore] = (),
         images: ImageSource | None = None,
         with_global_times: bool = False,
+        conditions: Conditions | None = None,
     ) -> None:
-        self.store, self.training, self.seed = store, training, seed
+        self.store, self.conditions = store, conditions or store.classes
+        self.training, self.seed = training, seed
         self.trained = trained_indices(store.labels, training)
         self.features, self.images = features, images
         self.interpolant = INTERPOLANTS[training.interpolant]
@@ -128,6 +132,8 @@ class BatchSource:
         noise = np.empty((size, *shape), np.float32)
         uniform = np.empty(size, np.float32)
         views = np.zeros(size, np.int64)
+        rows = np.empty(size, np.int64)
+        indices = self.indices(step, positions)
         for row, position in enumerate(positions):
             rng, times[row] = self._time(step, position)
             dropped[row] = rng.random() < self.training.label_dropout
@@ -135,16 +141,16 @@ class BatchSource:
             rng.standard_normal(dtype=np.float32, out=noise[row])
             uniform[row] = rng.random()
             views[row] = rng.integers(self.store.manifest.views)
-        indices = self.indices(step, positions)
-        labels = self.store.labels[indices]
+            rows[row] = self.conditions.choose(int(indices[row]), rng)
+        condition = self.conditions.values(rows)
         return HostBatch(
             step=step,
             interpolant=self.interpolant,
             z=self.store.latents(indices, posterior_noise, views),
             eps=noise,
             times=times,
-            labels=labels,
-            dropped_labels=np.where(dropped, self.store.manifest.num_classes, labels),
+            condition=condition,
+            dropped_condition=self.conditions.dropped(condition, dropped),
             uniform=uniform,
             encoder_features={
                 features.name: features.rows.of(indices, views) for features in self.features

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import Weights
+from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
-from selftrans.models.sit import SiT
 from selftrans.runtime.files import remove_stale_temp_files, sha256_of, write_json, write_text
 from selftrans.runtime.headers import FORMAT
 
 
 def export(
     directory: Path,
-    backbones: Mapping[Weights, SiT],
+    backbones: Mapping[Weights, Backbone],
     metadata: WeightsMetadata,
     tables: Mapping[str, str],
     *,

@@ -31,12 +31,14 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
             if (part := _PARTS.match(name)) and int(part["block"] or 0) < depth
         }
     else:  # only its class knows its parts: all that a network of this depth has
-        from selftrans.models.sit import build_backbone  # seconds that a SiT does not take
-        from selftrans.models.weights import own_backbone
+        from selftrans.models.build import (  # seconds that others do not take
+            build_backbone,
+            own_backbone,
+        )
 
         settings = {**settings, "depth": depth}
         model = own_backbone(settings)
-        cut = build_backbone(model, shape.latent_shape, shape.num_classes)
+        cut = build_backbone(model, shape.latent_shape, shape.condition_size)
         kept = {name: tensors[name] for name in cut.state_dict()}
     source = metadata.model_dump(include=set(TeacherSource.model_fields))
     teacher = TeacherMetadata(

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from selftrans.alignment.base import Batch
-from selftrans.models.sit import SiT
+from selftrans.models.backbone import Backbone
 from selftrans.training.model import TrainingModel
 from selftrans.training.precision import MixedPrecision
 
@@ -30,7 +30,7 @@ def alignment_gradient(
     for batch in micro_batches:
         with mixed_precision.autocast():
             features = model.backbone.features(
-                batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths
+                batch.x_BCHW, batch.t_B, batch.dropped_condition_B, depths
             )
             term = model.alignment(batch, features).loss / len(micro_batches)
         parts = torch.autograd.grad(
@@ -41,7 +41,7 @@ def alignment_gradient(
     return [part if part is None else accelerator.reduce(part, "mean") / scale for part in total]
 
 
-def gradient_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[float, float]:
+def gradient_norms(backbone: Backbone, alignment: Sequence[Tensor | None]) -> tuple[float, float]:
     """Norms of the gradients of L_denoise and L_alignment with respect to the backbone.
 
     Args:
@@ -57,7 +57,7 @@ def gradient_norms(backbone: SiT, alignment: Sequence[Tensor | None]) -> tuple[f
     return denoising_norm, alignment_norm
 
 
-def _trained(backbone: SiT) -> list[nn.Parameter]:
+def _trained(backbone: Backbone) -> list[nn.Parameter]:
     return [parameter for parameter in backbone.parameters() if parameter.requires_grad]
 
 

@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from selftrans.config import HELD_OUT_BINS, TrainingConfig
+from selftrans.data.conditions import Conditions
 from selftrans.data.store import LatentStore
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.models.sit import SiT
+from selftrans.models.backbone import Backbone
 from selftrans.runtime.random import Stream, generator
 from selftrans.training.batches import HostBatch
 from selftrans.training.precision import MixedPrecision
@@ -42,6 +43,7 @@ class HeldOutLoss:
         training: how many images are held out, how often their loss is computed, the interpolant.
         mixed_precision: arithmetic of the forward pass.
         accelerator: the processes, which share the work.
+        conditions: of the images; their classes, if they are not given.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class HeldOutLoss:
         training: TrainingConfig,
         mixed_precision: MixedPrecision,
         accelerator: Accelerator,
+        conditions: Conditions | None = None,
     ) -> None:
         self.store, self.training = store, training
+        self.conditions = conditions or store.classes
         self.mixed_precision, self.accelerator = mixed_precision, accelerator
         self.indices = held_out_indices(store.labels, training.held_out)
         self.ranks = generator(SEED, Stream.HELD_OUT, 1).permutation(len(self.indices))
@@ -61,17 +65,18 @@ class HeldOutLoss:
         return bool(len(self.indices)) and step % self.training.held_out_every == 0
 
     @torch.no_grad()
-    def row(self, step: int, backbone: SiT) -> dict[str, float]:
+    def row(self, step: int, backbone: Backbone) -> dict[str, float]:
         """One row of ``HELD_OUT_COLUMNS``, of a backbone that is in eval mode.
 
-        The label is the true class. To be called in every process, with the same weights.
+        The condition is the true one, an image's first. To be called in every process, with the
+        same weights.
         """
         device = self.accelerator.device
         losses = torch.zeros(len(self.indices), dtype=torch.float64, device=device)
         for chosen, host_batch in self._chunks(step):
             batch = host_batch.to(device)
             with self.mixed_precision.autocast():
-                velocity = backbone(batch.x_BCHW, batch.t_B, batch.labels_B)
+                velocity = backbone(batch.x_BCHW, batch.t_B, batch.condition_B)
             errors = (velocity.float() - batch.velocity_BCHW).square()
             losses[chosen] = errors.flatten(1).mean(1).double()
         summed = self.accelerator.reduce(losses, "sum").cpu().numpy()  # the others' are zero
@@ -97,15 +102,15 @@ class HeldOutLoss:
             rng.standard_normal(dtype=np.float32, out=posterior_noise[row])
             rng.standard_normal(dtype=np.float32, out=noise[row])
             uniform[row] = rng.random()
-        labels = self.store.labels[indices]
+        condition = self.conditions.values(self.conditions.of_images(indices))
         return HostBatch(
             step=step,
             interpolant=INTERPOLANTS[self.training.interpolant],
             z=self.store.latents(indices, posterior_noise),
             eps=noise,
             times=((ranks + uniform) / len(self.indices)).astype(np.float32),
-            labels=labels,
-            dropped_labels=labels,
+            condition=condition,
+            dropped_condition=condition,
             uniform=np.zeros(size, np.float32),
             encoder_features={},
             images=None,

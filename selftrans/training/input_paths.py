@@ -1,4 +1,4 @@
-"""Where the inputs of a run's loss lie. Needs no torch."""
+"""Where the inputs of a training lie, beside its latents. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class InputPaths:
-    """Where the inputs of a run's loss lie."""
+    """Where the inputs of a training lie, beside its latents."""
 
+    captions: Path | None = None
+    """Manifest of the features of the images' captions, for a run that is conditioned on them."""
     teachers: Mapping[str, Path] = field(default_factory=dict)
     """Frozen teachers, by the name of the term that follows them."""
     features: tuple[Path, ...] = ()

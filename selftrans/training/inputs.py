@@ -1,4 +1,7 @@
-"""What the terms of a run's loss follow: frozen teachers, encoders' stored features, encoders."""
+"""What a training reads beside latents: captions, and what the terms of its loss follow.
+
+These are frozen teachers, encoders' stored features, encoders.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ import torch
 
 from selftrans.config import ExperimentConfig
 from selftrans.config.alignment import TeacherConfig
+from selftrans.data.captions import CaptionStore
+from selftrans.data.conditions import CaptionConditions, Conditions
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.models.backbone import Trunk
 from selftrans.models.encoder import PatchEncoder, load_encoder
 from selftrans.models.metadata import LatentScaling, TeacherMetadata
-from selftrans.models.shape import SiTShape
-from selftrans.models.sit import SiTTrunk
+from selftrans.models.shape import BackboneShape
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.training.input_paths import InputPaths
@@ -24,9 +29,11 @@ from selftrans.training.input_paths import InputPaths
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the terms of a run's loss follow, opened and checked."""
+    """What a training reads beside its latents, opened and checked."""
 
-    teachers: Mapping[str, SiTTrunk] = field(default_factory=dict)
+    captions: CaptionStore | None = None
+    """The features of the images' captions, for a backbone that is conditioned on them."""
+    teachers: Mapping[str, Trunk] = field(default_factory=dict)
     """By the name of the term that follows them."""
     teacher_digests: tuple[str, ...] = ()
     """In the order of the terms."""
@@ -47,21 +54,23 @@ class Inputs:
         paths: InputPaths,
         device: torch.device,
     ) -> Inputs:
-        """Read what the terms of a run's loss follow.
+        """Read what a run is conditioned on and what the terms of its loss follow.
 
         Raises:
-            UserError: a teacher is missing or is not wanted; a file is damaged, of other latents or
-                images, of another checkpoint, or cut at another depth.
+            UserError: captions or a teacher is missing or is not wanted; a file is damaged, of
+                other latents or images, of another checkpoint, or cut at another depth.
         """
+        captions = _captions(experiment, run, store, paths.captions)
         wanted = experiment.runs[run].teachers
         if paths.teachers.keys() != wanted.keys():
             given, needed = (", ".join(names) or "none" for names in (paths.teachers, wanted))
             raise UserError(f"--teacher: given for {given}, run {run!r} needs one for {needed}")
+        conditions = CaptionConditions(captions) if captions else store.classes
         teachers, digests = {}, []
         for name, teacher in wanted.items():
             path = paths.teachers[name]
             teachers[name], metadata = load_teacher(path, device)
-            _check_latents(path, metadata.shape, metadata.latents, store)
+            _check_latents(path, metadata.shape, metadata.latents, store, conditions)
             if (depth := metadata.shape.depth) != teacher.depth:
                 raise UserError(
                     f"{path}: was cut at block {depth}, teacher_depth says {teacher.depth}"
@@ -74,6 +83,7 @@ class Inputs:
         encoders = [load_encoder(path, device) for path in paths.encoders]
         images = open_source(experiment.data, store.manifest.skipped) if encoders else None
         return cls(
+            captions=captions,
             teachers=teachers,
             teacher_digests=tuple(digests),
             features={stored.name: stored for stored in stores},
@@ -86,7 +96,35 @@ class Inputs:
         """What the inputs are, for a run's definition."""
         stored = {name: features.manifest.digest for name, features in self.features.items()}
         computed = {name: encoder.digest for name, encoder in self.encoders.items()}
-        return {"teachers": list(self.teacher_digests), "encoders": stored | computed}
+        captions = {"captions": self.captions.manifest.digest} if self.captions else {}
+        return {
+            "teachers": list(self.teacher_digests),
+            "encoders": stored | computed,
+            **captions,
+        }
+
+    def conditions(self, store: LatentStore) -> Conditions:
+        """What the images of a store are conditioned on."""
+        return store.classes if self.captions is None else CaptionConditions(self.captions)
+
+
+def _captions(
+    experiment: ExperimentConfig, run: str, store: LatentStore, path: Path | None
+) -> CaptionStore | None:
+    """The captions of a run that is conditioned on them.
+
+    Raises:
+        UserError: they are missing, of other images, or not wanted.
+    """
+    wanted = experiment.runs[run].model.condition == "caption"
+    if wanted != (path is not None):
+        needs = "needs some" if wanted else "is conditioned on classes"
+        raise UserError(f"--captions: {path or 'none are given'}, run {run!r} {needs}")
+    if path is None:
+        return None
+    captions = CaptionStore(path)
+    captions.check_fits(store)
+    return captions
 
 
 def _check_source(path: Path, metadata: TeacherMetadata, choice: TeacherConfig, seed: int) -> None:
@@ -104,7 +142,13 @@ def _check_source(path: Path, metadata: TeacherMetadata, choice: TeacherConfig, 
             )
 
 
-def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore) -> None:
+def _check_latents(
+    path: Path,
+    shape: BackboneShape,
+    latents: LatentScaling,
+    store: LatentStore,
+    conditions: Conditions,
+) -> None:
     """Raise unless a teacher fits a store's latents.
 
     Of an imported one nobody knows which latents it was trained on.
@@ -115,7 +159,7 @@ def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: L
             ("scale", latents.scale, manifest.scale),
             ("shift", latents.shift, manifest.shift),
             ("latent_shape", shape.latent_shape, manifest.latent_shape),
-            ("num_classes", shape.num_classes, manifest.num_classes),
+            ("condition", shape.condition_size, conditions.size),
         ):
             if value != expected:
                 raise UserError(f"{path}: {key} is {value}, {store.directory} has {expected}")

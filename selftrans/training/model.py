@@ -15,8 +15,9 @@ from selftrans.alignment.base import AlignmentLosses, Batch
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.config import ExperimentConfig, TrainingConfig
 from selftrans.data.store import FeatureStore, LatentStore
+from selftrans.models.backbone import Backbone
+from selftrans.models.build import build_backbone
 from selftrans.models.encoder import PatchEncoder
-from selftrans.models.sit import SiT, build_backbone
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.batches import BatchSource
 from selftrans.training.inputs import Inputs
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 class TrainingModel(nn.Module):
     """Backbone and alignment losses in one forward, as distributed data parallel needs them."""
 
-    def __init__(self, backbone: SiT, alignment: AlignmentLosses) -> None:
+    def __init__(self, backbone: Backbone, alignment: AlignmentLosses) -> None:
         super().__init__()
         self.backbone = backbone
         self.alignment = alignment
@@ -44,7 +45,7 @@ class TrainingModel(nn.Module):
         """
         depths = self.alignment.depths(batch.step)
         velocity, features = self.backbone.with_features(
-            batch.x_BCHW, batch.t_B, batch.dropped_labels_B, depths
+            batch.x_BCHW, batch.t_B, batch.dropped_condition_B, depths
         )
         denoising = (velocity.float() - batch.velocity_BCHW).square().mean()
         return denoising, *self.alignment(batch, features)
@@ -65,11 +66,12 @@ def build_model(
     Raises:
         UserError: an alignment loss lacks its teacher or encoder.
     """
-    settings, manifest = experiment.runs[run], store.manifest
+    settings, latent_shape = experiment.runs[run], store.manifest.latent_shape
     inputs = inputs or Inputs()
+    conditions = inputs.conditions(store)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
-        backbone = build_backbone(settings.model, manifest.latent_shape, manifest.num_classes)
+        backbone = build_backbone(settings.model, latent_shape, conditions.size)
         encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
         alignment = build_alignment_losses(
             settings.alignments, backbone.shape, inputs.teachers, encoders
@@ -92,14 +94,15 @@ def batch_source(
         list(inputs.features.values()),
         inputs.images,
         with_global_times=alignment.need_global_times,
+        conditions=inputs.conditions(store),
     )
 
 
-def prepare_blocks(backbone: SiT, training: TrainingConfig) -> None:
+def prepare_blocks(backbone: Backbone, training: TrainingConfig) -> None:
     """Let the blocks of the trained backbone run as the recipe says."""
     backbone.activation_checkpointing = training.activation_checkpointing
     if training.compile:  # block by block: one small graph, compiled once
-        for block in backbone.blocks:
+        for block in backbone.each_block:
             block.compile()
 
 

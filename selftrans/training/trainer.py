@@ -15,7 +15,7 @@ from selftrans.config import ExperimentConfig, TrainingConfig, fingerprint, run_
 from selftrans.config.user_code import is_own_class
 from selftrans.data.store import LatentStore
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape
 from selftrans.runtime.errors import Interrupted
 from selftrans.runtime.events import EventStream
 from selftrans.runtime.files import write_json
@@ -103,7 +103,11 @@ def definition_of(
 
 
 def weights_metadata(
-    segment: Segment, shape: SiTShape, store: LatentStore, fingerprint: str
+    segment: Segment,
+    shape: BackboneShape,
+    store: LatentStore,
+    inputs: Inputs,
+    fingerprint: str,
 ) -> WeightsMetadata:
     """What the checkpoint's weight files say about themselves."""
     latents, model = store.manifest, segment.experiment.runs[segment.run].model
@@ -115,6 +119,7 @@ def weights_metadata(
         shape=shape,
         own_backbone=model.model_dump(mode="json") if is_own_class(model) else None,
         interpolant=segment.training.interpolant,
+        text_encoder_digest=inputs.captions.manifest.encoder_digest if inputs.captions else None,
         latents=LatentScaling(
             digest=latents.digest,
             scale=latents.scale,
@@ -217,7 +222,7 @@ def train(
         training.accumulate,
         accelerator.process_index,
     )
-    held_out = HeldOutLoss(store, training, mixed_precision, accelerator)
+    held_out = HeldOutLoss(store, training, mixed_precision, accelerator, inputs.conditions(store))
     control = Control(accelerator, stop, training.save_minutes * 60)
     model.train()
     with (
@@ -268,7 +273,7 @@ def train(
         export(
             segment.checkpoint,
             {"ema": ema.average, "raw": raw_model.backbone},
-            weights_metadata(segment, raw_model.backbone.shape, store, states.fingerprint),
+            weights_metadata(segment, raw_model.backbone.shape, store, inputs, states.fingerprint),
             progress.tables(),
             after=segment.after,
             seconds=progress.seconds_spent,

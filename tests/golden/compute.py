@@ -39,7 +39,8 @@ from selftrans.extraction.shards import one_thread
 from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.runtime.tensors import load_tensors
-from selftrans.sampling.generate import SampleNoise, sample_labels, sample_latents
+from selftrans.sampling.conditions import sample_labels
+from selftrans.sampling.generate import SampleNoise, sample_latents
 from selftrans.training import trainer
 from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.ema import MovingAverage
@@ -249,8 +250,8 @@ def batch_integers(arm: str, step: int) -> Json:
     batch = source(arm).draw(step, whole)
     arrays = {
         "indices": source(arm).indices(step, whole),
-        "labels": batch.labels_B.numpy(),
-        "dropped_labels": batch.dropped_labels_B.numpy(),
+        "labels": batch.condition_B.numpy(),
+        "dropped_labels": batch.dropped_condition_B.numpy(),
     }
     content = b"".join(array.astype("<i8").tobytes() for array in arrays.values())
     listed = {name: array.tolist() for name, array in arrays.items()}
@@ -422,12 +423,12 @@ def latents_of(sampler: str) -> Json:
     """Samples 0 to 3: their norms, and the whole latent of sample 2."""
     settings, model = experiment().evaluation.samplers[sampler], sampling_model()
 
-    def velocity(x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
-        return model(x_BCHW.double(), t_B.double(), labels_B)
+    def velocity(x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor) -> Tensor:
+        return model(x_BCHW.double(), t_B.double(), condition_B)
 
     labels = torch.from_numpy(sample_labels(settings, range(4), 10))
     noise = SampleNoise(settings.seed, range(4), (4, 8, 8), CPU)
-    sampled = sample_latents(velocity, settings, labels, noise, 10)
+    sampled = sample_latents(velocity, settings, labels, noise, torch.tensor([10]))
     assert sampled.dtype == torch.float64
     return {"norms": [norm_of([one]) for one in sampled], "sample 2": sampled[2].flatten().tolist()}
 

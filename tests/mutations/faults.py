@@ -97,8 +97,8 @@ FAULTS = {
     ),
     "the teacher sees dropped labels": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old="batch.t_B[rows], batch.labels_B[rows]",
-        new="batch.t_B[rows], batch.dropped_labels_B[rows]",
+        old="batch.t_B[rows], batch.condition_B[rows]",
+        new="batch.t_B[rows], batch.dropped_condition_B[rows]",
         tests=f"{ALIGNMENT} -k stage_2",
     ),
     "the teacher is guided away from the label": Fault(

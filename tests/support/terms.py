@@ -31,7 +31,7 @@ def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
     return Batch(
         step=step, interpolant=way, z_BCHW=z, eps_BCHW=eps, x_BCHW=way.noised(z, eps, t_B111),
         velocity_BCHW=way.velocity(z, eps, t_B111), t_B=t, times=np.asarray(times, np.float32),
-        labels_B=labels, dropped_labels_B=dropped,
+        condition_B=labels, dropped_condition_B=dropped,
         uniform_B=torch.rand(size, generator=rng, dtype=torch.float64),
         global_times=np.asarray(times, np.float32), **more,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def tokens_of(model, batch, i, depth):
     """The student's tokens of sample i after a block, computed alone."""
     one = slice(i, i + 1)
     return model.with_features(
-        batch.x_BCHW[one], batch.t_B[one], batch.dropped_labels_B[one], (depth,)
+        batch.x_BCHW[one], batch.t_B[one], batch.dropped_condition_B[one], (depth,)
     )[1][depth][0]
 
 

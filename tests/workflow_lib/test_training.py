@@ -89,10 +89,10 @@ def test_a_segment_reads_the_encoder_that_it_follows(make_study, run, stores, en
 
 
 def test_the_command_line_names_what_is_followed(training):
-    inputs = SimpleNamespace(teachers=["a"], features=["b"], encoders=["c"])
+    inputs = SimpleNamespace(captions=[], teachers=["a"], features=["b"], encoders=["c"])
     job = {**SIT, "run": "self-transcendence"}
     expected = "--teacher self-transcendence=a --features b --encoder c"
-    assert training.alignment_options(job, inputs) == expected
+    assert training.input_options(job, inputs) == expected
 
 
 def test_the_longest_chain_of_trainings_comes_first(training):

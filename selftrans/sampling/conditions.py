@@ -1,0 +1,101 @@
+"""What samples show: sample i has a class or a caption, as a function of (seed, i)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selftrans.config import ConditionSize, SamplerConfig
+from selftrans.data.captions import CaptionStore
+from selftrans.models.metadata import WeightsMetadata
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.random import Stream, generator
+
+
+def sample_labels(settings: SamplerConfig, indices: range, num_classes: int) -> NDArray[np.int64]:
+    """Class of each sample: i modulo K, or drawn from (seed, i)."""
+    if settings.labels == "balanced":
+        return np.asarray(indices, dtype=np.int64) % num_classes
+    draws = [
+        generator(settings.seed, Stream.SAMPLE, index, 1).integers(num_classes) for index in indices
+    ]
+    return np.asarray(draws, dtype=np.int64)
+
+
+class SampleConditions:
+    """The conditions of the samples of one checkpoint.
+
+    Args:
+        metadata: of the checkpoint.
+        prompts: manifest of a caption store; sample i shows the first caption of image i modulo
+            the number of its images.
+
+    Raises:
+        UserError: a model of classes is given captions, or the captions are of another text
+            encoder or of another shape than those that it was trained on.
+    """
+
+    def __init__(self, metadata: WeightsMetadata, prompts: Path | None = None) -> None:
+        self.size: ConditionSize = metadata.shape.condition_size
+        self.store = None if prompts is None else CaptionStore(prompts)
+        if self.store is None:
+            return
+        manifest, trained = self.store.manifest, metadata.text_encoder_digest
+        if isinstance(self.size, int):
+            raise UserError(f"{prompts}: holds captions, the checkpoint is conditioned on classes")
+        if manifest.shape != self.size:
+            raise UserError(
+                f"{prompts}: captions of shape {manifest.shape}, the checkpoint takes {self.size}"
+            )
+        if trained not in (None, manifest.encoder_digest):
+            raise UserError(
+                f"{prompts}: captions of another text encoder than the checkpoint was trained on"
+                f" ({manifest.encoder_digest[:12]}, expected {str(trained)[:12]})"
+            )
+
+    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
+        """What identifies the condition of each sample: its class, or an image of the prompts."""
+        if isinstance(self.size, int):
+            return sample_labels(settings, indices, self.size)
+        return np.asarray(indices, dtype=np.int64) % self._prompts.manifest.images
+
+    def of_samples(self, settings: SamplerConfig, indices: range) -> NDArray[Any]:
+        """The condition of each sample: classes (B,), or captions (B, L, K)."""
+        labels = self.labels(settings, indices)
+        return labels if isinstance(self.size, int) else self._prompts.first_of(labels)
+
+    def check(self, condition_B: NDArray[Any]) -> None:
+        """Refuse what the model does not know.
+
+        Raises:
+            UserError: a class is none of its classes, or captions have another shape.
+        """
+        if not isinstance(self.size, int):
+            if condition_B.shape[1:] != self.size:
+                raise UserError(
+                    f"captions: of shape {condition_B.shape[1:]}, the checkpoint takes {self.size}"
+                )
+            return
+        if wrong := [label for label in condition_B if not 0 <= label < self.size]:
+            raise UserError(
+                f"class {wrong[0]} is not one of the model (allowed: 0 to {self.size - 1})"
+            )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a set of samples depends on, beside its sampler's settings."""
+        if self.store is None:
+            return {}
+        return {"labels": "prompts", "prompts": self.store.manifest.digest}
+
+    @property
+    def _prompts(self) -> CaptionStore:
+        if self.store is None:
+            raise UserError(
+                "--prompts: is needed, the checkpoint is conditioned on captions"
+                " (allowed: the manifest of a caption store)"
+            )
+        return self.store
