@@ -43,6 +43,10 @@ class RunRecord(_Record):
     checkpoints: list[int] = Field(min_length=1)
     batch_size: int
     teachers: list[TeacherRecord]
+    captions: str = ""
+    """Manifest of the captions that it is conditioned on; empty for a run of classes."""
+    prompts: str = ""
+    """Manifest of the captions that its samples are made of; empty for a run of classes."""
     features: list[str] = []
     """Manifests of encoders' stored features that it follows."""
     encoders: list[str] = []

@@ -9,10 +9,10 @@ from selftrans.cli.options import (
     FILE,
     OneOf,
     WholeNumber,
-    alignment_options,
     batch_size_option,
     check_output,
     device_option,
+    input_options,
     output_option,
     process_options,
     workers_of,
@@ -143,7 +143,7 @@ def statistics(
 @click.option("--run", required=True, help="name of the run")
 @click.option("--seed", type=WholeNumber(0), required=True, help="seed of the run")
 @click.option("--latents", type=FILE, required=True, help="manifest of the latent store")
-@alignment_options
+@input_options
 @output_option("the features (.npz)")
 @batch_size_option(256)
 @device_option
@@ -153,9 +153,7 @@ def features(
     run: str,
     seed: int,
     latents: Path,
-    teachers: tuple[tuple[str, Path], ...],
-    features: tuple[Path, ...],
-    encoders: tuple[Path, ...],
+    inputs: InputPaths,
     output: Path,
     batch_size: int,
     device: DeviceName,
@@ -175,7 +173,7 @@ def features(
         seed,
         list(checkpoints),
         latents,
-        InputPaths(teachers=dict(teachers), features=features, encoders=encoders),
+        inputs,
         output,
         batch_size,
         claim_device(granted_gpus(device)),

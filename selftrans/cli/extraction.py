@@ -1,6 +1,9 @@
-"""``selftrans extract latents`` and ``selftrans extract features``."""
+"""``selftrans extract latents``, ``selftrans extract features``, ``selftrans extract captions``."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,10 +19,13 @@ from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.workers import Shard, run_sharded
 
+if TYPE_CHECKING:
+    import torch
+
 
 @click.group()
 def extract() -> None:
-    """Encode images into a store that trainings read."""
+    """Encode images, or their captions, into a store that trainings read."""
 
 
 @extract.command()
@@ -70,6 +76,25 @@ def features(
         lambda claimed: FeatureExtraction(load_dataset(data), encoder, output, claimed),
         DirectoryLock(output, wait=True),
     )
+
+
+@extract.command()
+@data_argument
+@output_option("directory of the caption store")
+@process_options
+def captions(
+    data: str, output: Path, device: DeviceName, processes: int, worker: Shard | None
+) -> None:
+    """Encode the captions of a DATA file's images; resumes at the shard."""
+    from selftrans.config import load_dataset
+    from selftrans.data.sources import left_out
+    from selftrans.extraction.captions import CaptionExtraction
+
+    def extraction(claimed: torch.device) -> CaptionExtraction:
+        settings = load_dataset(data)
+        return CaptionExtraction(settings, output, claimed, left_out(settings, Path(data)))
+
+    run_sharded(workers_of(device, processes, worker), extraction, DirectoryLock(output, wait=True))
 
 
 COMMANDS = {"extract": extract}

@@ -1,5 +1,6 @@
 """Options that several commands have, under one name and with one meaning, and their types."""
 
+import functools
 import json
 import math
 import sys
@@ -12,6 +13,7 @@ import click
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.workers import Shard, Workers
+from selftrans.training.input_paths import InputPaths
 
 MOST = 2**53
 """Of any count, step or seed: a larger one is a slip of the finger."""
@@ -180,9 +182,29 @@ def events_option(what: str) -> Callable[[Function], Function]:
     )
 
 
-def alignment_options(command: Function) -> Function:
-    """What a run's loss follows."""
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a training reads beside latents, for a command that takes ``inputs: InputPaths``."""
+
+    @functools.wraps(command)
+    def with_inputs(
+        *words: Any,
+        captions: Path | None,
+        teachers: tuple[tuple[str, Path], ...],
+        features: tuple[Path, ...],
+        encoders: tuple[Path, ...],
+        **others: Any,
+    ) -> Any:
+        inputs = InputPaths(
+            captions=captions, teachers=dict(teachers), features=features, encoders=encoders
+        )
+        return command(*words, inputs=inputs, **others)
+
     options = (
+        click.option(
+            "--captions",
+            type=FILE,
+            help="manifest of a caption store, for a run that is conditioned on captions",
+        ),
         click.option(
             "--teacher",
             "teachers",
@@ -204,9 +226,10 @@ def alignment_options(command: Function) -> Function:
             help="file of an encoder that a term runs (may be repeated)",
         ),
     )
+    result: Callable[..., Any] = with_inputs
     for option in reversed(options):
-        command = option(command)
-    return command
+        result = option(result)
+    return result
 
 
 def check_output(output: Path, *inputs: Path | None, suffix: str | None = None) -> None:

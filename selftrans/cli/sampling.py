@@ -139,6 +139,11 @@ def _data_of(weights: Path) -> tuple[Path, DataRecord] | None:
 @click.argument("weights", type=FILE)
 @autoencoder_option
 @decoder_option
+@click.option(
+    "--prompts",
+    type=FILE,
+    help="manifest of the caption store whose captions samples are made of",
+)
 @click.option("--settings", required=True, help="an entry of evaluation.samplers, as JSON")
 @output_option("the .npz; its first images and a .json go beside it")
 @batch_size_option(256)
@@ -148,6 +153,7 @@ def generate(
     weights: Path,
     autoencoder: str | None,
     decoder: str | None,
+    prompts: Path | None,
     settings: str,
     output: Path,
     batch_size: int,
@@ -169,6 +175,7 @@ def generate(
         sampler,
         output,
         other_decoder=is_other,
+        prompts=prompts,
         batch_size=batch_size,
         events=events,
         workers=workers_of(device, processes, worker),

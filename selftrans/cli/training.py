@@ -9,10 +9,10 @@ import click
 from selftrans.cli.options import (
     FILE,
     WholeNumber,
-    alignment_options,
     check_output,
     data_argument,
     device_option,
+    input_options,
     output_option,
     processes_option,
 )
@@ -40,7 +40,7 @@ from selftrans.training.input_paths import InputPaths
     help="the checkpoint is one of an experiment that extends this one",
 )
 @click.option("--latents", type=FILE, required=True, help="manifest of the latent store")
-@alignment_options
+@input_options
 @click.option("--directory", type=FILE, required=True, help="directory of the run")
 @click.option(
     "--after",
@@ -70,9 +70,7 @@ def train(
     until: int,
     inserted: bool,
     latents: Path,
-    teachers: tuple[tuple[str, Path], ...],
-    features: tuple[Path, ...],
-    encoders: tuple[Path, ...],
+    inputs: InputPaths,
     directory: Path,
     after: int,
     device: DeviceName,
@@ -90,7 +88,7 @@ def train(
         until,
         latents=latents,
         directory=directory,
-        inputs=InputPaths(teachers=dict(teachers), features=features, encoders=encoders),
+        inputs=inputs,
         after=after,
         inserted=inserted,
         device=device,

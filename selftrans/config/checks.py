@@ -44,6 +44,12 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
     if side % patch:
         message = f"{patch} does not divide the {side}x{side} latents"
         yield Problem(("runs", name, "model", "patch_size"), message)
+    if run.model.condition not in (known := experiment.data.conditions):
+        message = (
+            f"{run.model.kind!r} is conditioned on a {run.model.condition},"
+            f" data {experiment.data.name!r} has a {' and a '.join(known)} for each image"
+        )
+        yield Problem(("runs", name, "model", "kind"), message)
     if run.imported and run.alignments:
         message = "an imported checkpoint is not trained (allowed: none)"
         yield Problem(("runs", name, "alignment"), message)
@@ -81,6 +87,7 @@ def _teacher_problems(
         yield Problem((*keys, "teacher", "step"), message)
     for key, student, teachers in (
         ("model.patch_size", run.model.patch_size, source.model.patch_size),
+        ("a model conditioned on", run.model.condition, source.model.condition),
         ("training.interpolant", run.training.interpolant, source.training.interpolant),
     ):
         if student != teachers:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, WithJsonSchema, model_validator
 
 from selftrans.config.base import (
+    Condition,
     ConfigModel,
     Line,
     Name,
@@ -26,13 +27,22 @@ _LIST_OR_FILE = WithJsonSchema(
 )
 
 
-class DigitsSource(ConfigModel):
+class SourceConfig(ConfigModel):
+    """Where images come from, with a class for each unless a source says otherwise."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the images have classes."""
+        return True
+
+
+class DigitsSource(SourceConfig):
     """The 1,797 handwritten digits of scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
 
     kind: Literal["digits"]
 
 
-class FileSource(ConfigModel):
+class FileSource(SourceConfig):
     """What sources of image files have in common.
 
     Images get the ADM crop: halved by box averages, resized bicubically, cropped at the centre.
@@ -232,6 +242,37 @@ EncoderConfig = Annotated[
 ]
 
 
+class WordsEncoderConfig(ConfigModel):
+    """A fixed random vector for each word, in place of a text encoder.
+
+    It stands in where no weights can be had: it needs none, and knows nothing of any word.
+    """
+
+    kind: Literal["words"]
+    length: Annotated[int, Field(ge=3, le=4096)] = 32
+    """Tokens L of a caption: a start, its words, and ends. More are cut off, and counted."""
+    size: Annotated[int, Field(gt=0, le=2**16, multiple_of=2)] = 64
+    """Length K of a word's vector."""
+
+
+class PretrainedTextEncoderConfig(ConfigModel):
+    """An existing text encoder of transformers: CLIP's, T5's or any other by its name."""
+
+    kind: Literal["pretrained"]
+    path: Line
+    """Directory, or name on the Hugging Face hub, for instance `openai/clip-vit-large-patch14`,
+    which must be in the hub's cache."""
+    length: Annotated[int, Field(ge=3, le=4096)] = 77
+    """Tokens L of a caption. More are cut off, and counted."""
+    size: Annotated[int, Field(gt=0, le=2**16)] = 768
+    """Length K of a token's features."""
+
+
+TextEncoderConfig = Annotated[
+    WordsEncoderConfig | PretrainedTextEncoderConfig, Field(discriminator="kind")
+]
+
+
 class DatasetConfig(ConfigModel):
     """A data set as it is learnt from. Experiments that name it share its latents."""
 
@@ -255,6 +296,11 @@ class DatasetConfig(ConfigModel):
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
     name."""
+    captions: PositiveInt | None = None
+    """How many captions the images have. Another number is refused, and a plan can be made before
+    they are there."""
+    text_encoder: TextEncoderConfig | None = None
+    """What encodes the captions of the images, for backbones that are conditioned on them."""
     class_names: Annotated[tuple[ClassName, ...] | None, _LIST_OR_FILE] = None
     """What classes are called in figures and commands, in their order: a list, or the path of a
     text file with a line for each, beside this file. If it is not given, as their folders, as the
@@ -283,6 +329,12 @@ class DatasetConfig(ConfigModel):
                     "source.on_error: 'skip', but images of source.kind 'repa' are decoded already"
                 )
         return self
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What a backbone may be conditioned on."""
+        classes: tuple[Condition, ...] = ("class",) if self.source.has_classes else ()
+        return classes if self.text_encoder is None else (*classes, "caption")
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

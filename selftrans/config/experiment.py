@@ -77,6 +77,9 @@ class ExperimentConfig(ConfigModel):
     """One or two sentences for the reader."""
     data: DatasetConfig
     """Name of a data file in `experiments/data/`, or the path of one."""
+    prompts: DatasetConfig | None = None
+    """Name of a data file whose captions samples are made of, one image for each; those of `data`,
+    if it is not given. For backbones that are conditioned on captions."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Every run is trained once for each seed."""
     model: Backbone
@@ -95,6 +98,11 @@ class ExperimentConfig(ConfigModel):
     """What is asked about the features; nothing, if it is not given."""
     resources: ResourcesConfig = ResourcesConfig()
     """What the jobs request; the configuration of the workflow may override it."""
+
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        """What is learnt from, and whose captions are sampled."""
+        return (self.data,) if self.prompts is None else (self.data, self.prompts)
 
     @property
     def baseline(self) -> str:

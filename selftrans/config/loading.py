@@ -177,8 +177,10 @@ def load_experiment(
         problems += missing
         extended = values
     version = _version(values, source, "", recorded)
-    if isinstance(values.get("data"), str):
-        values["data"] = load_dataset(values["data"], data_changes, recorded, project).model_dump()
+    for key in ("data", "prompts"):
+        if isinstance(values.get(key), str):
+            dataset = load_dataset(values[key], data_changes, recorded, project)
+            values[key] = dataset.model_dump()
     figures = values.get("figures")
     if isinstance(figures, dict) and isinstance(published := figures.get("published"), str):
         values["figures"] = {
@@ -289,8 +291,9 @@ def _read_layers(
     if real in read:
         raise ConfigError(f"{path}: extends: is circular")
     values = read_yaml(path)
-    if _is_path(values.get("data")):
-        values["data"] = str(path.parent / values["data"])
+    for key in ("data", "prompts"):
+        if _is_path(values.get(key)):
+            values[key] = str(path.parent / values[key])
     figures = values.get("figures")
     if isinstance(figures, dict) and _is_path(figures.get("published")):
         figures["published"] = str(path.parent / figures["published"])

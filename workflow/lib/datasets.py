@@ -27,8 +27,9 @@ class Datasets:
         self.study = study
 
     def jobs(self) -> list[dict[str, str]]:
-        """Wildcards of every data set."""
-        return [{"dataset": name} for name in self.study.datasets]
+        """Wildcards of every data set that is trained on."""
+        names = (experiment.data.name for experiment in self.study.experiments.values())
+        return [{"dataset": name} for name in dict.fromkeys(names)]
 
     def targets(self) -> list[str]:
         """The latents of every data set."""
@@ -91,6 +92,10 @@ class Datasets:
         data = self._data(wildcards)
         return fill(paths.LATENTS, wildcards) if may_skip(data) and not data.reference else []
 
+    def skipped_of_captions(self, wildcards: Wildcards) -> str | list[str]:
+        """The manifest that lists skipped images, whose captions are left out."""
+        return fill(paths.LATENTS, wildcards) if may_skip(self._data(wildcards)) else []
+
     # -- by the wildcard `experiment`
 
     def _of_experiment(self, wildcards: Wildcards) -> dict[str, str]:
@@ -107,6 +112,13 @@ class Datasets:
     def latents(self, wildcards: Wildcards) -> str:
         """The latents that a job's experiment trains on."""
         return self.path(paths.LATENTS)(wildcards)
+
+    def prompts(self, wildcards: Wildcards) -> list[str]:
+        """The captions that samples of a run are made of; none for a run of classes."""
+        if self.study.run_of(wildcards).model.condition == "class":
+            return []
+        experiment = self.study.experiment_of(wildcards)
+        return [fill(paths.CAPTIONS, {"dataset": experiment.datasets[-1].name})]
 
     def autoencoder_files_of_experiment(self, wildcards: Wildcards) -> list[str]:
         """The files of the autoencoder of a job's experiment, where a rule makes it."""

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import product
 from typing import Any, Protocol
 
@@ -16,6 +16,12 @@ from selftrans.config import (
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill, unique
 from workflow.lib.study import Study
+
+
+class PromptsInput(Protocol):
+    """The inputs of a job that samples."""
+
+    prompts: Sequence[str]
 
 
 class ExtractorInput(Protocol):
@@ -106,6 +112,10 @@ class Evaluation:
         version = self.study.experiment_of(wildcards).defaults
         sampler = self.sampler_of(wildcards)
         return json.dumps(versioned_identity(sampler, version, exclude=SELECTION_FIELDS))
+
+    def prompts_option(self, wildcards: Wildcards, input: PromptsInput) -> str:  # noqa: A002
+        """The captions that samples are made of, for the command line."""
+        return " ".join(f"--prompts {path}" for path in input.prompts)
 
     def sampled_checkpoint(self, wildcards: Wildcards) -> Job:
         """Wildcards of the weights of a set of samples, which lie with the run's owner."""

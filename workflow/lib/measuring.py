@@ -10,7 +10,7 @@ from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
 from workflow.lib.study import Study
 from workflow.lib.training import Training
-from workflow.lib.work import count_classes, segment_work
+from workflow.lib.work import condition_size, segment_work
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +46,14 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
     """
     import torch
 
-    from selftrans.models.sit import build_backbone
+    from selftrans.models.build import build_backbone
     from selftrans.runtime.devices import allow_tf32, claim_device, granted_gpus
     from selftrans.training.model import prepare_blocks
 
     if not experiment.trained_runs:
         raise UserError(f"--measure: experiment {experiment.name!r} trains nothing")
 
-    shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
+    shape = experiment.data.latent_shape
     name = max(
         experiment.trained_runs, key=lambda run: forward_flop(experiment.runs[run].model, shape)
     )
@@ -62,14 +62,12 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
     allow_tf32(run.training.tf32)
     cards = max(1, study.resources[experiment.name].train.gpu)
     size = max(1, run.training.batch_size // (cards * run.training.accumulate))
-    backbone = build_backbone(run.model, shape, classes).to(device)
+    condition = condition_size(experiment.data, run.model)
+    backbone = build_backbone(run.model, shape, condition).to(device)
     prepare_blocks(backbone, run.training)
     optimizer = torch.optim.AdamW(backbone.parameters())
     x_BCHW = torch.randn(size, *shape, device=device)
-    t_B, labels_B = (
-        torch.rand(size, device=device),
-        torch.zeros(size, dtype=torch.long, device=device),
-    )
+    t_B, condition_B = torch.rand(size, device=device), backbone.null_condition(size)
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
     steps, started = 0, 0.0
     while steps <= WARM_UP or time.perf_counter() - started < SECONDS:
@@ -77,7 +75,7 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
             _wait_for(device)
             started = time.perf_counter()
         with torch.autocast(device.type, mixed, enabled=mixed is not None):
-            loss = (backbone(x_BCHW, t_B, labels_B) - x_BCHW).square().mean()
+            loss = (backbone(x_BCHW, t_B, condition_B) - x_BCHW).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -9,11 +9,12 @@ from selftrans.config import (
     BackboneConfig,
     DatasetConfig,
     ExperimentConfig,
+    PretrainedTextEncoderConfig,
     RunConfig,
     TrainedAutoencoderConfig,
 )
 from selftrans.flops import EXTRACTOR_FLOP, EXTRACTOR_LENGTHS, parameters, tokens_of
-from workflow.lib.work import REFERENCE_IMAGES, count_classes
+from workflow.lib.work import REFERENCE_IMAGES, condition_size
 
 PROCESS_MB, GPU_PROCESS_MB = 800, 4000
 """Of a process before it holds anything: measured on a CPU; on a GPU the host's part of CUDA and
@@ -26,6 +27,8 @@ SAMPLING_ACTIVATIONS = 16
 """The same of a forward pass, for one block at a time."""
 CODING_BYTES = 2600
 """Of a pixel in the published autoencoder on a CPU, either way, measured at 256."""
+TEXT_ENCODER_BYTES, TEXT_BYTES = 4.9e8, 400
+"""CLIP ViT-L/14's text encoder in fp32, and a caption as Python holds it, twice."""
 FEATURE_BYTES = 15e6
 """Of an image in Inception on a CPU, measured."""
 AUTOENCODER_BYTES, EXTRACTOR_BYTES = 335e6, {"inception": 1.0e8, "dinov2": 1.2e9}
@@ -53,11 +56,14 @@ def training_memory(
 
     Every process reads the whole state; on a CPU it also computes in that memory.
     """
-    shape, classes = experiment.data.latent_shape, count_classes(experiment.data)
-    own = parameters(run.model, shape, classes)
+    data, shape = experiment.data, experiment.data.latent_shape
+
+    def weights(model: BackboneConfig) -> int:
+        return parameters(model, shape, condition_size(data, model))
+
+    own = weights(run.model)
     teachers = sum(
-        parameters(experiment.runs[teacher.choice.run].model, shape, classes)
-        for teacher in run.teachers.values()
+        weights(experiment.runs[teacher.choice.run].model) for teacher in run.teachers.values()
     )
     samples = run.training.batch_size / run.training.accumulate / workers
     tokens = samples * tokens_of(run.model, shape[1])
@@ -77,7 +83,7 @@ def sampling_memory(
     data, model = experiment.data, run.model
     tokens = 2 * batch_size * tokens_of(model, data.latent_shape[1])
     passing = 4 * SAMPLING_ACTIVATIONS * tokens * model.hidden_size
-    weights = 4 * parameters(model, data.latent_shape, count_classes(data))
+    weights = 4 * parameters(model, data.latent_shape, condition_size(data, model))
     decoding = 0.0
     if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
         images = max(1, DECODED_ELEMENTS // math.prod(data.latent_shape))
@@ -91,6 +97,13 @@ def extraction_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
     trained = isinstance(data.autoencoder, TrainedAutoencoderConfig)
     on_cpu = 0.0 if trained else pixels * CODING_BYTES
     return megabytes(workers, gpu, AUTOENCODER_BYTES + 3 * 3 * 4 * pixels, on_cpu)
+
+
+def captions_memory(data: DatasetConfig, workers: int, gpu: bool) -> int:
+    """Memory of encoding captions: a published encoder's weights, and all texts."""
+    trained = isinstance(data.text_encoder, PretrainedTextEncoderConfig)
+    held = TEXT_ENCODER_BYTES if trained else 0.0
+    return megabytes(workers, gpu, held + TEXT_BYTES * (data.captions or 0))
 
 
 def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) -> int:

@@ -15,7 +15,8 @@ from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
 
 READ_IMAGES = {
-    "autoencoder", "classifier", "encoder", "extract_latents", "extract_features", "probe_encoder",
+    "autoencoder", "classifier", "encoder", "extract_latents", "extract_features",
+    "extract_captions", "probe_encoder",
 }  # fmt: skip
 """Rules whose jobs read the images of a data set."""
 

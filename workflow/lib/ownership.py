@@ -47,7 +47,8 @@ class Ownership:
             return experiment
         samplers = (self.known[name].evaluation.samplers[sampler] for name in (experiment, parent))
         first, second = (one.model_dump(exclude=SELECTION_FIELDS) for one in samplers)
-        return self.samples(parent, run, sampler) if first == second else experiment
+        same = first == second and self._same_prompts(experiment, parent)
+        return self.samples(parent, run, sampler) if same else experiment
 
     def metrics(self, experiment: str, run: str, sampler: str, extractor: ExtractorName) -> str:
         """The owner of the metrics of these images."""
@@ -96,8 +97,14 @@ class Ownership:
             first.data.name == second.data.name
             and first.figures.sample_columns == second.figures.sample_columns
             and first.evaluation.label_sequences == second.evaluation.label_sequences
+            and self._same_prompts(experiment, parent)
         )
         return self.examples(parent) if same else experiment
+
+    def _same_prompts(self, experiment: str, parent: str) -> bool:
+        """Whether both sample the captions of one data set, if any."""
+        first, second = (self.known[name].datasets[-1].name for name in (experiment, parent))
+        return first == second
 
     def _parent_of_shared_run(self, experiment: str, run: str) -> str | None:
         """The experiment that is extended, if both have the same run in the same place."""

@@ -27,6 +27,7 @@ DATA_FILE = f"{DATASET}/data.yaml"
 AUTOENCODER = f"{DATASET}/autoencoder"
 AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 LATENTS = f"{DATASET}/latents/manifest.json"
+CAPTIONS = f"{DATASET}/captions/manifest.json"
 DATASET_EVENTS = f"{DATASET}/tensorboard"
 ENCODER = f"{DATASET}/encoders/{{encoder}}.safetensors"
 ENCODER_FEATURES = f"{DATASET}/features/{{encoder}}/manifest.json"

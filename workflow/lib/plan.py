@@ -27,7 +27,9 @@ from workflow.lib.settings import RatesConfig
 from workflow.lib.study import Study
 from workflow.lib.training import Training, checkpoint_below
 from workflow.lib.work import (
-    count_classes,
+    captions_bytes,
+    captions_work,
+    condition_size,
     count_reference,
     count_rows,
     encoding_work,
@@ -40,7 +42,8 @@ from workflow.lib.work import (
 
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
-    "extract_features", "reference_statistics", "import_checkpoint", "train_segment",
+    "extract_features", "extract_captions", "reference_statistics", "import_checkpoint",
+    "train_segment",
     "freeze_teacher", "class_examples", "generate_samples", "sample_statistics", "metrics",
     "block_features", "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
@@ -76,8 +79,9 @@ class Plan:
         self.training = Training(study, ancient=str)
         self.evaluation, self.analysis = Evaluation(study), Analysis(study)
         self.costs = {rule: Cost() for rule in RULES}
-        for data in study.datasets.values():
+        for data in {one.data.name: one.data for one in study.experiments.values()}.values():
             self._add_data(data)
+        self._add_captions()
         self._add_imports()
         self._add_segments()
         self._add_teachers()
@@ -146,6 +150,17 @@ class Plan:
                 size = 2 * count_rows(data) * length
                 self._add("extract_features", features_work(data, encoder.name), size, gpu)
 
+    def _add_captions(self) -> None:
+        """The captions that trainings read, and those that samples are made of."""
+        on_captions = [
+            one
+            for one in self.study.experiments.values()
+            if any(run.model.condition == "caption" for run in one.runs.values())
+        ]
+        for data in {data.name: data for one in on_captions for data in one.datasets}.values():
+            gpu = self.study.resources_of({"dataset": data.name}).extract.gpu
+            self._add("extract_captions", captions_work(data), captions_bytes(data), gpu)
+
     def _add_imports(self) -> None:
         """Of every imported checkpoint the weights that are sampled, and those of teachers."""
         sampled = [self.evaluation.sampled_checkpoint(job) for job in self.evaluation.jobs()]
@@ -192,7 +207,7 @@ class Plan:
         model, data = experiment.runs[run].model, experiment.data
         if depth is not None:
             model = model.model_copy(update={"depth": depth})
-        return 4 * parameters(model, data.latent_shape, count_classes(data))
+        return 4 * parameters(model, data.latent_shape, condition_size(data, model))
 
     def _add_samples(self) -> None:
         for job in self.evaluation.jobs():

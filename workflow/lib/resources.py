@@ -17,6 +17,7 @@ from selftrans.config import (
 )
 from selftrans.runtime.errors import ConfigError
 from workflow.lib.memory import (
+    captions_memory,
     extraction_memory,
     probing_memory,
     sampling_memory,
@@ -29,6 +30,7 @@ from workflow.lib.study import Study
 from workflow.lib.training import checkpoint_below, saving_seconds
 from workflow.lib.work import (
     Work,
+    captions_work,
     count_reference,
     encoding_work,
     features_work,
@@ -107,6 +109,10 @@ def _extraction(job: Job) -> int:
     return extraction_memory(job.data, job.workers, job.on_gpu)
 
 
+def _captions(job: Job) -> int:
+    return captions_memory(job.data, job.workers, job.on_gpu)
+
+
 def _segment(job: Job) -> int:
     nodes = job.granted.nodes
     return training_memory(job.experiment, job.run, job.workers, nodes, job.on_gpu)
@@ -161,6 +167,10 @@ def _latents_minutes(job: Job) -> float | None:
 
 def _features_minutes(job: Job) -> float | None:
     return _extraction_minutes(job, lambda data: features_work(data, job.wildcards["encoder"]))
+
+
+def _captions_minutes(job: Job) -> float | None:
+    return None if job.data.captions is None else job.minutes(captions_work(job.data))
 
 
 def _segment_minutes(job: Job) -> float:
@@ -224,6 +234,7 @@ REQUESTS = {
     "reference_statistics": Request("data", _statistics, _reference_minutes, otherwise=LONG),
     "extract_latents": Request("extract", _extraction, _latents_minutes),
     "extract_features": Request("extract", _extraction, _features_minutes),
+    "extract_captions": Request("extract", _captions, _captions_minutes),
     "train_segment": Request("train", _segment, _segment_minutes, always_retried=True),
     "import_checkpoint": Request("generate", _import),
     "freeze_teacher": Request("light"),

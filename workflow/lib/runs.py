@@ -53,6 +53,8 @@ def _record(study: Study, experiment: str, name: str, seed: int) -> RunRecord:
             TeacherRecord(run=teacher.choice.run, step=teacher.choice.step, term=term, file=file)
             for (term, teacher), file in terms
         ],
+        captions="".join(training.captions(owner)),
+        prompts="".join(Datasets(study).prompts(owner)),
         features=training.feature_stores(owner),
         encoders=training.encoder_files(owner),
         metrics={

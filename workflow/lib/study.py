@@ -138,13 +138,14 @@ class Study:
         Raises:
             ConfigError: it cannot stand beside the others, or its processes cannot share a batch.
         """
-        name, data = experiment.name, experiment.data
+        name = experiment.name
         if self.known.setdefault(name, experiment) != experiment:
             raise ConfigError(f"{reference}: name: {name!r} is the name of another experiment, too")
-        if self.datasets.setdefault(data.name, data) != data:
-            raise ConfigError(
-                f"{reference}: data: {data.name!r} is defined otherwise by another experiment"
-            )
+        for data in experiment.datasets:
+            if self.datasets.setdefault(data.name, data) != data:
+                raise ConfigError(
+                    f"{reference}: data: {data.name!r} is defined otherwise by another experiment"
+                )
         self.resources[name] = self.settings.job_kinds(experiment)
         train = self.resources[name].train
         for run, settings in experiment.runs.items():
@@ -302,7 +303,11 @@ class Study:
         if "experiment" in wildcards.keys():  # noqa: SIM118 - Snakemake's object is a list
             return self.resources[wildcards["experiment"]]
         dataset = wildcards["dataset"]
-        users = (name for name, one in self.known.items() if one.data.name == dataset)
+        users = (
+            name
+            for name, one in self.known.items()
+            if any(data.name == dataset for data in one.datasets)
+        )
         return self.resources[next(users)]
 
     # -- the names that rules are restricted to

@@ -15,15 +15,16 @@ from selftrans.training.definition import SAVING_FILE
 from workflow.lib import paths
 from workflow.lib.paths import Job, Wildcards, fill, unique
 from workflow.lib.study import Study
-from workflow.lib.work import count_classes
+from workflow.lib.work import condition_size
 
 SLOW_DISK = 100e6
 """Bytes per second."""
 
 
-class AlignmentInputs(Protocol):
-    """The inputs of a job that runs alignments."""
+class TrainingInputs(Protocol):
+    """The inputs of a job that trains, or computes what a training does."""
 
+    captions: Sequence[str]
     teachers: Sequence[str]
     features: Sequence[str]
     encoders: Sequence[str]
@@ -89,6 +90,13 @@ class Training:
         teachers = self.study.run_of(wildcards).teachers.values()
         return [fill(paths.TEACHER, self.teacher(wildcards, teacher)) for teacher in teachers]
 
+    def captions(self, wildcards: Wildcards) -> list[str]:
+        """The captions of a run that is conditioned on them."""
+        if self.study.run_of(wildcards).model.condition == "class":
+            return []
+        dataset = self.study.experiment_of(wildcards).data.name
+        return [paths.CAPTIONS.format(dataset=dataset)]
+
     def feature_stores(self, wildcards: Wildcards) -> list[str]:
         """The stores of encoders' features that a run's alignments read."""
         return self._encoder_inputs(wildcards, "store", paths.ENCODER_FEATURES)
@@ -105,11 +113,12 @@ class Training:
             if encoder.features == features
         ]
 
-    def alignment_options(self, wildcards: Wildcards, input: AlignmentInputs) -> str:  # noqa: A002
-        """What the terms of a run's loss follow, for the command line: each named by its reader."""
+    def input_options(self, wildcards: Wildcards, input: TrainingInputs) -> str:  # noqa: A002
+        """What a training reads beside latents, for the command line: each named by its reader."""
         terms = self.study.run_of(wildcards).teachers
         teachers = [f"{name}={path}" for name, path in zip(terms, input.teachers, strict=True)]
         options = {
+            "--captions": input.captions,
             "--teacher": teachers,
             "--features": input.features,
             "--encoder": input.encoders,
@@ -130,6 +139,10 @@ class Training:
         """The latents that a segment reads."""
         dataset = self.study.experiment_of(wildcards).data.name
         return [self.frozen_input(paths.LATENTS.format(dataset=dataset), wildcards)]
+
+    def frozen_captions(self, wildcards: Wildcards) -> list[str]:
+        """The captions that a segment reads."""
+        return [self.frozen_input(path, wildcards) for path in self.captions(wildcards)]
 
     def frozen_teachers(self, wildcards: Wildcards) -> list[str]:
         """The frozen teachers that a segment follows."""
@@ -249,6 +262,6 @@ def saving_seconds(study: Study, wildcards: Wildcards) -> int:
         seconds = read_fields(state, seconds=(int, float))["seconds"]
     else:
         data, model = study.experiment_of(wildcards).data, study.run_of(wildcards).model
-        number = parameters(model, data.latent_shape, count_classes(data))
+        number = parameters(model, data.latent_shape, condition_size(data, model))
         seconds = 4 * 4 * number / SLOW_DISK  # weights, average and two moments, in fp32
     return 60 + math.ceil(3 * seconds)

@@ -9,9 +9,12 @@ from functools import partial
 from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import (
     AlignmentConfig,
+    BackboneConfig,
+    ConditionSize,
     DatasetConfig,
     DigitsSource,
     ExperimentConfig,
+    PretrainedTextEncoderConfig,
     RunConfig,
     SamplerConfig,
     TrainedAutoencoderConfig,
@@ -21,6 +24,7 @@ from selftrans.flops import (
     DECODER_FLOP,
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
+    caption_bytes,
     encoder_output,
     forward_flop,
     tokens_of,
@@ -32,6 +36,8 @@ Work = dict[str, float]
 """Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
 DIGITS = 1797
 """Images of scikit-learn's digits."""
+TEXT_LAYERS = 12
+"""Layers of CLIP's text encoders, of which each has 12 squares of its width as weights."""
 REFERENCE_IMAGES = 50_000
 """Images of a large reference, as most publications use it."""
 
@@ -39,6 +45,19 @@ REFERENCE_IMAGES = 50_000
 def count_classes(data: DatasetConfig) -> int:
     """Classes of a data set that may not exist yet: ten digits, else ImageNet's."""
     return 10 if isinstance(data.source, DigitsSource) else 1000
+
+
+def condition_size(data: DatasetConfig, model: BackboneConfig) -> ConditionSize:
+    """What a backbone is conditioned on: a number of classes, or the shape of captions' features.
+
+    Raises:
+        UserError: captions are wanted, and the data file names no text encoder.
+    """
+    if model.condition == "class":
+        return count_classes(data)
+    if data.text_encoder is None:
+        raise UserError(f"data {data.name!r}: text_encoder: is needed by a backbone of captions")
+    return data.text_encoder.length, data.text_encoder.size
 
 
 def count_images(data: DatasetConfig) -> int:
@@ -73,6 +92,31 @@ def encoding_work(data: DatasetConfig) -> Work:
     if isinstance(data.autoencoder, TrainedAutoencoderConfig):
         return {}
     return {data.latents.precision: count_rows(data) * data.image_size**2 * ENCODER_FLOP}
+
+
+def count_captions(data: DatasetConfig) -> int:
+    """Number of captions of a data set, by its file.
+
+    Raises:
+        UserError: the file does not say.
+    """
+    if data.captions is None:
+        raise UserError(f"data {data.name!r}: captions: is needed to plan before they are encoded")
+    return data.captions
+
+
+def captions_work(data: DatasetConfig) -> Work:
+    """Encoding the captions of a data set; nothing for the stand-in."""
+    if not isinstance(encoder := data.text_encoder, PretrainedTextEncoderConfig):
+        return {}
+    each = encoder.length * TEXT_LAYERS * 24 * encoder.size**2
+    return {"fp32": count_captions(data) * each}
+
+
+def captions_bytes(data: DatasetConfig) -> int:
+    """Size of a data set's caption store."""
+    assert data.text_encoder is not None
+    return caption_bytes(count_captions(data), data.text_encoder.length, data.text_encoder.size)
 
 
 def features_work(data: DatasetConfig, encoder: str) -> Work:

@@ -5,6 +5,7 @@ rule block_features:
         checkpoints=analysis.checkpoints,
         experiment=ancient(study.experiment_file),
         latents=datasets.latents,
+        captions=training.captions,
         teachers=training.teacher_files,
         features=training.feature_stores,
         encoders=training.encoder_files,
@@ -27,11 +28,11 @@ rule block_features:
         batch_size=request("block_features").batch_size,
     params:
         definition=analysis.definition,
-        alignment=training.alignment_options,
+        inputs=training.input_options,
     shell:
         "exec python -m selftrans features {input.experiment} {input.checkpoints} --run {wildcards.run}"
         " --seed {wildcards.seed} --latents {input.latents}"
-        " {params.alignment} --output {output} --batch-size {resources.batch_size}"
+        " {params.inputs} --output {output} --batch-size {resources.batch_size}"
         " --device {resources.device} > {log} 2>&1"
 
 

@@ -2,6 +2,7 @@ rule generate_samples:
     input:
         weights=evaluation.weights_to_sample,
         autoencoder=datasets.autoencoder_files_of_experiment,
+        prompts=datasets.prompts,
     output:
         samples=paths.SAMPLE_IMAGES,
         first=paths.FIRST_SAMPLES,
@@ -25,11 +26,12 @@ rule generate_samples:
         batch_size=request("generate_samples").batch_size,
     params:
         settings=evaluation.sampler_definition,
+        prompts=evaluation.prompts_option,
         autoencoder=datasets.decoder_option_of_experiment,
         events=paths.EVENTS,
     shell:
         "exec python -m selftrans generate {input.weights}"
-        " {params.autoencoder} --settings {params.settings:q}"
+        " {params.autoencoder} {params.prompts} --settings {params.settings:q}"
         " --batch-size {resources.batch_size} --output {output.samples} --events {params.events}"
         " --device {resources.device} --processes {resources.processes} > {log} 2>&1"
 

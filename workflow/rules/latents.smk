@@ -59,6 +59,34 @@ rule extract_features:
         " > {log} 2>&1"
 
 
+rule extract_captions:
+    input:
+        data=ancient(study.data_file),
+        latents=datasets.skipped_of_captions,
+    output:
+        paths.CAPTIONS,
+    log:
+        f"{DATASET}/logs/captions.log",
+    benchmark:
+        f"{DATASET}/benchmarks/captions.tsv"
+    priority: 10**9
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: request("extract_captions").threads
+    resources:
+        mem_mb=request("extract_captions").mem_mb,
+        runtime=request("extract_captions").runtime,
+        gpu=request("extract_captions").gpu,
+        device=request("extract_captions").device,
+        processes=request("extract_captions").processes,
+    params:
+        definition=datasets.definition("text_encoder"),
+        directory=subpath(output[0], parent=True),
+    shell:
+        "exec python -m selftrans extract captions {input.data} --output {params.directory}"
+        " --device {resources.device} --processes {resources.processes} > {log} 2>&1"
+
+
 rule latents:
     input:
         datasets.targets(),

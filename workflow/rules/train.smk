@@ -6,6 +6,7 @@ rule train_segment:
         before=training.segment_before,
         experiment=ancient(study.experiment_file),
         latents=training.frozen_latents,
+        captions=training.frozen_captions,
         teachers=training.frozen_teachers,
         features=training.frozen_features,
         encoders=training.frozen_encoders,
@@ -44,13 +45,13 @@ rule train_segment:
         inserted=training.inserted,
     params:
         directory=RUN,
-        alignment=training.alignment_options,
+        inputs=training.input_options,
         after=training.step_before,
     shell:
         "exec {resources.launcher}python -m selftrans train {input.experiment}"
         " --run {wildcards.run} --seed {wildcards.seed} --until {wildcards.step}"
         " {resources.inserted}"
-        " --after {params.after} --latents {input.latents} {params.alignment}"
+        " --after {params.after} --latents {input.latents} {params.inputs}"
         " --directory {params.directory} --device {resources.device}"
         " --processes {resources.processes}"
         " --nodes {resources.nodes} --attempt {resources.attempt} > {log} 2>&1"

@@ -30,6 +30,7 @@ __all__ = [
     "CorruptImage",
     "ImageSource",
     "held_out",
+    "left_out",
     "may_skip",
     "open_extracted",
     "open_source",
@@ -88,15 +89,25 @@ def open_extracted(data_file: Path) -> ImageSource:
         UserError: images may be left out, and it is not known which.
     """
     data = load_dataset(data_file)
+    return open_source(data, left_out(data, data_file))
+
+
+def left_out(data: DatasetConfig, data_file: Path) -> Collection[str]:
+    """Names of the images that the latents, which lie beside the data file, have no rows of.
+
+    Raises:
+        UserError: images may be left out, and it is not known which.
+    """
     if not may_skip(data):
-        return open_source(data)
+        return ()
     manifest = data_file.parent / "latents/manifest.json"
     if not manifest.is_file():
         raise UserError(
             f"{manifest}: is needed to know what `on_error: skip` left out;"
             " extract the latents first"
         )
-    return open_source(data, read_json(manifest)["skipped"])
+    names: list[str] = read_json(manifest)["skipped"]
+    return names
 
 
 def read_all(data: DatasetConfig) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
