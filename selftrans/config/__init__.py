@@ -94,7 +94,16 @@ from selftrans.config.loading import (
     parse_value,
     read_yaml,
 )
-from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
+from selftrans.config.model import (
+    MMDIT_PRESETS,
+    PRESETS,
+    SIZES,
+    Backbone,
+    BackboneConfig,
+    MMDiTConfig,
+    PresetName,
+    backbone_class,
+)
 from selftrans.config.resources import JobResources, ResourcesConfig
 from selftrans.config.training import (
     HELD_OUT_BINS,
@@ -115,6 +124,7 @@ __all__ = [
     "HELD_OUT_BINS",
     "LOCATION_FIELDS",
     "METRIC_EXTRACTORS",
+    "MMDIT_PRESETS",
     "NUMERIC_DATA_FIELDS",
     "PRESETS",
     "PROBE_FIELDS",
@@ -151,6 +161,7 @@ __all__ = [
     "InterpolantName",
     "JobResources",
     "LatentsConfig",
+    "MMDiTConfig",
     "Metric",
     "Name",
     "NoAlignment",
@@ -177,6 +188,7 @@ __all__ = [
     "UnitFloat",
     "Weights",
     "ZipSource",
+    "backbone_class",
     "check_name",
     "dataset_identity",
     "experiment_path",
