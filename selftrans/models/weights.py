@@ -10,6 +10,8 @@ from torch import Tensor
 
 from selftrans.config import Backbone, BackboneConfig
 from selftrans.models.metadata import TeacherMetadata, WeightsMetadata, load_checkpoint
+from selftrans.models.mmdit import MMDiT, MMDiTTrunk
+from selftrans.models.shape import BackboneShape, MMDiTShape
 from selftrans.models.sit import SiT, SiTTrunk, build_backbone
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
@@ -58,18 +60,25 @@ def load_teacher(path: Path, device: torch.device) -> tuple[SiTTrunk, TeacherMet
     """
     tensors, metadata = TeacherMetadata.load(path)
     own = metadata.own_backbone is not None
-    trunk = _backbone_of(metadata) if own else SiTTrunk(metadata.shape)
+    trunk = _backbone_of(metadata) if own else _trunk_of(metadata.shape)
     return _frozen(trunk, tensors, device), metadata
 
 
-def _backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> SiT:
-    """A fresh network as a file describes it."""
+def _backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> Any:
+    """A fresh network as a file describes it: a SiT or an MMDiT, which are used alike."""
     shape = metadata.shape
+    if isinstance(shape, MMDiTShape):
+        return MMDiT(shape)
     if metadata.own_backbone is None:
         return SiT(shape)
     return build_backbone(
         own_backbone(metadata.own_backbone), shape.latent_shape, shape.num_classes
     )
+
+
+def _trunk_of(shape: BackboneShape) -> Any:
+    """A fresh trunk, likewise."""
+    return MMDiTTrunk(shape) if isinstance(shape, MMDiTShape) else SiTTrunk(shape)
 
 
 def own_backbone(settings: Mapping[str, Any]) -> BackboneConfig:

@@ -15,7 +15,7 @@ from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.encoder import PatchEncoder, load_encoder
 from selftrans.models.metadata import LatentScaling, TeacherMetadata
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape
 from selftrans.models.sit import SiTTrunk
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
@@ -104,7 +104,9 @@ def _check_source(path: Path, metadata: TeacherMetadata, choice: TeacherConfig, 
             )
 
 
-def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: LatentStore) -> None:
+def _check_latents(
+    path: Path, shape: BackboneShape, latents: LatentScaling, store: LatentStore
+) -> None:
     """Raise unless a teacher fits a store's latents.
 
     Of an imported one nobody knows which latents it was trained on.
@@ -115,7 +117,7 @@ def _check_latents(path: Path, shape: SiTShape, latents: LatentScaling, store: L
             ("scale", latents.scale, manifest.scale),
             ("shift", latents.shift, manifest.shift),
             ("latent_shape", shape.latent_shape, manifest.latent_shape),
-            ("num_classes", shape.num_classes, manifest.num_classes),
+            ("num_classes", shape.condition_size, manifest.num_classes),
         ):
             if value != expected:
                 raise UserError(f"{path}: {key} is {value}, {store.directory} has {expected}")
