@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from selftrans import __version__
-from selftrans.config import BackboneConfig, Convention, InterpolantName, Weights
+from selftrans.config import (
+    BackboneConfig,
+    Convention,
+    InterpolantName,
+    MMDiTConfig,
+    Weights,
+)
 from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape, MMDiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, sha256_of, write_json
@@ -159,14 +165,17 @@ def _take_over(
     return metadata.model_copy(update=changes).save(output, tensors)
 
 
-def _check_shape(file: Path, shape: SiTShape, expected: BackboneConfig | None) -> None:
+def _check_shape(file: Path, shape: BackboneShape, expected: BackboneConfig | None) -> None:
     """Raise unless a file's backbone is the one that it must be."""
     if expected is None:
         return
-    wanted = SiTShape.of(expected, shape.latent_shape, shape.num_classes).to_json()
+    if isinstance(shape, MMDiTShape) != isinstance(expected, MMDiTConfig):
+        found, wanted = ("MMDiT", "SiT") if isinstance(shape, MMDiTShape) else ("SiT", "MMDiT")
+        raise UserError(f"{file}: is of kind {found}, expected {wanted}")
+    sizes = shape.sized(expected).to_json()
     for key, value in shape.to_json().items():
-        if value != wanted[key]:
-            raise UserError(f"{file}: {key} is {value}, expected {wanted[key]}")
+        if value != sizes[key]:
+            raise UserError(f"{file}: {key} is {value}, expected {sizes[key]}")
 
 
 def export_checkpoint(weights: Path, output: Path) -> None:

@@ -36,7 +36,11 @@ FILLED = {
     "Sra.weight": "by `loss`",
     "Sra.decay": "by `loss`",
     **dict.fromkeys(
-        (f"BackboneConfig.{key}" for key in ("depth", "hidden_size", "num_heads", "patch_size")),
+        (
+            f"{model}.{key}"
+            for model in ("BackboneConfig", "MMDiTConfig")
+            for key in ("depth", "hidden_size", "num_heads", "patch_size")
+        ),
         "by `preset`",
     ),
 }

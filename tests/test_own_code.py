@@ -197,5 +197,5 @@ def test_a_backbone_that_is_none_is_refused(own, manifest):
     experiment = load_experiment(own(model={"kind": "my_models.py:Wrong"}))
     with pytest.raises(UserError, match=r"model\.kind: .* builds a Linear \(allowed: .*SiT"):
         build_model(experiment, "mine", LatentStore(manifest), 0)
-    with pytest.raises(ConfigError, match=r"model\.kind: 'unet' is unknown \(allowed: 'sit', or"):
+    with pytest.raises(ConfigError, match=r"model\.kind: 'unet' is unknown \(allowed: 'sit', 'mm"):
         load_experiment(own(model={"kind": "unet"}))

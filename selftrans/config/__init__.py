@@ -98,7 +98,16 @@ from selftrans.config.loading import (
     parse_value,
     read_yaml,
 )
-from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
+from selftrans.config.model import (
+    MMDIT_PRESETS,
+    PRESETS,
+    SIZES,
+    Backbone,
+    BackboneConfig,
+    MMDiTConfig,
+    PresetName,
+    backbone_class,
+)
 from selftrans.config.resources import JobResources, ResourcesConfig
 from selftrans.config.training import (
     HELD_OUT_BINS,
@@ -119,6 +128,7 @@ __all__ = [
     "HELD_OUT_BINS",
     "LOCATION_FIELDS",
     "METRIC_EXTRACTORS",
+    "MMDIT_PRESETS",
     "NUMERIC_DATA_FIELDS",
     "PRESETS",
     "PROBE_FIELDS",
@@ -156,6 +166,7 @@ __all__ = [
     "InterpolantName",
     "JobResources",
     "LatentsConfig",
+    "MMDiTConfig",
     "Metric",
     "Name",
     "NoAlignment",
@@ -185,6 +196,7 @@ __all__ = [
     "Weights",
     "WordsEncoderConfig",
     "ZipSource",
+    "backbone_class",
     "check_name",
     "dataset_identity",
     "experiment_path",

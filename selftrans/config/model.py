@@ -1,4 +1,4 @@
-"""The backbone: a named size, or free numbers; SiT, or a class of the user's own."""
+"""The backbone: a named size, or free numbers; SiT, MMDiT, or a class of the user's own."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -29,6 +29,13 @@ def _preset(name: str) -> dict[str, int]:
 
 
 PRESETS: dict[str, dict[str, int]] = {name: _preset(name) for name in get_args(PresetName)}
+MMDiTPresetName = Literal["MMDiT-24x768/2"]
+# That of the authors' and REPA's text-to-image runs: as many heads as blocks, 32 elements each.
+MMDIT_PRESETS: dict[str, dict[str, Any]] = {
+    "MMDiT-24x768/2": {
+        "kind": "mmdit", "depth": 24, "hidden_size": 768, "num_heads": 24, "patch_size": 2,
+    },
+}  # fmt: skip
 
 
 class BackboneConfig(ConfigModel):
@@ -41,7 +48,8 @@ class BackboneConfig(ConfigModel):
     """What it is conditioned on."""
 
     kind: str = "sit"
-    """`sit`, or `FILE.py:CLASS` or `MODULE:CLASS` of one's own."""
+    """`sit` takes classes, `mmdit` takes captions; or `FILE.py:CLASS` or `MODULE:CLASS` of one's
+    own."""
     preset: PresetName | None = None
     """`SiT-S/2`, `SiT-B/2`, `SiT-L/2`, `SiT-XL/2`, or the same with patch 4 or 8."""
     depth: Annotated[int, Field(gt=0, le=10_000)]
@@ -68,7 +76,7 @@ class BackboneConfig(ConfigModel):
         return import_module("selftrans.models.sit").build_sit(self, latent_shape, condition)
 
     @classmethod
-    def from_preset(cls, preset: PresetName, **changes: Any) -> Self:
+    def from_preset(cls, preset: PresetName | MMDiTPresetName, **changes: Any) -> Self:
         """A named size, with some of its numbers changed."""
         return cls.model_validate(expand_preset({"preset": preset, **changes}))
 
@@ -86,6 +94,40 @@ class BackboneConfig(ConfigModel):
         return self
 
 
+class MMDiTConfig(BackboneConfig):
+    """The backbone MMDiT, whose condition is a caption: a named size, or free numbers.
+
+    How many tokens a caption has, and how many elements each, is the data's. A class of one's own
+    that is a subclass has a `kind: str` again.
+    """
+
+    condition: ClassVar[Condition] = "caption"
+    """What it is conditioned on."""
+
+    # Without a default, so that it identifies a run: SiT's may have the same numbers.
+    kind: Literal["mmdit"]
+    preset: MMDiTPresetName | None = None  # type: ignore[assignment]
+    """`MMDiT-24x768/2`: 24 blocks of hidden size 768, patch 2."""
+    qk_norm: bool = False
+    """Normalise queries and keys by their root mean square (off in the authors' runs)."""
+
+    def build(  # type: ignore[override]
+        self, latent_shape: tuple[int, int, int], context_shape: tuple[int, int]
+    ) -> Any:
+        """A network of this size with fresh weights (``selftrans.models.mmdit.MMDiT``).
+
+        Args:
+            latent_shape: (C, H, W).
+            context_shape: tokens L of a caption, elements K of each.
+        """
+        return import_module("selftrans.models.mmdit").build_mmdit(
+            self, latent_shape, context_shape
+        )
+
+
+KINDS: dict[str, type[BackboneConfig]] = {"sit": BackboneConfig, "mmdit": MMDiTConfig}
+
+
 def expand_preset(model: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers that a backbone's ``preset`` stands for, under those that are given.
 
@@ -93,22 +135,32 @@ def expand_preset(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     if (preset := model.get("preset")) is None:
         return dict(model)
-    return {**PRESETS.get(str(preset), PRESETS["SiT-B/2"]), **model}
+    return {**(PRESETS | MMDIT_PRESETS).get(str(preset), PRESETS["SiT-B/2"]), **model}
+
+
+def backbone_class(values: Any) -> type[BackboneConfig]:
+    """The model of a backbone's settings, by their ``kind``; SiT's, where they do not say it.
+
+    Raises:
+        ValueError: in one line, why there is none.
+    """
+    kind = values.get("kind", "sit") if isinstance(values, Mapping) else "sit"
+    if is_reference(kind):
+        try:
+            own: type[BackboneConfig] = load_class(kind, BackboneConfig)
+        except ValueError as error:
+            raise ValueError(f"kind: {error}") from None
+        return own
+    if not isinstance(kind, str) or kind not in KINDS:
+        allowed = ", ".join(map(repr, KINDS))
+        raise ValueError(f"kind: {kind!r} is unknown (allowed: {allowed}, or FILE.py:CLASS)")
+    return KINDS[kind]
 
 
 def _validate_backbone(values: Any, info: ValidationInfo) -> BackboneConfig:
     if isinstance(values, BackboneConfig):
         return values
-    kind = values.get("kind", "sit") if isinstance(values, Mapping) else "sit"
-    model: type[BackboneConfig] = BackboneConfig
-    if is_reference(kind):
-        try:
-            model = load_class(kind, BackboneConfig)
-        except ValueError as error:
-            raise ValueError(f"kind: {error}") from None
-    elif kind != "sit":
-        raise ValueError(f"kind: {kind!r} is unknown (allowed: 'sit', or FILE.py:CLASS)")
-    return model.model_validate(values, strict=True, context=info.context)
+    return backbone_class(values).model_validate(values, strict=True, context=info.context)
 
 
 Backbone = Annotated[SerializeAsAny[BackboneConfig], PlainValidator(_validate_backbone)]

@@ -15,7 +15,7 @@ from selftrans.config.base import ConfigModel, Name
 from selftrans.config.data import DatasetConfig
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.loading import DATA_FILES, EXPERIMENTS
-from selftrans.config.model import BackboneConfig
+from selftrans.config.model import BackboneConfig, MMDiTConfig
 from selftrans.runtime.files import write_json
 
 
@@ -50,7 +50,7 @@ def experiment_file() -> type[ExperimentConfig]:
     """What an experiment file may say: with ``extends``, and a data file by its name."""
     methods = tuple(method_class(name) for name in METHODS)
     term = Union[(*methods, OwnMethod)]  # type: ignore[valid-type]
-    backbone = BackboneConfig | OwnBackbone
+    backbone = BackboneConfig | MMDiTConfig | OwnBackbone
 
     class Run(RunConfig):
         """One arm of the comparison; what is not given here is the experiment's."""

@@ -36,6 +36,10 @@ class Trunk(nn.Module, ABC):
     def null_condition(self, count: int) -> Tensor:
         """The condition that means "nothing is said", for so many samples."""
 
+    def set_null_condition(self, null: Tensor) -> None:
+        """Take the data's null condition, one row of it, where the network has none of its own."""
+        del null
+
     @abstractmethod
     def features(
         self,

@@ -9,7 +9,8 @@ from selftrans.config import Backbone as AnyBackbone
 from selftrans.config import BackboneConfig, ConditionSize
 from selftrans.models.backbone import Backbone, Trunk
 from selftrans.models.metadata import TeacherMetadata, WeightsMetadata
-from selftrans.models.shape import BackboneShape
+from selftrans.models.mmdit import MMDiT, MMDiTTrunk
+from selftrans.models.shape import BackboneShape, MMDiTShape
 from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.runtime.errors import UserError
 
@@ -25,10 +26,10 @@ def build_backbone(
         UserError: the class builds something else than a backbone of ours or a subclass of it.
     """
     backbone = model.build(latent_shape, condition)
-    if not isinstance(backbone, SiT):
+    if not isinstance(backbone, SiT | MMDiT):
         raise UserError(
             f"model.kind: {model.kind!r} builds a {type(backbone).__name__}"
-            " (allowed: selftrans.models.sit.SiT, or a subclass)"
+            " (allowed: selftrans.models.sit.SiT, selftrans.models.mmdit.MMDiT, or a subclass)"
         )
     return backbone
 
@@ -37,7 +38,7 @@ def backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> Backbone:
     """A fresh network as a file describes it."""
     shape = metadata.shape
     if metadata.own_backbone is None:
-        return SiT(shape)
+        return MMDiT(shape) if isinstance(shape, MMDiTShape) else SiT(shape)
     return build_backbone(
         own_backbone(metadata.own_backbone), shape.latent_shape, shape.condition_size
     )
@@ -45,7 +46,7 @@ def backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> Backbone:
 
 def trunk_of(shape: BackboneShape) -> Trunk:
     """A fresh network without output layer: what a frozen teacher is."""
-    return SiTTrunk(shape)
+    return MMDiTTrunk(shape) if isinstance(shape, MMDiTShape) else SiTTrunk(shape)
 
 
 def own_backbone(settings: Mapping[str, Any]) -> BackboneConfig:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selftrans.config import Convention, InterpolantName, Weights
 from selftrans.config.identity import fingerprint
-from selftrans.models.shape import BackboneShape
+from selftrans.models.shape import StoredShape
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.metadata import FileMetadata
@@ -50,7 +50,7 @@ class WeightsMetadata(FileMetadata):
     step: int
     fingerprint: str
     """Of the run's definition; of an imported backbone, the public file's SHA-256."""
-    shape: BackboneShape
+    shape: StoredShape
     own_backbone: dict[str, Any] | None = None
     """Settings of a backbone of the user's own; None for SiT."""
     interpolant: InterpolantName
@@ -106,7 +106,7 @@ class TeacherMetadata(FileMetadata):
     """Of a frozen teacher: embedders and the first ``shape.depth`` blocks of a backbone."""
 
     kind: ClassVar[str] = "teacher"
-    shape: BackboneShape
+    shape: StoredShape
     own_backbone: dict[str, Any] | None = None
     """Settings of a backbone of the user's own, of this depth; None for SiT."""
     source: TeacherSource

@@ -200,7 +200,7 @@ class SiT(SiTTrunk, Backbone):
         self.final_layer = FinalLayer(
             shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0]
         )
-        self._initialise()
+        initialise_transformer(self, self.x_embedder.proj)
 
     def with_features(
         self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, depths: Collection[int]
@@ -210,26 +210,26 @@ class SiT(SiTTrunk, Backbone):
         x_BTD, features = self.run_blocks(x_BCHW, embedding_BD, depths)
         return unpatchify(self.final_layer(x_BTD, embedding_BD), self.shape), features
 
-    def _initialise(self) -> None:
-        """Initial weights of DiT.
-
-        Xavier-uniform maps, N(0, 0.02) embeddings, zeros for modulations and output.
-        """
-        self.apply(initialise_linear)
-        patch_projection = self.x_embedder.proj
-        nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
-        assert patch_projection.bias is not None
-        nn.init.zeros_(patch_projection.bias)
-        for name, parameter in self.named_parameters():
-            if name.startswith(("y_embedder.", "t_embedder.")) and name.endswith("weight"):
-                nn.init.normal_(parameter, std=0.02)
-            elif "adaLN_modulation" in name or name.startswith("final_layer.linear"):
-                nn.init.zeros_(parameter)
-
 
 def build_sit(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> "SiT":
     """A fresh SiT of a configured size."""
     return SiT(SiTShape.of(model, latent_shape, num_classes))
+
+
+def initialise_transformer(model: nn.Module, patch_projection: nn.Conv2d) -> None:
+    """Initial weights of DiT.
+
+    Xavier-uniform maps, N(0, 0.02) embeddings, zeros for modulations and output.
+    """
+    model.apply(initialise_linear)
+    nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.weight.shape[0], -1))
+    assert patch_projection.bias is not None
+    nn.init.zeros_(patch_projection.bias)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("y_embedder.", "t_embedder.")) and name.endswith("weight"):
+            nn.init.normal_(parameter, std=0.02)
+        elif "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+            nn.init.zeros_(parameter)
 
 
 def initialise_linear(module: nn.Module) -> None:
@@ -240,7 +240,7 @@ def initialise_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
+def unpatchify(patches_BTP: Tensor, shape: BackboneShape) -> Tensor:
     """Patches (B, T, p p C) put together to (B, C, H, W)."""
     channels, height, width = shape.latent_shape
     side, patch = shape.grid_size, shape.patch_size
@@ -248,7 +248,7 @@ def unpatchify(patches_BTP: Tensor, shape: SiTShape) -> Tensor:
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
 
 
-def patchify(latents_BCHW: Tensor, shape: SiTShape) -> Tensor:
+def patchify(latents_BCHW: Tensor, shape: BackboneShape) -> Tensor:
     """Latents (B, C, H, W) cut into patches, (B, T, p p C): what ``unpatchify`` puts together."""
     channels, side, patch = shape.latent_shape[0], shape.grid_size, shape.patch_size
     grid = latents_BCHW.reshape(-1, channels, side, patch, side, patch)

@@ -4,10 +4,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from selftrans.models.metadata import TeacherMetadata, TeacherSource, load_checkpoint
+from selftrans.models.shape import MMDiTShape
 from selftrans.runtime.errors import UserError
 
-_PARTS = re.compile(r"(x_embedder|t_embedder|y_embedder|pos_embed|blocks\.(?P<block>\d+))(\.|$)")
+_PARTS = re.compile(
+    r"([xt]_embedder|y_embedder|context_embedder|pos_embed|null_context"
+    r"|(joint_)?blocks\.(?P<block>\d+))(\.|$)"
+)
 
 
 def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
@@ -24,6 +30,8 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
             f" (allowed: 1 to {blocks})"
         )
     shape, settings = replace(metadata.shape, depth=depth), metadata.own_backbone
+    if isinstance(shape, MMDiTShape):
+        tensors = _without_text_output(tensors, shape)
     if settings is None:
         kept = {
             name: tensor
@@ -48,3 +56,16 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
         latents=metadata.latents,
     )
     return teacher.save(output, kept)
+
+
+def _without_text_output(tensors: dict[str, Tensor], shape: MMDiTShape) -> dict[str, Tensor]:
+    """Tensors of an MMDiT that ends with block ``shape.depth``.
+
+    Of that block's text only keys and values are needed, which two vectors modulate.
+    """
+    text, vectors = f"joint_blocks.{shape.depth - 1}.context_block.", 2 * shape.hidden_size
+    return {
+        name: tensor[:vectors] if name.startswith(f"{text}adaLN_modulation.") else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith((f"{text}attn.proj.", f"{text}mlp."))
+    }

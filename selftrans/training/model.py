@@ -72,6 +72,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
         backbone = build_backbone(settings.model, latent_shape, conditions.size)
+        backbone.set_null_condition(torch.from_numpy(conditions.null))
         encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
         alignment = build_alignment_losses(
             settings.alignments, backbone.shape, inputs.teachers, encoders

@@ -71,7 +71,7 @@ def latents_in_words(data: DatasetConfig) -> str:
 def backbone_in_words(experiment: ExperimentConfig) -> str:
     """Size of the network that every run shares, if it does not say otherwise."""
     model = experiment.model
-    name = model.preset or ("SiT" if model.kind == "sit" else model.kind)
+    name = model.preset or {"sit": "SiT", "mmdit": "MMDiT"}.get(model.kind, model.kind)
     tokens = tokens_of(model, experiment.data.latent_shape[1])
     return (
         f"{name}: {model.depth} blocks, hidden size {model.hidden_size}, {model.num_heads} heads,"
