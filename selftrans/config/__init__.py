@@ -29,22 +29,15 @@ from selftrans.config.base import (
 )
 from selftrans.config.data import (
     ENCODE_BATCH,
-    AnySource,
     AutoencoderConfig,
     ClassifierConfig,
     DatasetConfig,
-    DigitsSource,
     EncoderConfig,
-    FileSource,
-    FolderSource,
-    HuggingFaceSource,
     LatentsConfig,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
-    RepaSource,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
-    ZipSource,
 )
 from selftrans.config.errors import check_name, validated
 from selftrans.config.evaluation import (
@@ -96,6 +89,16 @@ from selftrans.config.loading import (
 )
 from selftrans.config.model import PRESETS, SIZES, Backbone, BackboneConfig, PresetName
 from selftrans.config.resources import JobResources, ResourcesConfig
+from selftrans.config.sources import (
+    AnySource,
+    CocoSource,
+    DigitsSource,
+    FileSource,
+    FolderSource,
+    HuggingFaceSource,
+    RepaSource,
+    ZipSource,
+)
 from selftrans.config.training import (
     HELD_OUT_BINS,
     Convention,
@@ -129,6 +132,7 @@ __all__ = [
     "BackboneConfig",
     "Changes",
     "ClassifierConfig",
+    "CocoSource",
     "ConfigError",
     "ConfigModel",
     "Convention",

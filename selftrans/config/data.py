@@ -14,6 +14,7 @@ from selftrans.config.base import (
     Seed,
 )
 from selftrans.config.defaults import VERSION
+from selftrans.config.sources import AnySource, RepaSource
 
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
@@ -24,72 +25,6 @@ ClassName = Annotated[Line, Field(max_length=100)]
 _LIST_OR_FILE = WithJsonSchema(
     {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": ["string", "null"]}]}
 )
-
-
-class DigitsSource(ConfigModel):
-    """The 1,797 handwritten digits of scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
-
-    kind: Literal["digits"]
-
-
-class FileSource(ConfigModel):
-    """What sources of image files have in common.
-
-    Images get the ADM crop: halved by box averages, resized bicubically, cropped at the centre.
-    """
-
-    path: Line
-    """Where the images lie."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """An image that cannot be decoded ends the job with its name, or is left out and listed in the
-    manifest of the latents."""
-    exif_rotation: bool = False
-    """Turn images as their EXIF data say. ADM's preparation, whose statistics the field compares
-    with, does not."""
-
-
-class FolderSource(FileSource):
-    """A folder with a folder of images for each class, as ImageNet's `train/`.
-
-    Or a folder whose `dataset.json` holds the labels, as EDM's.
-    """
-
-    kind: Literal["folder"]
-
-
-class ZipSource(FileSource):
-    """A zip of such a folder, read without unpacking."""
-
-    kind: Literal["zip"]
-
-
-class HuggingFaceSource(FileSource):
-    """A directory that `save_to_disk` of Hugging Face's `datasets` wrote."""
-
-    kind: Literal["huggingface"]
-    split: Line | None = None
-    """Which split, where the directory holds several."""
-    image_column: Line = "image"
-    """Name of the column of images."""
-    label_column: Line = "label"
-    """Name of the column of classes."""
-
-
-class RepaSource(FileSource):
-    """What REPA's preparation makes: `images/`, and their moments in `vae-sd/`.
-
-    The moments are reused without encoding. At 512 pixels the folders may be `images-512/` and
-    `vae-sd-512/`, as the authors' are. Moments may be there without images, as SRA's are: then
-    nothing that reads images works, and `reference` has to be named.
-    """
-
-    kind: Literal["repa"]
-
-
-AnySource = Annotated[
-    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource,
-    Field(discriminator="kind"),
-]
 
 
 class TrainedAutoencoderConfig(ConfigModel):
