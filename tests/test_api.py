@@ -230,7 +230,7 @@ def test_features_are_those_of_a_block_at_a_time(run):
         expected = run.model.features(z, torch.zeros(2), labels, (2,))[2]
         blank = run.model.features(z, torch.zeros(2), torch.full((2,), 10), (2,))[2]
     torch.testing.assert_close(clean, expected)
-    torch.testing.assert_close(run.features(2, 0, [5, 7], with_label=False), blank)
+    torch.testing.assert_close(run.features(2, 0, [5, 7], with_condition=False), blank)
     pooled = run.features(2, 0.25, [5, 7], pool=True)
     torch.testing.assert_close(pooled, tokens.mean(dim=1))
     torch.testing.assert_close(run.features(2, 0.25, 8)[5:6], tokens[:1])  # whatever the batch

@@ -22,6 +22,7 @@ from selftrans.config import (
     merged,
     validated,
 )
+from selftrans.data.caption_store import CaptionStore
 from selftrans.data.store import LatentStore
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.features import NoisedImages
@@ -33,6 +34,7 @@ from selftrans.runs import DataRecord, RunRecord, located
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
 from selftrans.sampling.classes import Classes, class_numbers, names_of_classes
+from selftrans.sampling.conditions import encoded_prompts
 from selftrans.sampling.generate import ImageSampler
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs
@@ -100,12 +102,15 @@ class TrainedRun:
         self.path = record.weights(project, step, weights)
         allow_tf32(False)
         self._backbone = load_backbone(self.path, device)
-        names = class_names or names_of_classes(project, data)
-        if names and len(names) != self.num_classes:
-            raise UserError(
-                f"class_names: {len(names)} names are given for {self.num_classes} classes"
-            )
-        self.class_names = tuple(names) or tuple(map(str, range(self.num_classes)))
+        self.class_names = self._names(class_names)
+
+    def _names(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        if not isinstance(size := self.model.shape.condition_size, int):
+            return ()
+        names = given or names_of_classes(self.project, self._data)
+        if names and len(names) != size:
+            raise UserError(f"class_names: {len(names)} names are given for {size} classes")
+        return tuple(names) or tuple(map(str, range(size)))
 
     def __repr__(self) -> str:
         return (
@@ -127,8 +132,14 @@ class TrainedRun:
 
     @property
     def num_classes(self) -> int:
-        """K; the null class is K."""
-        return self.model.shape.num_classes
+        """K; the null class is K.
+
+        Raises:
+            UserError: the model is conditioned on captions.
+        """
+        if not isinstance(size := self.model.shape.condition_size, int):
+            raise UserError(f"run {self.name!r}: is conditioned on captions, and has no classes")
+        return size
 
     @cached_property
     def store(self) -> LatentStore:
@@ -143,6 +154,7 @@ class TrainedRun:
             located(self.project, self._data.autoencoder),
             self.device,
             other_decoder=self._data.other_decoder,
+            prompts=self.project / self._record.prompts if self._record.prompts else None,
             backbone=self._backbone,
         )
 
@@ -172,18 +184,20 @@ class TrainedRun:
         self,
         classes: Classes | None = None,
         *,
+        prompts: str | Sequence[str] | None = None,
         count: int | None = None,
         first: int = 0,
         sampler: str | None = None,
         batch_size: int = 64,
         **changes: Any,
     ) -> NDArray[np.uint8]:
-        """Images (B, H, W, 3): sample i is a function of (seed, i), of its class and the settings.
+        """Images (B, H, W, 3): sample i is a function of (seed, i), its condition and the settings.
 
         Args:
             classes: by number or name, one, a list, an array or a tensor; those that the sampler
                 gives its samples, if they are not given.
-            count: how many, without classes or with one for all.
+            prompts: captions in place of classes, one or several.
+            count: how many, without conditions or with one for all.
             first: index of the first sample.
             sampler: one of the experiment's; that of its figures, if it is not given.
             batch_size: images at a time, which changes no image but for rounding.
@@ -194,25 +208,40 @@ class TrainedRun:
             UserError: a class or a setting is unknown, or it is not known how many are wanted.
         """
         settings = self.settings(sampler, **changes)
-        labels = None
-        if classes is not None:
-            labels = class_numbers(classes, self.num_classes, self.class_names)
-            if count is not None and len(labels) == 1:
-                labels = labels.repeat(count)
-            if count not in (None, len(labels)):
-                raise UserError(f"count: {count}, but {len(labels)} classes are given")
-            count = len(labels)
+        conditions = self._conditions(classes, prompts)
+        if conditions is not None:
+            if count is not None and len(conditions) == 1:
+                conditions = conditions.repeat(count, axis=0)
+            if count not in (None, len(conditions)):
+                raise UserError(f"count: {count}, but {len(conditions)} conditions are given")
+            count = len(conditions)
         if count is None or count < 1:
-            raise UserError(f"count: {count} images (allowed: classes, or a count of 1 or more)")
+            raise UserError(
+                f"count: {count} images (allowed: classes or prompts, or a count of 1 or more)"
+            )
         parts = [
             self.image_sampler.images(
                 settings,
                 range(first + start, first + min(start + batch_size, count)),
-                None if labels is None else labels[start : start + batch_size],
+                None if conditions is None else conditions[start : start + batch_size],
             )
             for start in range(0, count, batch_size)
         ]
         return np.concatenate(parts)
+
+    def _conditions(
+        self, classes: Classes | None, prompts: str | Sequence[str] | None
+    ) -> NDArray[Any] | None:
+        """Classes or captions as the backbone takes them."""
+        if classes is not None and prompts is not None:
+            raise UserError("classes and prompts: both are given (allowed: one of the two)")
+        if prompts is not None:
+            return encoded_prompts(
+                self.metadata, [prompts] if isinstance(prompts, str) else prompts
+            )
+        if classes is None:
+            return None
+        return class_numbers(classes, self.num_classes, self.class_names)
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of latents (B, C, H, W) as the backbone sees them, scaled."""
@@ -228,7 +257,7 @@ class TrainedRun:
         t: float,
         images: int | Iterable[int] = 16,
         *,
-        with_label: bool = True,
+        with_condition: bool = True,
         pool: bool = False,
     ) -> Tensor:
         """Tokens (B, T, D) after a block, of real images noised to time t.
@@ -239,7 +268,7 @@ class TrainedRun:
             block: counted from 1.
             t: 0 is data, 1 is noise.
             images: indices in the data set, or how many of the first.
-            with_label: whether the network is given the class.
+            with_condition: whether the network is given the class or the first caption.
             pool: whether to return means over tokens, (B, D).
 
         Raises:
@@ -254,9 +283,11 @@ class TrainedRun:
         indices = np.array(list(chosen), dtype=np.int64)
         if wrong := [i for i in indices.tolist() if not 0 <= i < len(self.store)]:
             raise UserError(f"image {wrong[0]} is unknown (known: 0 to {len(self.store) - 1})")
-        noised = NoisedImages(self.store, Inputs(), self.metadata.interpolant, self.device)
+        captions = self._record.captions
+        inputs = Inputs(captions=CaptionStore(self.project / captions) if captions else None)
+        noised = NoisedImages(self.store, inputs, self.metadata.interpolant, self.device)
         batch = noised.batch(indices, t)
-        if not with_label:
+        if not with_condition:
             batch = batch.unconditional(self.model)
         features = self.model.features(batch.x_BCHW, batch.t_B, batch.condition_B, (block,), pool)
         return features[block]

@@ -1,7 +1,10 @@
 """``selftrans sample`` and ``selftrans generate``."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -28,6 +31,10 @@ from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.workers import Shard
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_COLUMNS = 1000
 SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
@@ -41,12 +48,23 @@ SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
           --classes 3,8 --scale 1.5 --output samples.png"""
 )
 @click.argument("weights", type=FILE)
-@click.option("--classes", required=True, help="numbers or names, for instance 207,otter")
+@click.option("--classes", help="numbers or names, for instance 207,otter")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="a caption (may be repeated), for a model that takes captions",
+)
+@click.option("--text-encoder", help="where it lies  [default: where the training found it]")
 @output_option("the picture (.png, .jpg, .webp)")
 @autoencoder_option
 @decoder_option
 @click.option(
-    "--columns", type=WholeNumber(1), default=4, show_default=True, help="samples of each class"
+    "--columns",
+    type=WholeNumber(1),
+    default=4,
+    show_default=True,
+    help="samples of each class or prompt",
 )
 @click.option("--seed", type=WholeNumber(0), default=0, show_default=True, help="seed of the noise")
 @click.option("--sampler", type=OneOf(SAMPLERS), default="euler", show_default=True)
@@ -66,7 +84,9 @@ SAMPLERS = get_args(SamplerConfig.model_fields["sampler"].annotation)
 @device_option
 def sample(
     weights: Path,
-    classes: str,
+    classes: str | None,
+    prompts: tuple[str, ...],
+    text_encoder: str | None,
     output: Path,
     autoencoder: str | None,
     decoder: str | None,
@@ -78,12 +98,14 @@ def sample(
     high: float,
     device: DeviceName,
 ) -> None:
-    """Draw a row of samples of WEIGHTS for each class; a column has the same noise.
+    """Draw a row of samples of WEIGHTS for each class or prompt; a column has the same noise.
 
     The autoencoder is found where WEIGHTS is a checkpoint among a project's results.
     """
     if output.suffix.lower() not in PICTURES:
         raise UserError(f"--output: {output} is not a picture's name (allowed: .png, .jpg, .webp)")
+    if (classes is None) != bool(prompts):
+        raise UserError("--classes: either classes or prompts are needed (allowed: one of the two)")
     if columns > MAX_COLUMNS:
         raise UserError(f"--columns: {columns} is too many (allowed: 1 to {MAX_COLUMNS})")
     check_output(output, weights)
@@ -96,24 +118,37 @@ def sample(
         seed=seed,
     )
 
-    from selftrans.data.class_names import named_classes, parse_classes
     from selftrans.runtime.devices import claim_device, granted_gpus
-    from selftrans.sampling.classes import names_of_classes
+    from selftrans.sampling.conditions import encoded_prompts
     from selftrans.sampling.generate import ImageSampler
     from selftrans.sampling.sample_grid import write_sample_grid
 
     loaded = ImageSampler(
         weights, decodes, claim_device(granted_gpus(device)), other_decoder=is_other
     )
+    if classes is None:
+        names: Sequence[str] = prompts
+        conditions = encoded_prompts(loaded.metadata, prompts, text_encoder)
+    else:
+        names, conditions = _classes(weights, loaded.conditions.num_classes, classes)
+    write_sample_grid(loaded, settings, conditions, names, columns, output)
+    print(f"{output}: {', '.join(names)}")
+
+
+def _classes(
+    weights: Path, num_classes: int, chosen: str
+) -> tuple[Sequence[str], NDArray[np.int64]]:
+    """Names and numbers of classes as they are written on the command line."""
+    import numpy as np
+
+    from selftrans.data.class_names import named_classes, parse_classes
+    from selftrans.sampling.classes import names_of_classes
+
     found = _data_of(weights)
-    names = named_classes(
-        [str(label) for label in range(loaded.model.shape.num_classes)],
-        (found and names_of_classes(*found)) or None,
-    )
-    labels = parse_classes(classes, names)
-    shown = [names[label] for label in labels]
-    write_sample_grid(loaded, settings, labels, shown, columns, output)
-    print(f"{output}: {', '.join(shown)}")
+    numbers = [str(label) for label in range(num_classes)]
+    names = named_classes(numbers, (found and names_of_classes(*found)) or None)
+    labels = parse_classes(chosen, names)
+    return [names[label] for label in labels], np.array(labels, np.int64)
 
 
 def _decoder(weights: Path, autoencoder: str | None, decoder: str | None) -> tuple[str, bool]:

@@ -30,25 +30,18 @@ from selftrans.config.base import (
 )
 from selftrans.config.data import (
     ENCODE_BATCH,
-    AnySource,
     AutoencoderConfig,
     ClassifierConfig,
     DatasetConfig,
-    DigitsSource,
     EncoderConfig,
-    FileSource,
-    FolderSource,
-    HuggingFaceSource,
     LatentsConfig,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
     PretrainedTextEncoderConfig,
-    RepaSource,
     TextEncoderConfig,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
     WordsEncoderConfig,
-    ZipSource,
 )
 from selftrans.config.errors import check_name, validated
 from selftrans.config.evaluation import (
@@ -109,6 +102,16 @@ from selftrans.config.model import (
     backbone_class,
 )
 from selftrans.config.resources import JobResources, ResourcesConfig
+from selftrans.config.sources import (
+    AnySource,
+    CocoSource,
+    DigitsSource,
+    FileSource,
+    FolderSource,
+    HuggingFaceSource,
+    RepaSource,
+    ZipSource,
+)
 from selftrans.config.training import (
     HELD_OUT_BINS,
     Convention,
@@ -143,6 +146,7 @@ __all__ = [
     "BackboneConfig",
     "Changes",
     "ClassifierConfig",
+    "CocoSource",
     "ConditionSize",
     "ConfigError",
     "ConfigModel",

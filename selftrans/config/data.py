@@ -15,6 +15,7 @@ from selftrans.config.base import (
     Seed,
 )
 from selftrans.config.defaults import VERSION
+from selftrans.config.sources import AnySource, RepaSource
 
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
@@ -25,81 +26,6 @@ ClassName = Annotated[Line, Field(max_length=100)]
 _LIST_OR_FILE = WithJsonSchema(
     {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": ["string", "null"]}]}
 )
-
-
-class SourceConfig(ConfigModel):
-    """Where images come from, with a class for each unless a source says otherwise."""
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the images have classes."""
-        return True
-
-
-class DigitsSource(SourceConfig):
-    """The 1,797 handwritten digits of scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
-
-    kind: Literal["digits"]
-
-
-class FileSource(SourceConfig):
-    """What sources of image files have in common.
-
-    Images get the ADM crop: halved by box averages, resized bicubically, cropped at the centre.
-    """
-
-    path: Line
-    """Where the images lie."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """An image that cannot be decoded ends the job with its name, or is left out and listed in the
-    manifest of the latents."""
-    exif_rotation: bool = False
-    """Turn images as their EXIF data say. ADM's preparation, whose statistics the field compares
-    with, does not."""
-
-
-class FolderSource(FileSource):
-    """A folder with a folder of images for each class, as ImageNet's `train/`.
-
-    Or a folder whose `dataset.json` holds the labels, as EDM's.
-    """
-
-    kind: Literal["folder"]
-
-
-class ZipSource(FileSource):
-    """A zip of such a folder, read without unpacking."""
-
-    kind: Literal["zip"]
-
-
-class HuggingFaceSource(FileSource):
-    """A directory that `save_to_disk` of Hugging Face's `datasets` wrote."""
-
-    kind: Literal["huggingface"]
-    split: Line | None = None
-    """Which split, where the directory holds several."""
-    image_column: Line = "image"
-    """Name of the column of images."""
-    label_column: Line = "label"
-    """Name of the column of classes."""
-
-
-class RepaSource(FileSource):
-    """What REPA's preparation makes: `images/`, and their moments in `vae-sd/`.
-
-    The moments are reused without encoding. At 512 pixels the folders may be `images-512/` and
-    `vae-sd-512/`, as the authors' are. Moments may be there without images, as SRA's are: then
-    nothing that reads images works, and `reference` has to be named.
-    """
-
-    kind: Literal["repa"]
-
-
-AnySource = Annotated[
-    DigitsSource | FolderSource | ZipSource | HuggingFaceSource | RepaSource,
-    Field(discriminator="kind"),
-]
 
 
 class TrainedAutoencoderConfig(ConfigModel):
@@ -315,6 +241,12 @@ class DatasetConfig(ConfigModel):
             raise ValueError(
                 f"image_size: {self.image_size} is not a multiple of the autoencoder's {factor}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_captions_to_encode(self) -> Self:
+        if self.text_encoder is not None and not self.source.has_captions:
+            raise ValueError("text_encoder: is set, but the source has no captions")
         return self
 
     @model_validator(mode="after")

@@ -10,11 +10,12 @@ from typing import Any, TypeVar, get_args
 
 from selftrans.config.alignment import AlignmentConfig
 from selftrans.config.base import ConfigModel
-from selftrans.config.data import AnySource, DatasetConfig
+from selftrans.config.data import DatasetConfig
 from selftrans.config.defaults import MISSING, RETIRED, VERSION, default_of
 from selftrans.config.errors import validated
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.model import BackboneConfig
+from selftrans.config.sources import AnySource
 from selftrans.config.user_code import is_own_class, source_digest
 from selftrans.runtime.errors import ConfigError, shortened
 from selftrans.runtime.seal import seal_of
@@ -28,7 +29,7 @@ EXECUTION_FIELDS = {
 }  # fmt: skip
 # Where images, autoencoder and weights lie on a machine: what is in them is recorded by digests.
 # The decoder defines samples, by its own digest, and no training.
-LOCATION_FIELDS = {"path", "weights", "decoder"}
+LOCATION_FIELDS = {"path", "weights", "decoder", "annotations"}
 NUMERIC_DATA_FIELDS = ("source", "image_size", "autoencoder", "latents")
 
 Json = dict[str, Any]

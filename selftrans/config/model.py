@@ -111,18 +111,14 @@ class MMDiTConfig(BackboneConfig):
     qk_norm: bool = False
     """Normalise queries and keys by their root mean square (off in the authors' runs)."""
 
-    def build(  # type: ignore[override]
-        self, latent_shape: tuple[int, int, int], context_shape: tuple[int, int]
-    ) -> Any:
+    def build(self, latent_shape: tuple[int, int, int], condition: Any) -> Any:
         """A network of this size with fresh weights (``selftrans.models.mmdit.MMDiT``).
 
         Args:
             latent_shape: (C, H, W).
-            context_shape: tokens L of a caption, elements K of each.
+            condition: tokens L of a caption, and elements K of each.
         """
-        return import_module("selftrans.models.mmdit").build_mmdit(
-            self, latent_shape, context_shape
-        )
+        return import_module("selftrans.models.mmdit").build_mmdit(self, latent_shape, condition)
 
 
 KINDS: dict[str, type[BackboneConfig]] = {"sit": BackboneConfig, "mmdit": MMDiTConfig}

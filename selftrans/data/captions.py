@@ -1,107 +1,99 @@
-"""The caption store: the features of every caption's tokens, encoded once.
+"""Captions of images: cleaned, checked, and what identifies them."""
 
-It holds ``manifest.json``, shards ``captions-00000.npy`` (n, L, K) in half precision, whose very
-first row is the empty caption's, the null condition; ``offsets.npy`` (N + 1,), the row that the
-captions of each image begin at; and ``captions.json``, the texts of every image.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from selftrans.runtime.errors import UserError, shortened
 
-from selftrans.config.identity import same_images
-from selftrans.data.manifests import CaptionManifest, read_manifest
-from selftrans.data.store import LatentStore, Rows, check_digest
-from selftrans.runtime.arrays import read_array
-from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import read_json
-
-OFFSETS_FILE = "offsets.npy"
-TEXTS_FILE = "captions.json"
+ALL = "all"
+"""The class of every image of a source that has captions and no classes."""
+CAPTIONS_SUFFIX = ".txt"
+"""Of the file of captions beside an image."""
+MOST_CHARACTERS = 10_000
+"""Of a caption: a longer one is no caption, and a text encoder reads 77 tokens."""
 
 
-class CaptionStore:
-    """An opened caption store.
+def cleaned(text: Any, where: str) -> str:
+    """A caption without white space around it, and with single spaces within.
 
     Args:
-        manifest_path: the store's ``manifest.json``.
+        text: as it was found.
+        where: what it is a caption of, for messages.
 
     Raises:
-        UserError: the manifest or another file is absent, damaged or not what was recorded.
+        UserError: it is not text, has nothing but white space, or is too long.
     """
-
-    def __init__(self, manifest_path: Path | str) -> None:
-        self.path = Path(manifest_path)
-        self.manifest = read_manifest(self.path, CaptionManifest)
-        manifest = self.manifest
-        self.rows = Rows(
-            self.path.parent, manifest.shards, manifest.count, 1, manifest.shape, manifest.dtype
+    if not isinstance(text, str):
+        raise UserError(
+            f"{where}: a caption is {shortened(repr(text), 60)} (allowed: text, and more than white"
+            " space)"
         )
-        self._offsets = self._read_offsets(self.path.with_name(OFFSETS_FILE))
-
-    def _read_offsets(self, path: Path) -> NDArray[np.int64]:
-        offsets, manifest = read_array(path), self.manifest
-        check_digest(path, manifest.offsets_sha256)
-        if (
-            offsets.shape != (manifest.images + 1,)
-            or offsets.dtype != np.int64
-            or (offsets[0], offsets[-1]) != (1, manifest.count)
-            or np.diff(offsets).min() < 1
-        ):
-            raise UserError(f"{path}: not the rows of {manifest.images} images' captions")
-        return offsets
-
-    def __len__(self) -> int:
-        return self.manifest.images
-
-    @property
-    def null(self) -> NDArray[Any]:
-        """The features of the empty caption, (1, L, K)."""
-        return self.rows[np.zeros(1, np.int64)]
-
-    def span(self, image: int) -> tuple[int, int]:
-        """The rows of an image's captions: the first, and the one behind the last."""
-        return int(self._offsets[image]), int(self._offsets[image + 1])
-
-    def first_of(self, images_B: NDArray[np.int64]) -> NDArray[Any]:
-        """The features of each image's first caption, (B, L, K)."""
-        return self.rows[self._offsets[images_B]]
-
-    @cached_property
-    def texts(self) -> Sequence[Sequence[str]]:
-        """The captions of every image.
-
-        Raises:
-            UserError: they are not what was recorded.
-        """
-        path = self.path.with_name(TEXTS_FILE)
-        check_digest(path, self.manifest.texts_sha256)
-        texts: Sequence[Sequence[str]] = read_json(path)
-        return texts
-
-    def check_fits(self, latents: LatentStore) -> None:
-        """Check that the captions are of the latents' images.
-
-        Raises:
-            UserError: naming both.
-        """
-        mine, theirs = (
-            origin.get("data", {}) for origin in (self.manifest.origin, latents.manifest.origin)
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(
+            f"{where}: a caption has {len(text):,} characters (allowed: {MOST_CHARACTERS:,})"
         )
-        if len(self) != len(latents) or not same_images(mine, theirs):
-            raise UserError(f"{self.path}: captions of other images than {latents.directory}")
+    words = " ".join(text.split())
+    if not words:
+        raise UserError(f"{where}: a caption is empty (allowed: text, and more than white space)")
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: a caption is not UTF-8: {words[:60]!a}") from None
+    return words
 
-    def verify(self) -> None:
-        """Read every byte of the rows and compare the digests; opening did so with the offsets.
 
-        Raises:
-            UserError: the first file whose content is not what the manifest says.
-        """
-        self.rows.verify()
-        check_digest(self.path.with_name(TEXTS_FILE), self.manifest.texts_sha256)
+def captions_of_images(
+    names: Sequence[str], texts: Callable[[int], Iterable[Any]], root: str, *, skip: bool
+) -> list[tuple[str, ...]]:
+    """The captions of every image of a source.
+
+    Args:
+        names: of the images.
+        texts: the captions of an image by its index, as they were found.
+        root: of the source, for messages.
+        skip: leave out captions that cannot be used, and give images without any an empty tuple.
+
+    Raises:
+        UserError: a caption cannot be used, or an image has none, and ``skip`` is not set.
+    """
+    found: list[tuple[str, ...]] = []
+    for index, name in enumerate(names):
+        captions: list[str] = []
+        for text in texts(index):
+            try:
+                captions.append(cleaned(text, f"{root}: {name}"))
+            except UserError:
+                if not skip:
+                    raise
+        if not captions and not skip:
+            raise UserError(no_caption(root, name))
+        found.append(tuple(captions))
+    return found
+
+
+def no_caption(root: str, name: str) -> str:
+    """What is said of an image without a caption."""
+    return f"{root}: {name} has no caption; `source.on_error: skip` leaves it out"
+
+
+def lines_of(content: bytes, where: str) -> list[str]:
+    """The lines of a text file that hold more than white space: a caption each.
+
+    Raises:
+        UserError: it is not text in UTF-8; names ``where``.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not text in UTF-8 ({error.reason})") from None
+    return [line for line in lines if line.strip()]
+
+
+def captions_digest(captions: Sequence[tuple[str, ...]]) -> str:
+    """SHA-256 of the captions of every image, in order."""
+    digest = hashlib.sha256()
+    for texts in captions:
+        digest.update(json.dumps(texts).encode() + b"\n")
+    return digest.hexdigest()

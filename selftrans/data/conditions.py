@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from selftrans.config import ConditionSize
 
 if TYPE_CHECKING:
-    from selftrans.data.captions import CaptionStore
+    from selftrans.data.caption_store import CaptionStore
 
 Rows: TypeAlias = "NDArray[np.int64]"
 Values: TypeAlias = "NDArray[Any]"

@@ -5,8 +5,6 @@ Every caption of every image is encoded once; so a training needs no text encode
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Collection, Iterator
 from itertools import chain
@@ -16,7 +14,8 @@ import numpy as np
 import torch
 
 from selftrans.config import DatasetConfig, TextEncoderConfig
-from selftrans.data.captions import OFFSETS_FILE, TEXTS_FILE
+from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
+from selftrans.data.captions import captions_digest
 from selftrans.data.manifests import CaptionManifest
 from selftrans.data.sources import open_source
 from selftrans.data.writer import StoreWriter
@@ -71,7 +70,7 @@ class CaptionExtraction(ShardedWork):
                 f" {data.captions}"
             )
         digests = {
-            "captions_digest": hashlib.sha256(json.dumps(self.texts).encode()).hexdigest(),
+            "captions_digest": captions_digest(self.captions),
             "text_encoder_digest": self.encoder.digest,
         }
         origin = store_origin(directory, data, source, digests)

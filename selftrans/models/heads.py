@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape
 from selftrans.models.sit import initialise_linear, unpatchify
 
 
@@ -29,7 +29,7 @@ def two_layer_head(hidden_size: int, projector_width: int) -> nn.Sequential:
 class LatentHead(nn.Module):
     """Projector, layer norm, linear, unpatchify: tokens (B, T, D) to latents (B, C, H, W)."""
 
-    def __init__(self, shape: SiTShape, projector_width: int) -> None:
+    def __init__(self, shape: BackboneShape, projector_width: int) -> None:
         super().__init__()
         self.shape = shape
         self.projector = projector(shape.hidden_size, projector_width, shape.hidden_size)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from selftrans.config import Convention, InterpolantName, Weights
+from selftrans.config import Convention, InterpolantName, TextEncoderConfig, Weights
 from selftrans.config.identity import fingerprint
 from selftrans.models.shape import StoredShape
 from selftrans.runtime.errors import UserError
@@ -41,6 +41,15 @@ class ImportedFrom(BaseModel):
     """Its direction of time."""
 
 
+class TextEncoderRecord(BaseModel):
+    """What encoded the captions that a backbone was trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    digest: str
+    settings: TextEncoderConfig
+    """As the data file had them."""
+
+
 class WeightsMetadata(FileMetadata):
     """Of a checkpoint's weight file: which training it is from, and what it needs to be sampled."""
 
@@ -54,8 +63,8 @@ class WeightsMetadata(FileMetadata):
     own_backbone: dict[str, Any] | None = None
     """Settings of a backbone of the user's own; None for SiT."""
     interpolant: InterpolantName
-    text_encoder_digest: str | None = None
-    """Of what encoded the captions that it was trained on; None for a model of classes."""
+    text_encoder: TextEncoderRecord | None = None
+    """What encoded the captions that it was trained on; None for a model of classes."""
     latents: LatentScaling
     version: str
     """Of selftrans."""

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from selftrans.config import BackboneConfig
 from selftrans.models.backbone import Backbone, Trunk
 from selftrans.models.layers import Attention, Mlp, PatchEmbed
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape, SiTShape
 
 
 def timestep_frequencies(

@@ -123,7 +123,10 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
         options: dict[str, Any] = {"local_files_only": True}
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
         config = transformers.AutoConfig.from_pretrained(path, **options)
-        kinds = {"clip": transformers.CLIPTextModel, "t5": transformers.T5EncoderModel}
+        kinds: dict[str, Any] = {
+            "clip": transformers.CLIPTextModel,
+            "t5": transformers.T5EncoderModel,
+        }
         kind = kinds.get(config.model_type, transformers.AutoModel)
         network: nn.Module = kind.from_pretrained(path, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:

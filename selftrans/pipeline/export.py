@@ -14,6 +14,7 @@ from selftrans.config import SamplerConfig
 from selftrans.evaluation.headline import setting_of
 from selftrans.evaluation.tables import METRIC_NAMES, metrics_table, read_result
 from selftrans.models.metadata import WeightsMetadata
+from selftrans.models.sit import SiT
 from selftrans.pipeline.card import Provenance, Result
 from selftrans.pipeline.sit_pipeline import DEFAULTS, SiTPipeline
 from selftrans.pipeline.transformer import SiTTransformer
@@ -92,6 +93,11 @@ def export_pipeline(
     sampling = _sampling(settings)
     sampler = ImageSampler(weights, autoencoder, other_decoder=other_decoder)
     metadata, backbone = sampler.metadata, sampler.model
+    if not isinstance(backbone, SiT):
+        raise UserError(
+            f"{weights}: a {type(backbone).__name__} is conditioned on captions"
+            " (allowed: a SiT, which is conditioned on classes)"
+        )
     _check_weights(weights, metadata)
     names = tuple(around.class_names if class_names is None else class_names)
     if names and len(names) != (count := backbone.shape.num_classes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.config import ConditionSize, SamplerConfig
-from selftrans.data.captions import CaptionStore
+from selftrans.data.caption_store import CaptionStore
+from selftrans.data.captions import cleaned
 from selftrans.models.metadata import WeightsMetadata
+from selftrans.models.text_encoder import load_text_encoder
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.logs import LOG
 from selftrans.runtime.random import Stream, generator
 
 
@@ -23,6 +27,43 @@ def sample_labels(settings: SamplerConfig, indices: range, num_classes: int) -> 
         generator(settings.seed, Stream.SAMPLE, index, 1).integers(num_classes) for index in indices
     ]
     return np.asarray(draws, dtype=np.int64)
+
+
+def encoded_prompts(
+    metadata: WeightsMetadata, prompts: Sequence[str], text_encoder: str | None = None
+) -> NDArray[Any]:
+    """Prompts as a checkpoint takes them, (B, L, K).
+
+    Args:
+        metadata: of the checkpoint.
+        prompts: one or several lines of text.
+        text_encoder: where the text encoder lies, if not where the training found it.
+
+    Raises:
+        UserError: the checkpoint takes no captions, a prompt is no caption, or the text encoder is
+            absent or another one.
+    """
+    record = metadata.text_encoder
+    if isinstance(metadata.shape.condition_size, int):
+        raise UserError("--prompt: the checkpoint is conditioned on classes (allowed: --classes)")
+    if record is None:
+        raise UserError("--prompt: nobody knows which text encoder the checkpoint was trained on")
+    texts = [cleaned(prompt, "--prompt") for prompt in prompts]
+    settings = record.settings
+    if text_encoder is not None:
+        settings = settings.model_copy(update={"path": text_encoder})
+    encoder = load_text_encoder(settings)
+    if encoder.digest != record.digest:
+        raise UserError(
+            f"text encoder {encoder.name!r}: is not the one that the checkpoint was trained on"
+            f" ({encoder.digest[:12]}, expected {record.digest[:12]})"
+        )
+    if cut := [text for text in texts if encoder.count_truncated([text])]:
+        LOG.warning(
+            "prompt %r has more than %d tokens: the rest is cut off", cut[0], encoder.length
+        )
+    # Rounded as stored captions are, so that a prompt and the same caption give the same image.
+    return np.asarray(encoder(texts).half().numpy())
 
 
 class SampleConditions:
@@ -43,18 +84,31 @@ class SampleConditions:
         self.store = None if prompts is None else CaptionStore(prompts)
         if self.store is None:
             return
-        manifest, trained = self.store.manifest, metadata.text_encoder_digest
+        manifest, trained = self.store.manifest, metadata.text_encoder
         if isinstance(self.size, int):
             raise UserError(f"{prompts}: holds captions, the checkpoint is conditioned on classes")
         if manifest.shape != self.size:
             raise UserError(
                 f"{prompts}: captions of shape {manifest.shape}, the checkpoint takes {self.size}"
             )
-        if trained not in (None, manifest.encoder_digest):
+        if trained is not None and trained.digest != manifest.encoder_digest:
             raise UserError(
                 f"{prompts}: captions of another text encoder than the checkpoint was trained on"
-                f" ({manifest.encoder_digest[:12]}, expected {str(trained)[:12]})"
+                f" ({manifest.encoder_digest[:12]}, expected {trained.digest[:12]})"
             )
+
+    @property
+    def num_classes(self) -> int:
+        """K.
+
+        Raises:
+            UserError: the model is conditioned on captions.
+        """
+        if not isinstance(self.size, int):
+            raise UserError(
+                "classes: the checkpoint is conditioned on captions (allowed: prompts, --prompt)"
+            )
+        return self.size
 
     def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
         """What identifies the condition of each sample: its class, or an image of the prompts."""

@@ -1,7 +1,8 @@
-"""Pictures of chosen classes from a checkpoint."""
+"""Pictures of chosen classes or prompts from a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from selftrans.sampling.generate import ImageSampler
 
 
 def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Image.Image:
-    """A row of images for each class, (columns, H, W, 3), with its name above."""
+    """A row of images for each condition, (columns, H, W, 3), with its name above."""
     columns, height, width = rows[0].shape[:3]
     line = max(12, height // 12)
     font = ImageFont.load_default(line * 0.8)
@@ -30,22 +31,25 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
 def write_sample_grid(
     sampler: ImageSampler,
     settings: SamplerConfig,
-    classes: Sequence[int],
+    conditions: NDArray[Any],
     names: Sequence[str],
     columns: int,
     output: Path,
 ) -> None:
-    """Write a picture with a row of samples for each class; a column has the same noise.
+    """Write a picture with a row of samples for each condition; a column has the same noise.
 
     Args:
         sampler: the checkpoint.
         settings: the sampler.
-        classes: class numbers, a row for each.
+        conditions: classes (R,) or captions (R, L, K), a row of the picture for each.
         names: what they are called.
-        columns: samples of each class.
+        columns: samples of each condition.
         output: the picture.
     """
     noise = range(columns)
-    rows = [sampler.images(settings, noise, np.full(len(noise), label)) for label in classes]
+    rows = [
+        sampler.images(settings, noise, np.repeat(condition[None], columns, axis=0))
+        for condition in conditions
+    ]
     with atomic_path(output) as temporary:
         labelled_grid(rows, names).save(temporary)

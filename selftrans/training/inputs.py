@@ -14,13 +14,13 @@ import torch
 
 from selftrans.config import ExperimentConfig
 from selftrans.config.alignment import TeacherConfig
-from selftrans.data.captions import CaptionStore
+from selftrans.data.caption_store import CaptionStore
 from selftrans.data.conditions import CaptionConditions, Conditions
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.backbone import Trunk
 from selftrans.models.encoder import PatchEncoder, load_encoder
-from selftrans.models.metadata import LatentScaling, TeacherMetadata
+from selftrans.models.metadata import LatentScaling, TeacherMetadata, TextEncoderRecord
 from selftrans.models.shape import BackboneShape
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import UserError
@@ -31,6 +31,8 @@ from selftrans.training.input_paths import InputPaths
 class Inputs:
     """What a training reads beside its latents, opened and checked."""
 
+    text_encoder: TextEncoderRecord | None = None
+    """What encoded the captions."""
     captions: CaptionStore | None = None
     """The features of the images' captions, for a backbone that is conditioned on them."""
     teachers: Mapping[str, Trunk] = field(default_factory=dict)
@@ -83,6 +85,7 @@ class Inputs:
         encoders = [load_encoder(path, device) for path in paths.encoders]
         images = open_source(experiment.data, store.manifest.skipped) if encoders else None
         return cls(
+            text_encoder=_text_encoder(experiment, captions),
             captions=captions,
             teachers=teachers,
             teacher_digests=tuple(digests),
@@ -125,6 +128,16 @@ def _captions(
     captions = CaptionStore(path)
     captions.check_fits(store)
     return captions
+
+
+def _text_encoder(
+    experiment: ExperimentConfig, captions: CaptionStore | None
+) -> TextEncoderRecord | None:
+    """What encoded captions, to be kept with the weights that are trained on them."""
+    settings = experiment.data.text_encoder
+    if captions is None or settings is None:
+        return None
+    return TextEncoderRecord(digest=captions.manifest.encoder_digest, settings=settings)
 
 
 def _check_source(path: Path, metadata: TeacherMetadata, choice: TeacherConfig, seed: int) -> None:

@@ -119,7 +119,7 @@ def weights_metadata(
         shape=shape,
         own_backbone=model.model_dump(mode="json") if is_own_class(model) else None,
         interpolant=segment.training.interpolant,
-        text_encoder_digest=inputs.captions.manifest.encoder_digest if inputs.captions else None,
+        text_encoder=inputs.text_encoder,
         latents=LatentScaling(
             digest=latents.digest,
             scale=latents.scale,

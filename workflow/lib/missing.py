@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from selftrans.config import DatasetConfig, DigitsSource, PretrainedAutoencoderConfig
+from selftrans.config import CocoSource, DatasetConfig, FileSource, PretrainedAutoencoderConfig
 from selftrans.evaluation.weights import WEIGHT_FILES, cache_directory
 from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
@@ -42,8 +42,10 @@ def _missing(study: Study, rule: str, wildcards: Wildcards) -> Iterator[str]:
     reads_images = rule in READ_IMAGES or (rule == "reference_statistics" and not data.reference)
     if rule.startswith("train_segment"):
         reads_images = any(use.features == "images" for use in study.run_of(wildcards).encoders)
-    if reads_images and not isinstance(data.source, DigitsSource):
+    if reads_images and isinstance(data.source, FileSource):
         yield from _path(data.source.path, f"{key}: source.path", "the images")
+    if reads_images and isinstance(data.source, CocoSource):
+        yield from _path(data.source.annotations, f"{key}: source.annotations", "the captions")
     if rule in ("extract_latents", "generate_samples", "generate_temporary_samples"):
         yield from _autoencoder(data, rule, key)
     if rule == "reference_statistics" and data.reference:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import (
+    CocoSource,
     DatasetConfig,
-    DigitsSource,
     ExperimentConfig,
+    FileSource,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
     load_experiment,
@@ -35,7 +36,7 @@ def required(
         weights: where the extractors' weights lie, if not in the cache.
     """
     data = experiment.data
-    if not isinstance(data.source, DigitsSource):
+    if isinstance(data.source, FileSource):
         yield f"images of {data.name}", partial(_images, data)
     if isinstance(data.autoencoder, PretrainedAutoencoderConfig):
         for name in dict.fromkeys((data.autoencoder.path, data.autoencoder.decoder)):
@@ -57,11 +58,13 @@ def required(
 
 def _images(data: DatasetConfig) -> None:
     source = data.source
-    assert not isinstance(source, DigitsSource)
-    if not Path(source.path).exists():
-        raise UserError(
-            f"{source.path}: the images of {data.name!r} do not exist (config.yaml: data)"
-        )
+    assert isinstance(source, FileSource)
+    needed = [(source.path, "images")]
+    if isinstance(source, CocoSource):
+        needed.append((source.annotations, "captions"))
+    for path, what in needed:
+        if not Path(path).exists():
+            raise UserError(f"{path}: the {what} of {data.name!r} do not exist (config.yaml: data)")
 
 
 def _autoencoder(path: str) -> None:

@@ -43,8 +43,10 @@ REFERENCE_IMAGES = 50_000
 
 
 def count_classes(data: DatasetConfig) -> int:
-    """Classes of a data set that may not exist yet: ten digits, else ImageNet's."""
-    return 10 if isinstance(data.source, DigitsSource) else 1000
+    """Classes of a data set that may not exist yet: those that are known, else ImageNet's."""
+    if isinstance(data.source, DigitsSource):
+        return 10
+    return 1 if data.source.has_captions else 1000
 
 
 def condition_size(data: DatasetConfig, model: BackboneConfig) -> ConditionSize:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.config import (
+    CocoSource,
     DatasetConfig,
     DigitsSource,
     FileSource,
@@ -18,6 +19,7 @@ from selftrans.config import (
 )
 from selftrans.data.class_names import check_count
 from selftrans.data.sources.base import CorruptImage, ImageSource
+from selftrans.data.sources.coco import open_coco
 from selftrans.data.sources.digits import Digits
 from selftrans.data.sources.folder import open_folder
 from selftrans.data.sources.huggingface import open_hugging_face
@@ -71,6 +73,8 @@ def _open(data: DatasetConfig, skipped: Collection[str]) -> ImageSource:
             return open_folder(data.source, data.image_size, skipped)
         case ZipSource():
             return open_zip(data.source, data.image_size, skipped)
+        case CocoSource():
+            return open_coco(data.source, data.image_size, skipped)
         case HuggingFaceSource():
             return open_hugging_face(data.source, data.image_size, skipped)
         case RepaSource():
@@ -78,7 +82,7 @@ def _open(data: DatasetConfig, skipped: Collection[str]) -> ImageSource:
 
 
 def may_skip(data: DatasetConfig) -> bool:
-    """Whether images that cannot be decoded are left out."""
+    """Whether images that cannot be decoded, or have no caption, are left out."""
     return isinstance(data.source, FileSource) and data.source.on_error == "skip"
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from selftrans.config import FileSource
+from selftrans.data.captions import ALL, no_caption
 from selftrans.data.image_paths import SUFFIXES, open_image, read_image_file
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
@@ -40,7 +41,7 @@ DAMAGED = (
 
 
 class CorruptImage(UserError):
-    """An image that cannot be decoded."""
+    """An image that cannot be decoded, or has no caption."""
 
 
 class ImageSource(Protocol):
@@ -52,10 +53,13 @@ class ImageSource(Protocol):
     """Class of every image, (N,)."""
     names: list[str]
     """Name of every image."""
+    captions: Sequence[tuple[str, ...]] | None
+    """Captions of every image; None where the source has none. An image without a caption, which
+    `on_error: skip` allows, cannot be read."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the images' names and classes, not of their location."""
+        """SHA-256 of the images' names and classes; not of their location or captions."""
         ...
 
     def read(self, indices: range | NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -78,6 +82,18 @@ def adm_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image)[top : top + size, left : left + size]
+
+
+def lanczos_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The centre square of an RGB image, resized by Lanczos' filter, (size, size, 3).
+
+    The preparation of MS-COCO in U-ViT (datasets.py, ``center_crop``), whose reference statistics
+    REPA's and Self-Transcendence's text-to-image part use.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -109,6 +125,8 @@ class Listing:
     class_names: Sequence[str]
     content: Callable[[int], bytes]
     """The encoded bytes of an image by its index."""
+    captions: Sequence[tuple[str, ...]] | None = None
+    """Of every image; an empty tuple for one that `on_error: skip` leaves out."""
 
 
 def listing_of_files(
@@ -116,6 +134,7 @@ def listing_of_files(
     content: Callable[[int], bytes],
     root: str,
     labels: Mapping[str, int] | None,
+    captions: Sequence[tuple[str, ...]] | None = None,
 ) -> Listing:
     """The listing of image files.
 
@@ -123,13 +142,17 @@ def listing_of_files(
         names: path of every image below the source's root, with slashes, sorted.
         content: the encoded bytes of an image by its index.
         root: for messages.
-        labels: class numbers by name; without them, the first folder of a path is the class.
+        labels: class numbers by name; without them, the first folder of a path is the class, or
+            there is one class if there are captions.
+        captions: of every image.
 
     Raises:
         UserError: there is no image, or one without a class.
     """
     if not names:
         raise UserError(f"{root}: holds no image (looked for: {', '.join(SUFFIXES)})")
+    if labels is None and captions is not None:
+        return Listing(names, np.zeros(len(names), np.int64), [ALL], content, captions)
     if labels is None:
         folders = [name.split("/")[0] if "/" in name else "" for name in names]
         if "" in folders:
@@ -142,7 +165,7 @@ def listing_of_files(
             raise UserError(f"{root}: {missing[0]} has no label in {LABELS_FILE}")
         classes = np.asarray([labels[name] for name in names], np.int64)
         class_names = [str(label) for label in range(int(classes.max()) + 1)]
-    return Listing(names, classes, class_names, content)
+    return Listing(names, classes, class_names, content, captions)
 
 
 def check_class_folders(
@@ -177,6 +200,7 @@ class ImageFiles:
         image_size: side of the squares.
         listing: names, classes and content.
         skipped: names of images to leave out.
+        crop: makes squares of RGB images.
     """
 
     def __init__(
@@ -185,8 +209,10 @@ class ImageFiles:
         image_size: int,
         listing: Listing,
         skipped: Collection[str] = (),
+        crop: Callable[[Image.Image, int], NDArray[np.uint8]] = adm_crop,
     ) -> None:
         self._settings, self._size, self._content = settings, image_size, listing.content
+        self._crop = crop
         skipped = frozenset(skipped)
         self._indices = np.asarray(
             [index for index, name in enumerate(listing.names) if name not in skipped], np.int64
@@ -194,6 +220,9 @@ class ImageFiles:
         self.names: list[str] = [listing.names[index] for index in self._indices]
         self.labels = listing.labels[self._indices]
         self.class_names = tuple(listing.class_names)
+        self.captions: Sequence[tuple[str, ...]] | None = None
+        if listing.captions is not None:
+            self.captions = [listing.captions[index] for index in self._indices]
 
     @property
     def digest(self) -> str:
@@ -237,6 +266,8 @@ class ImageFiles:
             ) from None
 
     def _decoded(self, index: int) -> NDArray[np.uint8]:
+        if self.captions is not None and not self.captions[index]:
+            raise CorruptImage(no_caption(self._settings.path, self.names[index]))
         content = self._encoded(index)
         try:
             with open_image(content) as image:
@@ -244,7 +275,7 @@ class ImageFiles:
                     width, height = image.size
                     raise ValueError(f"{width}x{height}: longer than {MAX_ASPECT} times its width")
                 turned = ImageOps.exif_transpose(image) if self._settings.exif_rotation else image
-                return adm_crop(to_rgb(turned), self._size)
+                return self._crop(to_rgb(turned), self._size)
         except DAMAGED as error:
             raise self._corrupt(index, error) from None
 

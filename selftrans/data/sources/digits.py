@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: data that ships inside a dependency."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -9,6 +11,8 @@ from selftrans.data.sources.base import listing_digest
 
 class Digits:
     """UCI optdigits, test part: 1,797 scans of 8x8 pixels in 17 grey levels."""
+
+    captions: Sequence[tuple[str, ...]] | None = None
 
     def __init__(self, image_size: int) -> None:
         from sklearn.datasets import load_digits  # 1.4 s that only this source needs

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from selftrans.config import ZipSource
+from selftrans.data.captions import CAPTIONS_SUFFIX, captions_of_images, lines_of
 from selftrans.data.image_paths import check_names, check_size, is_image, is_passed_over
 from selftrans.data.sources.base import (
     LABELS_FILE,
@@ -54,7 +55,21 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
             raise UserError(f"{source}: damaged ({error})") from None
     names = [name.removeprefix(root) for name in members]
     check_names(settings.path, names)
-    if labels is None:
+    captions = None
+    if settings.captions is not None:
+        present = set(archive.namelist())
+
+        def lines_beside(index: int) -> list[str]:
+            text = str(PurePosixPath(members[index]).with_suffix(CAPTIONS_SUFFIX))
+            try:
+                return lines_of(read(text), f"{settings.path}: {text}") if text in present else []
+            except zipfile.BadZipFile as error:
+                raise UserError(f"{settings.path}: {text}: damaged ({error})") from None
+
+        captions = captions_of_images(
+            names, lines_beside, settings.path, skip=settings.on_error == "skip"
+        )
+    elif labels is None:
         entries = [name.removeprefix(root) for name in archive.namelist() if name.startswith(root)]
         seen = [entry for entry in entries if entry and not is_passed_over(entry)]
         folders = {entry.split("/")[0] for entry in seen if "/" in entry}
@@ -63,7 +78,7 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
     def content(index: int) -> bytes:
         return read(members[index])
 
-    listing = listing_of_files(names, content, settings.path, labels)
+    listing = listing_of_files(names, content, settings.path, labels, captions)
     return ImageFiles(settings, image_size, listing, skipped)
 
 

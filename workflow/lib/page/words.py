@@ -6,6 +6,7 @@ from typing import Any
 from selftrans.config import (
     AlignmentConfig,
     DatasetConfig,
+    DigitsSource,
     ExperimentConfig,
     RunConfig,
     SamplerConfig,
@@ -14,7 +15,7 @@ from selftrans.config import (
 )
 from selftrans.config.user_code import is_own_class
 from selftrans.flops import forward_flop, tokens_of
-from workflow.lib.work import DIGITS, segment_work
+from workflow.lib.work import count_images, segment_work
 
 SAMPLERS = {
     "euler": "Euler",
@@ -26,6 +27,7 @@ SOURCES = {
     "digits": "the handwritten digits of scikit-learn",
     "folder": "a folder of images",
     "zip": "a zip of images",
+    "coco": "images of MS-COCO with captions",
     "huggingface": "a Hugging Face data set",
     "repa": "images prepared as by REPA",
 }
@@ -50,8 +52,8 @@ def settings_in_words(experiment: ExperimentConfig) -> Terms:
 
 def data_in_words(data: DatasetConfig) -> str:
     """Where images come from."""
-    images = DIGITS if data.source.kind == "digits" else data.images
-    count, size = f"{images:,} images, " if images else "", data.image_size
+    known = data.images or isinstance(data.source, DigitsSource)
+    count, size = f"{count_images(data):,} images, " if known else "", data.image_size
     return f"{data.name}: {SOURCES[data.source.kind]}, {count}{size} × {size} pixels"
 
 
