@@ -196,7 +196,7 @@ def test_names_of_ones_own_are_accepted(project):
         ((1,), {"sampler": "sde"}, r"sampler 'sde' is unknown \(known: ode\)"),
         ((1,), {"num_step": 3}, r"sampler 'ode': num_step: .*num_steps"),
         ((1,), {"num_steps": "3"}, "num_steps: "),
-        (([1, 2],), {"count": 3}, "count: 3, but 2 classes are given"),
+        (([1, 2],), {"count": 3}, "count: 3, but 2 conditions are given"),
         ((), {}, "count: None images"),
         (([],), {}, "count: 0 images"),
     ],

@@ -104,7 +104,7 @@ def test_the_null_condition_is_the_empty_caption_and_stays_with_the_weights(tmp_
     model = random_mmdit(dtype=torch.float32)
     empty = torch.randn(LENGTH, SIZE)
     assert not model.null_condition(2).any()
-    model.set_null_condition(empty.half())
+    model.set_null_condition(empty.half()[None])
     save_weights(tmp_path / "a.safetensors", model)
     loaded, _ = load_backbone(tmp_path / "a.safetensors", CPU)
     assert torch.equal(loaded.null_condition(3), empty.half().float().expand(3, -1, -1))
@@ -145,7 +145,7 @@ def test_pooled_features_are_means_over_the_image_tokens():
 def test_a_frozen_teacher_gives_the_full_models_image_tokens(tmp_path, depth):
     """It ends as any MMDiT does: without the text that no image token needs."""
     model = random_mmdit(dtype=torch.float32, qk_norm=True).eval()
-    model.set_null_condition(torch.randn(LENGTH, SIZE))
+    model.set_null_condition(torch.randn(1, LENGTH, SIZE))
     weights = save_weights(tmp_path / "raw.safetensors", model)
     freeze_teacher(weights, depth, tmp_path / "teacher.safetensors")
     teacher, metadata = load_teacher(tmp_path / "teacher.safetensors", CPU)
