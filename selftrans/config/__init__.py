@@ -92,11 +92,13 @@ from selftrans.config.resources import JobResources, ResourcesConfig
 from selftrans.config.sources import (
     AnySource,
     CocoSource,
+    Combinations,
     DigitsSource,
     FileSource,
     FolderSource,
     HuggingFaceSource,
     RepaSource,
+    ScenesSource,
     ZipSource,
 )
 from selftrans.config.training import (
@@ -133,6 +135,7 @@ __all__ = [
     "Changes",
     "ClassifierConfig",
     "CocoSource",
+    "Combinations",
     "ConfigError",
     "ConfigModel",
     "Convention",
@@ -170,6 +173,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "SamplerName",
+    "ScenesSource",
     "Seed",
     "TeacherConfig",
     "TimeMasking",
