@@ -105,11 +105,13 @@ from selftrans.config.resources import JobResources, ResourcesConfig
 from selftrans.config.sources import (
     AnySource,
     CocoSource,
+    Combinations,
     DigitsSource,
     FileSource,
     FolderSource,
     HuggingFaceSource,
     RepaSource,
+    ScenesSource,
     ZipSource,
 )
 from selftrans.config.training import (
@@ -147,6 +149,7 @@ __all__ = [
     "Changes",
     "ClassifierConfig",
     "CocoSource",
+    "Combinations",
     "ConditionSize",
     "ConfigError",
     "ConfigModel",
@@ -187,6 +190,7 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "SamplerName",
+    "ScenesSource",
     "Seed",
     "TeacherConfig",
     "TextEncoderConfig",

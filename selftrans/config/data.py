@@ -15,7 +15,7 @@ from selftrans.config.base import (
     Seed,
 )
 from selftrans.config.defaults import VERSION
-from selftrans.config.sources import AnySource, RepaSource
+from selftrans.config.sources import SCENE_SIZES, AnySource, RepaSource, ScenesSource
 
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
@@ -247,6 +247,15 @@ class DatasetConfig(ConfigModel):
     def _has_captions_to_encode(self) -> Self:
         if self.text_encoder is not None and not self.source.has_captions:
             raise ValueError("text_encoder: is set, but the source has no captions")
+        return self
+
+    @model_validator(mode="after")
+    def _scenes_fit_their_pixels(self) -> Self:
+        if isinstance(self.source, ScenesSource) and self.image_size not in SCENE_SIZES:
+            allowed = ", ".join(map(str, SCENE_SIZES))
+            raise ValueError(
+                f"image_size: {self.image_size}, but source.kind 'scenes' is drawn at {allowed}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selftrans.config.base import ConfigModel, Line
+from selftrans.config.base import ConfigModel, Line, PositiveInt, Seed
+
+Combinations = Literal["training", "held_out", "all"]
+SCENE_SIZES = (32, 64, 128)
+"""Sides in pixels that scenes are drawn at."""
 
 
 class SourceConfig(ConfigModel):
@@ -25,6 +29,30 @@ class DigitsSource(SourceConfig):
     """The 1,797 handwritten digits of scikit-learn (8x8 scans of 10 classes, UCI optdigits)."""
 
     kind: Literal["digits"]
+
+
+class ScenesSource(SourceConfig):
+    """Drawn scenes of one to three objects, with captions that are true by construction.
+
+    Nothing is read: scene i is a function of these keys and of i, to the bit on any machine. The
+    classes are size, texture and shape of a scene's main object.
+    """
+
+    kind: Literal["scenes"]
+    count: PositiveInt
+    """Number of scenes."""
+    seed: Seed = 0
+    """Of the world."""
+    first: Annotated[int, Field(ge=0, le=10**12)] = 0
+    """Index of the first scene. Ranges that do not overlap have no scene in common."""
+    combinations: Combinations = "training"
+    """Pairs of shape and colour: `training` leaves six of 36 out, `held_out` has one of the six in
+    every scene, `all` draws from all alike."""
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the images have captions."""
+        return True
 
 
 class FileSource(SourceConfig):
@@ -145,6 +173,12 @@ class RepaSource(FileSource):
 
 
 AnySource = Annotated[
-    DigitsSource | FolderSource | ZipSource | CocoSource | HuggingFaceSource | RepaSource,
+    DigitsSource
+    | ScenesSource
+    | FolderSource
+    | ZipSource
+    | CocoSource
+    | HuggingFaceSource
+    | RepaSource,
     Field(discriminator="kind"),
 ]

@@ -24,6 +24,7 @@ class Stream(IntEnum):
     ENCODER = 7
     ANALYSIS = 8
     HELD_OUT = 9
+    SCENE = 16
 
 
 def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.random.Generator:

@@ -17,9 +17,11 @@ from selftrans.config import (
     PretrainedTextEncoderConfig,
     RunConfig,
     SamplerConfig,
+    ScenesSource,
     TrainedAutoencoderConfig,
     TrainingConfig,
 )
+from selftrans.data.scenes.world import CLASS_NAMES
 from selftrans.flops import (
     DECODER_FLOP,
     ENCODER_FLOP,
@@ -44,8 +46,11 @@ REFERENCE_IMAGES = 50_000
 
 def count_classes(data: DatasetConfig) -> int:
     """Classes of a data set that may not exist yet: those that are known, else ImageNet's."""
-    if isinstance(data.source, DigitsSource):
-        return 10
+    match data.source:
+        case DigitsSource():
+            return 10
+        case ScenesSource():
+            return len(CLASS_NAMES)
     return 1 if data.source.has_captions else 1000
 
 
@@ -70,6 +75,8 @@ def count_images(data: DatasetConfig) -> int:
     """
     if isinstance(data.source, DigitsSource):
         return DIGITS
+    if isinstance(data.source, ScenesSource):
+        return data.source.count
     if data.images is None:
         raise UserError(f"data {data.name!r}: images: is needed to plan before the data exist")
     return data.images

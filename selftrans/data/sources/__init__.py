@@ -14,6 +14,7 @@ from selftrans.config import (
     FolderSource,
     HuggingFaceSource,
     RepaSource,
+    ScenesSource,
     ZipSource,
     load_dataset,
 )
@@ -24,6 +25,7 @@ from selftrans.data.sources.digits import Digits
 from selftrans.data.sources.folder import open_folder
 from selftrans.data.sources.huggingface import open_hugging_face
 from selftrans.data.sources.repa import open_repa
+from selftrans.data.sources.scenes import Scenes
 from selftrans.data.sources.zip import open_zip
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
@@ -66,19 +68,23 @@ def open_source(data: DatasetConfig, skipped: Collection[str] = ()) -> ImageSour
 
 
 def _open(data: DatasetConfig, skipped: Collection[str]) -> ImageSource:
+    source: ImageSource
     match data.source:
         case DigitsSource():
-            return Digits(data.image_size)
+            source = Digits(data.image_size)
+        case ScenesSource():
+            source = Scenes(data.source, data.image_size)
         case FolderSource():
-            return open_folder(data.source, data.image_size, skipped)
+            source = open_folder(data.source, data.image_size, skipped)
         case ZipSource():
-            return open_zip(data.source, data.image_size, skipped)
+            source = open_zip(data.source, data.image_size, skipped)
         case CocoSource():
-            return open_coco(data.source, data.image_size, skipped)
+            source = open_coco(data.source, data.image_size, skipped)
         case HuggingFaceSource():
-            return open_hugging_face(data.source, data.image_size, skipped)
+            source = open_hugging_face(data.source, data.image_size, skipped)
         case RepaSource():
-            return open_repa(data.source, data.image_size, skipped)
+            source = open_repa(data.source, data.image_size, skipped)
+    return source
 
 
 def may_skip(data: DatasetConfig) -> bool:

@@ -10,6 +10,7 @@ from selftrans.config import (
     ExperimentConfig,
     RunConfig,
     SamplerConfig,
+    ScenesSource,
     TrainedAutoencoderConfig,
     TrainingConfig,
 )
@@ -25,6 +26,7 @@ SAMPLERS = {
 }
 SOURCES = {
     "digits": "the handwritten digits of scikit-learn",
+    "scenes": "drawn scenes with captions",
     "folder": "a folder of images",
     "zip": "a zip of images",
     "coco": "images of MS-COCO with captions",
@@ -52,7 +54,7 @@ def settings_in_words(experiment: ExperimentConfig) -> Terms:
 
 def data_in_words(data: DatasetConfig) -> str:
     """Where images come from."""
-    known = data.images or isinstance(data.source, DigitsSource)
+    known = data.images or isinstance(data.source, DigitsSource | ScenesSource)
     count, size = f"{count_images(data):,} images, " if known else "", data.image_size
     return f"{data.name}: {SOURCES[data.source.kind]}, {count}{size} × {size} pixels"
 
