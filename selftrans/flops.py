@@ -12,6 +12,7 @@ from selftrans.config import (
     BackboneConfig,
     ConditionSize,
     DatasetConfig,
+    MMDiTConfig,
     TimeMasking,
     TimeRangeConfig,
     TrainedEncoderConfig,
@@ -27,57 +28,100 @@ EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 EXTRACTOR_LENGTHS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the features of the first
 one are stored, too."""
-
-
 def tokens_of(model: BackboneConfig, side: int) -> int:
     """Tokens T of a latent."""
     return (side // model.patch_size) ** 2
 
 
-def block_flop(model: BackboneConfig, tokens: int) -> float:
-    """Operations of one block for one sample: attention, MLP, modulation."""
+def stream_flop(model: BackboneConfig, tokens: int, has_output: bool = True) -> float:
+    """Operations of a block on one stream of tokens, but for the product of its attention.
+
+    A stream without output is projected to queries, keys and values, and no further.
+    """
     hidden_size = model.hidden_size
-    attention = tokens * (8 * hidden_size**2 + 4 * tokens * hidden_size)
+    keys = tokens * 6 * hidden_size**2 + 4 * hidden_size**2
+    if not has_output:
+        return keys
     mlp = tokens * 4 * hidden_size * int(hidden_size * model.mlp_ratio)
-    return attention + mlp + 12 * hidden_size**2
+    return keys + tokens * 2 * hidden_size**2 + mlp + 8 * hidden_size**2
+
+
+def blocks_flop(model: BackboneConfig, tokens: int, length: int, blocks: int) -> float:
+    """Operations of the first ``blocks`` blocks on an image and a text of ``length`` tokens.
+
+    After them the text has no output.
+    """
+    attention = 4 * (length + tokens) ** 2 * model.hidden_size
+    flop = blocks * (attention + stream_flop(model, tokens))
+    if length:
+        flop += (blocks - 1) * stream_flop(model, length) + stream_flop(model, length, False)
+    return flop
 
 
 def forward_flop(
-    model: BackboneConfig, latent_shape: tuple[int, int, int], blocks: int | None = None
+    model: BackboneConfig,
+    latent_shape: tuple[int, int, int],
+    blocks: int | None = None,
+    condition_size: ConditionSize | None = None,
 ) -> float:
-    """Operations of a backbone for one sample; or only of its embedders and first ``blocks``."""
+    """Operations of a backbone for one sample; or only of its embedders and first ``blocks``.
+
+    Args:
+        model: the backbone.
+        latent_shape: (C, H, W).
+        blocks: of a teacher that was cut.
+        condition_size: of a caption, (L, K); a class takes no operations.
+    """
+    length, size = condition_size if isinstance(condition_size, tuple) else (0, 0)
+    assert isinstance(model, MMDiTConfig) == (length > 0)
     tokens, hidden_size = tokens_of(model, latent_shape[1]), model.hidden_size
     patch = 2 * tokens * latent_shape[0] * model.patch_size**2 * hidden_size
-    embedders = patch + 2 * (FREQUENCIES * hidden_size + hidden_size**2)
+    embedders = patch + 2 * hidden_size * (FREQUENCIES + hidden_size + length * size)
     if blocks is not None:
-        return embedders + blocks * block_flop(model, tokens)
-    return embedders + model.depth * block_flop(model, tokens) + patch + 4 * hidden_size**2
+        return embedders + blocks_flop(model, tokens, length, blocks)
+    whole = blocks_flop(model, tokens, length, model.depth)
+    return embedders + whole + patch + 4 * hidden_size**2
+
+
+def stream_parameters(model: BackboneConfig, has_output: bool = True) -> int:
+    """Number of parameters of a block on one stream of tokens."""
+    hidden_size, hidden = model.hidden_size, int(model.hidden_size * model.mlp_ratio)
+    # A layer norm has a bias, a root mean square has none.
+    norms = 2 if isinstance(model, MMDiTConfig) else 4
+    norms *= hidden_size // model.num_heads if model.qk_norm else 0
+    keys = _linear(hidden_size, 3 * hidden_size) + norms + _linear(hidden_size, 2 * hidden_size)
+    if not has_output:
+        return keys
+    mlp = _linear(hidden_size, hidden) + _linear(hidden, hidden_size)
+    return keys + _linear(hidden_size, hidden_size) + mlp + _linear(hidden_size, 4 * hidden_size)
 
 
 def parameters(
-    model: BackboneConfig, latent_shape: tuple[int, int, int], condition: ConditionSize
+    model: BackboneConfig, latent_shape: tuple[int, int, int], condition_size: ConditionSize
 ) -> int:
-    """Number of parameters of a backbone, its fixed table of positions included."""
-    assert isinstance(condition, int)
+    """Number of parameters of a backbone, its fixed table of positions included.
+
+    Args:
+        model: the backbone.
+        latent_shape: (C, H, W).
+        condition_size: number of classes, or shape (L, K) of a caption; its null condition is one
+            more class, or a caption that is stored with the weights.
+    """
     hidden_size, patch = model.hidden_size, latent_shape[0] * model.patch_size**2
-    hidden, head = int(hidden_size * model.mlp_ratio), hidden_size // model.num_heads
-    block = (
-        4 * hidden_size**2
-        + 4 * hidden_size
-        + 2 * hidden_size * hidden
-        + hidden
-        + hidden_size
-        + 6 * hidden_size * (hidden_size + 1)
-    )
-    block += 4 * head if model.qk_norm else 0
-    ends = patch * hidden_size + hidden_size + (patch + 2 * hidden_size) * (hidden_size + 1)
-    embedders = (
-        FREQUENCIES * hidden_size
-        + hidden_size
-        + hidden_size * (hidden_size + 1)
-        + (condition + 1) * hidden_size
-    )
-    return model.depth * block + ends + embedders + tokens_of(model, latent_shape[1]) * hidden_size
+    ends = _linear(patch, hidden_size) + _linear(hidden_size, patch)
+    ends += _linear(hidden_size, 2 * hidden_size) + tokens_of(model, latent_shape[1]) * hidden_size
+    time = _linear(FREQUENCIES, hidden_size) + _linear(hidden_size, hidden_size)
+    blocks = model.depth * stream_parameters(model)
+    if isinstance(condition_size, int):
+        return ends + time + (condition_size + 1) * hidden_size + blocks
+    length, size = condition_size
+    text = (model.depth - 1) * stream_parameters(model) + stream_parameters(model, False)
+    return ends + time + _linear(size, hidden_size) + length * size + blocks + text
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    """Parameters of a linear map with bias."""
+    return (inputs + 1) * outputs
 
 
 def caption_bytes(captions: int, length: int, size: int) -> int:

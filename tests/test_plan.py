@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selftrans.config import (
     BackboneConfig,
+    MMDiTConfig,
     SamplerConfig,
     TimeRangeConfig,
     TrainedAutoencoderConfig,
@@ -29,6 +31,7 @@ from selftrans.flops import (
 )
 from selftrans.flow.interpolant import INTERPOLANTS, sample_time
 from selftrans.flow.times import velocity_passes
+from selftrans.models.mmdit import MMDiTTrunk
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
@@ -76,6 +79,34 @@ def test_operations_and_parameters_are_those_of_the_network(preset, qk_norm):
     assert forward_flop(model, latent_shape) == pytest.approx(counted(backbone, *inputs), rel=1e-3)
     of_half = counted(lambda *given: backbone.features(*given, [model.depth // 2]), *inputs)
     assert forward_flop(model, latent_shape, model.depth // 2) == pytest.approx(of_half, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "latent_shape", "context_shape"),
+    [
+        pytest.param({}, (4, 32, 32), (77, 768), marks=pytest.mark.slow),
+        ({"depth": 4, "qk_norm": True}, (4, 32, 32), (77, 768)),
+        (
+            {"depth": 3, "hidden_size": 96, "num_heads": 3, "mlp_ratio": 2.5, "patch_size": 1},
+            (4, 8, 8),
+            (24, 32),
+        ),
+    ],
+)
+def test_operations_and_parameters_of_a_backbone_for_captions(changes, latent_shape, context_shape):
+    """Also of its teacher, which is cut."""
+    model = MMDiTConfig.from_preset("MMDiT-24x768/2", **changes)
+    half = max(2, model.depth // 2)
+    with torch.device("meta"):
+        backbone = model.build(latent_shape, context_shape)
+        teacher = MMDiTTrunk(replace(backbone.shape, depth=half))
+        inputs = torch.zeros(1, *latent_shape), torch.zeros(1), torch.zeros(1, *context_shape)
+    assert parameters(model, latent_shape, context_shape) == sum(
+        parameter.numel() for parameter in backbone.parameters()
+    )
+    for blocks, network in ((None, backbone), (half, teacher.tokens)):
+        planned = forward_flop(model, latent_shape, blocks, context_shape)
+        assert planned == pytest.approx(counted(network, *inputs), rel=1e-3)
 
 
 @pytest.mark.slow
