@@ -8,9 +8,10 @@ from selftrans.config import ExperimentConfig
 from selftrans.flops import forward_flop
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import segment_work
 from workflow.lib.study import Study
 from workflow.lib.training import Training
-from workflow.lib.work import count_classes, segment_work
+from workflow.lib.work import count_classes
 
 if TYPE_CHECKING:
     import torch

@@ -4,18 +4,14 @@ Plans and time limits rest on these counts.
 """
 
 from collections.abc import Mapping
-from functools import partial
 
-from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import (
-    AlignmentConfig,
     DatasetConfig,
     DigitsSource,
     ExperimentConfig,
     RunConfig,
     SamplerConfig,
     TrainedAutoencoderConfig,
-    TrainingConfig,
 )
 from selftrans.flops import (
     DECODER_FLOP,
@@ -23,13 +19,11 @@ from selftrans.flops import (
     EXTRACTOR_FLOP,
     encoder_output,
     forward_flop,
-    tokens_of,
 )
 from selftrans.flow.times import velocity_passes
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import Work
 
-Work = dict[str, float]
-"""Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
 DIGITS = 1797
 """Images of scikit-learn's digits."""
 REFERENCE_IMAGES = 50_000
@@ -78,50 +72,6 @@ def encoding_work(data: DatasetConfig) -> Work:
 def features_work(data: DatasetConfig, encoder: str) -> Work:
     """Extracting an encoder's features of a data set."""
     return {"fp32": count_rows(data) * encoder_output(data, encoder)[1]}
-
-
-def training_arithmetic(training: TrainingConfig) -> str:
-    """The arithmetic whose rate a training reaches on a GPU."""
-    if training.precision != "fp32":
-        return "bf16"
-    return "tf32" if training.tf32 else "fp32"
-
-
-def segment_work(experiment: ExperimentConfig, run: RunConfig, before: int, step: int) -> Work:
-    """Training a run from one step to another, with the encoders that it runs on images."""
-    training, shape = run.training, experiment.data.latent_shape
-    passes = 4 if training.activation_checkpointing else 3
-    flop = (step - before) * training.batch_size * passes * forward_flop(run.model, shape)
-    in_fp32 = 0.0
-    for term in run.alignments.values():
-        last = term.stop_after or step
-        aligned = (min(step, last) - min(before, last)) * training.batch_size
-        assert isinstance(term, AlignmentMethod)
-        costs = term_costs(term, experiment, run)
-        flop += aligned * term.flop(costs)
-        in_fp32 += aligned * term.fp32_flop(costs)
-    for encoder in run.encoders:
-        if encoder.features == "images":
-            encoded = (step - before) * training.batch_size
-            in_fp32 += encoded * encoder_output(experiment.data, encoder.name)[1]
-    work: Work = {training_arithmetic(training): flop}
-    if in_fp32:
-        exact = "tf32" if training.tf32 else "fp32"
-        work[exact] = work.get(exact, 0.0) + in_fp32
-    return work
-
-
-def term_costs(term: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> Costs:
-    """What the operations of a term of the loss follow from."""
-    shape, followed = experiment.data.latent_shape, term.frozen_teacher
-    teacher = experiment.runs[followed.choice.run].model if followed else run.model
-    return Costs(
-        hidden_size=run.model.hidden_size,
-        tokens=tokens_of(run.model, shape[1]),
-        training=run.training,
-        student_flop=partial(forward_flop, run.model, shape),
-        teacher_flop=partial(forward_flop, teacher, shape),
-    )
 
 
 def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: SamplerConfig) -> Work:

@@ -14,7 +14,8 @@ from selftrans.config import (
 )
 from selftrans.config.user_code import is_own_class
 from selftrans.flops import forward_flop, tokens_of
-from workflow.lib.work import DIGITS, segment_work
+from selftrans.training.work import segment_work
+from workflow.lib.work import DIGITS
 
 SAMPLERS = {
     "euler": "Euler",
