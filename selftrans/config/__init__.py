@@ -100,6 +100,7 @@ from selftrans.config.training import (
     HELD_OUT_BINS,
     Convention,
     ImportedConfig,
+    ProfileConfig,
     TrainingConfig,
 )
 from selftrans.runtime.errors import ConfigError
@@ -160,6 +161,7 @@ __all__ = [
     "PresetName",
     "PretrainedAutoencoderConfig",
     "PretrainedEncoderConfig",
+    "ProfileConfig",
     "Published",
     "RepaSource",
     "ResourcesConfig",

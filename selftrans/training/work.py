@@ -4,6 +4,7 @@ What a training reports of its speed, plans and time limits rest on these counts
 imports torch.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 from selftrans.alignment.method import AlignmentMethod, Costs
@@ -55,4 +56,12 @@ def term_costs(term: AlignmentConfig, experiment: ExperimentConfig, run: RunConf
         training=run.training,
         student_flop=partial(forward_flop, run.model, shape),
         teacher_flop=partial(forward_flop, teacher, shape),
+    )
+
+
+def work_seconds(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
+    """Seconds that work takes at the TFLOP/s of each arithmetic; fp16 is as fast as bf16."""
+    return sum(
+        flop / (rates["bf16" if arithmetic == "fp16" else arithmetic] * 1e12)
+        for arithmetic, flop in work.items()
     )

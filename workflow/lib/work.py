@@ -22,7 +22,7 @@ from selftrans.flops import (
 )
 from selftrans.flow.times import velocity_passes
 from selftrans.runtime.errors import UserError
-from selftrans.training.work import Work
+from selftrans.training.work import Work, work_seconds
 
 DIGITS = 1797
 """Images of scikit-learn's digits."""
@@ -95,8 +95,4 @@ def statistics_work(extractor: str, images: int) -> Work:
 
 def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
     """Hours of one GPU at the stated TFLOP/s of each arithmetic."""
-    seconds = sum(
-        flop / (rates["bf16" if arithmetic == "fp16" else arithmetic] * 1e12)
-        for arithmetic, flop in work.items()
-    )
-    return seconds / 3600
+    return work_seconds(work, rates) / 3600
