@@ -28,6 +28,8 @@ EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 EXTRACTOR_LENGTHS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the features of the first
 one are stored, too."""
+
+
 def tokens_of(model: BackboneConfig, side: int) -> int:
     """Tokens T of a latent."""
     return (side // model.patch_size) ** 2
@@ -94,6 +96,12 @@ def stream_parameters(model: BackboneConfig, has_output: bool = True) -> int:
         return keys
     mlp = _linear(hidden_size, hidden) + _linear(hidden, hidden_size)
     return keys + _linear(hidden_size, hidden_size) + mlp + _linear(hidden_size, 4 * hidden_size)
+
+
+def backbone_flop(model: BackboneConfig, data: DatasetConfig, blocks: int | None = None) -> float:
+    """Operations of a backbone for one sample of a data set; or of its first ``blocks``."""
+    captions = data.caption_shape if model.condition == "caption" else None
+    return forward_flop(model, data.latent_shape, blocks, captions)
 
 
 def parameters(

@@ -16,7 +16,16 @@ from selftrans.training.control import Control
 from selftrans.training.events import ScalarLog
 from selftrans.training.failure import FailureMarker
 from selftrans.training.progress import HISTORY_COLUMNS
+from selftrans.training.throughput import Reached
 from tests.support.events import values
+
+REACHED = Reached(
+    images_per_second=8.0,
+    tflops=2.0,
+    share_of_stated_rate=None,
+    data_wait_seconds=0.25,
+    peak_memory_gib=1.5,
+)
 
 
 def row(step, loss):
@@ -29,7 +38,7 @@ def write_events(directory, step, rows, second=0):
     started = mock.patch("time.time", return_value=1.7e9 + second)
     with started, ScalarLog([EventStream(directory, step)], torch.device("cpu")) as log:
         for one in rows:
-            log.write_interval(one, 8, optimizer)
+            log.write_interval(one, REACHED, optimizer)
 
 
 def curve(directory, name="train/loss"):
@@ -58,15 +67,21 @@ def test_the_learning_rate_is_logged(tmp_path):
     assert curve(tmp_path, "train/learning_rate") == {1: 0.25, 2: 0.25}
 
 
-def test_on_a_gpu_the_peak_of_its_memory_is_logged_and_begins_again(tmp_path, monkeypatch):
-    resets = []
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**29)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", resets.append)
-    optimizer, cuda = torch.optim.SGD([torch.zeros(1)], lr=0.25), torch.device("cuda:0")
-    with ScalarLog([EventStream(tmp_path, 0)], cuda) as log:
-        log.write_interval(row(1, 1.0), 8, optimizer)
-    assert curve(tmp_path, "memory/peak_allocated_gib") == {1: 1.5}
-    assert resets == [cuda]
+@pytest.mark.parametrize(
+    ("device", "memory"),
+    [("cpu", "memory/peak_resident_gib"), ("cuda", "memory/peak_allocated_gib")],
+)
+def test_what_an_interval_reached_is_logged(tmp_path, device, memory):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.25)
+    reached = REACHED._replace(share_of_stated_rate=0.5)
+    with ScalarLog([EventStream(tmp_path, 0)], torch.device(device)) as log:
+        log.write_interval(row(1, 1.0), REACHED, optimizer)
+        log.write_interval(row(2, 1.0), reached, optimizer)
+    assert curve(tmp_path, "speed/images_per_second") == {1: 8.0, 2: 8.0}
+    assert curve(tmp_path, "speed/tflops") == {1: 2.0, 2: 2.0}
+    assert curve(tmp_path, "speed/share_of_stated_rate") == {2: 0.5}  # where a rate is stated
+    assert curve(tmp_path, "speed/data_wait_seconds") == {1: 0.25, 2: 0.25}
+    assert curve(tmp_path, memory) == {1: 1.5, 2: 1.5}
 
 
 def test_without_a_row_no_file_is_made(tmp_path):

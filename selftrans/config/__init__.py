@@ -118,6 +118,7 @@ from selftrans.config.training import (
     HELD_OUT_BINS,
     Convention,
     ImportedConfig,
+    ProfileConfig,
     TrainingConfig,
 )
 from selftrans.runtime.errors import ConfigError
@@ -184,6 +185,7 @@ __all__ = [
     "PretrainedAutoencoderConfig",
     "PretrainedEncoderConfig",
     "PretrainedTextEncoderConfig",
+    "ProfileConfig",
     "Published",
     "RepaSource",
     "ResourcesConfig",

@@ -180,6 +180,11 @@ class WordsEncoderConfig(ConfigModel):
     size: Annotated[int, Field(gt=0, le=2**16, multiple_of=2)] = 64
     """Length K of a word's vector."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, K)."""
+        return self.length, self.size
+
 
 class PretrainedTextEncoderConfig(ConfigModel):
     """An existing text encoder of transformers: CLIP's, T5's or any other by its name."""
@@ -192,6 +197,11 @@ class PretrainedTextEncoderConfig(ConfigModel):
     """Tokens L of a caption. More are cut off, and counted."""
     size: Annotated[int, Field(gt=0, le=2**16)] = 768
     """Length K of a token's features."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, K)."""
+        return self.length, self.size
 
 
 TextEncoderConfig = Annotated[
@@ -276,6 +286,11 @@ class DatasetConfig(ConfigModel):
         """What a backbone may be conditioned on."""
         classes: tuple[Condition, ...] = ("class",) if self.source.has_classes else ()
         return classes if self.text_encoder is None else (*classes, "caption")
+
+    @property
+    def caption_shape(self) -> tuple[int, int] | None:
+        """(L, K) of the features of a caption's tokens, where captions are encoded."""
+        return None if self.text_encoder is None else self.text_encoder.shape
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

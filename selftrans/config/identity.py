@@ -25,7 +25,7 @@ from selftrans.runtime.seal import seal_of
 EXECUTION_FIELDS = {
     "checkpoints", "precision", "accumulate", "activation_checkpointing", "compile",
     "deterministic", "log_every", "save_minutes", "logger",
-    "held_out_every",
+    "held_out_every", "profile",
 }  # fmt: skip
 # Where images, autoencoder and weights lie on a machine: what is in them is recorded by digests.
 # The decoder defines samples, by its own digest, and no training.

@@ -43,6 +43,13 @@ class LearningRateDecayConfig(ConfigModel):
         return self
 
 
+class ProfileConfig(ConfigModel):
+    """A trace of one step by torch's profiler."""
+
+    step: PositiveInt
+    """Optimizer step that is traced, counted from 1, by the attempt that makes it."""
+
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -96,6 +103,9 @@ class TrainingConfig(ConfigModel):
     """Minutes between two saves of the state in progress."""
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
     """Where the scalars of a training go: TensorBoard event files, or Weights & Biases as well."""
+    profile: ProfileConfig | None = None
+    """Leave a trace of one step in the run's `profile/`: what CPU and GPU do when. It changes no
+    number."""
     held_out: Annotated[int, Field(ge=0)] = 0
     """Images that are held out of the training, a share of each class; the velocity loss on them
     is logged by t. Autoencoder and encoders have seen them."""
@@ -107,6 +117,11 @@ class TrainingConfig(ConfigModel):
         if list(self.checkpoints) != sorted(set(self.checkpoints)):
             raise ValueError(
                 f"checkpoints: {list(self.checkpoints)} must ascend without duplicates"
+            )
+        if self.profile and self.profile.step > self.checkpoints[-1]:
+            raise ValueError(
+                f"profile.step: {self.profile.step} is beyond the last checkpoint,"
+                f" {self.checkpoints[-1]}"
             )
         if self.log_every > self.checkpoints[0]:
             raise ValueError(

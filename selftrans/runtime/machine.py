@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,12 @@ def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
         "gpus": processes if on_gpu else 0,
         "gpu": _gpu(device) if on_gpu else None,
     }
+
+
+def peak_resident_bytes() -> int:
+    """Largest memory of this process so far, as the system counts it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _gpu(device: torch.device) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
 from selftrans.training.progress import HISTORY_COLUMNS
-
-GIB = 2**30
+from selftrans.training.throughput import Reached
 
 
 class Logger(Protocol):
@@ -28,12 +26,13 @@ class ScalarLog:
 
     Args:
         loggers: where it goes; none in every process but the first.
-        device: whose memory is logged, where it is a GPU.
+        device: whose memory is logged.
     """
 
     def __init__(self, loggers: Sequence[Logger], device: torch.device) -> None:
-        self._loggers, self._device = loggers, device
-        self._written_at = time.monotonic()
+        self._loggers = loggers
+        kind = "allocated" if device.type == "cuda" else "resident"
+        self._memory = f"memory/peak_{kind}_gib"
 
     def __enter__(self) -> ScalarLog:
         return self
@@ -43,21 +42,17 @@ class ScalarLog:
             logger.close()
 
     def write_interval(
-        self, row: Mapping[str, float], images: int, optimizer: torch.optim.Optimizer
+        self, row: Mapping[str, float], reached: Reached, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Write one row of the history, and speed, memory and learning rate of its interval.
-
-        The memory is the first process's peak since the last row.
-        """
-        now = time.monotonic()
+        """Write one row of the history, and speed, memory and learning rate of its interval."""
         values = {f"train/{name}": row[name] for name in HISTORY_COLUMNS[1:]}
         values["train/learning_rate"] = optimizer.param_groups[0]["lr"]
-        values["speed/images_per_second"] = images / (now - self._written_at)
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
-            values["memory/peak_allocated_gib"] = peak / GIB
-            torch.cuda.reset_peak_memory_stats(self._device)
-        self._written_at = now
+        values["speed/images_per_second"] = reached.images_per_second
+        values["speed/tflops"] = reached.tflops
+        if reached.share_of_stated_rate is not None:
+            values["speed/share_of_stated_rate"] = reached.share_of_stated_rate
+        values["speed/data_wait_seconds"] = reached.data_wait_seconds
+        values[self._memory] = reached.peak_memory_gib
         self._write(int(row["step"]), values)
 
     def write_held_out(self, row: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.runtime.files import remove_stale_temp_files, sha256_of, write_json, write_text
 from selftrans.runtime.headers import FORMAT
+from selftrans.training.throughput import Reached
 
 
 def export(
@@ -19,6 +20,7 @@ def export(
     *,
     after: int,
     seconds: float,
+    reached: Reached | None,
     machine: Mapping[str, Any],
     command: str,
 ) -> None:
@@ -31,6 +33,7 @@ def export(
         tables: what was logged so far, as CSV, by the name of its file.
         after: the checkpoint that the workflow scheduled this one behind; only recorded.
         seconds: wall time of the training, over all its attempts.
+        reached: what the last attempt reached, if it made a step; only recorded.
         machine: what the last attempt ran on; only recorded.
         command: its command line; only recorded, empty if it was not started by one.
     """
@@ -49,6 +52,7 @@ def export(
         "step": metadata.step,
         "after": after,
         "seconds": seconds,
+        "reached": reached and reached._asdict(),
         "machine": dict(machine),
         "command": command,
         "digests": digests,

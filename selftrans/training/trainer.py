@@ -44,6 +44,8 @@ from selftrans.training.model import (
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
 from selftrans.training.state import StateDirectory
+from selftrans.training.throughput import Throughput
+from selftrans.training.tracing import traced
 from selftrans.training.weights_and_biases import WeightsAndBiases
 
 
@@ -224,6 +226,21 @@ def train(
     )
     held_out = HeldOutLoss(store, training, mixed_precision, accelerator, inputs.conditions(store))
     control = Control(accelerator, stop, training.save_minutes * 60)
+    throughput = Throughput(
+        segment.experiment,
+        segment.run,
+        precision=mixed_precision.precision,
+        device=device,
+        processes=accelerator.num_processes,
+        step=step,
+    )
+    batches = traced(
+        source.stream(range(step, segment.until), micro_batch_slices, device),
+        first=step,
+        step=training.profile.step if training.profile and is_main else None,
+        directory=segment.directory,
+        device=device,
+    )
     model.train()
     with (
         # A segment inserted later repeats steps that are logged already.
@@ -233,7 +250,7 @@ def train(
         ) as log,
         Progress(segment.until, segment.label, "step", initial=step, quiet=not is_main) as bar,
     ):
-        for micro_batches in source.stream(range(step, segment.until), micro_batch_slices, device):
+        for micro_batches in throughput.timed(batches):
             logs = (step + 1) % training.log_every == 0
             alignment_gradients = (
                 alignment_gradient(raw_model, micro_batches, mixed_precision, accelerator)
@@ -255,7 +272,7 @@ def train(
                 progress.share()
                 progress.require_finite(segment.directory)
                 row = progress.close_interval(step, norms)
-                log.write_interval(row, training.batch_size * training.log_every, optimizer)
+                log.write_interval(row, throughput.close_interval(step), optimizer)
                 bar.update(0, note=f"loss {row['loss']:.4f}")
             if held_out.is_due(step):
                 log.write_held_out(progress.add_held_out(held_out.row(step, ema.average)))
@@ -277,6 +294,7 @@ def train(
             progress.tables(),
             after=segment.after,
             seconds=progress.seconds_spent,
+            reached=throughput.total(step),
             machine=describe_machine(device, accelerator.num_processes),
             command=segment.command,
         )

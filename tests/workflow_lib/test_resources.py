@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import segment_work
 from tests.support import REPOSITORY
 from workflow.lib.memory import small_memory, statistics_memory, training_memory
 from workflow.lib.resources import REQUESTS, Requests, attempt_number, time_ceiling
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study
-from workflow.lib.work import gpu_hours, segment_work
+from workflow.lib.work import gpu_hours
 
 SEGMENT = {"experiment": "imagenet256-b2", "run": "sit", "seed": "0", "step": "100000"}
 SAMPLES = {**SEGMENT, "sampler": "sde", "number": "10000"}

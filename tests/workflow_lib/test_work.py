@@ -4,6 +4,7 @@ import pytest
 
 from selftrans.config import load_dataset, load_experiment
 from selftrans.flops import forward_flop
+from selftrans.training.work import segment_work, training_arithmetic
 from tests.support.experiments import OTHER_METHODS
 from workflow.lib.memory import (
     extraction_memory,
@@ -22,9 +23,7 @@ from workflow.lib.work import (
     features_work,
     gpu_hours,
     sampling_work,
-    segment_work,
     statistics_work,
-    training_arithmetic,
 )
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from selftrans.config import ExperimentConfig
-from selftrans.flops import forward_flop
+from selftrans.flops import backbone_flop
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import segment_work
 from workflow.lib.study import Study
 from workflow.lib.training import Training
-from workflow.lib.work import condition_size, segment_work
+from workflow.lib.work import condition_size
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,8 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
 
     shape = experiment.data.latent_shape
     name = max(
-        experiment.trained_runs, key=lambda run: forward_flop(experiment.runs[run].model, shape)
+        experiment.trained_runs,
+        key=lambda run: backbone_flop(experiment.runs[run].model, experiment.data),
     )
     run = experiment.runs[name]
     device = claim_device(granted_gpus(device_name))
@@ -82,7 +84,7 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
         steps += 1
     _wait_for(device)
     seconds = (time.perf_counter() - started) / (steps - WARM_UP)
-    flop = 3 * size * forward_flop(run.model, shape)
+    flop = 3 * size * backbone_flop(run.model, experiment.data)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     return Rate(name, kind, size, cards, seconds, flop / seconds / 1e12)
 

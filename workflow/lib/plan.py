@@ -18,6 +18,7 @@ from selftrans.config import (
 )
 from selftrans.flops import EXTRACTOR_LENGTHS, encoder_output, parameters
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import segment_work
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis
 from workflow.lib.evaluation import Evaluation
@@ -36,7 +37,6 @@ from workflow.lib.work import (
     features_work,
     gpu_hours,
     sampling_work,
-    segment_work,
     statistics_work,
 )
 

@@ -16,6 +16,7 @@ from selftrans.config import (
     RunConfig,
 )
 from selftrans.runtime.errors import ConfigError
+from selftrans.training.work import Work, segment_work
 from workflow.lib.memory import (
     captions_memory,
     extraction_memory,
@@ -29,14 +30,12 @@ from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
 from workflow.lib.training import checkpoint_below, saving_seconds
 from workflow.lib.work import (
-    Work,
     captions_work,
     count_reference,
     encoding_work,
     features_work,
     gpu_hours,
     sampling_work,
-    segment_work,
     statistics_work,
 )
 

@@ -4,11 +4,8 @@ Plans and time limits rest on these counts.
 """
 
 from collections.abc import Mapping
-from functools import partial
 
-from selftrans.alignment.method import AlignmentMethod, Costs
 from selftrans.config import (
-    AlignmentConfig,
     BackboneConfig,
     ConditionSize,
     DatasetConfig,
@@ -19,23 +16,20 @@ from selftrans.config import (
     SamplerConfig,
     ScenesSource,
     TrainedAutoencoderConfig,
-    TrainingConfig,
 )
 from selftrans.data.scenes.world import CLASS_NAMES
 from selftrans.flops import (
     DECODER_FLOP,
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
+    backbone_flop,
     caption_bytes,
     encoder_output,
-    forward_flop,
-    tokens_of,
 )
 from selftrans.flow.times import velocity_passes
 from selftrans.runtime.errors import UserError
+from selftrans.training.work import Work, work_seconds
 
-Work = dict[str, float]
-"""Operations of a job by arithmetic (fp32, tf32, fp16, bf16)."""
 DIGITS = 1797
 """Images of scikit-learn's digits."""
 TEXT_LAYERS = 12
@@ -62,9 +56,9 @@ def condition_size(data: DatasetConfig, model: BackboneConfig) -> ConditionSize:
     """
     if model.condition == "class":
         return count_classes(data)
-    if data.text_encoder is None:
+    if data.caption_shape is None:
         raise UserError(f"data {data.name!r}: text_encoder: is needed by a backbone of captions")
-    return data.text_encoder.length, data.text_encoder.size
+    return data.caption_shape
 
 
 def count_images(data: DatasetConfig) -> int:
@@ -125,56 +119,12 @@ def captions_work(data: DatasetConfig) -> Work:
 def captions_bytes(data: DatasetConfig) -> int:
     """Size of a data set's caption store."""
     assert data.text_encoder is not None
-    return caption_bytes(count_captions(data), data.text_encoder.length, data.text_encoder.size)
+    return caption_bytes(count_captions(data), *data.text_encoder.shape)
 
 
 def features_work(data: DatasetConfig, encoder: str) -> Work:
     """Extracting an encoder's features of a data set."""
     return {"fp32": count_rows(data) * encoder_output(data, encoder)[1]}
-
-
-def training_arithmetic(training: TrainingConfig) -> str:
-    """The arithmetic whose rate a training reaches on a GPU."""
-    if training.precision != "fp32":
-        return "bf16"
-    return "tf32" if training.tf32 else "fp32"
-
-
-def segment_work(experiment: ExperimentConfig, run: RunConfig, before: int, step: int) -> Work:
-    """Training a run from one step to another, with the encoders that it runs on images."""
-    training, shape = run.training, experiment.data.latent_shape
-    passes = 4 if training.activation_checkpointing else 3
-    flop = (step - before) * training.batch_size * passes * forward_flop(run.model, shape)
-    in_fp32 = 0.0
-    for term in run.alignments.values():
-        last = term.stop_after or step
-        aligned = (min(step, last) - min(before, last)) * training.batch_size
-        assert isinstance(term, AlignmentMethod)
-        costs = term_costs(term, experiment, run)
-        flop += aligned * term.flop(costs)
-        in_fp32 += aligned * term.fp32_flop(costs)
-    for encoder in run.encoders:
-        if encoder.features == "images":
-            encoded = (step - before) * training.batch_size
-            in_fp32 += encoded * encoder_output(experiment.data, encoder.name)[1]
-    work: Work = {training_arithmetic(training): flop}
-    if in_fp32:
-        exact = "tf32" if training.tf32 else "fp32"
-        work[exact] = work.get(exact, 0.0) + in_fp32
-    return work
-
-
-def term_costs(term: AlignmentConfig, experiment: ExperimentConfig, run: RunConfig) -> Costs:
-    """What the operations of a term of the loss follow from."""
-    shape, followed = experiment.data.latent_shape, term.frozen_teacher
-    teacher = experiment.runs[followed.choice.run].model if followed else run.model
-    return Costs(
-        hidden_size=run.model.hidden_size,
-        tokens=tokens_of(run.model, shape[1]),
-        training=run.training,
-        student_flop=partial(forward_flop, run.model, shape),
-        teacher_flop=partial(forward_flop, teacher, shape),
-    )
 
 
 def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: SamplerConfig) -> Work:
@@ -183,7 +133,7 @@ def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: Sampler
     passes = velocity_passes(
         sampler.sampler, sampler.num_steps, guidance.scale, guidance.low, guidance.high
     )
-    generating = sampler.num_samples * passes * forward_flop(run.model, data.latent_shape)
+    generating = sampler.num_samples * passes * backbone_flop(run.model, data)
     work: Work = {sampler.precision: generating}
     if not isinstance(data.autoencoder, TrainedAutoencoderConfig):
         decoding = sampler.num_samples * data.image_size**2 * DECODER_FLOP
@@ -198,8 +148,4 @@ def statistics_work(extractor: str, images: int) -> Work:
 
 def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
     """Hours of one GPU at the stated TFLOP/s of each arithmetic."""
-    seconds = sum(
-        flop / (rates["bf16" if arithmetic == "fp16" else arithmetic] * 1e12)
-        for arithmetic, flop in work.items()
-    )
-    return seconds / 3600
+    return work_seconds(work, rates) / 3600

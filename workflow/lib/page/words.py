@@ -15,8 +15,9 @@ from selftrans.config import (
     TrainingConfig,
 )
 from selftrans.config.user_code import is_own_class
-from selftrans.flops import forward_flop, tokens_of
-from workflow.lib.work import count_images, segment_work
+from selftrans.flops import backbone_flop, tokens_of
+from selftrans.training.work import segment_work
+from workflow.lib.work import count_images
 
 SAMPLERS = {
     "euler": "Euler",
@@ -125,7 +126,7 @@ def run_in_words(experiment: ExperimentConfig, name: str) -> dict[str, Any]:
         "changes": differences(experiment, run),
         "steps": list(run.training.checkpoints),
         "batch_size": run.training.batch_size,
-        "forward_flop": forward_flop(run.model, experiment.data.latent_shape) if counted else None,
+        "forward_flop": backbone_flop(run.model, experiment.data) if counted else None,
         "training_flop": sum(segment_work(experiment, run, 0, last).values())
         if counted and not run.imported
         else None,
