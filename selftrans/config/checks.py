@@ -50,6 +50,13 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
             f" data {experiment.data.name!r} has a {' and a '.join(known)} for each image"
         )
         yield Problem(("runs", name, "model", "kind"), message)
+    elif run.model.condition != experiment.condition:
+        first = next(iter(experiment.runs))
+        message = (
+            f"{name!r} is conditioned on a {run.model.condition}, {first!r} on a"
+            f" {experiment.condition} (allowed: one condition for all runs)"
+        )
+        yield Problem(("runs", name, "model", "kind"), message)
     if run.imported and run.alignments:
         message = "an imported checkpoint is not trained (allowed: none)"
         yield Problem(("runs", name, "alignment"), message)

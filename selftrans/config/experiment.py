@@ -11,7 +11,7 @@ from selftrans.config.alignment import (
     FrozenTeacher,
     NoAlignment,
 )
-from selftrans.config.base import ConfigModel, Label, Name, PositiveInt, Seed
+from selftrans.config.base import Condition, ConfigModel, Label, Name, PositiveInt, Seed
 from selftrans.config.data import DatasetConfig
 from selftrans.config.defaults import VERSION
 from selftrans.config.evaluation import EvaluationConfig
@@ -103,6 +103,11 @@ class ExperimentConfig(ConfigModel):
     def datasets(self) -> tuple[DatasetConfig, ...]:
         """What is learnt from, and whose captions are sampled."""
         return (self.data,) if self.prompts is None else (self.data, self.prompts)
+
+    @property
+    def condition(self) -> Condition:
+        """What the backbones are conditioned on."""
+        return next(iter(self.runs.values())).model.condition
 
     @property
     def baseline(self) -> str:

@@ -1,4 +1,7 @@
-"""The first images of the classes that a figure of samples shows, and their reconstructions."""
+"""Real images beside the samples of a figure, and their reconstructions.
+
+They are the first images of the classes that it shows, or those whose captions it shows.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import DECODED_ELEMENTS, SamplerConfig
+from selftrans.config import DECODED_ELEMENTS, FIRST_IMAGES, SamplerConfig
+from selftrans.data.caption_store import CaptionStore
 from selftrans.data.class_names import readable_names
 from selftrans.data.examples import Examples
 from selftrans.data.sources import ImageSource
 from selftrans.data.store import LatentStore
-from selftrans.models.autoencoder import decode
+from selftrans.models.autoencoder import decode, encode_moments
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.logs import LOG
 from selftrans.sampling.conditions import sample_labels
@@ -59,8 +63,6 @@ def make_examples(
     """
     indices = first_of_classes(store.labels, needed)
     means = torch.from_numpy(store.moments(indices)[:, 0].astype(np.float32))
-    size = max(1, DECODED_ELEMENTS // prod(means.shape[1:]))
-    decoded = [decode(autoencoder, part.to(device)).cpu().numpy() for part in means.split(size)]
     try:
         real = open_images().read(indices)
     except UserError as error:
@@ -68,7 +70,44 @@ def make_examples(
         real = None
     return Examples(
         classes=store.labels[indices],
-        reconstructed=np.concatenate(decoded),
+        reconstructed=_decoded(autoencoder, means, device),
         real=real,
         class_names=readable_names(store.manifest.class_names),
     )
+
+
+def make_caption_examples(
+    captions: CaptionStore,
+    images: ImageSource,
+    autoencoder: Autoencoder,
+    columns: int,
+    device: torch.device,
+) -> Examples:
+    """The images that the first samples have the captions of; a caption is called by its text.
+
+    Args:
+        captions: those that samples are made of.
+        images: that they are captions of.
+        autoencoder: what encodes and decodes.
+        columns: how many images are shown.
+        device: where they are encoded and decoded.
+    """
+    count = min(columns, len(captions))
+    real = images.read(range(count))
+    pixels = torch.from_numpy(real).to(device)
+    means = encode_moments(autoencoder, pixels)[:, 0].float()
+    return Examples(
+        classes=np.arange(count, dtype=np.int64),
+        reconstructed=_decoded(autoencoder, means, device),
+        real=real,
+        class_names=tuple(texts[0] for texts in captions.texts[:FIRST_IMAGES]),
+    )
+
+
+def _decoded(
+    autoencoder: Autoencoder, means_BCHW: torch.Tensor, device: torch.device
+) -> NDArray[np.uint8]:
+    """Images (B, H, W, 3) of unscaled latents."""
+    size = max(1, DECODED_ELEMENTS // prod(means_BCHW.shape[1:]))
+    parts = [decode(autoencoder, part.to(device)).cpu().numpy() for part in means_BCHW.split(size)]
+    return np.concatenate(parts)

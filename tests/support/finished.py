@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 from safetensors.numpy import save_file
 
+from selftrans.data.examples import Examples
 from selftrans.data.images import write_image_archive
 from selftrans.evaluation.comparison import comparison_table
 from selftrans.evaluation.tables import metrics_table, read_metrics
@@ -62,6 +63,7 @@ class FinishedExperiment:
             self._weights(path)
         for path in map(Path, self.pages.samples(self.wildcards)):
             self._samples(path)
+        self._examples(Path(figures.examples(self.wildcards)))
         for index, path in enumerate(map(Path, self.pages.pictures(self.wildcards))):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (300, 150), (40 + 12 * index, 90, 160)).save(path)
@@ -87,6 +89,7 @@ class FinishedExperiment:
             weights=files(of.weights(wildcards)),
             samples=files(of.samples(wildcards)),
             sample_keys=of.sample_keys(wildcards),
+            examples=Path(of.figures.examples(wildcards)),
         )
 
     def _checkpoint(self, experiment: str, run: str, seed: int, step: int) -> None:
@@ -126,6 +129,13 @@ class FinishedExperiment:
         random = np.random.default_rng(int(path.parts[-3]))
         images = random.integers(0, 256, (30, 32, 32, 3), np.uint8)
         write_image_archive(path, [images], np.arange(30) % 10)
+
+    def _examples(self, path: Path) -> None:
+        images = np.zeros((10, 8, 8, 3), np.uint8)
+        names = tuple(map(str, range(10)))
+        Examples(classes=np.arange(10), reconstructed=images, real=images, class_names=names).save(
+            path
+        )
 
     def _tables(self, segments: list[dict[str, Any]], figures: Figures) -> None:
         samplers = self.experiment.evaluation.samplers

@@ -113,12 +113,22 @@ class Datasets:
         """The latents that a job's experiment trains on."""
         return self.path(paths.LATENTS)(wildcards)
 
-    def prompts(self, wildcards: Wildcards) -> list[str]:
-        """The captions that samples of a run are made of; none for a run of classes."""
-        if self.study.run_of(wildcards).model.condition == "class":
-            return []
+    def prompts_of_experiment(self, wildcards: Wildcards) -> list[str]:
+        """The captions that samples are made of; none where the condition is a class."""
         experiment = self.study.experiment_of(wildcards)
+        if experiment.condition == "class":
+            return []
         return [fill(paths.CAPTIONS, {"dataset": experiment.datasets[-1].name})]
+
+    def shown_data(self, wildcards: Wildcards) -> str:
+        """The data set whose images stand beside samples."""
+        experiment = self.study.experiment_of(wildcards)
+        chosen = experiment.data if experiment.condition == "class" else experiment.datasets[-1]
+        return self.study.data_file({"dataset": chosen.name})
+
+    def autoencoder_of_experiment(self, wildcards: Wildcards) -> str:
+        """Directory or hub name of what encodes a job's experiment's images."""
+        return self.autoencoder_path(self._of_experiment(wildcards))
 
     def autoencoder_files_of_experiment(self, wildcards: Wildcards) -> list[str]:
         """The files of the autoencoder of a job's experiment, where a rule makes it."""

@@ -108,6 +108,8 @@ class Pages:
             "weights": list(experiment.runs),
             "seeds": list(experiment.seeds),
             "class_names": list(data.class_names or ()),
+            "shown": "Captions" if experiment.condition == "caption" else "Classes",
+            "separator": " / " if experiment.condition == "caption" else ", ",
             "baseline": experiment.baseline,
             "sampler": experiment.figures.sampler,
             "samplers": {

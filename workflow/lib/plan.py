@@ -152,11 +152,7 @@ class Plan:
 
     def _add_captions(self) -> None:
         """The captions that trainings read, and those that samples are made of."""
-        on_captions = [
-            one
-            for one in self.study.experiments.values()
-            if any(run.model.condition == "caption" for run in one.runs.values())
-        ]
+        on_captions = [one for one in self.study.experiments.values() if one.condition == "caption"]
         for data in {data.name: data for one in on_captions for data in one.datasets}.values():
             gpu = self.study.resources_of({"dataset": data.name}).extract.gpu
             self._add("extract_captions", captions_work(data), captions_bytes(data), gpu)

@@ -54,7 +54,7 @@ def _record(study: Study, experiment: str, name: str, seed: int) -> RunRecord:
             for (term, teacher), file in terms
         ],
         captions="".join(training.captions(owner)),
-        prompts="".join(Datasets(study).prompts(owner)),
+        prompts="".join(Datasets(study).prompts_of_experiment(owner)),
         features=training.feature_stores(owner),
         encoders=training.encoder_files(owner),
         metrics={

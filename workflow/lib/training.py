@@ -92,10 +92,10 @@ class Training:
 
     def captions(self, wildcards: Wildcards) -> list[str]:
         """The captions of a run that is conditioned on them."""
-        if self.study.run_of(wildcards).model.condition == "class":
+        experiment = self.study.experiment_of(wildcards)
+        if experiment.condition == "class":
             return []
-        dataset = self.study.experiment_of(wildcards).data.name
-        return [paths.CAPTIONS.format(dataset=dataset)]
+        return [paths.CAPTIONS.format(dataset=experiment.data.name)]
 
     def feature_stores(self, wildcards: Wildcards) -> list[str]:
         """The stores of encoders' features that a run's alignments read."""

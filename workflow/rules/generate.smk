@@ -2,7 +2,7 @@ rule generate_samples:
     input:
         weights=evaluation.weights_to_sample,
         autoencoder=datasets.autoencoder_files_of_experiment,
-        prompts=datasets.prompts,
+        prompts=datasets.prompts_of_experiment,
     output:
         samples=paths.SAMPLE_IMAGES,
         first=paths.FIRST_SAMPLES,
@@ -47,13 +47,14 @@ use rule generate_samples as generate_temporary_samples with:
         experiment=one_of(study.experiments_except(study.keeping_samples)),
 
 
-# What stands above the samples in figures: real images of the same classes, and what the
-# autoencoder makes of them.
+# What stands above the samples in figures: real images of the same classes or captions, and what
+# the autoencoder makes of them.
 rule class_examples:
     input:
         latents=ancient(datasets.latents),
-        data=ancient(study.data_file),
+        data=ancient(datasets.shown_data),
         autoencoder=datasets.autoencoder_files_of_experiment,
+        prompts=datasets.prompts_of_experiment,
     output:
         paths.EXAMPLES,
     log:
@@ -70,6 +71,7 @@ rule class_examples:
     params:
         definition=datasets.definition_of_experiment,
         decoder=datasets.decoder_of_experiment,
+        autoencoder=datasets.autoencoder_of_experiment,
         columns=figures.columns,
         labels=figures.label_sequences,
     script:

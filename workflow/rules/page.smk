@@ -10,6 +10,7 @@ use rule plot_base as experiment_page with:
         checkpoints=figures.checkpoint_records,
         weights=pages.weights,
         samples=pages.samples,
+        examples=figures.examples,
     output:
         paths.PAGE,
     log:

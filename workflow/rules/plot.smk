@@ -267,7 +267,6 @@ use rule plot_base as plot_guiding_features with:
     input:
         features=analysis.features_of_aligned_runs,
         data=ancient(study.data_file),
-        examples=figures.examples,
     output:
         png=report(
             f"{FIGURES}/guiding-features.png",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from selftrans.data.examples import Examples
+from selftrans.data.class_names import readable_names
 from selftrans.data.sources import open_extracted
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.plotting.features import guiding_features, principal_colours
@@ -24,8 +24,7 @@ with logged_to(snakemake.log[0]):
     *_, last = runs.values()
     source = open_extracted(Path(snakemake.input.data))
     images, shown_classes = source.read(last.shown), source.labels[last.shown]
-    examples = Examples.load(Path(snakemake.input.examples))
-    names = examples.names(snakemake.params.class_names)
+    names = snakemake.params.class_names or readable_names(source.class_names)
     style = snakemake.params.style
     figure = guiding_features(
         columns,

@@ -16,6 +16,7 @@ with logged_to(snakemake.log[0]):
         figures=list(map(Path, files.figures)),
         weights=list(map(Path, files.weights)),
         samples=list(map(Path, files.samples)),
+        examples=Path(files.examples),
         sample_keys=snakemake.params.sample_keys,
     )
     write_text(Path(snakemake.output[0]), render_page(inputs, snakemake.params.settings))

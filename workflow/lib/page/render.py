@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from selftrans import __version__
+from selftrans.data.examples import Examples
 from selftrans.evaluation.probes import probe_tables
 from selftrans.evaluation.tables import read_metrics, read_table
 from selftrans.plotting.style import COLOURS, MARKERS
@@ -44,6 +45,8 @@ class PageInputs:
     samples: Sequence[Path]
     sample_keys: Sequence[tuple[str, int, str]]
     """Run, step and sampler of these."""
+    examples: Path
+    """The real images beside samples, with the names of classes, or with captions."""
 
 
 def render_page(inputs: PageInputs, settings: Mapping[str, Any]) -> str:
@@ -56,6 +59,7 @@ def render_page(inputs: PageInputs, settings: Mapping[str, Any]) -> str:
     records = run_records(inputs.runs)
     seconds = wall_time(records)
     table = read_metrics(str(inputs.metrics), list(settings["samplers"]))
+    names = Examples.load(inputs.examples).names(settings["class_names"] or None)
     rows = read_table(inputs.comparison[0], "run", "step") if inputs.comparison else None
     sizes = dict(zip(settings["weights"], map(weights_header, inputs.weights), strict=True))
     headers = [metadata for _, metadata in sizes.values()]
@@ -92,7 +96,7 @@ def render_page(inputs: PageInputs, settings: Mapping[str, Any]) -> str:
         comparison=None if rows is None else content.comparison_rows(rows, settings),
         metric_tables=metric_tables(table, labels),
         probes=[one for path in inputs.probes for one in _probe_tables(path, labels)],
-        sheets=_sheets(inputs, labels, settings["class_names"]),
+        sheets=_sheets(inputs, labels, names),
         steps=sorted(set(steps)),
         short_steps=short_steps,
         figures=_figures(inputs.figures, settings, labels),
@@ -156,7 +160,7 @@ def _sheets(
     Args:
         inputs: of the page.
         labels: of the runs.
-        names: of the classes; without any, their numbers are shown.
+        names: of the classes, or captions.
     """
     sheets: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for path, (run, step, sampler) in zip(inputs.samples, inputs.sample_keys, strict=True):
@@ -165,7 +169,7 @@ def _sheets(
         sheet = {
             "run": run, "step": step, "uri": uri, "width": width, "height": height,
             "count": len(images),
-            "classes": [names[label] if names else str(label) for label in classes],
+            "classes": [names[label] for label in classes],
         }  # fmt: skip
         sheets.setdefault(sampler, {}).setdefault(run, []).append(sheet)
     return [
