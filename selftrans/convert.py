@@ -15,8 +15,9 @@ from selftrans.config import (
     MMDiTConfig,
     Weights,
 )
-from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
+from selftrans.models.conversion import read_shape, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
+from selftrans.models.public_file import read_checkpoint
 from selftrans.models.shape import BackboneShape, MMDiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
 from selftrans.runtime.errors import UserError
