@@ -1,9 +1,9 @@
 """Weights of public diffusion transformers, converted into ours.
 
 SiT, REPA, SRA, LayerSync, Self-Transcendence and other velocity models with DiT's parameter names
-are understood, under either direction of time. DiT's own published weights, and SRA's on DiT,
-predict the noise at 1000 discrete times: not a velocity model, and nothing in DiT's names or shapes
-says so. Imported, they would sample noise.
+are understood, under either direction of time, and the MMDiT of REPA's and the authors' text to
+image. DiT's own published weights, and SRA's on DiT, predict the noise at 1000 discrete times: not
+a velocity model, and nothing in DiT's names or shapes says so. Imported, they would sample noise.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from math import isqrt, nextafter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selftrans.config import SIZES, Convention
+from selftrans.models.mmdit import MMDiT
 from selftrans.models.public_file import count_blocks
-from selftrans.models.shape import SiTShape
+from selftrans.models.shape import BackboneShape, MMDiTShape, SiTShape
 from selftrans.models.sit import SiT, sincos_table, timestep_frequencies
 from selftrans.runtime.errors import UserError
 
@@ -25,6 +27,13 @@ TRAINING_HEADS = ("projectors.", "projectors_final.", "ap_head.")
 """Prefixes of what only training needs: REPA and both stages of Self-Transcendence, its stage 1
 alone, SRA. SiT and LayerSync have no heads."""
 KNOWN_HEADS = {hidden_size: num_heads for _, hidden_size, num_heads in SIZES.values()}
+MMDIT_HEAD_SIZE = 32
+"""The public MMDiT has as many heads as blocks, of this size."""
+
+
+def takes_captions(tensors: Collection[str]) -> bool:
+    """Whether a backbone with tensors of these names is an MMDiT; else it is a SiT."""
+    return any(name.startswith("joint_blocks.") for name in tensors)
 
 
 def read_shape(
@@ -33,14 +42,15 @@ def read_shape(
     *,
     num_heads: int | None = None,
     latent_size: int | None = None,
-) -> SiTShape:
+) -> BackboneShape:
     """The shape of a backbone, read off its tensors.
 
     Args:
-        tensors: the weights, under plain names; a label table has a row more than classes.
+        tensors: the weights, under plain names; a label table has a row more than classes, and an
+            MMDiT's have ``null_context``.
         source: the file, for messages.
-        num_heads: attention heads, for a hidden size that is not one of SiT's and a model without
-            qk-norm: its tensors do not determine them.
+        num_heads: attention heads, for a hidden size that is not one of a public model's and a
+            model without qk-norm: its tensors do not determine them.
         latent_size: height of the latents, for a file without ``pos_embed``.
 
     Raises:
@@ -57,21 +67,34 @@ def read_shape(
             )
         return tuple(tensors[name].shape)
 
+    captions = takes_captions(tensors)
+    blocks, block, norm = (
+        ("joint_blocks", "joint_blocks.0.x_block", "ln_q")
+        if captions
+        else ("blocks", "blocks.0", "q_norm")
+    )
     hidden_size, channels, patch, _ = sizes("x_embedder.proj.weight", 4)
-    rows, _ = sizes("y_embedder.embedding_table.weight", 2)
-    hidden, _ = sizes("blocks.0.mlp.fc1.weight", 2)
+    condition = sizes("null_context" if captions else "y_embedder.embedding_table.weight", 2)
+    hidden, _ = sizes(f"{block}.mlp.fc1.weight", 2)
+    depth = count_blocks(tensors, blocks)
     if latent_size is None:
         if "pos_embed" not in tensors:
             raise UserError(f"{source}: lacks pos_embed, so --latent-size is needed")
         latent_size = isqrt(sizes("pos_embed", 3)[1]) * patch
-    qk_norm = "blocks.0.attn.q_norm.weight" in tensors
-    if qk_norm:
-        read = max(1, hidden_size // sizes("blocks.0.attn.q_norm.weight", 1)[0])
+    if qk_norm := f"{block}.attn.{norm}.weight" in tensors:
+        read = max(1, hidden_size // sizes(f"{block}.attn.{norm}.weight", 1)[0])
         if num_heads not in (None, read):
             raise UserError(f"{source}: num_heads is {read} by its qk-norm, expected {num_heads}")
         num_heads = read
-    else:
-        num_heads = KNOWN_HEADS.get(hidden_size) if num_heads is None else num_heads
+        if captions and f"{block}.attn.{norm}.bias" in tensors:
+            raise UserError(
+                f"{source}: {block}.attn.{norm} has a bias, so it is a layer norm"
+                " (allowed: root mean squares)"
+            )
+    elif num_heads is None and captions:
+        num_heads = depth if hidden_size == MMDIT_HEAD_SIZE * depth else None
+    elif num_heads is None:
+        num_heads = KNOWN_HEADS.get(hidden_size)
     if num_heads is None:
         raise UserError(
             f"{source}: nothing in it tells the number of heads of hidden size {hidden_size},"
@@ -82,27 +105,30 @@ def read_shape(
             f"{source}: its hidden size {hidden_size} is not divided by {num_heads} heads"
         )
     ratio = hidden / hidden_size
-    return SiTShape(
-        latent_shape=(channels, latent_size, latent_size),
-        num_classes=rows - 1,
-        depth=count_blocks(tensors),
-        hidden_size=hidden_size,
-        num_heads=num_heads,
-        patch_size=patch,
+    sizes_of_blocks: dict[str, Any] = {
+        "latent_shape": (channels, latent_size, latent_size),
+        "depth": depth,
+        "hidden_size": hidden_size,
+        "num_heads": num_heads,
+        "patch_size": patch,
         # The hidden size times the ratio is rounded down.
-        mlp_ratio=ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden),
-        qk_norm=qk_norm,
-    )
+        "mlp_ratio": ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden),
+        "qk_norm": qk_norm,
+    }
+    if captions:
+        length, size = condition
+        return MMDiTShape(**sizes_of_blocks, context_length=length, context_size=size)
+    return SiTShape(**sizes_of_blocks, num_classes=condition[0] - 1)
 
 
 def to_ours(
     tensors: Mapping[str, Tensor],
-    shape: SiTShape,
+    shape: BackboneShape,
     convention: Convention,
     source: Path,
     ignore: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """The state dict of the ``SiT`` with the same velocity, in float32, with noise at t = 1.
+    """The state dict of our backbone with the same velocity, in float32, with noise at t = 1.
 
     Args:
         tensors: the weights, under plain names.
@@ -115,7 +141,8 @@ def to_ours(
         UserError: a tensor is missing, unknown, or of another shape or type.
     """
     with torch.device("meta"):
-        expected = SiT(shape).state_dict()
+        network = MMDiT(shape) if isinstance(shape, MMDiTShape) else SiT(shape)
+    expected = network.state_dict()
     ignored = (*TRAINING_HEADS, *ignore)
     if unknown := [
         name for name in tensors if name not in expected and not name.startswith(ignored)
@@ -144,7 +171,7 @@ def to_ours(
     return reverse_time(ours) if convention == "data-at-1" else ours
 
 
-def _without_sigma(tensor: Tensor, expected: Tensor, shape: SiTShape) -> Tensor:
+def _without_sigma(tensor: Tensor, expected: Tensor, shape: BackboneShape) -> Tensor:
     """Of outputs with a learnt variance, 2C for each pixel of a patch, the first C."""
     if tensor.shape[:1] != (2 * len(expected),):
         return tensor
@@ -177,4 +204,4 @@ def _times(tensor: Tensor) -> str:
 def _prefix(name: str) -> str:
     """The first part of a name, with its dot; for a tensor of a block, all of the name."""
     first, dot, _ = name.partition(".")
-    return name if first == "blocks" else first + dot
+    return name if first in ("blocks", "joint_blocks") else first + dot
