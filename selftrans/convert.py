@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +16,12 @@ from selftrans.config import (
     MMDiTConfig,
     Weights,
 )
-from selftrans.models.conversion import read_checkpoint, read_shape, to_ours
+from selftrans.models.conversion import read_shape, takes_captions, to_ours
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
-from selftrans.models.shape import BackboneShape, MMDiTShape
+from selftrans.models.public_file import read_checkpoint
+from selftrans.models.shape import BackboneShape, MMDiTShape, SiTShape
 from selftrans.models.weights import CPU, load_backbone, load_exported
+from selftrans.runtime.arrays import read_array
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, sha256_of, write_json
 from selftrans.runtime.headers import is_own_file
@@ -38,6 +41,7 @@ def import_checkpoint(
     weights: Weights | None = None,
     num_heads: int | None = None,
     latent_size: int | None = None,
+    empty_context: Path | None = None,
     ignore: Collection[str] = (),
     step: int | None = None,
     scale: float | None = None,
@@ -57,6 +61,8 @@ def import_checkpoint(
         weights: averaged (if it is not given) or raw, where the file has both.
         num_heads: attention heads, where nothing in the file tells them.
         latent_size: height of the latents, where nothing in the file tells it.
+        empty_context: features of the empty caption, (L, K) or (1, L, K) as ``.npy``, which is what
+            an MMDiT's null condition is.
         ignore: prefixes of tensors that are no part of the backbone.
         step: the training's step (if it is not given: what the file says, else 0).
         scale: a latent that the model sees is (latent - shift) * scale (if it is not given: that of
@@ -74,6 +80,7 @@ def import_checkpoint(
             "convention": convention, "weights": weights, "step": step, "scale": scale,
             "shift": shift, "interpolant": interpolant, "num-heads": num_heads,
             "latent-size": latent_size, "ignore": tuple(ignore) or None,
+            "empty-context": empty_context,
         }  # fmt: skip
         return _take_over(file, *own, output, options, name, expected)
     if convention is None:
@@ -83,12 +90,13 @@ def import_checkpoint(
         )
     public = read_checkpoint(file)
     weights = weights or "ema"
-    tensors = public.tensors(weights)
+    tensors = _with_null_context(public.tensors(weights), file, empty_context)
     if expected is not None:
         num_heads = num_heads or expected.num_heads
     shape = read_shape(tensors, file, num_heads=num_heads, latent_size=latent_size)
     _check_shape(file, shape, expected)
-    if convention == "data-at-1" and shape.latent_shape[0] > SIT_GUIDED_CHANNELS:
+    of_sit = isinstance(shape, SiTShape) and shape.latent_shape[0] > SIT_GUIDED_CHANNELS
+    if convention == "data-at-1" and of_sit:
         LOG.info(
             "%s: SiT's published guided numbers guided %d of the %d channels (its"
             " forward_with_cfg); a sampler's `guidance: {channels: %d}` reproduces that",
@@ -116,6 +124,44 @@ def import_checkpoint(
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{file}: {key} is not finite")
     return metadata.save(output, converted)
+
+
+def _with_null_context(
+    tensors: dict[str, Tensor], file: Path, empty_context: Path | None
+) -> dict[str, Tensor]:
+    """A public backbone's tensors, for an MMDiT with its null condition, which such files lack.
+
+    Raises:
+        UserError: it is not given, not needed, or does not fit.
+    """
+    if not takes_captions(tensors) or "null_context" in tensors:
+        if empty_context is not None:
+            has = "its own null_context" if "null_context" in tensors else "classes, no captions"
+            raise UserError(f"{file}: has {has}, --empty-context says {empty_context}")
+        return tensors
+    if empty_context is None:
+        raise UserError(
+            f"{file}: is an MMDiT, whose null condition is the empty caption: --empty-context is"
+            " needed (allowed: an .npy with the features of its tokens)"
+        )
+    array = read_array(empty_context)
+    found = "x".join(map(str, array.shape)) or "a scalar"
+    array = array[0] if array.ndim == 3 and len(array) == 1 else array
+    if array.ndim != 2 or not len(array) or array.dtype.kind != "f":
+        raise UserError(
+            f"{empty_context}: is {found} of {array.dtype}, expected tokens x elements of floating"
+            " point"
+        )
+    null = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(null).all()):
+        raise UserError(f"{empty_context}: is not finite")
+    embedder = tensors.get("context_embedder.weight")
+    if embedder is not None and embedder.shape[1:] != null.shape[1:]:
+        raise UserError(
+            f"{empty_context}: has tokens of {null.shape[1]}, {file} takes those of"
+            f" {embedder.shape[-1]}"
+        )
+    return {**tensors, "null_context": null}
 
 
 def _read_own(file: Path) -> tuple[dict[str, Tensor], WeightsMetadata] | None:
@@ -151,7 +197,7 @@ def _take_over(
         "convention": OUR_CONVENTION, "weights": metadata.weights, "step": metadata.step,
         "scale": metadata.latents.scale, "shift": metadata.latents.shift,
         "interpolant": metadata.interpolant, "num-heads": metadata.shape.num_heads,
-        "latent-size": metadata.shape.latent_shape[1], "ignore": (),
+        "latent-size": metadata.shape.latent_shape[1], "ignore": (), "empty-context": "its own",
     }  # fmt: skip
     for option, value in options.items():
         if value is not None and value != says[option]:

@@ -14,8 +14,9 @@ from selftrans.api import load_backbone, load_exported
 from selftrans.config import BackboneConfig, SamplerConfig, load_experiment
 from selftrans.convert import export_checkpoint, import_checkpoint
 from selftrans.data.store import LatentStore
-from selftrans.models.conversion import read_checkpoint, reverse_time
+from selftrans.models.conversion import reverse_time
 from selftrans.models.metadata import TeacherMetadata
+from selftrans.models.public_file import read_checkpoint
 from selftrans.models.sit import SiT, sincos_table
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of

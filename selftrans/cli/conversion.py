@@ -18,11 +18,11 @@ from selftrans.cli.options import (
     parse_json,
 )
 from selftrans.config import (
-    BackboneConfig,
     Convention,
     InterpolantName,
     SamplerConfig,
     Weights,
+    backbone_class,
     restored,
 )
 from selftrans.runtime.errors import UserError
@@ -56,6 +56,11 @@ LEAST_SCALE, MOST_SHIFT = 1e-9, 1e9
     help="height of the latents, where nothing in the file tells it",
 )
 @click.option(
+    "--empty-context",
+    type=FILE,
+    help="features of the empty caption, an MMDiT's null condition (.npy)",
+)
+@click.option(
     "--ignore",
     multiple=True,
     metavar="PREFIX",
@@ -80,12 +85,18 @@ LEAST_SCALE, MOST_SHIFT = 1e-9, 1e9
 def import_command(file: Path, output: Path, expected: str | None, **options: Any) -> None:
     """Turn a public checkpoint FILE into a weight file of ours.
 
-    SiT, REPA, SRA, LayerSync, Self-Transcendence (.pt, .pth, .bin, .safetensors), or our own.
+    SiT, REPA, SRA, LayerSync, Self-Transcendence (.pt, .pth, .bin, .safetensors), or our own; of
+    classes or captions.
     """
     check_output(output, file, suffix=".safetensors")
     backbone = None
     if expected is not None:
-        backbone = restored(BackboneConfig, parse_json(expected, "--expected"), "--expected")
+        settings = parse_json(expected, "--expected")
+        try:
+            model = backbone_class(settings)
+        except ValueError as error:
+            raise UserError(f"--expected: {error}") from None
+        backbone = restored(model, settings, "--expected")
 
     from selftrans.convert import import_checkpoint
 

@@ -1,19 +1,14 @@
 """Weights of public diffusion transformers, converted into ours.
 
 SiT, REPA, SRA, LayerSync, Self-Transcendence and other velocity models with DiT's parameter names
-are understood, under either direction of time. DiT's own published weights, and SRA's on DiT,
-predict the noise at 1000 discrete times: not a velocity model, and nothing in DiT's names or shapes
-says so. Imported, they would sample noise.
+are understood, under either direction of time, and the MMDiT of REPA's and the authors' text to
+image. DiT's own published weights, and SRA's on DiT, predict the noise at 1000 discrete times: not
+a velocity model, and nothing in DiT's names or shapes says so. Imported, they would sample noise.
 """
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import re
-import zipfile
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from math import isqrt, nextafter
 from pathlib import Path
 from typing import Any
@@ -21,123 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selftrans.config import SIZES, Convention, Weights
-from selftrans.models.shape import SiTShape
+from selftrans.config import SIZES, Convention
+from selftrans.models.mmdit import MMDiT
+from selftrans.models.public_file import count_blocks
+from selftrans.models.shape import BackboneShape, MMDiTShape, SiTShape
 from selftrans.models.sit import SiT, sincos_table, timestep_frequencies
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.tensors import read_safetensors
 
 TRAINING_HEADS = ("projectors.", "projectors_final.", "ap_head.")
 """Prefixes of what only training needs: REPA and both stages of Self-Transcendence, its stage 1
 alone, SRA. SiT and LayerSync have no heads."""
 KNOWN_HEADS = {hidden_size: num_heads for _, hidden_size, num_heads in SIZES.values()}
-WRAPPERS = ("module", "_orig_mod")
-"""Parts of names that DistributedDataParallel and torch.compile put in."""
+MMDIT_HEAD_SIZE = 32
+"""The public MMDiT has as many heads as blocks, of this size."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublicCheckpoint:
-    """A public file as it was written."""
-
-    path: Path
-    state_dicts: Mapping[Weights, Mapping[str, Tensor]]
-    """Averaged and raw; of a bare state dict only one, which is taken for the average."""
-    step: int | None = None
-    """The training's step, where the file says it."""
-
-    def tensors(self, weights: Weights) -> dict[str, Tensor]:
-        """Averaged or raw weights, under names without the parts that wrappers put in.
-
-        Blocks are numbered through: REPA's first files (its generation script's ``--legacy``) call
-        those behind the aligned block ``decoder_blocks``, from 0 again.
-
-        Raises:
-            UserError: the file does not have them, or two of them have the same name.
-        """
-        if weights not in self.state_dicts:
-            raise UserError(
-                f"{self.path}: has no {weights} weights (it has: {', '.join(self.state_dicts)})"
-            )
-        named = self.state_dicts[weights]
-        plain = {
-            ".".join(part for part in name.split(".") if part not in WRAPPERS): named[name]
-            for name in named
-        }
-        first = _count_blocks(plain)
-        plain = {
-            re.sub(r"^decoder_blocks\.(\d+)", lambda n: f"blocks.{first + int(n[1])}", name): tensor
-            for name, tensor in plain.items()
-        }
-        if len(plain) < len(named):
-            raise UserError(
-                f"{self.path}: several of its tensors have the same name without"
-                f" {' and '.join(WRAPPERS)}"
-            )
-        return plain
-
-
-def read_checkpoint(path: Path) -> PublicCheckpoint:
-    """Read a public file: a bare state dict, or one of a training with ``model`` and ``ema``.
-
-    Nothing in it is executed.
-
-    Raises:
-        UserError: the file is absent, damaged or of another kind, or holds more than tensors and
-            plain data.
-    """
-    if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
-        raise UserError(
-            f"{path}: {path.suffix!r} is not a kind of checkpoint"
-            " (allowed: .pt, .pth, .bin, .safetensors)"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    content: Any = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if _is_state_dict(content):
-        return PublicCheckpoint(path=path, state_dicts={"ema": content})
-    parts = content if isinstance(content, dict) else {}
-    keys: dict[Weights, str] = {"ema": "ema", "raw": "model"}
-    state_dicts = {
-        weights: parts[key] for weights, key in keys.items() if _is_state_dict(parts.get(key))
-    }
-    if not state_dicts:
-        content_names = ", ".join(map(str, list(parts)[:8])) or type(content).__name__
-        raise UserError(
-            f"{path}: holds {content_names}"
-            " (allowed: a state dict, or a dict with one under 'ema' or 'model')"
-        )
-    step = parts.get("steps")
-    return PublicCheckpoint(
-        path=path, state_dicts=state_dicts, step=step if isinstance(step, int) else None
-    )
-
-
-def _read_pickle(path: Path) -> Any:
-    """What ``torch.save`` wrote: tensors, plain data and namespaces of training arguments."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Zip archives can be mapped: optimizer states are then never read.
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{path}: wants to use {refused[1]}, which is refused"
-                " (allowed: tensors, plain data, argparse.Namespace)"
-            ) from None
-        raise UserError(f"{path}: damaged or not a PyTorch file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # damaged bytes make the reader fail in any way
-        raise UserError(f"{path}: damaged or not a PyTorch file") from None
-
-
-def _is_state_dict(value: Any) -> bool:
-    named = isinstance(value, dict) and bool(value)
-    return named and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
-    )
+def takes_captions(tensors: Collection[str]) -> bool:
+    """Whether a backbone with tensors of these names is an MMDiT; else it is a SiT."""
+    return any(name.startswith("joint_blocks.") for name in tensors)
 
 
 def read_shape(
@@ -146,14 +42,15 @@ def read_shape(
     *,
     num_heads: int | None = None,
     latent_size: int | None = None,
-) -> SiTShape:
+) -> BackboneShape:
     """The shape of a backbone, read off its tensors.
 
     Args:
-        tensors: the weights, under plain names; a label table has a row more than classes.
+        tensors: the weights, under plain names; a label table has a row more than classes, and an
+            MMDiT's have ``null_context``.
         source: the file, for messages.
-        num_heads: attention heads, for a hidden size that is not one of SiT's and a model without
-            qk-norm: its tensors do not determine them.
+        num_heads: attention heads, for a hidden size that is not one of a public model's and a
+            model without qk-norm: its tensors do not determine them.
         latent_size: height of the latents, for a file without ``pos_embed``.
 
     Raises:
@@ -170,21 +67,34 @@ def read_shape(
             )
         return tuple(tensors[name].shape)
 
+    captions = takes_captions(tensors)
+    blocks, block, norm = (
+        ("joint_blocks", "joint_blocks.0.x_block", "ln_q")
+        if captions
+        else ("blocks", "blocks.0", "q_norm")
+    )
     hidden_size, channels, patch, _ = sizes("x_embedder.proj.weight", 4)
-    rows, _ = sizes("y_embedder.embedding_table.weight", 2)
-    hidden, _ = sizes("blocks.0.mlp.fc1.weight", 2)
+    condition = sizes("null_context" if captions else "y_embedder.embedding_table.weight", 2)
+    hidden, _ = sizes(f"{block}.mlp.fc1.weight", 2)
+    depth = count_blocks(tensors, blocks)
     if latent_size is None:
         if "pos_embed" not in tensors:
             raise UserError(f"{source}: lacks pos_embed, so --latent-size is needed")
         latent_size = isqrt(sizes("pos_embed", 3)[1]) * patch
-    qk_norm = "blocks.0.attn.q_norm.weight" in tensors
-    if qk_norm:
-        read = max(1, hidden_size // sizes("blocks.0.attn.q_norm.weight", 1)[0])
+    if qk_norm := f"{block}.attn.{norm}.weight" in tensors:
+        read = max(1, hidden_size // sizes(f"{block}.attn.{norm}.weight", 1)[0])
         if num_heads not in (None, read):
             raise UserError(f"{source}: num_heads is {read} by its qk-norm, expected {num_heads}")
         num_heads = read
-    else:
-        num_heads = KNOWN_HEADS.get(hidden_size) if num_heads is None else num_heads
+        if captions and f"{block}.attn.{norm}.bias" in tensors:
+            raise UserError(
+                f"{source}: {block}.attn.{norm} has a bias, so it is a layer norm"
+                " (allowed: root mean squares)"
+            )
+    elif num_heads is None and captions:
+        num_heads = depth if hidden_size == MMDIT_HEAD_SIZE * depth else None
+    elif num_heads is None:
+        num_heads = KNOWN_HEADS.get(hidden_size)
     if num_heads is None:
         raise UserError(
             f"{source}: nothing in it tells the number of heads of hidden size {hidden_size},"
@@ -195,27 +105,30 @@ def read_shape(
             f"{source}: its hidden size {hidden_size} is not divided by {num_heads} heads"
         )
     ratio = hidden / hidden_size
-    return SiTShape(
-        latent_shape=(channels, latent_size, latent_size),
-        num_classes=rows - 1,
-        depth=_count_blocks(tensors),
-        hidden_size=hidden_size,
-        num_heads=num_heads,
-        patch_size=patch,
+    sizes_of_blocks: dict[str, Any] = {
+        "latent_shape": (channels, latent_size, latent_size),
+        "depth": depth,
+        "hidden_size": hidden_size,
+        "num_heads": num_heads,
+        "patch_size": patch,
         # The hidden size times the ratio is rounded down.
-        mlp_ratio=ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden),
-        qk_norm=qk_norm,
-    )
+        "mlp_ratio": ratio if int(hidden_size * ratio) == hidden else nextafter(ratio, hidden),
+        "qk_norm": qk_norm,
+    }
+    if captions:
+        length, size = condition
+        return MMDiTShape(**sizes_of_blocks, context_length=length, context_size=size)
+    return SiTShape(**sizes_of_blocks, num_classes=condition[0] - 1)
 
 
 def to_ours(
     tensors: Mapping[str, Tensor],
-    shape: SiTShape,
+    shape: BackboneShape,
     convention: Convention,
     source: Path,
     ignore: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """The state dict of the ``SiT`` with the same velocity, in float32, with noise at t = 1.
+    """The state dict of our backbone with the same velocity, in float32, with noise at t = 1.
 
     Args:
         tensors: the weights, under plain names.
@@ -228,7 +141,8 @@ def to_ours(
         UserError: a tensor is missing, unknown, or of another shape or type.
     """
     with torch.device("meta"):
-        expected = SiT(shape).state_dict()
+        network = MMDiT(shape) if isinstance(shape, MMDiTShape) else SiT(shape)
+    expected = network.state_dict()
     ignored = (*TRAINING_HEADS, *ignore)
     if unknown := [
         name for name in tensors if name not in expected and not name.startswith(ignored)
@@ -257,7 +171,7 @@ def to_ours(
     return reverse_time(ours) if convention == "data-at-1" else ours
 
 
-def _without_sigma(tensor: Tensor, expected: Tensor, shape: SiTShape) -> Tensor:
+def _without_sigma(tensor: Tensor, expected: Tensor, shape: BackboneShape) -> Tensor:
     """Of outputs with a learnt variance, 2C for each pixel of a patch, the first C."""
     if tensor.shape[:1] != (2 * len(expected),):
         return tensor
@@ -283,10 +197,6 @@ def reverse_time(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, **output, "t_embedder.mlp.0.weight": turned.to(first.dtype)}
 
 
-def _count_blocks(names: Iterable[str]) -> int:
-    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})
-
-
 def _times(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
@@ -294,4 +204,4 @@ def _times(tensor: Tensor) -> str:
 def _prefix(name: str) -> str:
     """The first part of a name, with its dot; for a tensor of a block, all of the name."""
     first, dot, _ = name.partition(".")
-    return name if first == "blocks" else first + dot
+    return name if first in ("blocks", "joint_blocks") else first + dot
