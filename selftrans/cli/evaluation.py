@@ -1,7 +1,7 @@
 """``selftrans evaluate``, ``statistics``, ``features`` and ``weights``."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -17,7 +17,14 @@ from selftrans.cli.options import (
     process_options,
     workers_of,
 )
-from selftrans.config import EXTRACTORS, DistanceArithmetic, ExtractorName, Metric
+from selftrans.config import (
+    EXTRACTORS,
+    SCORERS,
+    DistanceArithmetic,
+    ExtractorName,
+    Metric,
+    ScorerName,
+)
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights, find_weights
 from selftrans.runtime.devices import DeviceName, claim_device, granted_gpus
 from selftrans.runtime.files import write_json
@@ -138,6 +145,48 @@ def statistics(
 
 
 @click.command()
+@click.argument("samples", type=FILE)
+@click.option("--prompts", type=FILE, required=True, help="manifest of their captions")
+@click.option("--scorer", type=OneOf(SCORERS), required=True, help="what compares them")
+@click.option("--weights", required=True, help="the reader's file, or CLIP's directory or name")
+@click.option("--metrics", help="comma-separated  [default: all of the scorer's]")
+@click.option("--output", "-o", type=FILE, help="write the metrics file here (JSON)")
+@batch_size_option(64)
+@device_option
+def score(
+    samples: Path,
+    prompts: Path,
+    scorer: ScorerName,
+    weights: str,
+    metrics: str | None,
+    output: Path | None,
+    batch_size: int,
+    device: DeviceName,
+) -> None:
+    """Compare each picture of SAMPLES with the caption that it was made of."""
+    if output:
+        check_output(output, samples, prompts, suffix=".json")
+
+    from selftrans.evaluation import scores
+    from selftrans.evaluation.tables import METRIC_NAMES
+
+    chosen: Any = metrics.split(",") if metrics else scores.all_metrics_of(scorer)
+    claimed = claim_device(granted_gpus(device))
+    captioned = scores.CaptionedImages(samples, prompts)
+    if scorer == "clip":
+        scored = scores.scored_by_clip(captioned, weights, batch_size, claimed)
+    else:
+        scored = scores.scored_by_reader(captioned, Path(weights), batch_size, claimed)
+    if not metrics:
+        chosen = [metric for metric in chosen if metric in scored["metrics"]]
+    result = scores.metrics_file(captioned, scored, chosen)
+    for metric, value in result["metrics"].items():
+        print(f"{METRIC_NAMES[metric]:24} {value:.4f}")
+    if output:
+        write_json(output, result)
+
+
+@click.command()
 @click.argument("experiment")
 @click.argument("checkpoints", type=FILE, nargs=-1, required=True)
 @click.option("--run", required=True, help="name of the run")
@@ -197,6 +246,7 @@ def weights(extractor: str, path: Path | None, fetch: bool, record: Path | None)
 
 
 COMMANDS = {
+    "score": score,
     "evaluate": evaluate,
     "statistics": statistics,
     "features": features,

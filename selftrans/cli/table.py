@@ -48,6 +48,7 @@ COMMANDS = {
     "train": Entry(MODELS, "training", "Train a run up to one of its checkpoints."),
     "freeze": Entry(MODELS, "training", "Freeze a teacher."),
     "evaluate": Entry(EVALUATION, "evaluation", "Measure images against a reference."),
+    "score": Entry(EVALUATION, "evaluation", "Compare pictures with their captions."),
     "statistics": Entry(EVALUATION, "evaluation", "Compute the feature statistics of images."),
     "features": Entry(EVALUATION, "evaluation", "Compute features of a run's blocks."),
     "weights": Entry(EVALUATION, "evaluation", "Find, check or fetch a feature network's weights."),

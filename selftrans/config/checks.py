@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from selftrans.config.alignment import FrozenTeacher
 from selftrans.config.errors import Problem
+from selftrans.config.evaluation import METRIC_SCORERS
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 
 RESERVED = {"data", "extractors", "submitted", "slurm", "cluster"}
@@ -131,6 +132,10 @@ def _circle(experiment: ExperimentConfig, chain: tuple[str, ...]) -> tuple[str, 
 
 
 def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    for metric in experiment.evaluation.metrics:
+        if metric in METRIC_SCORERS and experiment.condition != "caption":
+            message = f"{metric!r} compares pictures with captions, these have classes"
+            yield Problem(("evaluation", "metrics"), message)
     if not {"fid", "is"} & {*experiment.evaluation.metrics}:
         message = "the convergence figure needs fid or is among them"
         yield Problem(("evaluation", "metrics"), message)

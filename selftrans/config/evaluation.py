@@ -7,6 +7,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from selftrans.config.base import (
     ConfigModel,
+    Line,
     Name,
     PositiveFloat,
     PositiveInt,
@@ -17,10 +18,16 @@ from selftrans.config.base import (
 
 ExtractorName = Literal["classifier", "inception", "dinov2"]
 EXTRACTORS: tuple[ExtractorName, ...] = ("classifier", "inception", "dinov2")
+ScorerName = Literal["clip", "reader"]
+SCORERS: tuple[ScorerName, ...] = ("clip", "reader")
+"""What compares each picture with its caption."""
 Uint8Conversion = Literal["round", "truncate"]
 SamplerName = Literal["euler", "heun", "euler-maruyama", "dopri5"]
 DistanceArithmetic = Literal["fp32", "adm"]
-Metric = Literal["fid", "sfid", "is", "precision", "recall", "kid", "fd-dinov2"]
+Metric = Literal[
+    "fid", "sfid", "is", "precision", "recall", "kid", "fd-dinov2",
+    "clip-score", "caption-accuracy", "held-out-accuracy",
+]  # fmt: skip
 # Extractors that a metric is defined for; an FID of the classifier never compares with one of
 # Inception.
 METRIC_EXTRACTORS: dict[Metric, tuple[ExtractorName, ...]] = {
@@ -32,6 +39,12 @@ METRIC_EXTRACTORS: dict[Metric, tuple[ExtractorName, ...]] = {
     "kid": ("classifier", "inception"),
     "fd-dinov2": ("dinov2",),
 }
+METRIC_SCORERS: dict[Metric, ScorerName] = {
+    "clip-score": "clip",
+    "caption-accuracy": "reader",
+    "held-out-accuracy": "reader",
+}
+"""Metrics that compare each picture with its caption, and what they are computed with."""
 FIRST_IMAGES = 100
 """Images of every set that stay for figures when the others are deleted."""
 DECODED_ELEMENTS = 32 * 4 * 32 * 32
@@ -134,6 +147,8 @@ class EvaluationConfig(ConfigModel):
     distances: DistanceArithmetic = "fp32"
     """Arithmetic of the distances of precision and recall; `adm` is half precision, as in the ADM
     evaluator, whose published numbers it is for."""
+    clip: Line = "openai/clip-vit-large-patch14"
+    """CLIP model of `clip-score`: a directory, or a name in the hub's cache."""
     keep_samples: bool = True
     """Keep all images; else they are deleted once their statistics are there, but for the first
     ones."""
@@ -143,6 +158,8 @@ class EvaluationConfig(ConfigModel):
     @model_validator(mode="after")
     def _metrics_fit_the_extractor(self) -> Self:
         for metric in self.metrics:
+            if metric in METRIC_SCORERS:
+                continue
             allowed = METRIC_EXTRACTORS[metric]
             if self.extractor_of(metric) not in allowed:
                 raise ValueError(
@@ -151,18 +168,29 @@ class EvaluationConfig(ConfigModel):
                 )
         return self
 
-    def metrics_of(self, extractor: ExtractorName) -> tuple[Metric, ...]:
-        """The metrics that are computed from an extractor's features."""
-        return tuple(metric for metric in self.metrics if self.extractor_of(metric) == extractor)
+    def metrics_of(self, network: ExtractorName | ScorerName) -> tuple[Metric, ...]:
+        """The metrics that are computed with an extractor or a scorer."""
+        return tuple(metric for metric in self.metrics if self.computed_with(metric) == network)
+
+    def computed_with(self, metric: Metric) -> ExtractorName | ScorerName:
+        """What a metric is computed with."""
+        return METRIC_SCORERS.get(metric) or self.extractor_of(metric)
 
     def extractor_of(self, metric: Metric) -> ExtractorName:
-        """The extractor that a metric is computed with."""
+        """The extractor that a metric of features is computed with."""
         return "dinov2" if metric == "fd-dinov2" else self.extractor
 
     @property
     def extractors(self) -> tuple[ExtractorName, ...]:
         """Extractors required by the metrics."""
-        return tuple(dict.fromkeys(self.extractor_of(metric) for metric in self.metrics))
+        features = (metric for metric in self.metrics if metric not in METRIC_SCORERS)
+        return tuple(dict.fromkeys(map(self.extractor_of, features)))
+
+    @property
+    def scorers(self) -> tuple[ScorerName, ...]:
+        """What has to compare pictures with captions for the metrics."""
+        scorers = (METRIC_SCORERS.get(metric) for metric in self.metrics)
+        return tuple(dict.fromkeys(scorer for scorer in scorers if scorer))
 
     @property
     def label_sequences(self) -> tuple[tuple[str, int], ...]:

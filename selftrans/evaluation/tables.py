@@ -29,6 +29,9 @@ METRIC_NAMES: dict[Metric, str] = {
     "recall": "recall",
     "kid": "KID",
     "fd-dinov2": "FD-DINOv2",
+    "clip-score": "CLIP score",
+    "caption-accuracy": "caption accuracy (%)",
+    "held-out-accuracy": "held-out captions (%)",
 }
 SETTINGS = (
     "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "guidance_channels",
@@ -160,7 +163,7 @@ class _Samples(_Open):
     num_steps: Whole
     guidance: _Guidance
     weights: Weights
-    labels: Literal["balanced", "random"]
+    labels: Literal["balanced", "random", "prompts"]
     precision: Literal[Precision, "tf32"]
     decoder_precision: Precision
     autoencoder_digest: str

@@ -11,6 +11,7 @@ from selftrans.config import (
     ExtractorName,
     Metric,
     SamplerConfig,
+    ScorerName,
     versioned_identity,
 )
 from workflow.lib import paths
@@ -73,7 +74,7 @@ class Evaluation:
         owner = self.study.samples_owner(experiment, run, samples["sampler"])
         return {**samples, "experiment": owner}
 
-    def owned_metrics(self, samples: Wildcards, extractor: ExtractorName) -> Job:
+    def owned_metrics(self, samples: Wildcards, extractor: ExtractorName | ScorerName) -> Job:
         """Wildcards of the metrics of a set of samples where their owner has them."""
         experiment, run = samples["experiment"], samples["run"]
         owner = self.study.metrics_owner(experiment, run, samples["sampler"], extractor)
@@ -174,6 +175,26 @@ class Evaluation:
         """The features of these samples."""
         return fill(paths.SAMPLE_FEATURES, self.owned_samples(wildcards))
 
+    def scored_images(self, wildcards: Wildcards) -> str:
+        """The images of the samples whose pictures are compared with captions."""
+        return fill(paths.SAMPLE_IMAGES, self.owned_samples(wildcards))
+
+    def reader(self, wildcards: Wildcards) -> list[str]:
+        """The network that reads scenes, where a rule makes what scores."""
+        dataset = self.study.experiment_of(wildcards).data.name
+        chosen = wildcards["extractor"] == "reader"
+        return [fill(paths.READER, {"dataset": dataset})] if chosen else []
+
+    def scorer_weights(self, wildcards: Wildcards) -> str:
+        """What scores: the reader's file, or CLIP's directory or name."""
+        return (
+            "".join(self.reader(wildcards)) or self.study.experiment_of(wildcards).evaluation.clip
+        )
+
+    def scored_metrics(self, wildcards: Wildcards) -> str:
+        """The metrics that a scorer computes, as the command line takes them."""
+        return ",".join(self.metrics_of_extractor(wildcards))
+
     def classifier(self, wildcards: Wildcards) -> list[str]:
         """The classifier whose features metrics are computed of, which says how good it is."""
         chosen = wildcards["extractor"] == "classifier"
@@ -189,11 +210,11 @@ class Evaluation:
 
     def metrics_jobs(self, experiment: str) -> list[Job]:
         """Wildcards of all metrics that an experiment tabulates, where their owners have them."""
-        extractors = self.study.experiments[experiment].evaluation.extractors
+        evaluation = self.study.experiments[experiment].evaluation
         return [
-            self.owned_metrics(samples, extractor)
+            self.owned_metrics(samples, network)
             for samples in self.sample_sets(experiment)
-            for extractor in extractors
+            for network in (*evaluation.extractors, *evaluation.scorers)
         ]
 
     def all_metrics(self, wildcards: Wildcards) -> list[str]:

@@ -29,6 +29,8 @@ CODING_BYTES = 2600
 """Of a pixel in the published autoencoder on a CPU, either way, measured at 256."""
 TEXT_ENCODER_BYTES, TEXT_BYTES = 4.9e8, 400
 """CLIP ViT-L/14's text encoder in fp32, and a caption as Python holds it, twice."""
+CLIP_BYTES = 1.72e9
+"""CLIP ViT-L/14 in fp32."""
 FEATURE_BYTES = 15e6
 """Of an image in Inception on a CPU, measured."""
 AUTOENCODER_BYTES, EXTRACTOR_BYTES = 335e6, {"inception": 1.0e8, "dinov2": 1.2e9}
@@ -113,6 +115,12 @@ def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) 
     held = EXTRACTOR_BYTES.get(extractor, 0.0) + stored / workers
     on_cpu = FEATURE_BYTES if extractor in EXTRACTOR_FLOP else 0.0
     return megabytes(workers, gpu, held, batch_size * on_cpu)
+
+
+def scoring_memory(scorer: str, images: int, side: int, gpu: bool) -> int:
+    """Memory of comparing pictures with captions: CLIP, or all pictures at once for the reader."""
+    held = CLIP_BYTES if scorer == "clip" else 3.0 * images * side**2
+    return megabytes(1, gpu, held + SMALL_NETWORK_BYTES)
 
 
 def probing_memory(model: BackboneConfig, analysis: AnalysisConfig) -> int:

@@ -22,6 +22,7 @@ from workflow.lib.memory import (
     extraction_memory,
     probing_memory,
     sampling_memory,
+    scoring_memory,
     small_memory,
     statistics_memory,
     training_memory,
@@ -130,6 +131,11 @@ def _sampling(job: Job) -> int:
 def _statistics(job: Job) -> int:
     extractor, size = job.wildcards["extractor"], job.granted.batch_size
     return statistics_memory(extractor, job.workers, job.on_gpu, size)
+
+
+def _scoring(job: Job) -> int:
+    images = int(job.wildcards["number"])
+    return scoring_memory(job.wildcards["extractor"], images, job.data.image_size, job.on_gpu)
 
 
 def _metrics(job: Job) -> int:
@@ -241,6 +247,7 @@ REQUESTS = {
     "class_examples": Request("light", _extraction),  # a few images, which wait for no card
     "sample_statistics": Request("evaluate", _statistics, _statistics_minutes, share=2),
     "metrics": Request(_metrics_kind, _metrics, share=2),
+    "caption_metrics": Request("evaluate", _scoring, share=2),
     "block_features": Request("evaluate", _block_features, otherwise=LONG),
     "probe_blocks": Request("evaluate", _probes, otherwise=LONG),
     "probe_encoder": Request("evaluate", otherwise=LONG),

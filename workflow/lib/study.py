@@ -10,6 +10,7 @@ import yaml
 from selftrans.config import (
     DATA_FILES,
     EXTRACTORS,
+    SCORERS,
     ConfigModel,
     DatasetConfig,
     ExperimentConfig,
@@ -346,7 +347,7 @@ class Study:
             "dataset": one_of(self.datasets),
             "run": one_of(run for one in known for run in one.runs),
             "sampler": one_of(name for one in known for name in one.evaluation.samplers),
-            "extractor": one_of(EXTRACTORS),
+            "extractor": one_of((*EXTRACTORS, *SCORERS)),
             "encoder": one_of(name for data in datasets for name in data.encoders),
             "grid": one_of(grid for one in known for grid in one.grids),
             "sweep": one_of(sweep for one in known for sweep in one.evaluation.sweeps),

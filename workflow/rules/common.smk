@@ -5,6 +5,7 @@ from pathlib import Path
 
 from snakemake.io import ancient
 
+from selftrans.config import EXTRACTORS, SCORERS
 from selftrans.runtime.errors import UserError
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis

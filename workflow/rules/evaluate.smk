@@ -100,6 +100,8 @@ rule metrics:
         f"{RUN}/logs/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
     benchmark:
         f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
+    wildcard_constraints:
+        extractor=one_of(EXTRACTORS),
     conda:
         "../../envs/selftrans.yaml"
     threads: request("metrics").threads
@@ -114,6 +116,40 @@ rule metrics:
         events=paths.EVENTS,
     script:
         "../scripts/metrics.py"
+
+
+# Metrics that compare each picture with its caption.
+rule caption_metrics:
+    input:
+        description=evaluation.description,
+        images=evaluation.scored_images,
+        prompts=datasets.prompts_of_experiment,
+        reader=ancient(evaluation.reader),
+    output:
+        paths.METRICS,
+    log:
+        f"{RUN}/logs/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/metrics-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
+    wildcard_constraints:
+        extractor=one_of(SCORERS),
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: request("caption_metrics").threads
+    resources:
+        mem_mb=request("caption_metrics").mem_mb,
+        runtime=request("caption_metrics").runtime,
+        gpu=request("caption_metrics").gpu,
+        device=request("caption_metrics").device,
+        batch_size=request("caption_metrics").batch_size,
+    params:
+        metrics=evaluation.scored_metrics,
+        weights=evaluation.scorer_weights,
+    shell:
+        "exec python -m selftrans score {input.images} --prompts {input.prompts}"
+        " --scorer {wildcards.extractor} --weights {params.weights:q} --metrics {params.metrics}"
+        " --output {output} --batch-size {resources.batch_size} --device {resources.device}"
+        " > {log} 2>&1"
 
 
 rule table:
