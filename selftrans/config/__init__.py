@@ -36,6 +36,7 @@ from selftrans.config.data import (
     LatentsConfig,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
+    ReaderConfig,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
 )
@@ -168,6 +169,7 @@ __all__ = [
     "PretrainedAutoencoderConfig",
     "PretrainedEncoderConfig",
     "Published",
+    "ReaderConfig",
     "RepaSource",
     "ResourcesConfig",
     "RunConfig",

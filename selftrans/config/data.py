@@ -114,6 +114,23 @@ class ClassifierConfig(ConfigModel):
     """Seed of weights, order and augmentation."""
 
 
+class ReaderConfig(ConfigModel):
+    """A small network that reads off a picture what a drawn scene shows."""
+
+    width: PositiveInt = 32
+    """Channels of the first convolution."""
+    scenes: PositiveInt = 40_000
+    """Scenes that it is trained on, drawn for it alone, held-out combinations included."""
+    steps: PositiveInt = 1000
+    """Optimizer steps."""
+    batch_size: PositiveInt = 128
+    """Images per step."""
+    learning_rate: PositiveFloat = 3e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and pixel noise."""
+
+
 class TrainedEncoderConfig(ConfigModel):
     """A small timm vision transformer, trained to classify the data by a rule of its own.
 
@@ -187,6 +204,8 @@ class DatasetConfig(ConfigModel):
     """Storage of the latents."""
     classifier: ClassifierConfig = ClassifierConfig()
     """The embedded feature extractor."""
+    reader: ReaderConfig | None = None
+    """The network that reads off samples what they show; for `source.kind: scenes` alone."""
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
     name."""
@@ -212,6 +231,14 @@ class DatasetConfig(ConfigModel):
             allowed = ", ".join(map(str, SCENE_SIZES))
             raise ValueError(
                 f"image_size: {self.image_size}, but source.kind 'scenes' is drawn at {allowed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_scenes_are_read(self) -> Self:
+        if self.reader is not None and not isinstance(self.source, ScenesSource):
+            raise ValueError(
+                f"reader: is given, but source.kind is {self.source.kind!r} (allowed: 'scenes')"
             )
         return self
 

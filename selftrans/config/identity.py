@@ -61,7 +61,9 @@ def identity(
         if isinstance(value, ConfigModel):
             part = identity(value, version, exclude=exclude)
             default = default_of(type(model), key, version)
-            if default is MISSING or part != _identity_of_json(type(value), default, version):
+            if default in (MISSING, None) or part != _identity_of_json(
+                type(value), default, version
+            ):
                 settings[key] = part
         else:
             dumped = model.model_dump(mode="json", include={key})[key]
