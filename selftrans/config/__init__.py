@@ -100,6 +100,7 @@ from selftrans.config.sources import (
     HuggingFaceSource,
     RepaSource,
     ScenesSource,
+    UvitSource,
     ZipSource,
 )
 from selftrans.config.training import (
@@ -185,6 +186,7 @@ __all__ = [
     "TrainingConfig",
     "Uint8Conversion",
     "UnitFloat",
+    "UvitSource",
     "Weights",
     "ZipSource",
     "check_name",

@@ -14,7 +14,7 @@ from selftrans.config.base import (
     Seed,
 )
 from selftrans.config.defaults import VERSION
-from selftrans.config.sources import SCENE_SIZES, AnySource, RepaSource, ScenesSource
+from selftrans.config.sources import SCENE_SIZES, AnySource, RepaSource, ScenesSource, UvitSource
 
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
@@ -244,14 +244,17 @@ class DatasetConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _prepared_moments_are_as_they_are(self) -> Self:
-        if isinstance(self.source, RepaSource):
+        if isinstance(self.source, RepaSource | UvitSource):
+            kind = self.source.kind
             if self.latents.flip:
                 raise ValueError(
-                    "latents.flip: true, but source.kind 'repa' has no moments of mirrored images"
+                    f"latents.flip: true, but source.kind {kind!r} has no moments of mirrored"
+                    " images"
                 )
             if self.source.on_error == "skip":
                 raise ValueError(
-                    "source.on_error: 'skip', but images of source.kind 'repa' are decoded already"
+                    f"source.on_error: 'skip', but images of source.kind {kind!r} are decoded"
+                    " already"
                 )
         return self
 
