@@ -208,6 +208,11 @@ def test_keys_of_scenes_are_checked():
     refused("image_size: 48, but source.kind 'scenes' is drawn at 32, 64, 128", image_size=48)
     refused("combinations", source={"kind": "scenes", "count": 4, "combinations": "some"})
     refused("count", source={"kind": "scenes", "count": 0})
+    refused(
+        r"reader: is given, but source\.kind is 'digits' \(allowed: 'scenes'\)",
+        source={"kind": "digits"},
+        reader={},
+    )
 
 
 def test_a_source_of_scenes_is_as_its_data_file_says():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from selftrans.config import EXPERIMENTS, ExperimentConfig, FileSource
+from selftrans.config import EXPERIMENTS, CocoSource, ExperimentConfig, FileSource
 from selftrans.config import load_experiment as read_experiment
 
 
@@ -31,10 +31,14 @@ def _project_of(reference: str) -> Path:
 
 
 def at_project(experiment: ExperimentConfig, project: Path) -> ExperimentConfig:
-    """The experiment with the path of its images as it is found from any folder."""
+    """The experiment with the paths of its images as they are found from any folder."""
     source = experiment.data.source
     if not isinstance(source, FileSource) or not (project / source.path).exists():
         return experiment
-    found = source.model_copy(update={"path": str((project / source.path).absolute())})
+    paths = {"path": source.path}
+    if isinstance(source, CocoSource):
+        paths["annotations"] = source.annotations
+    absolute = {key: str((project / path).absolute()) for key, path in paths.items()}
+    found = source.model_copy(update=absolute)
     data = experiment.data.model_copy(update={"source": found})
     return experiment.model_copy(update={"data": data})

@@ -55,6 +55,7 @@ COMMANDS = {
     "extract": Entry(PARTS, "extraction", "Encode images into latents or features."),
     "autoencoder": Entry(PARTS, "training", "Train the embedded autoencoder."),
     "classifier": Entry(PARTS, "training", "Train the embedded feature extractor."),
+    "reader": Entry(PARTS, "training", "Train the network that reads drawn scenes."),
     "encoder": Entry(PARTS, "training", "Train or fetch an encoder of a data set."),
     "completion": Entry(PARTS, "completion", "Print the script of a shell's completion."),
 }

@@ -1,4 +1,4 @@
-"""``selftrans train``, ``freeze``, ``autoencoder``, ``classifier`` and ``encoder``."""
+"""``selftrans train``, ``freeze``, and what trains the small networks of a data set."""
 
 import shlex
 import sys
@@ -144,6 +144,19 @@ def classifier(data: str, output: Path, device: DeviceName) -> None:
 
 @click.command()
 @data_argument
+@output_option("the weight file")
+@device_option
+def reader(data: str, output: Path, device: DeviceName) -> None:
+    """Train the network that reads the drawn scenes of a DATA file."""
+    from selftrans.config import load_dataset
+    from selftrans.runtime.devices import claim_device, granted_gpus
+    from selftrans.training.auxiliary.reader import make_reader
+
+    make_reader(load_dataset(data), output, claim_device(granted_gpus(device)))
+
+
+@click.command()
+@data_argument
 @click.option("--name", required=True, help="which of its encoders")
 @output_option("the encoder's file")
 @device_option
@@ -161,5 +174,6 @@ COMMANDS = {
     "freeze": freeze,
     "autoencoder": autoencoder,
     "classifier": classifier,
+    "reader": reader,
     "encoder": encoder,
 }

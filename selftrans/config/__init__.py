@@ -38,6 +38,7 @@ from selftrans.config.data import (
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
     PretrainedTextEncoderConfig,
+    ReaderConfig,
     TextEncoderConfig,
     TrainedAutoencoderConfig,
     TrainedEncoderConfig,
@@ -115,6 +116,7 @@ from selftrans.config.sources import (
     HuggingFaceSource,
     RepaSource,
     ScenesSource,
+    UvitSource,
     ZipSource,
 )
 from selftrans.config.training import (
@@ -192,6 +194,7 @@ __all__ = [
     "PretrainedTextEncoderConfig",
     "ProfileConfig",
     "Published",
+    "ReaderConfig",
     "RepaSource",
     "ResourcesConfig",
     "RunConfig",
@@ -209,6 +212,7 @@ __all__ = [
     "TrainingConfig",
     "Uint8Conversion",
     "UnitFloat",
+    "UvitSource",
     "Weights",
     "WordsEncoderConfig",
     "ZipSource",

@@ -15,7 +15,7 @@ from selftrans.config.base import (
     Seed,
 )
 from selftrans.config.defaults import VERSION
-from selftrans.config.sources import SCENE_SIZES, AnySource, RepaSource, ScenesSource
+from selftrans.config.sources import SCENE_SIZES, AnySource, RepaSource, ScenesSource, UvitSource
 
 ENCODE_BATCH = 64
 """Images that an extraction encodes at a time. It is fixed, so that the stored bytes do not depend
@@ -113,6 +113,23 @@ class ClassifierConfig(ConfigModel):
     """Peak learning rate of AdamW; it falls to zero along half a cosine."""
     seed: Seed = 0
     """Seed of weights, order and augmentation."""
+
+
+class ReaderConfig(ConfigModel):
+    """A small network that reads off a picture what a drawn scene shows."""
+
+    width: PositiveInt = 32
+    """Channels of the first convolution."""
+    scenes: PositiveInt = 40_000
+    """Scenes that it is trained on, drawn for it alone, held-out combinations included."""
+    steps: PositiveInt = 1000
+    """Optimizer steps."""
+    batch_size: PositiveInt = 128
+    """Images per step."""
+    learning_rate: PositiveFloat = 3e-3
+    """Peak learning rate of AdamW; it falls to zero along half a cosine."""
+    seed: Seed = 0
+    """Seed of weights, order and pixel noise."""
 
 
 class TrainedEncoderConfig(ConfigModel):
@@ -229,6 +246,8 @@ class DatasetConfig(ConfigModel):
     """Storage of the latents."""
     classifier: ClassifierConfig = ClassifierConfig()
     """The embedded feature extractor."""
+    reader: ReaderConfig | None = None
+    """The network that reads off samples what they show; for `source.kind: scenes` alone."""
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Vision transformers whose patch tokens REPA follows and the analysis compares with, by
     name."""
@@ -269,15 +288,26 @@ class DatasetConfig(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _only_scenes_are_read(self) -> Self:
+        if self.reader is not None and not isinstance(self.source, ScenesSource):
+            raise ValueError(
+                f"reader: is given, but source.kind is {self.source.kind!r} (allowed: 'scenes')"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _prepared_moments_are_as_they_are(self) -> Self:
-        if isinstance(self.source, RepaSource):
+        if isinstance(self.source, RepaSource | UvitSource):
+            kind = self.source.kind
             if self.latents.flip:
                 raise ValueError(
-                    "latents.flip: true, but source.kind 'repa' has no moments of mirrored images"
+                    f"latents.flip: true, but source.kind {kind!r} has no moments of mirrored"
+                    " images"
                 )
             if self.source.on_error == "skip":
                 raise ValueError(
-                    "source.on_error: 'skip', but images of source.kind 'repa' are decoded already"
+                    f"source.on_error: 'skip', but images of source.kind {kind!r} are decoded"
+                    " already"
                 )
         return self
 

@@ -172,6 +172,25 @@ class RepaSource(FileSource):
     kind: Literal["repa"]
 
 
+class UvitSource(FileSource):
+    """What U-ViT's preparation of MS-COCO makes, which REPA and Self-Transcendence train on.
+
+    `{i}.npy` (moments), `{i}_{k}.npy` (text features of the captions) and, in its successors,
+    `{i}.png` and `{i}.txt`. `empty_context.npy` lies beside or above them. Moments and features
+    are reused without encoding. There is one class, `all`.
+    """
+
+    kind: Literal["uvit"]
+    moments: Literal["log_variance", "deviation"] = "log_variance"
+    """What lies behind the means: U-ViT and REPA read log variances, Self-Transcendence standard
+    deviations."""
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the images have captions; of some preparations only their features are there."""
+        return True
+
+
 AnySource = Annotated[
     DigitsSource
     | ScenesSource
@@ -179,6 +198,7 @@ AnySource = Annotated[
     | ZipSource
     | CocoSource
     | HuggingFaceSource
-    | RepaSource,
+    | RepaSource
+    | UvitSource,
     Field(discriminator="kind"),
 ]

@@ -96,9 +96,7 @@ class Clip:
         return cosines.double().cpu().numpy(), sum(len(one) > self.length for one in whole)
 
 
-def clip_score(
-    clip: Clip, batches: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]
-) -> ClipScore:
+def clip_score(clip: Clip, batches: Iterable[tuple[NDArray[np.uint8], Sequence[str]]]) -> ClipScore:
     """The score of pictures (B, H, W, 3), which come in batches with a caption for each.
 
     Raises:
@@ -114,4 +112,3 @@ def clip_score(
         raise UserError("CLIP score: there is no picture")
     every = np.concatenate(scores)
     return ClipScore(float(every.mean()), float(every.std()), len(every), truncated)
-

@@ -120,8 +120,7 @@ def metrics_file(
     found = scored["metrics"]
     if absent := [metric for metric in metrics if metric not in found]:
         raise UserError(
-            f"{absent[0]}: the captions do not allow it (allowed:"
-            f" {', '.join(found) or 'none'})"
+            f"{absent[0]}: the captions do not allow it (allowed: {', '.join(found) or 'none'})"
         )
     manifest = captioned.store.manifest
     return {

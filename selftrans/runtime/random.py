@@ -25,6 +25,7 @@ class Stream(IntEnum):
     ANALYSIS = 8
     HELD_OUT = 9
     SCENE = 16
+    READER = 17
 
 
 def generator(seed: int, stream: Stream, major: int = 0, minor: int = 0) -> np.random.Generator:

@@ -77,6 +77,12 @@ class Datasets:
         version = self._data(wildcards).defaults
         return {"images": images, "defaults": version, "encoder": identity(encoder, version)}
 
+    def reader_definition(self, wildcards: Wildcards) -> dict[str, Any]:
+        """What a reader depends on: the world of the scenes, not which of them the data set has."""
+        data = self._data(wildcards)
+        of_reader = versioned_identity(data, data.defaults, only={"image_size", "reader"})
+        return {**of_reader, "world": getattr(data.source, "seed", None)}
+
     def reference_images(self, wildcards: Wildcards) -> str:
         """What samples are measured against: what the data file names, or all its own images."""
         return self._data(wildcards).reference or self.study.data_file(wildcards)

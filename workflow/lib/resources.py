@@ -235,6 +235,7 @@ class Request:
 REQUESTS = {
     "autoencoder": Request("data"),
     "classifier": Request("data"),
+    "train_reader": Request("data"),
     "encoder": Request("data"),
     "reference_statistics": Request("data", _statistics, _reference_minutes, otherwise=LONG),
     "extract_latents": Request("extract", _extraction, _latents_minutes),

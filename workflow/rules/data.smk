@@ -47,6 +47,31 @@ rule classifier:
         " --device {resources.device} > {log} 2>&1"
 
 
+# What reads off samples of drawn scenes what they show.
+rule train_reader:
+    input:
+        data=ancient(study.data_file),
+    output:
+        paths.READER,
+    log:
+        f"{DATASET}/logs/reader.log",
+    benchmark:
+        f"{DATASET}/benchmarks/reader.tsv"
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: request("train_reader").threads
+    resources:
+        mem_mb=request("train_reader").mem_mb,
+        runtime=request("train_reader").runtime,
+        gpu=request("train_reader").gpu,
+        device=request("train_reader").device,
+    params:
+        definition=datasets.reader_definition,
+    shell:
+        "exec python -m selftrans reader {input.data} --output {output}"
+        " --device {resources.device} > {log} 2>&1"
+
+
 # An encoder that alignments follow: a stand-in trained on the data, or published weights, as a
 # file.
 rule encoder:

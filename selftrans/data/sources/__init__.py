@@ -15,6 +15,7 @@ from selftrans.config import (
     HuggingFaceSource,
     RepaSource,
     ScenesSource,
+    UvitSource,
     ZipSource,
     load_dataset,
 )
@@ -26,6 +27,7 @@ from selftrans.data.sources.folder import open_folder
 from selftrans.data.sources.huggingface import open_hugging_face
 from selftrans.data.sources.repa import open_repa
 from selftrans.data.sources.scenes import Scenes
+from selftrans.data.sources.uvit import open_uvit
 from selftrans.data.sources.zip import open_zip
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_json
@@ -82,6 +84,8 @@ def _open(data: DatasetConfig, skipped: Collection[str]) -> ImageSource:
             source = open_coco(data.source, data.image_size, skipped)
         case HuggingFaceSource():
             source = open_hugging_face(data.source, data.image_size, skipped)
+        case UvitSource():
+            source = open_uvit(data.source, data.image_size)
         case RepaSource():
             source = open_repa(data.source, data.image_size, skipped)
     return source

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrans.config import RepaSource
+from selftrans.config import FileSource, RepaSource
 from selftrans.data.image_paths import images_below, read_image_file
 from selftrans.data.sources.base import (
     DIGESTED,
@@ -39,7 +40,7 @@ class PreparedMoments(ImageFiles):
 
     def __init__(
         self,
-        settings: RepaSource,
+        settings: FileSource,
         image_size: int,
         listing: Listing,
         moments: Sequence[Path],
@@ -65,7 +66,7 @@ class PreparedMoments(ImageFiles):
         Raises:
             UserError: a file is damaged or of another shape than the first.
         """
-        rows = [_read_moments(self._moments[index]) for index in indices]
+        rows = [self._read(self._moments[index]) for index in indices]
         for index, row in zip(indices, rows, strict=True):
             if row.shape != rows[0].shape:
                 raise UserError(
@@ -74,9 +75,17 @@ class PreparedMoments(ImageFiles):
                 )
         return np.stack(rows)
 
+    def _read(self, path: Path) -> NDArray[np.float32]:
+        """Mean and standard deviation of a file, (2, C, H, W)."""
+        return halves_of(read_array(path), path)
 
-def _read_moments(path: Path) -> NDArray[np.float32]:
-    stored = read_array(path)
+
+def halves_of(stored: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    """An array (2C, H, W) as means and what lies behind them, (2, C, H, W).
+
+    Raises:
+        UserError: it has another shape; names ``path``.
+    """
     if stored.ndim != 3 or len(stored) % 2:
         raise UserError(
             f"{path}: moments of shape {stored.shape},"
@@ -102,7 +111,7 @@ def open_repa(settings: RepaSource, image_size: int, skipped: Collection[str]) -
         raise UserError(f"{arrays / LABELS_FILE}: names no array (looked for: .npy)")
     files = [arrays / name for name in moments]
     if images is None:
-        listing = listing_of_files(moments, _no_images(arrays), str(arrays), labels)
+        listing = listing_of_files(moments, absent_images(arrays), str(arrays), labels)
         return PreparedMoments(settings, image_size, listing, files, skipped, has_images=False)
     names, image_labels = images_below(images), labels_beside(images)
     if len(moments) != len(names):
@@ -143,7 +152,9 @@ def _folders(root: Path, image_size: int) -> tuple[Path | None, Path]:
     return root / images if images in found else None, root / moments
 
 
-def _no_images(arrays: Path) -> Callable[[int], bytes]:
+def absent_images(arrays: Path) -> Callable[[int], bytes]:
+    """The content of images that are not there: reading one is an error."""
+
     def content(_: int) -> bytes:
         raise UserError(
             f"{arrays.parent}: the source has no images, only their moments in {arrays.name}"

@@ -32,6 +32,7 @@ SOURCES = {
     "zip": "a zip of images",
     "coco": "images of MS-COCO with captions",
     "huggingface": "a Hugging Face data set",
+    "uvit": "images with captions, prepared as by U-ViT",
     "repa": "images prepared as by REPA",
 }
 WEIGHTS = {"ema": "averaged weights (EMA)", "raw": "raw weights"}
