@@ -221,8 +221,24 @@ class PretrainedTextEncoderConfig(ConfigModel):
         return self.length, self.size
 
 
+class PreparedTextConfig(ConfigModel):
+    """Features of captions that the source's own preparation made, for `source.kind: uvit`."""
+
+    kind: Literal["prepared"]
+    length: Annotated[int, Field(ge=1, le=4096)] = 77
+    """Tokens L of a caption."""
+    size: Annotated[int, Field(gt=0, le=2**16)] = 768
+    """Length K of a token's features."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, K)."""
+        return self.length, self.size
+
+
 TextEncoderConfig = Annotated[
-    WordsEncoderConfig | PretrainedTextEncoderConfig, Field(discriminator="kind")
+    WordsEncoderConfig | PretrainedTextEncoderConfig | PreparedTextConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -276,6 +292,12 @@ class DatasetConfig(ConfigModel):
     def _has_captions_to_encode(self) -> Self:
         if self.text_encoder is not None and not self.source.has_captions:
             raise ValueError("text_encoder: is set, but the source has no captions")
+        prepared = isinstance(self.text_encoder, PreparedTextConfig)
+        if prepared and not isinstance(self.source, UvitSource):
+            raise ValueError(
+                f"text_encoder.kind: 'prepared', but source.kind is {self.source.kind!r}"
+                " (allowed: 'uvit')"
+            )
         return self
 
     @model_validator(mode="after")

@@ -186,6 +186,11 @@ class UvitSource(FileSource):
     deviations."""
 
     @property
+    def has_classes(self) -> bool:
+        """There are none."""
+        return False
+
+    @property
     def has_captions(self) -> bool:
         """Whether the images have captions; of some preparations only their features are there."""
         return True

@@ -28,7 +28,7 @@ class ClipScore(NamedTuple):
     mean: float
     std: float
     """Of the pictures, not of the mean."""
-    count: int
+    images: int
     truncated: int
     """Captions that have more tokens than CLIP reads."""
 

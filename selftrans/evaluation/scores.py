@@ -71,7 +71,7 @@ def scored_by_clip(
         LOG.warning(
             "%d of %d captions have more than %d tokens: CLIP reads no further",
             score.truncated,
-            score.count,
+            score.images,
             clip.length,
         )
     return {

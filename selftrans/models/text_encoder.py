@@ -16,7 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selftrans.config import PretrainedTextEncoderConfig, TextEncoderConfig, WordsEncoderConfig
+from selftrans.config import (
+    PreparedTextConfig,
+    PretrainedTextEncoderConfig,
+    TextEncoderConfig,
+    WordsEncoderConfig,
+)
 from selftrans.models.sit import sinusoids, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import digest_of
@@ -66,6 +71,11 @@ def load_text_encoder(settings: TextEncoderConfig, device: torch.device = CPU) -
     Raises:
         UserError: transformers or the weights are absent, or its features have another size.
     """
+    if isinstance(settings, PreparedTextConfig):
+        raise UserError(
+            "text encoder: the features of captions were prepared elsewhere, by an encoder that"
+            " nothing here names (--text-encoder, or `text_encoder.kind: pretrained`)"
+        )
     if isinstance(settings, WordsEncoderConfig):
         return _words(settings, device)
     return _published(settings, device)

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrans.config import ConditionSize, SamplerConfig
+from selftrans.config import (
+    ConditionSize,
+    PreparedTextConfig,
+    PretrainedTextEncoderConfig,
+    SamplerConfig,
+)
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.captions import cleaned
 from selftrans.models.metadata import WeightsMetadata
@@ -51,9 +56,13 @@ def encoded_prompts(
     texts = [cleaned(prompt, "--prompt") for prompt in prompts]
     settings = record.settings
     if text_encoder is not None:
-        settings = settings.model_copy(update={"path": text_encoder})
+        length, size = settings.shape
+        settings = PretrainedTextEncoderConfig(
+            kind="pretrained", path=text_encoder, length=length, size=size
+        )
     encoder = load_text_encoder(settings)
-    if encoder.digest != record.digest:
+    known = not isinstance(record.settings, PreparedTextConfig)
+    if known and encoder.digest != record.digest:
         raise UserError(
             f"text encoder {encoder.name!r}: is not the one that the checkpoint was trained on"
             f" ({encoder.digest[:12]}, expected {record.digest[:12]})"

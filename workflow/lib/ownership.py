@@ -9,6 +9,7 @@ from selftrans.config import (
     SELECTION_FIELDS,
     ExperimentConfig,
     ExtractorName,
+    ScorerName,
     run_definition,
     run_differences,
 )
@@ -50,7 +51,9 @@ class Ownership:
         same = first == second and self._same_prompts(experiment, parent)
         return self.samples(parent, run, sampler) if same else experiment
 
-    def metrics(self, experiment: str, run: str, sampler: str, extractor: ExtractorName) -> str:
+    def metrics(
+        self, experiment: str, run: str, sampler: str, extractor: ExtractorName | ScorerName
+    ) -> str:
         """The owner of the metrics of these images."""
         parent = self._parent_of_shared_run(experiment, run)
         if parent is None or self.samples(experiment, run, sampler) == experiment:
@@ -59,6 +62,7 @@ class Ownership:
         same = (
             first.evaluation.metrics_of(extractor) == second.evaluation.metrics_of(extractor)
             and first.evaluation.distances == second.evaluation.distances
+            and first.evaluation.clip == second.evaluation.clip
             and first.data.name == second.data.name
         )
         return self.metrics(parent, run, sampler, extractor) if same else experiment

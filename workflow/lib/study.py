@@ -17,6 +17,7 @@ from selftrans.config import (
     ExtractorName,
     ResourcesConfig,
     RunConfig,
+    ScorerName,
     extended_experiment,
     load_experiment,
     read_yaml,
@@ -247,7 +248,7 @@ class Study:
         return self.ownership.samples(experiment, run, sampler)
 
     def metrics_owner(
-        self, experiment: str, run: str, sampler: str, extractor: ExtractorName
+        self, experiment: str, run: str, sampler: str, extractor: ExtractorName | ScorerName
     ) -> str:
         """The experiment that has the metrics of a sampler's images."""
         return self.ownership.metrics(experiment, run, sampler, extractor)
