@@ -15,6 +15,7 @@ from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.sra import Sra
 from selftrans.alignment.vae_alignment import VaeAlignment
+from selftrans.alignment.vae_repa import VaeRepa
 from selftrans.config import (
     AlignmentConfig,
     BackboneConfig,
@@ -88,6 +89,7 @@ def methods() -> Iterator[Result]:
         "repa": model_of(repa, encoders={"dinov2": StoredTokens()}),
         "sra": model_of(sra),
         "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
+        "vae-repa": model_of(VaeRepa(method="vae-repa", depth=2)),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]
     plain, *others = interleaved(*sides, repetitions=REPETITIONS)

@@ -7,6 +7,7 @@ from selftrans.alignment.repa import Repa
 from selftrans.alignment.self_transcendence import SelfTranscendence
 from selftrans.alignment.sra import Sra
 from selftrans.alignment.vae_alignment import VaeAlignment
+from selftrans.alignment.vae_repa import VaeRepa
 from selftrans.config import (
     AnalysisConfig,
     BackboneConfig,
@@ -20,7 +21,7 @@ from selftrans.config import (
     load_experiment,
     validated,
 )
-from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.experiments import FURTHER_METHODS, OTHER_METHODS, TINY
 from workflow.lib.settings import WorkflowConfig
 
 PARTS = {
@@ -37,12 +38,13 @@ PARTS = {
     "runs.repa.alignment": Repa,
     "runs.sra.alignment": Sra,
     "runs.layersync.alignment": LayerSync,
+    "runs.vae-repa.alignment": VaeRepa,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [
     f"{part}.{key}" for part, model in PARTS.items() for key in model.model_fields if key != "sweep"
 ]
-RUNS = {**TINY["runs"], **OTHER_METHODS}
+RUNS = {**TINY["runs"], **OTHER_METHODS, **FURTHER_METHODS}
 ANY_SIGN = {
     "evaluation.samplers.ode.guidance.scale",
     "runs.self-transcendence.alignment.guidance_scale",

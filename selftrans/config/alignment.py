@@ -35,6 +35,7 @@ METHODS = {
     "repa": "selftrans.alignment.repa:Repa",
     "sra": "selftrans.alignment.sra:Sra",
     "layersync": "selftrans.alignment.layersync:LayerSync",
+    "vae-repa": "selftrans.alignment.vae_repa:VaeRepa",
 }
 """Built-in methods: a further one is registered by its name here."""
 

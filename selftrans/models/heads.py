@@ -1,29 +1,28 @@
 """Training-only heads: they live beside the backbone and are never needed to sample."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import initialise_linear, unpatchify
 
 
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear maps with SiLU between them: (..., sizes[0]) -> (..., sizes[-1])."""
+    first, *others = (nn.Linear(size, following) for size, following in pairwise(sizes))
+    activated = (layer for linear in others for layer in (nn.SiLU(), linear))
+    return nn.Sequential(first, *activated).apply(initialise_linear)
+
+
 def projector(hidden_size: int, projector_width: int, output_size: int) -> nn.Sequential:
-    """The three-layer MLP with SiLU of REPA (Yu et al. 2025): (..., D) -> (..., D')."""
-    layers = nn.Sequential(
-        nn.Linear(hidden_size, projector_width),
-        nn.SiLU(),
-        nn.Linear(projector_width, projector_width),
-        nn.SiLU(),
-        nn.Linear(projector_width, output_size),
-    )
-    return layers.apply(initialise_linear)
+    """The three-layer MLP of REPA (Yu et al. 2025): (..., D) -> (..., D')."""
+    return mlp(hidden_size, projector_width, projector_width, output_size)
 
 
 def two_layer_head(hidden_size: int, projector_width: int) -> nn.Sequential:
-    """The two-layer MLP with SiLU of SRA (Jiang et al. 2025): (..., D) -> (..., D)."""
-    layers = nn.Sequential(
-        nn.Linear(hidden_size, projector_width), nn.SiLU(), nn.Linear(projector_width, hidden_size)
-    )
-    return layers.apply(initialise_linear)
+    """The two-layer MLP of SRA (Jiang et al. 2025): (..., D) -> (..., D)."""
+    return mlp(hidden_size, projector_width, hidden_size)
 
 
 class LatentHead(nn.Module):

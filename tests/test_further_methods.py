@@ -1,0 +1,78 @@
+"""Methods of later papers: their losses against slow transcriptions, and their trainings.
+
+The models of the formulas have random weights in float64.
+"""
+
+import pytest
+import torch
+
+from selftrans.alignment.method import Costs
+from selftrans.alignment.vae_repa import VaeRepa
+from selftrans.config import BackboneConfig, TrainingConfig
+from selftrans.flops import forward_flop
+from selftrans.models.sit import patchify
+from tests.support.terms import (
+    TIMES,
+    build,
+    make_batch,
+    mean_cosine,
+    only_term,
+    silu_mlp,
+    tokens_of,
+)
+
+# -- VAE-REPA
+
+
+@pytest.mark.parametrize("normalization", ["none", "per-sample"])
+def test_vae_repa_is_its_formula(shape, normalization):
+    settings = VaeRepa(
+        method="vae-repa", depth=2, projector_width=16, target_normalization=normalization
+    )
+    model, batch = build(shape, settings), make_batch()
+    _, term, cosines = model(batch)
+    head = only_term(model).heads["projector"]
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in head) == 5
+    expected, similar = 0.0, []
+    for i in range(len(TIMES)):
+        prediction = silu_mlp(head, tokens_of(model.backbone, batch, i, 2))
+        z = batch.z_BCHW[i]
+        if normalization == "per-sample":
+            deviation = ((z - z.sum() / 256).square().sum() / 255).sqrt()
+            z = (z - z.sum() / 256) / (deviation + 1e-6)
+        target = torch.empty(16, 16, dtype=torch.float64)
+        for token in range(16):
+            row, column = divmod(token, 4)
+            square = z[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            target[token] = square.permute(1, 2, 0).reshape(16)
+        away = (prediction - target).abs()
+        huber = torch.where(away < 0.05, away.square() / (2 * 0.05), away - 0.05 / 2)
+        expected += huber.mean()
+        similar.append(mean_cosine(prediction, target))
+    torch.testing.assert_close(term.double(), expected / len(TIMES), rtol=1e-6, atol=0)
+    torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-7)
+
+
+def test_vae_repas_target_of_each_sample_has_mean_zero_and_spread_one(shape):
+    """However the latents are scaled and shifted."""
+    settings = VaeRepa(method="vae-repa", depth=2, target_normalization="per-sample")
+    term, batch = only_term(build(shape, settings)), make_batch()
+    target = term.guiding_features(batch, {})
+    batch.z_BCHW.mul_(100).add_(7)
+    torch.testing.assert_close(term.guiding_features(batch, {}), target, rtol=1e-5, atol=1e-5)
+    spreads = target.std(dim=(1, 2))
+    torch.testing.assert_close(spreads, torch.ones_like(spreads), rtol=1e-5, atol=0)
+    plain = only_term(build(shape, VaeRepa(method="vae-repa", depth=2)))
+    assert torch.equal(plain.guiding_features(batch, {}), patchify(batch.z_BCHW, shape))
+
+
+def test_vae_repas_head_has_the_papers_size():
+    """18 million parameters, and 4 % of the operations of SiT-XL/2 (its table 5, second-hand)."""
+    xl2 = BackboneConfig.from_preset("SiT-XL/2")
+    method = VaeRepa(method="vae-repa", depth=8)
+    training = TrainingConfig(checkpoints=(100,))
+    costs = Costs(xl2.hidden_size, 256, training, lambda _: 0.0, lambda _: 0.0)
+    whole = 3 * forward_flop(xl2, (4, 32, 32))
+    assert method.flop(costs) / whole == pytest.approx(0.04, abs=0.002)
+    weights = method.flop(costs) / (3 * 2 * 256)
+    assert weights == pytest.approx(18.5e6, rel=0.02)
