@@ -81,6 +81,9 @@ def methods() -> Iterator[Result]:
     batch = replace(stage_2_batch(), encoder_features={"dinov2": tokens})
     stage_2, _ = stage_2_models()
     repa = Repa(method="repa", encoder="dinov2", depth=4)
+    irepa = repa.model_copy(
+        update={"projector": "convolution", "target_normalization": "over-tokens"}
+    )
     sra = Sra(method="sra", student_depth=4, teacher_depth=8)
     models = {
         "sit": model_of(),
@@ -89,6 +92,7 @@ def methods() -> Iterator[Result]:
         "repa": model_of(repa, encoders={"dinov2": StoredTokens()}),
         "sra": model_of(sra),
         "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
+        "irepa": model_of(irepa, encoders={"dinov2": StoredTokens()}),
         "vae-repa": model_of(VaeRepa(method="vae-repa", depth=2)),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]

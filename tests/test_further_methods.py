@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from selftrans.alignment.method import Costs
+from selftrans.alignment.repa import Repa
 from selftrans.alignment.vae_repa import VaeRepa
 from selftrans.config import BackboneConfig, TrainingConfig
 from selftrans.flops import forward_flop
@@ -76,3 +77,64 @@ def test_vae_repas_head_has_the_papers_size():
     assert method.flop(costs) / whole == pytest.approx(0.04, abs=0.002)
     weights = method.flop(costs) / (3 * 2 * 256)
     assert weights == pytest.approx(18.5e6, rel=0.02)
+
+
+# -- iREPA
+
+
+class Stored:
+    """A stand-in for the feature store by which the heads are built."""
+
+    grid_size, hidden_size, name, stand_in = 4, 24, "encoder", False
+
+
+IREPA = Repa(
+    method="repa", encoder="encoder", depth=2, weight=1.0, projector="convolution",
+    target_normalization="over-tokens",
+)  # fmt: skip
+
+
+def test_irepa_is_its_formula(shape):
+    """The convolution summed over nine neighbours by hand, the statistics feature by feature."""
+    model = build(shape, IREPA, encoders={"encoder": Stored()})
+    tokens = 5 + 3 * torch.randn(len(TIMES), 16, 24, dtype=torch.float64)
+    batch = make_batch(encoder_features={"encoder": tokens})
+    _, term, cosines = model(batch)
+    convolution = only_term(model).heads["projector"].convolution
+    similar = []
+    for i in range(len(TIMES)):
+        student = tokens_of(model.backbone, batch, i, 2)
+        prediction = convolution.bias.repeat(16, 1)
+        for token in range(16):
+            for row in range(3):
+                for column in range(3):
+                    there = (token // 4 + row - 1, token % 4 + column - 1)
+                    if min(there) >= 0 and max(there) <= 3:
+                        weight = convolution.weight[:, :, row, column]
+                        prediction[token] = (
+                            prediction[token] + weight @ student[4 * there[0] + there[1]]
+                        )
+        target = torch.empty(16, 24, dtype=torch.float64)
+        for feature in range(24):
+            values = tokens[i, :, feature]
+            mean = values.sum() / 16
+            deviation = ((values - mean).square().sum() / 15).sqrt()
+            target[:, feature] = (values - 0.6 * mean) / (deviation + 1e-6)
+        similar.append(mean_cosine(prediction, target))
+    torch.testing.assert_close(cosines.double(), torch.stack(similar), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(term.double(), -sum(similar) / len(TIMES), rtol=1e-5, atol=1e-6)
+
+
+def test_irepas_target_forgets_the_scale_of_each_feature(shape):
+    """And with the whole mean subtracted its offset, too; in half precision as it is stored."""
+    settings = IREPA.model_copy(update={"subtracted_mean": 1.0})
+    term = only_term(build(shape, settings, encoders={"encoder": Stored()}))
+    tokens, scale = torch.randn(6, 16, 24), torch.rand(24) + 1
+    changed = scale * tokens + torch.randn(6, 1, 24)
+    plain, other = (
+        term.guiding_features(make_batch(encoder_features={"encoder": one}), {})
+        for one in (tokens, changed)
+    )
+    torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-4)
+    half = make_batch(encoder_features={"encoder": tokens.half()})
+    torch.testing.assert_close(term.guiding_features(half, {}), plain, rtol=1e-2, atol=1e-2)

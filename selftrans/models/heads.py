@@ -25,6 +25,23 @@ def two_layer_head(hidden_size: int, projector_width: int) -> nn.Sequential:
     return mlp(hidden_size, projector_width, hidden_size)
 
 
+class ConvolutionProjector(nn.Module):
+    """iREPA's 3x3 convolution over the grid of tokens (Singh et al. 2025): (B, T, D) -> (B, T, D').
+
+    As in its code, the initial weights are torch's.
+    """
+
+    def __init__(self, hidden_size: int, output_size: int, grid_size: int) -> None:
+        super().__init__()
+        self.grid_size = grid_size
+        self.convolution = nn.Conv2d(hidden_size, output_size, kernel_size=3, padding=1)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Project each token with its eight neighbours, zeros beyond the border."""
+        grid = tokens_BTD.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
+        return self.convolution(grid).flatten(2).transpose(1, 2)
+
+
 class LatentHead(nn.Module):
     """Projector, layer norm, linear, unpatchify: tokens (B, T, D) to latents (B, C, H, W)."""
 

@@ -77,6 +77,13 @@ the mask that the whole global batch is needed for."""
 
 FURTHER_METHODS: dict[str, Any] = {
     "vae-repa": {"alignment": {"method": "vae-repa", "depth": 1, "projector_width": 16}},
+    "irepa": {
+        "alignment": {
+            **OTHER_METHODS["repa-on-images"]["alignment"],
+            "projector": "convolution",
+            "target_normalization": "over-tokens",
+        }
+    },
 }
 FURTHER_METHODS["further"] = {
     "alignment": [dict(run["alignment"]) for run in FURTHER_METHODS.values()],
