@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.timing import Result, faster, interleaved
 from benchmarks.training import BATCH, LATENT, randomised, stage_2_batch, stage_2_models, step_of
 from selftrans.alignment.base import Batch
+from selftrans.alignment.dispersive import Dispersive
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.repa import Repa
@@ -94,6 +95,7 @@ def methods() -> Iterator[Result]:
         "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
         "irepa": model_of(irepa, encoders={"dinov2": StoredTokens()}),
         "vae-repa": model_of(VaeRepa(method="vae-repa", depth=2)),
+        "dispersive": model_of(Dispersive(method="dispersive", depth=3, group_size=BATCH)),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]
     plain, *others = interleaved(*sides, repetitions=REPETITIONS)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from selftrans.alignment.dispersive import Dispersive
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.self_transcendence import SelfTranscendence
@@ -39,6 +40,7 @@ PARTS = {
     "runs.sra.alignment": Sra,
     "runs.layersync.alignment": LayerSync,
     "runs.vae-repa.alignment": VaeRepa,
+    "runs.dispersive.alignment": Dispersive,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [

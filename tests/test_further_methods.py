@@ -3,15 +3,21 @@
 The models of the formulas have random weights in float64.
 """
 
+import math
+
 import pytest
 import torch
+from torch.nn import functional
 
+from selftrans.alignment.dispersive import Dispersive
 from selftrans.alignment.method import Costs
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.vae_repa import VaeRepa
-from selftrans.config import BackboneConfig, TrainingConfig
+from selftrans.config import BackboneConfig, ConfigError, TrainingConfig, load_experiment
 from selftrans.flops import forward_flop
 from selftrans.models.sit import patchify
+from selftrans.runtime.errors import Interrupted
+from tests.support.experiments import FURTHER_METHODS, TINY
 from tests.support.terms import (
     TIMES,
     build,
@@ -21,6 +27,42 @@ from tests.support.terms import (
     silu_mlp,
     tokens_of,
 )
+from tests.support.trainings import (
+    StopAt,
+    assert_close,
+    assert_equal,
+    command,
+    everything,
+    run,
+)
+
+# -- trainings by all of them at once
+
+
+@pytest.mark.slow
+def test_stopped_at_every_step_equals_undisturbed_bit_for_bit(tiny, tmp_path, manifest, encoder):
+    path = tiny(runs={**TINY["runs"], **FURTHER_METHODS})
+    run(path, "further", tmp_path / "whole", manifest, until=8, encoder=encoder)
+    for _ in range(7):
+        with pytest.raises(Interrupted):
+            run(
+                path, "further", tmp_path / "parts", manifest,
+                until=8, encoder=encoder, stop=StopAt(0),
+            )  # fmt: skip
+    run(path, "further", tmp_path / "parts", manifest, until=8, encoder=encoder)
+    assert_equal(everything(tmp_path / "parts", 8), everything(tmp_path / "whole", 8))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tiny, tmp_path, manifest, encoder):
+    """The groups of the dispersive loss, too: the history of the loss is the same."""
+    path = tiny(**{"runs": {**TINY["runs"], **FURTHER_METHODS}, "training.log_every": 1})
+    run(path, "further", tmp_path / "one", manifest, until=8, encoder=encoder)
+    options = ("--encoder", encoder, "--processes", 2)
+    ended = command(path, "further", tmp_path / "two", manifest, 8, None, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert_close(everything(tmp_path / "one", 8)[0], everything(tmp_path / "two", 8)[0])
+
 
 # -- VAE-REPA
 
@@ -138,3 +180,79 @@ def test_irepas_target_forgets_the_scale_of_each_feature(shape):
     torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-4)
     half = make_batch(encoder_features={"encoder": tokens.half()})
     torch.testing.assert_close(term.guiding_features(half, {}), plain, rtol=1e-2, atol=1e-2)
+
+
+# -- Dispersive loss
+
+
+DISPERSIVE = Dispersive(method="dispersive", depth=2, group_size=3, temperature=0.7)
+
+
+def test_dispersive_is_its_formula(shape):
+    """Two groups of three samples; nothing is followed, so no cosine is logged."""
+    model, batch = build(shape, DISPERSIVE), make_batch()
+    _, term, cosines = model(batch)
+    assert not len(cosines)
+    z = [tokens_of(model.backbone, batch, i, 2).flatten() for i in range(len(TIMES))]
+    groups = []
+    for group in ((0, 1, 2), (3, 4, 5)):
+        total = 0.0
+        for i in group:
+            for j in group:
+                distance = (z[i] - z[j]).square().sum() / (16 * 32)
+                total += torch.exp(-distance / 0.7) / 9
+        groups.append(torch.log(total))
+    torch.testing.assert_close(term.double(), 0.5 * sum(groups) / 2, rtol=1e-5, atol=1e-7)
+    assert 0 > term.item() > -0.5 * math.log(3)  # between all in one place and all far apart
+
+
+def test_dispersive_is_what_the_published_lines_compute(shape):
+    """DispLoss, README, on a batch that is one group; with its gradient."""
+    torch.manual_seed(0)
+    ours = torch.randn(5, 16, 32, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    settings = DISPERSIVE.model_copy(update={"group_size": 5, "temperature": 1.0})
+    term = only_term(build(shape, settings).float())
+    loss = settings.compute_loss(term, make_batch(), {2: ours}).loss
+    flat = theirs.reshape(5, -1)
+    pairs = functional.pdist(flat).pow(2) / flat.shape[1]
+    expected = torch.log(torch.exp(-torch.cat([pairs, pairs, torch.zeros(5)])).mean())
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_dispersive_of_a_batch_is_the_mean_of_its_parts(shape):
+    """Parts of whole groups, as processes and accumulation make them."""
+    term = only_term(build(shape, DISPERSIVE))
+    batch, tokens = make_batch(), torch.randn(12, 16, 32)
+    whole = term(batch, {2: tokens}).loss
+    parts = [term(batch, {2: part}).loss for part in tokens.split((3, 9))]
+    torch.testing.assert_close(whole, (parts[0] + 3 * parts[1]) / 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"runs.dispersive.alignment.group_size": 5},
+            "5 does not divide the 8 samples",
+        ),
+        ({"training.accumulate": 4}, "4 does not divide the 2 samples"),
+    ],
+)
+def test_groups_that_no_micro_batch_holds_are_one_line(tiny, changes, message):
+    runs = {"sit": {}, "dispersive": FURTHER_METHODS["dispersive"]}
+    with pytest.raises(ConfigError, match=f"alignment.group_size: {message}") as refused:
+        load_experiment(tiny(runs=runs, **changes))
+    assert "\n" not in str(refused.value)
+
+
+def test_groups_that_no_process_holds_are_one_line(tiny):
+    runs = {**TINY["runs"], "dispersive": FURTHER_METHODS["dispersive"]}
+    dispersive = load_experiment(tiny(runs=runs)).runs["dispersive"]
+    dispersive.check_processes(2, "here")
+    message = "here: alignment 'dispersive': group_size: 4 does not divide the 2 samples"
+    with pytest.raises(ConfigError, match=message):
+        dispersive.check_processes(4, "here")

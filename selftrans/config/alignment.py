@@ -36,6 +36,7 @@ METHODS = {
     "sra": "selftrans.alignment.sra:Sra",
     "layersync": "selftrans.alignment.layersync:LayerSync",
     "vae-repa": "selftrans.alignment.vae_repa:VaeRepa",
+    "dispersive": "selftrans.alignment.dispersive:Dispersive",
 }
 """Built-in methods: a further one is registered by its name here."""
 
@@ -114,6 +115,14 @@ class AlignmentConfig(ConfigModel):
     def time_masking(self) -> TimeMasking | None:
         """The mask of the range of times of a method that has one."""
         return None
+
+    @property
+    def batch_group(self) -> int:
+        """Number of consecutive samples of the global batch that the loss compares.
+
+        No micro-batch begins within such a group.
+        """
+        return 1
 
     @property
     def frozen_teacher(self) -> FrozenTeacher | None:

@@ -53,6 +53,8 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
         keys += (number,) if isinstance(run.alignment, tuple) else ()
         for key, depth in term.student_blocks.items():
             yield from _depth_problems((*keys, key), depth, run.model.depth)
+        if problem := run.group_problem(term):
+            yield Problem((*keys, "group_size"), problem)
         if term.frozen_teacher:
             yield from _teacher_problems(experiment, keys, run, term.frozen_teacher)
         if term.encoder_use:

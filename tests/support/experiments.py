@@ -84,6 +84,7 @@ FURTHER_METHODS: dict[str, Any] = {
             "target_normalization": "over-tokens",
         }
     },
+    "dispersive": {"alignment": {"method": "dispersive", "depth": 1, "group_size": 4}},
 }
 FURTHER_METHODS["further"] = {
     "alignment": [dict(run["alignment"]) for run in FURTHER_METHODS.values()],
