@@ -11,6 +11,7 @@ from benchmarks.timing import Result, faster, interleaved
 from benchmarks.training import BATCH, LATENT, randomised, stage_2_batch, stage_2_models, step_of
 from selftrans.alignment.base import Batch
 from selftrans.alignment.dispersive import Dispersive
+from selftrans.alignment.internal_guidance import InternalGuidance
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.repa import Repa
@@ -43,7 +44,10 @@ class StoredTokens:
 def model_of(method: AlignmentConfig | None = None, **inputs: Any) -> TrainingModel:
     """A model of random weights with this method, which has a copy of it as its EMA model."""
     methods = {} if method is None else {method.method: method}
-    model = randomised(TrainingModel(SiT(SHAPE), build_alignment_losses(methods, SHAPE, **inputs)))
+    backbone = SiT(SHAPE)
+    if method is not None and method.intermediate_depth is not None:
+        backbone.add_intermediate_layer(method.intermediate_depth)
+    model = randomised(TrainingModel(backbone, build_alignment_losses(methods, SHAPE, **inputs)))
     assert isinstance(model, TrainingModel)
     average = randomised(SiT(SHAPE)).requires_grad_(False).eval()
     assert isinstance(average, SiT)
@@ -95,6 +99,7 @@ def methods() -> Iterator[Result]:
         "layersync": model_of(LayerSync(method="layersync", student_depth=4, teacher_depth=8)),
         "irepa": model_of(irepa, encoders={"dinov2": StoredTokens()}),
         "vae-repa": model_of(VaeRepa(method="vae-repa", depth=2)),
+        "internal-guidance": model_of(InternalGuidance(method="internal-guidance", depth=4)),
         "dispersive": model_of(Dispersive(method="dispersive", depth=3, group_size=BATCH)),
     }
     sides = [step_of(model, loss_of(model, batch)) for model in models.values()]

@@ -3,6 +3,7 @@
 import pytest
 
 from selftrans.alignment.dispersive import Dispersive
+from selftrans.alignment.internal_guidance import InternalGuidance
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.self_transcendence import SelfTranscendence
@@ -16,6 +17,7 @@ from selftrans.config import (
     EvaluationConfig,
     FiguresConfig,
     GuidanceConfig,
+    InternalGuidanceConfig,
     SamplerConfig,
     TeacherConfig,
     TrainingConfig,
@@ -31,6 +33,7 @@ PARTS = {
     "evaluation": EvaluationConfig,
     "evaluation.samplers.ode": SamplerConfig,
     "evaluation.samplers.ode.guidance": GuidanceConfig,
+    "evaluation.samplers.ode.internal_guidance": InternalGuidanceConfig,
     "figures": FiguresConfig,
     "analysis": AnalysisConfig,
     "runs.vae-align.alignment": VaeAlignment,
@@ -41,6 +44,7 @@ PARTS = {
     "runs.layersync.alignment": LayerSync,
     "runs.vae-repa.alignment": VaeRepa,
     "runs.dispersive.alignment": Dispersive,
+    "runs.internal-guidance.alignment": InternalGuidance,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [
@@ -49,6 +53,7 @@ KEYS = [
 RUNS = {**TINY["runs"], **OTHER_METHODS, **FURTHER_METHODS}
 ANY_SIGN = {
     "evaluation.samplers.ode.guidance.scale",
+    "evaluation.samplers.ode.internal_guidance.scale",
     "runs.self-transcendence.alignment.guidance_scale",
 }
 NAMES_A_FILE = {"figures.published"}

@@ -13,7 +13,12 @@ from selftrans.alignment.dispersive import Dispersive
 from selftrans.alignment.method import Costs
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.vae_repa import VaeRepa
-from selftrans.config import BackboneConfig, ConfigError, TrainingConfig, load_experiment
+from selftrans.config import (
+    BackboneConfig,
+    ConfigError,
+    TrainingConfig,
+    load_experiment,
+)
 from selftrans.flops import forward_flop
 from selftrans.models.sit import patchify
 from selftrans.runtime.errors import Interrupted

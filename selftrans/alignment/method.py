@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         GuidingFeatures,
         LossOutput,
     )
-    from selftrans.models.sit import SiT
+    from selftrans.models.sit import BlockFeatures, SiT
 
 
 class Costs(NamedTuple):
@@ -122,6 +122,6 @@ class AlignmentMethod(AlignmentConfig):
 
     @abstractmethod
     def compute_loss(
-        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+        self, term: AlignmentLoss, batch: Batch, features: BlockFeatures
     ) -> LossOutput:
         """The term; ``features[d]`` are the student's tokens (B, T, D) after block d."""

@@ -37,6 +37,7 @@ METHODS = {
     "layersync": "selftrans.alignment.layersync:LayerSync",
     "vae-repa": "selftrans.alignment.vae_repa:VaeRepa",
     "dispersive": "selftrans.alignment.dispersive:Dispersive",
+    "internal-guidance": "selftrans.alignment.internal_guidance:InternalGuidance",
 }
 """Built-in methods: a further one is registered by its name here."""
 
@@ -114,6 +115,11 @@ class AlignmentConfig(ConfigModel):
     @property
     def time_masking(self) -> TimeMasking | None:
         """The mask of the range of times of a method that has one."""
+        return None
+
+    @property
+    def intermediate_depth(self) -> int | None:
+        """Block that the model gets a second output layer behind, which the method trains."""
         return None
 
     @property

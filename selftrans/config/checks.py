@@ -59,6 +59,9 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
             yield from _teacher_problems(experiment, keys, run, term.frozen_teacher)
         if term.encoder_use:
             yield from _encoder_problems(experiment, (*keys, "encoder"), term.encoder_use.name)
+    if sum(term.intermediate_depth is not None for term in run.alignments.values()) > 1:
+        message = "two terms train a second output layer (allowed: one)"
+        yield Problem(("runs", name, "alignment"), message)
     ways: dict[str, str] = {}
     for use in run.encoders:
         if ways.setdefault(use.name, use.features) != use.features:
@@ -128,6 +131,10 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         if channels is not None and channels > there:
             message = f"{channels} is beyond the latents' {there} channels (allowed: 1 to {there})"
             yield Problem(("evaluation", "samplers", name, "guidance", "channels"), message)
+        guided = any(run.intermediate_depth is not None for run in experiment.runs.values())
+        if sampler.internal_guidance.scale != 1 and not guided:
+            message = "no run trains a second output layer (allowed: 1, or a run that does)"
+            yield Problem(("evaluation", "samplers", name, "internal_guidance", "scale"), message)
         if isinstance(sampler.checkpoints, tuple):
             keys = ("evaluation", "samplers", name, "checkpoints")
             yield from _step_problems(

@@ -66,6 +66,12 @@ class RunConfig(ConfigModel):
         uses = (term.encoder_use for term in self.alignments.values())
         return tuple(dict.fromkeys(use for use in uses if use))
 
+    @property
+    def intermediate_depth(self) -> int | None:
+        """Block that a second output layer predicts the velocity behind, if a term trains one."""
+        depths = (term.intermediate_depth for term in self.alignments.values())
+        return next((depth for depth in depths if depth is not None), None)
+
     def group_problem(self, term: AlignmentConfig, processes: int = 1) -> str | None:
         """What is wrong with a term's groups of samples, if the batch is shared among processes."""
         size = self.training.batch_size // (processes * self.training.accumulate)
@@ -140,8 +146,14 @@ class ExperimentConfig(ConfigModel):
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
-        """The checkpoints of ``run`` that ``sampler`` is applied to."""
+        """The checkpoints of ``run`` that ``sampler`` is applied to.
+
+        Internal Guidance is for the runs that train its output layer.
+        """
         steps = self.runs[run].training.checkpoints
+        internal = self.evaluation.samplers[sampler].internal_guidance
+        if internal.scale != 1 and self.runs[run].intermediate_depth is None:
+            return ()
         if self.runs[run].imported:  # its only checkpoint is what there is to sample
             return steps
         match self.evaluation.samplers[sampler].checkpoints:

@@ -1,9 +1,9 @@
 """What weight files say about themselves: a checkpoint's backbone, and the teacher cut from one."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 from torch import Tensor
 
 from selftrans.config import Convention, InterpolantName, Weights
@@ -13,6 +13,8 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.metadata import FileMetadata
 from selftrans.runtime.tensors import PerChannel, over_channels
+
+Shape = Annotated[SiTShape, PlainSerializer(SiTShape.to_json)]
 
 
 class LatentScaling(BaseModel):
@@ -50,7 +52,7 @@ class WeightsMetadata(FileMetadata):
     step: int
     fingerprint: str
     """Of the run's definition; of an imported backbone, the public file's SHA-256."""
-    shape: SiTShape
+    shape: Shape
     own_backbone: dict[str, Any] | None = None
     """Settings of a backbone of the user's own; None for SiT."""
     interpolant: InterpolantName
@@ -104,7 +106,7 @@ class TeacherMetadata(FileMetadata):
     """Of a frozen teacher: embedders and the first ``shape.depth`` blocks of a backbone."""
 
     kind: ClassVar[str] = "teacher"
-    shape: SiTShape
+    shape: Shape
     own_backbone: dict[str, Any] | None = None
     """Settings of a backbone of the user's own, of this depth; None for SiT."""
     source: TeacherSource

@@ -21,6 +21,8 @@ class SiTShape:
     patch_size: int
     mlp_ratio: float = 4.0
     qk_norm: bool = True
+    intermediate_depth: int | None = None
+    """Block that a second output layer predicts the velocity behind, if there is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
@@ -49,5 +51,5 @@ class SiTShape:
         return self.latent_shape[1] // self.patch_size
 
     def to_json(self) -> dict[str, Any]:
-        """What ``SiTShape(**...)`` takes back."""
-        return asdict(self)
+        """What ``SiTShape(**...)`` takes back; without what it does not have."""
+        return {key: value for key, value in asdict(self).items() if value is not None}

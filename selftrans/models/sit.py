@@ -7,6 +7,7 @@ sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REP
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,17 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x_BTD), shift, scale))
 
 
+class BlockFeatures(dict[int, Tensor]):
+    """Tokens after blocks, (B, T, D) by depth counted from 1, and what else a pass gave.
+
+    Attributes:
+        intermediate_velocity: of the second output layer, (B, C, H, W), where there is one and the
+            tokens that it reads are among these.
+    """
+
+    intermediate_velocity: Tensor | None = None
+
+
 class SiTTrunk(nn.Module):
     """Embedders and blocks: all of SiT but the output layer; what a frozen teacher has."""
 
@@ -150,13 +162,13 @@ class SiTTrunk(nn.Module):
         depths: Collection[int],
         last: int | None = None,
         pool: bool = False,
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """Tokens after block ``last`` (default: all), and after each of ``depths``, (B, T, D).
 
         Blocks are counted from 1. With ``pool``, those of ``depths`` are means over tokens, (B, D).
         """
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
-        kept: dict[int, Tensor] = {}
+        kept = BlockFeatures()
         for depth, block in enumerate(self.blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, condition_BD, use_reentrant=False)
@@ -177,7 +189,7 @@ class SiTTrunk(nn.Module):
         labels_B: Tensor,
         depths: Collection[int],
         pool: bool = False,
-    ) -> dict[int, Tensor]:
+    ) -> BlockFeatures:
         """Tokens after each block of ``depths``, or their means; runs no deeper block."""
         return self.run_blocks(x_BCHW, self.condition(t_B, labels_B), depths, max(depths), pool)[1]
 
@@ -185,16 +197,29 @@ class SiTTrunk(nn.Module):
 class SiT(SiTTrunk):
     """The backbone: velocity of noisy latents.
 
+    A second output layer may predict it behind an earlier block, too (Internal Guidance).
+
     Args:
         shape: sizes of the network.
     """
 
     def __init__(self, shape: SiTShape) -> None:
         super().__init__(shape)
+        self.intermediate_layer: FinalLayer | None = None
         self.final_layer = FinalLayer(
             shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0]
         )
         self._initialise()
+        if shape.intermediate_depth is not None:
+            self.add_intermediate_layer(shape.intermediate_depth)
+
+    def add_intermediate_layer(self, depth: int) -> None:
+        """Have a second output layer predict the velocity behind block ``depth``, zero at first."""
+        shape = self.shape = replace(self.shape, intermediate_depth=depth)
+        layer = FinalLayer(shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0])
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+        self.intermediate_layer = layer
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
         """Velocity at (x, t) under the labels, (B, C, H, W)."""
@@ -202,11 +227,37 @@ class SiT(SiTTrunk):
 
     def with_features(
         self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor, depths: Collection[int]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """The velocity, and the tokens after each block of ``depths`` (counted from 1)."""
         condition_BD = self.condition(t_B, labels_B)
         x_BTD, features = self.run_blocks(x_BCHW, condition_BD, depths)
         return unpatchify(self.final_layer(x_BTD, condition_BD), self.shape), features
+
+    def both_velocities(
+        self, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and that of the second output layer, from one pass."""
+        assert self.shape.intermediate_depth is not None
+        depths = (self.shape.intermediate_depth,)
+        velocity, features = self.with_features(x_BCHW, t_B, labels_B, depths)
+        assert features.intermediate_velocity is not None
+        return velocity, features.intermediate_velocity
+
+    def run_blocks(
+        self,
+        x_BCHW: Tensor,
+        condition_BD: Tensor,
+        depths: Collection[int],
+        last: int | None = None,
+        pool: bool = False,
+    ) -> tuple[Tensor, BlockFeatures]:
+        """As the trunk's, with the velocity of the second output layer."""
+        x_BTD, kept = super().run_blocks(x_BCHW, condition_BD, depths, last, pool)
+        depth = self.shape.intermediate_depth
+        if self.intermediate_layer is not None and not pool and depth is not None and depth in kept:
+            patches = self.intermediate_layer(kept[depth], condition_BD)
+            kept.intermediate_velocity = unpatchify(patches, self.shape)
+        return x_BTD, kept
 
     def _initialise(self) -> None:
         """Initial weights of DiT.

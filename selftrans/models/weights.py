@@ -67,9 +67,12 @@ def _backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> SiT:
     shape = metadata.shape
     if metadata.own_backbone is None:
         return SiT(shape)
-    return build_backbone(
+    backbone = build_backbone(
         own_backbone(metadata.own_backbone), shape.latent_shape, shape.num_classes
     )
+    if shape.intermediate_depth is not None:
+        backbone.add_intermediate_layer(shape.intermediate_depth)
+    return backbone
 
 
 def own_backbone(settings: Mapping[str, Any]) -> BackboneConfig:

@@ -23,7 +23,10 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
             f"{weights}: teacher depth {depth} is beyond its {blocks} blocks"
             f" (allowed: 1 to {blocks})"
         )
-    shape, settings = replace(metadata.shape, depth=depth), metadata.own_backbone
+    shape, settings = (
+        replace(metadata.shape, depth=depth, intermediate_depth=None),
+        metadata.own_backbone,
+    )
     if settings is None:
         kept = {
             name: tensor

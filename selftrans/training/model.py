@@ -70,6 +70,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
         backbone = build_backbone(settings.model, manifest.latent_shape, manifest.num_classes)
+        if (depth := settings.intermediate_depth) is not None:
+            backbone.add_intermediate_layer(depth)
         encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
         alignment = build_alignment_losses(
             settings.alignments, backbone.shape, inputs.teachers, encoders

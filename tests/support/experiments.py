@@ -85,6 +85,7 @@ FURTHER_METHODS: dict[str, Any] = {
         }
     },
     "dispersive": {"alignment": {"method": "dispersive", "depth": 1, "group_size": 4}},
+    "internal-guidance": {"alignment": {"method": "internal-guidance", "depth": 2}},
 }
 FURTHER_METHODS["further"] = {
     "alignment": [dict(run["alignment"]) for run in FURTHER_METHODS.values()],
