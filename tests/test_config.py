@@ -824,7 +824,7 @@ PRESETS = [
 ]
 
 
-TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|VAE-REPA|iREPA|DispLoss|IG|ADM)\]"
+TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|VAE-REPA|iREPA|DispLoss|IG|HASTE|ADM)\]"
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])

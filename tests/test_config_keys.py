@@ -3,6 +3,7 @@
 import pytest
 
 from selftrans.alignment.dispersive import Dispersive
+from selftrans.alignment.haste import Haste
 from selftrans.alignment.internal_guidance import InternalGuidance
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.repa import Repa
@@ -45,6 +46,7 @@ PARTS = {
     "runs.vae-repa.alignment": VaeRepa,
     "runs.dispersive.alignment": Dispersive,
     "runs.internal-guidance.alignment": InternalGuidance,
+    "runs.haste.alignment": Haste,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [

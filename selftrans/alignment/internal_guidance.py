@@ -77,8 +77,7 @@ class InternalGuidance(AlignmentMethod):
         """The mean squared error of the second velocity."""
         from selftrans.alignment.base import LossOutput, detached_cosines
 
-        assert features.intermediate_velocity is not None
-        prediction, target = features.intermediate_velocity.float(), batch.velocity_BCHW
+        prediction, target = features.intermediate_velocity().float(), batch.velocity_BCHW
         vectors = (tensor.flatten(1)[:, None] for tensor in (prediction, target))
         return LossOutput((prediction - target).square().mean(), detached_cosines(*vectors))
 

@@ -58,7 +58,10 @@ class AlignmentMethod(AlignmentConfig):
     @property
     @abstractmethod
     def depths(self) -> tuple[int, ...]:
-        """Student blocks, counted from 1, whose tokens the loss is computed from."""
+        """Student blocks, counted from 1, whose tokens the loss is computed from.
+
+        0 is what the first block reads.
+        """
 
     @property
     def needs_global_times(self) -> bool:

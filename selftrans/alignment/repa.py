@@ -40,20 +40,15 @@ if TYPE_CHECKING:
 EPSILON = 1e-6  # added to a standard deviation
 
 
-class Repa(AlignmentMethod):
-    """REPA (Yu et al. 2025): a block follows an external encoder's tokens of the clean image."""
+class EncoderAlignment(AlignmentMethod):
+    """A block follows an external encoder's tokens: what REPA and its extensions share."""
 
     label_conditioned: ClassVar[bool] = False
 
-    method: Literal["repa"]
     encoder: Name
     """One of the data file's `encoders`."""
     depth: PositiveInt
     """Student block, counted from 1 (8 for XL/2, 4 for B/2)."""
-    features: Literal["store", "images"] = "store"
-    """Read the features from a store that a rule of its own makes beside the latents, or compute
-    them from the images at every step. That saves the disk (half a terabyte for ImageNet at ViT-B)
-    and costs the encoder's forward pass."""
     projector: Literal["mlp", "convolution"] = "mlp"
     """A three-layer MLP on each token, or iREPA's 3x3 convolution over their grid."""
     projector_width: PositiveInt = 2048
@@ -71,18 +66,13 @@ class Repa(AlignmentMethod):
 
     @property
     def encoder_use(self) -> EncoderUse:
-        """The encoder whose tokens are followed."""
-        return EncoderUse(self.encoder, self.features)
+        """The encoder, on the images."""
+        return EncoderUse(self.encoder, "images")
 
     @property
     def depths(self) -> tuple[int, ...]:
         """The block that is aligned."""
         return (self.depth,)
-
-    def target_name(self, term: AlignmentLoss) -> str:
-        """The encoder; a stand-in is called one."""
-        unnamed = term.encoder.stand_in and "stand-in" not in self.encoder
-        return f"REPA: {self.encoder}{' (stand-in)' if unnamed else ''}"
 
     def build_heads(self, inputs: AlignmentInputs) -> Mapping[str, nn.Module]:
         """The projector h."""
@@ -101,15 +91,10 @@ class Repa(AlignmentMethod):
             return mlp_training_flop(costs.tokens, 9 * costs.hidden_size, costs.hidden_size)
         return costs.projector_flop(self.projector_width)
 
-    def compute_loss(
-        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
-    ) -> LossOutput:
-        """-cos, averaged over tokens and samples."""
-        from selftrans.alignment.base import LossOutput, token_cosines
-
-        target = self.guiding_features(term, batch, features)
-        cosines = token_cosines(term.heads["projector"](features[self.depth]), target)
-        return LossOutput(-cosines.mean(), cosines)
+    def encoder_name(self, term: AlignmentLoss) -> str:
+        """The encoder; a stand-in is called one."""
+        unnamed = term.encoder.stand_in and "stand-in" not in self.encoder
+        return f"{self.encoder}{' (stand-in)' if unnamed else ''}"
 
     def guiding_features(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
@@ -122,11 +107,44 @@ class Repa(AlignmentMethod):
             tokens = term.encoder(batch.images_BHWC)
         else:
             tokens = batch.encoder_features[self.encoder]
-        tokens = tokens.float()
+        return self.target(tokens, term.shape.grid_size)
+
+    def target(self, tokens_BTD: Tensor, grid_size: int) -> Tensor:
+        """The encoder's tokens as they are followed, (B, T, D')."""
+        tokens = tokens_BTD.float()
         if self.target_normalization == "over-tokens":
             mean, deviation = tokens.mean(1, keepdim=True), tokens.std(1, keepdim=True)
             tokens = (tokens - self.subtracted_mean * mean) / (deviation + EPSILON)
-        return resized_tokens(tokens, term.shape.grid_size)
+        return resized_tokens(tokens, grid_size)
+
+
+class Repa(EncoderAlignment):
+    """REPA (Yu et al. 2025): a block follows an external encoder's tokens of the clean image."""
+
+    method: Literal["repa"]
+    features: Literal["store", "images"] = "store"
+    """Read the features from a store that a rule of its own makes beside the latents, or compute
+    them from the images at every step. That saves the disk (half a terabyte for ImageNet at ViT-B)
+    and costs the encoder's forward pass."""
+
+    @property
+    def encoder_use(self) -> EncoderUse:
+        """The encoder whose tokens are followed."""
+        return EncoderUse(self.encoder, self.features)
+
+    def target_name(self, term: AlignmentLoss) -> str:
+        """The encoder; a stand-in is called one."""
+        return f"REPA: {self.encoder_name(term)}"
+
+    def compute_loss(
+        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+    ) -> LossOutput:
+        """-cos, averaged over tokens and samples."""
+        from selftrans.alignment.base import LossOutput, token_cosines
+
+        target = self.guiding_features(term, batch, features)
+        cosines = token_cosines(term.heads["projector"](features[self.depth]), target)
+        return LossOutput(-cosines.mean(), cosines)
 
 
 def resized_tokens(tokens_BTD: Tensor, grid_size: int) -> Tensor:

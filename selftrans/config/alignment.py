@@ -37,6 +37,7 @@ METHODS = {
     "layersync": "selftrans.alignment.layersync:LayerSync",
     "vae-repa": "selftrans.alignment.vae_repa:VaeRepa",
     "dispersive": "selftrans.alignment.dispersive:Dispersive",
+    "haste": "selftrans.alignment.haste:Haste",
     "internal-guidance": "selftrans.alignment.internal_guidance:InternalGuidance",
 }
 """Built-in methods: a further one is registered by its name here."""

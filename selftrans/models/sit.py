@@ -100,6 +100,11 @@ class Block(nn.Module):
         mixed = self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
         return add_scaled(x_BTD, gate2, mixed)
 
+    def attention_logits(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
+        """The block's attention before its softmax, (B, H, T, T), of the tokens before it."""
+        shift, scale, *_ = self.adaLN_modulation(condition_BD).chunk(6, dim=-1)
+        return self.attn.logits(modulate(self.norm1(x_BTD), shift, scale))
+
 
 class FinalLayer(nn.Module):
     """Adaptive layer norm, then a linear map from a token to its patch."""
@@ -117,14 +122,40 @@ class FinalLayer(nn.Module):
 
 
 class BlockFeatures(dict[int, Tensor]):
-    """Tokens after blocks, (B, T, D) by depth counted from 1, and what else a pass gave.
+    """Tokens after blocks, (B, T, D) by depth, 0 for those before the first block.
 
-    Attributes:
-        intermediate_velocity: of the second output layer, (B, C, H, W), where there is one and the
-            tokens that it reads are among these.
+    Also what else can be had of them in the same pass, computed where it is asked for.
+
+    Args:
+        trunk: whose blocks these are.
+        condition_BD: what they were modulated by.
     """
 
-    intermediate_velocity: Tensor | None = None
+    def __init__(self, trunk: "SiTTrunk", condition_BD: Tensor) -> None:
+        super().__init__()
+        self.trunk, self.condition_BD = trunk, condition_BD
+
+    def attention_logits(self, depth: int) -> Tensor:
+        """Attention in block ``depth`` before its softmax, (B, H, T, T).
+
+        The tokens before the block, those of ``depth - 1``, have to be among these. Queries and
+        keys are computed again: the block's own attention is fused and keeps none.
+        """
+        block = self.trunk.blocks[depth - 1]
+        assert isinstance(block, Block)
+        return block.attention_logits(self[depth - 1], self.condition_BD)
+
+    def intermediate_velocity(self) -> Tensor:
+        """Velocity of the second output layer, (B, C, H, W).
+
+        The tokens that it reads have to be among these.
+        """
+        trunk, depth = self.trunk, self.trunk.shape.intermediate_depth
+        assert isinstance(trunk, SiT)
+        assert trunk.intermediate_layer is not None
+        assert depth is not None
+        patches = trunk.intermediate_layer(self[depth], self.condition_BD)
+        return unpatchify(patches, trunk.shape)
 
 
 class SiTTrunk(nn.Module):
@@ -165,10 +196,13 @@ class SiTTrunk(nn.Module):
     ) -> tuple[Tensor, BlockFeatures]:
         """Tokens after block ``last`` (default: all), and after each of ``depths``, (B, T, D).
 
-        Blocks are counted from 1. With ``pool``, those of ``depths`` are means over tokens, (B, D).
+        Blocks are counted from 1; 0 is what the first one reads. With ``pool``, those of
+        ``depths`` are means over tokens, (B, D).
         """
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
-        kept = BlockFeatures()
+        kept = BlockFeatures(self, condition_BD)
+        if 0 in depths:
+            kept[0] = x_BTD.mean(dim=1) if pool else x_BTD
         for depth, block in enumerate(self.blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, condition_BD, use_reentrant=False)
@@ -240,24 +274,7 @@ class SiT(SiTTrunk):
         assert self.shape.intermediate_depth is not None
         depths = (self.shape.intermediate_depth,)
         velocity, features = self.with_features(x_BCHW, t_B, labels_B, depths)
-        assert features.intermediate_velocity is not None
-        return velocity, features.intermediate_velocity
-
-    def run_blocks(
-        self,
-        x_BCHW: Tensor,
-        condition_BD: Tensor,
-        depths: Collection[int],
-        last: int | None = None,
-        pool: bool = False,
-    ) -> tuple[Tensor, BlockFeatures]:
-        """As the trunk's, with the velocity of the second output layer."""
-        x_BTD, kept = super().run_blocks(x_BCHW, condition_BD, depths, last, pool)
-        depth = self.shape.intermediate_depth
-        if self.intermediate_layer is not None and not pool and depth is not None and depth in kept:
-            patches = self.intermediate_layer(kept[depth], condition_BD)
-            kept.intermediate_velocity = unpatchify(patches, self.shape)
-        return x_BTD, kept
+        return velocity, features.intermediate_velocity()
 
     def _initialise(self) -> None:
         """Initial weights of DiT.

@@ -86,6 +86,16 @@ FURTHER_METHODS: dict[str, Any] = {
     },
     "dispersive": {"alignment": {"method": "dispersive", "depth": 1, "group_size": 4}},
     "internal-guidance": {"alignment": {"method": "internal-guidance", "depth": 2}},
+    "haste": {
+        "alignment": {
+            "method": "haste",
+            "encoder": "stand-in",
+            "depth": 3,
+            "projector_width": 16,
+            "attention_depths": [1, 3],
+            "stop_after": 5,
+        }
+    },
 }
 FURTHER_METHODS["further"] = {
     "alignment": [dict(run["alignment"]) for run in FURTHER_METHODS.values()],
