@@ -12,6 +12,7 @@ from torch.nn import functional
 from selftrans.alignment.dispersive import Dispersive
 from selftrans.alignment.method import Costs
 from selftrans.alignment.repa import Repa
+from selftrans.alignment.sra import Sra
 from selftrans.alignment.vae_repa import VaeRepa
 from selftrans.config import (
     BackboneConfig,
@@ -20,9 +21,10 @@ from selftrans.config import (
     load_experiment,
 )
 from selftrans.flops import forward_flop
-from selftrans.models.sit import patchify
+from selftrans.models.sit import SiT, patchify
 from selftrans.runtime.errors import Interrupted
 from tests.support.experiments import FURTHER_METHODS, TINY
+from tests.support.random_models import randomise
 from tests.support.terms import (
     TIMES,
     build,
@@ -261,3 +263,48 @@ def test_groups_that_no_process_holds_are_one_line(tiny):
     message = "here: alignment 'dispersive': group_size: 4 does not divide the 2 samples"
     with pytest.raises(ConfigError, match=message):
         dispersive.check_processes(4, "here")
+
+
+# -- SRA, where features grow
+
+
+class Magnified(torch.nn.Module):
+    """Features times a factor: a model's, or those that a head is given."""
+
+    def __init__(self, factor, model=None):
+        super().__init__()
+        self.factor, self.model = factor, model
+
+    def features(self, *given):
+        return {depth: self.factor * x for depth, x in self.model.features(*given).items()}
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize("loss", ["smooth-l1", "cosine", "cosine-over-tokens"])
+def test_sras_smooth_l1_grows_with_the_features_and_its_cosine_does_not(shape, loss):
+    """Ten times the features of both networks: the distance is ten times as large, without bound.
+
+    The cosine, which the authors advise since smooth L1 was seen to diverge (their issue 7), stays,
+    and does not pull at how large the student's features are.
+    """
+    settings = Sra(method="sra", student_depth=2, teacher_depth=3, loss=loss)
+    model, batch = build(shape, settings), make_batch()
+    average = randomise(SiT(shape).double(), seed=7).requires_grad_(False).eval()
+    tokens = {2: model.backbone.features(batch.x_BCHW, batch.t_B, batch.labels_B, (2,))[2].detach()}
+    term, values, pulls = only_term(model), [], []
+    for factor in (1.0, 10.0):
+        scale = torch.tensor(factor, dtype=torch.float64, requires_grad=True)
+        term.heads["projector"] = Magnified(scale)
+        term.set_ema_model(Magnified(factor, average))
+        value = term(batch, tokens).loss
+        (pull,) = torch.autograd.grad(value, scale)
+        values.append(value.item())
+        pulls.append(abs(pull.item()))
+    if loss == "smooth-l1":
+        assert 9.9 < values[1] / values[0] < 11
+        assert min(pulls) > 1e-2
+    else:
+        assert values[1] == pytest.approx(values[0], rel=1e-5)
+        assert max(pulls) < 1e-6
