@@ -1,6 +1,7 @@
 """Public checkpoints in, ours out."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -218,8 +219,9 @@ def _check_shape(file: Path, shape: BackboneShape, expected: BackboneConfig | No
     if isinstance(shape, MMDiTShape) != isinstance(expected, MMDiTConfig):
         found, wanted = ("MMDiT", "SiT") if isinstance(shape, MMDiTShape) else ("SiT", "MMDiT")
         raise UserError(f"{file}: is of kind {found}, expected {wanted}")
-    sizes = shape.sized(expected).to_json()
-    for key, value in shape.to_json().items():
+    plain = replace(shape, intermediate_depth=None)
+    sizes = plain.sized(expected).to_json()
+    for key, value in plain.to_json().items():
         if value != sizes[key]:
             raise UserError(f"{file}: {key} is {value}, expected {sizes[key]}")
 

@@ -62,7 +62,7 @@ MISTAKES = {
         {"runs.sit": {"alignment": {"method": "magic"}}},
         (
             r"runs\.sit\.alignment\.method: 'magic' is unknown "
-            r"\(allowed: 'vae-alignment', .*, 'layersync', or FILE\.py:CLASS\)$"
+            r"\(allowed: 'vae-alignment', .*, or FILE\.py:CLASS\)$"
         ),
     ),
     "method missing": (
@@ -824,7 +824,7 @@ PRESETS = [
 ]
 
 
-TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|ADM)\]"
+TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|VAE-REPA|iREPA|DispLoss|IG|HASTE|ADM)\]"
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])

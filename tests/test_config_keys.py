@@ -2,11 +2,15 @@
 
 import pytest
 
+from selftrans.alignment.dispersive import Dispersive
+from selftrans.alignment.haste import Haste
+from selftrans.alignment.internal_guidance import InternalGuidance
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.repa import Repa
 from selftrans.alignment.self_transcendence import SelfTranscendence
 from selftrans.alignment.sra import Sra
 from selftrans.alignment.vae_alignment import VaeAlignment
+from selftrans.alignment.vae_repa import VaeRepa
 from selftrans.config import (
     AnalysisConfig,
     BackboneConfig,
@@ -14,13 +18,14 @@ from selftrans.config import (
     EvaluationConfig,
     FiguresConfig,
     GuidanceConfig,
+    InternalGuidanceConfig,
     SamplerConfig,
     TeacherConfig,
     TrainingConfig,
     load_experiment,
     validated,
 )
-from tests.support.experiments import OTHER_METHODS, TINY
+from tests.support.experiments import FURTHER_METHODS, OTHER_METHODS, TINY
 from workflow.lib.settings import WorkflowConfig
 
 PARTS = {
@@ -29,6 +34,7 @@ PARTS = {
     "evaluation": EvaluationConfig,
     "evaluation.samplers.ode": SamplerConfig,
     "evaluation.samplers.ode.guidance": GuidanceConfig,
+    "evaluation.samplers.ode.internal_guidance": InternalGuidanceConfig,
     "figures": FiguresConfig,
     "analysis": AnalysisConfig,
     "runs.vae-align.alignment": VaeAlignment,
@@ -37,14 +43,19 @@ PARTS = {
     "runs.repa.alignment": Repa,
     "runs.sra.alignment": Sra,
     "runs.layersync.alignment": LayerSync,
+    "runs.vae-repa.alignment": VaeRepa,
+    "runs.dispersive.alignment": Dispersive,
+    "runs.internal-guidance.alignment": InternalGuidance,
+    "runs.haste.alignment": Haste,
 }
 # "sweep" is what a sweep writes of itself; a mapping for a preset is in test_config.py.
 KEYS = [
     f"{part}.{key}" for part, model in PARTS.items() for key in model.model_fields if key != "sweep"
 ]
-RUNS = {**TINY["runs"], **OTHER_METHODS}
+RUNS = {**TINY["runs"], **OTHER_METHODS, **FURTHER_METHODS}
 ANY_SIGN = {
     "evaluation.samplers.ode.guidance.scale",
+    "evaluation.samplers.ode.internal_guidance.scale",
     "runs.self-transcendence.alignment.guidance_scale",
 }
 NAMES_A_FILE = {"figures.published"}

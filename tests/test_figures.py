@@ -7,7 +7,8 @@ import pytest
 
 from selftrans.evaluation.tables import read_held_out
 from selftrans.plotting.convergence import convergence
-from selftrans.plotting.curves import losses
+from selftrans.plotting.curves import dynamics, losses
+from selftrans.plotting.style import run_styles
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of, write_json
 
@@ -166,3 +167,13 @@ def test_steps_have_one_unit(last, labels):
     figure = convergence(table, LABELS, 5.5)
     figure.draw_without_rendering()
     assert labels <= {tick.get_text() for tick in figure.get_axes()[0].get_xticklabels()}
+
+
+@pytest.mark.parametrize(("cosines", "count"), [([0.1, 0.2], 3), ([float("nan")] * 2, 2)])
+def test_a_run_that_follows_nothing_has_no_panel_of_the_cosine(cosines, count):
+    gradients = {"denoising_gradient": [1.0, 0.9], "alignment_gradient": [0.3, 0.2]}
+    history = HISTORY.assign(cosine=cosines, **gradients)
+    axes = dynamics([history], run_styles(LABELS)["ours"], 5.5).get_axes()
+    assert len(axes) == count
+    assert list(axes[0].get_lines()[0].get_ydata()) == [0.5, 0.4]
+    assert [list(line.get_ydata()) for line in axes[-1].get_lines()] == [[1.0, 0.9], [0.3, 0.2]]

@@ -16,7 +16,7 @@ from selftrans.alignment.method import AlignmentMethod
 from selftrans.config import TimeMasking, TimeRangeConfig
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import Interpolant
-from selftrans.models.backbone import Backbone, Trunk
+from selftrans.models.backbone import Backbone, BlockFeatures, Trunk
 from selftrans.models.encoder import PatchEncoder
 from selftrans.models.shape import BackboneShape
 
@@ -164,7 +164,7 @@ class AlignmentLoss(nn.Module):
         """What the student's tokens follow, for every sample, (B, T, D'), without gradient."""
         return self.method.guiding_features(self, batch, features)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
+    def forward(self, batch: Batch, features: BlockFeatures) -> LossOutput:
         """The term; ``features[d]`` are the tokens (B, T, D) after student block d."""
         return self.method.compute_loss(self, batch, features)
 
@@ -201,7 +201,7 @@ class AlignmentLosses(nn.Module):
         for term in self.values():
             term.set_ema_model(ema_model)
 
-    def forward(self, batch: Batch, features: Mapping[int, Tensor]) -> LossOutput:
+    def forward(self, batch: Batch, features: BlockFeatures) -> LossOutput:
         """The weighted sum of the active terms, and all their cosines."""
         total = batch.t_B.new_zeros((), dtype=torch.float32)
         cosines = [batch.t_B.new_zeros(0, dtype=torch.float32)]

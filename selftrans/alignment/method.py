@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         GuidingFeatures,
         LossOutput,
     )
-    from selftrans.models.backbone import Backbone
+    from selftrans.models.backbone import Backbone, BlockFeatures
 
 
 class Costs(NamedTuple):
@@ -58,7 +58,10 @@ class AlignmentMethod(AlignmentConfig):
     @property
     @abstractmethod
     def depths(self) -> tuple[int, ...]:
-        """Student blocks, counted from 1, whose tokens the loss is computed from."""
+        """Student blocks, counted from 1, whose tokens the loss is computed from.
+
+        0 is what the first block reads.
+        """
 
     @property
     def needs_global_times(self) -> bool:
@@ -122,6 +125,6 @@ class AlignmentMethod(AlignmentConfig):
 
     @abstractmethod
     def compute_loss(
-        self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
+        self, term: AlignmentLoss, batch: Batch, features: BlockFeatures
     ) -> LossOutput:
         """The term; ``features[d]`` are the student's tokens (B, T, D) after block d."""

@@ -35,6 +35,10 @@ METHODS = {
     "repa": "selftrans.alignment.repa:Repa",
     "sra": "selftrans.alignment.sra:Sra",
     "layersync": "selftrans.alignment.layersync:LayerSync",
+    "vae-repa": "selftrans.alignment.vae_repa:VaeRepa",
+    "dispersive": "selftrans.alignment.dispersive:Dispersive",
+    "haste": "selftrans.alignment.haste:Haste",
+    "internal-guidance": "selftrans.alignment.internal_guidance:InternalGuidance",
 }
 """Built-in methods: a further one is registered by its name here."""
 
@@ -113,6 +117,24 @@ class AlignmentConfig(ConfigModel):
     def time_masking(self) -> TimeMasking | None:
         """The mask of the range of times of a method that has one."""
         return None
+
+    @property
+    def intermediate_depth(self) -> int | None:
+        """Block that the model gets a second output layer behind, which the method trains."""
+        return None
+
+    @property
+    def needs_sit(self) -> bool:
+        """Whether the method reads what SiT alone offers: attention maps, a second output layer."""
+        return self.intermediate_depth is not None
+
+    @property
+    def batch_group(self) -> int:
+        """Number of consecutive samples of the global batch that the loss compares.
+
+        No micro-batch begins within such a group.
+        """
+        return 1
 
     @property
     def frozen_teacher(self) -> FrozenTeacher | None:

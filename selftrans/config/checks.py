@@ -45,6 +45,36 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
     if side % patch:
         message = f"{patch} does not divide the {side}x{side} latents"
         yield Problem(("runs", name, "model", "patch_size"), message)
+    yield from _condition_problems(experiment, name, run)
+    if run.imported and run.alignments:
+        message = "an imported checkpoint is not trained (allowed: none)"
+        yield Problem(("runs", name, "alignment"), message)
+        return
+    for number, term in enumerate(run.alignments.values()):
+        keys: tuple[str | int, ...] = ("runs", name, "alignment")
+        keys += (number,) if isinstance(run.alignment, tuple) else ()
+        for key, depth in term.student_blocks.items():
+            yield from _depth_problems((*keys, key), depth, run.model.depth)
+        if problem := run.group_problem(term):
+            yield Problem((*keys, "group_size"), problem)
+        if term.frozen_teacher:
+            yield from _teacher_problems(experiment, keys, run, term.frozen_teacher)
+        if term.encoder_use:
+            yield from _encoder_problems(experiment, (*keys, "encoder"), term.encoder_use.name)
+    if sum(term.intermediate_depth is not None for term in run.alignments.values()) > 1:
+        message = "two terms train a second output layer (allowed: one)"
+        yield Problem(("runs", name, "alignment"), message)
+    ways: dict[str, str] = {}
+    for use in run.encoders:
+        if ways.setdefault(use.name, use.features) != use.features:
+            message = f"features of {use.name!r} are 'store' and 'images' at once"
+            yield Problem(("runs", name, "alignment"), message)
+
+
+def _condition_problems(
+    experiment: ExperimentConfig, name: str, run: RunConfig
+) -> Iterator[Problem]:
+    """What a backbone and its methods ask of the condition."""
     if run.model.condition not in (known := experiment.data.conditions):
         message = (
             f"{run.model.kind!r} is conditioned on a {run.model.condition},"
@@ -58,23 +88,9 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
             f" {experiment.condition} (allowed: one condition for all runs)"
         )
         yield Problem(("runs", name, "model", "kind"), message)
-    if run.imported and run.alignments:
-        message = "an imported checkpoint is not trained (allowed: none)"
-        yield Problem(("runs", name, "alignment"), message)
-        return
-    for number, term in enumerate(run.alignments.values()):
-        keys: tuple[str | int, ...] = ("runs", name, "alignment")
-        keys += (number,) if isinstance(run.alignment, tuple) else ()
-        for key, depth in term.student_blocks.items():
-            yield from _depth_problems((*keys, key), depth, run.model.depth)
-        if term.frozen_teacher:
-            yield from _teacher_problems(experiment, keys, run, term.frozen_teacher)
-        if term.encoder_use:
-            yield from _encoder_problems(experiment, (*keys, "encoder"), term.encoder_use.name)
-    ways: dict[str, str] = {}
-    for use in run.encoders:
-        if ways.setdefault(use.name, use.features) != use.features:
-            message = f"features of {use.name!r} are 'store' and 'images' at once"
+    for term in run.alignments.values():
+        if term.needs_sit and run.model.condition != "class":
+            message = f"{term.method!r} needs a SiT, {name!r} is of kind {run.model.kind!r}"
             yield Problem(("runs", name, "alignment"), message)
 
 
@@ -145,6 +161,10 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         if channels is not None and channels > there:
             message = f"{channels} is beyond the latents' {there} channels (allowed: 1 to {there})"
             yield Problem(("evaluation", "samplers", name, "guidance", "channels"), message)
+        guided = any(run.intermediate_depth is not None for run in experiment.runs.values())
+        if sampler.internal_guidance.scale != 1 and not guided:
+            message = "no run trains a second output layer (allowed: 1, or a run that does)"
+            yield Problem(("evaluation", "samplers", name, "internal_guidance", "scale"), message)
         if isinstance(sampler.checkpoints, tuple):
             keys = ("evaluation", "samplers", name, "checkpoints")
             yield from _step_problems(

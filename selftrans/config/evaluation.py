@@ -54,6 +54,26 @@ _NUMBER = {"type": "number"}
 _NUMBER_OR_SWEEP = {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER, "minItems": 1}]}
 
 
+class InternalGuidanceConfig(ConfigModel):
+    """Internal Guidance in an interval of time (Zhou et al. 2025), beside classifier-free guidance.
+
+    Only runs of the method `internal-guidance` are sampled so.
+    """
+
+    scale: float = 1.0
+    """Scale s of v_mid + s (v - v_mid), of the velocity that the run's second output layer predicts
+    and that of the last block; 1 is none (its authors' script: 1.4)."""
+    low: UnitFloat = 0.0
+    """First t that is guided so."""
+    high: UnitFloat = 1.0
+    """Last t that is guided so."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_interval(self.low, self.high)
+        return self
+
+
 class GuidanceConfig(ConfigModel):
     """Classifier-free guidance in an interval of time; outside it, the conditional pass alone."""
 
@@ -70,9 +90,13 @@ class GuidanceConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low: {self.low} is above high {self.high}")
+        _check_interval(self.low, self.high)
         return self
+
+
+def _check_interval(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"low: {low} is above high {high}")
 
 
 DOPRI5_TOLERANCES = {"rtol": 1e-3, "atol": 1e-6}
@@ -97,6 +121,8 @@ class SamplerConfig(ConfigModel):
     """Images."""
     guidance: GuidanceConfig = GuidanceConfig()
     """Classifier-free guidance."""
+    internal_guidance: InternalGuidanceConfig = InternalGuidanceConfig()
+    """Internal Guidance; both velocities are guided before classifier-free guidance joins them."""
     weights: Weights = "ema"
     """Which weights are sampled."""
     labels: Literal["balanced", "random"] = "balanced"

@@ -19,6 +19,7 @@ from selftrans.config.figures import AnalysisConfig, FiguresConfig, GridConfig
 from selftrans.config.model import Backbone
 from selftrans.config.resources import ResourcesConfig
 from selftrans.config.training import ImportedConfig, TrainingConfig
+from selftrans.runtime.errors import ConfigError
 
 
 class RunConfig(ConfigModel):
@@ -64,6 +65,34 @@ class RunConfig(ConfigModel):
         """The encoders that terms follow, each once."""
         uses = (term.encoder_use for term in self.alignments.values())
         return tuple(dict.fromkeys(use for use in uses if use))
+
+    @property
+    def intermediate_depth(self) -> int | None:
+        """Block that a second output layer predicts the velocity behind, if a term trains one."""
+        depths = (term.intermediate_depth for term in self.alignments.values())
+        return next((depth for depth in depths if depth is not None), None)
+
+    def group_problem(self, term: AlignmentConfig, processes: int = 1) -> str | None:
+        """What is wrong with a term's groups of samples, if the batch is shared among processes."""
+        size = self.training.batch_size // (processes * self.training.accumulate)
+        if size % term.batch_group == 0:
+            return None
+        return (
+            f"{term.batch_group} does not divide the {size} samples of a micro-batch"
+            f" (batch_size {self.training.batch_size} over {processes} processes times"
+            f" {self.training.accumulate})"
+        )
+
+    def check_processes(self, processes: int, where: str) -> None:
+        """Refuse a number of processes that the global batch cannot be shared among.
+
+        Raises:
+            ConfigError: naming ``where`` the run is set.
+        """
+        self.training.check_processes(processes, where)
+        for name, term in self.alignments.items():
+            if problem := self.group_problem(term, processes):
+                raise ConfigError(f"{where}: alignment {name!r}: group_size: {problem}")
 
 
 class ExperimentConfig(ConfigModel):
@@ -130,8 +159,14 @@ class ExperimentConfig(ConfigModel):
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
-        """The checkpoints of ``run`` that ``sampler`` is applied to."""
+        """The checkpoints of ``run`` that ``sampler`` is applied to.
+
+        Internal Guidance is for the runs that train its output layer.
+        """
         steps = self.runs[run].training.checkpoints
+        internal = self.evaluation.samplers[sampler].internal_guidance
+        if internal.scale != 1 and self.runs[run].intermediate_depth is None:
+            return ()
         if self.runs[run].imported:  # its only checkpoint is what there is to sample
             return steps
         match self.evaluation.samplers[sampler].checkpoints:

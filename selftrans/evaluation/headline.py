@@ -63,6 +63,8 @@ def setting_of(row: "pd.Series[Any]") -> str:
         guided = f"scale {row['guidance_scale']:g}, {interval}"
         if row["guidance_channels"] != "all":
             guided += f", {row['guidance_channels']} channels"
+    if (internal := row.get("internal_guidance", "off")) != "off":
+        guided += f", internal guidance {internal}"
     steps = f"{row['num_steps']} steps"
     if sampler == "dopri5":
         steps = f"rtol {row['rtol']:g}, atol {row['atol']:g}"

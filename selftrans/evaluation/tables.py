@@ -35,9 +35,9 @@ METRIC_NAMES: dict[Metric, str] = {
 }
 SETTINGS = (
     "sampler", "num_steps", "guidance_scale", "guidance_low", "guidance_high", "guidance_channels",
-    "rtol", "atol", "weights", "classes", "network_precision", "decoder_precision",
-    "decoder_digest", "uint8", "num_samples", "sampling_seed", "extractor", "extractor_digest",
-    "num_reference", "reference_digest",
+    "internal_guidance", "rtol", "atol", "weights", "classes", "network_precision",
+    "decoder_precision", "decoder_digest", "uint8", "num_samples", "sampling_seed", "extractor",
+    "extractor_digest", "num_reference", "reference_digest",
 )  # fmt: skip
 """Columns in which numbers have to agree, or they do not share a curve."""
 
@@ -62,6 +62,13 @@ def metrics_table(
     return pd.DataFrame([_row(name, result, maskings or {}) for name, result in results])
 
 
+def _internal_guidance(internal: Mapping[str, float] | None) -> str:
+    """Internal Guidance in words, as the column has it; a set that says nothing has none."""
+    if internal is None:
+        return "off"
+    return f"scale {internal['scale']:g}, t in {internal['low']:g} to {internal['high']:g}"
+
+
 def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict[str, Any]:
     samples, reference = result["samples"], result.get("reference") or {}
     versions = {**result["versions"], **samples["versions"]}  # those of the samples stand first
@@ -76,6 +83,7 @@ def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict
         "guidance_low": samples["guidance"]["low"],
         "guidance_high": samples["guidance"]["high"],
         "guidance_channels": samples["guidance"].get("channels") or "all",
+        "internal_guidance": _internal_guidance(samples.get("internal_guidance")),
         "rtol": samples.get("rtol"),
         "atol": samples.get("atol"),
         "weights": samples["weights"],
@@ -157,11 +165,18 @@ class _Guidance(_Open):
     channels: Whole | None = None
 
 
+class _InternalGuidance(_Open):
+    scale: float
+    low: float
+    high: float
+
+
 class _Samples(_Open):
     checkpoint: _Checkpoint
     sampler: SamplerName
     num_steps: Whole
     guidance: _Guidance
+    internal_guidance: _InternalGuidance | None = None
     weights: Weights
     labels: Literal["balanced", "random", "prompts"]
     precision: Literal[Precision, "tf32"]

@@ -27,6 +27,43 @@ class Velocity(Protocol):
         ...
 
 
+class TwoVelocities(Velocity, Protocol):
+    """A backbone with a second output layer behind an earlier block."""
+
+    def both_velocities(
+        self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and that of the second output layer."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class InternalGuidance:
+    """Internal Guidance in an interval (Zhou et al. 2025): v_mid + scale (v - v_mid).
+
+    With the velocity v_mid that the second output layer predicts, where low <= t <= high. An
+    evaluation is guided by its own time, in Heun's method, too.
+    """
+
+    model: TwoVelocities
+    scale: float
+    low: float
+    high: float
+
+    def acts(self, t: float | Tensor, batch: int, device: torch.device) -> Tensor:
+        """On which samples, (B,), at the time of all, or of each."""
+        times = t.tolist() if isinstance(t, Tensor) else [t] * batch
+        guided = [guidance_acts(time, self.scale, self.low, self.high) for time in times]
+        return torch.tensor(guided, device=device)
+
+    def __call__(self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, acts_B: Tensor) -> Tensor:
+        """The velocity in float64."""
+        velocity, intermediate = self.model.both_velocities(x_BCHW, t_B, condition_B)
+        velocity, intermediate = velocity.double(), intermediate.double()
+        guided = intermediate + self.scale * (velocity - intermediate)
+        return torch.where(acts_B.reshape(-1, 1, 1, 1), guided, velocity)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GuidedVelocity:
     """Classifier-free guidance in an interval (Kynkäänniemi et al. 2024).
@@ -48,6 +85,8 @@ class GuidedVelocity:
     """First channels that are guided, all if it is None; the others take the conditional velocity,
     as in SiT's published code (its ``forward_with_cfg``)."""
     dtype: torch.dtype = torch.float32
+    internal: InternalGuidance | None = None
+    """Guides both velocities, before they are combined."""
 
     def is_guided(self, t: float) -> bool:
         """Whether guidance acts at ``t``."""
@@ -68,11 +107,13 @@ class GuidedVelocity:
         ).expand(batch)
         twice = guided if isinstance(guided, Tensor) else slice(batch if guided else 0)
         null = self.null_condition.expand_as(condition[twice])
-        both = self.model(
-            torch.cat([x, x[twice]]),
-            torch.cat([times, times[twice]]),
-            torch.cat([condition, null]),
-        ).double()
+        states, times = torch.cat([x, x[twice]]), torch.cat([times, times[twice]])
+        conditions = torch.cat([condition, null])
+        if self.internal is None:
+            both = self.model(states, times, conditions).double()
+        else:
+            acts = self.internal.acts(t, batch, x.device)
+            both = self.internal(states, times, conditions, torch.cat([acts, acts[twice]]))
         velocity, unconditional = both[:batch].clone(), both[batch:]
         conditional = velocity[twice]
         guided_part = unconditional + self.scale * (conditional - unconditional)

@@ -14,6 +14,21 @@ from torch import Tensor, nn
 from selftrans.models.shape import BackboneShape
 
 
+class BlockFeatures(dict[int, Tensor]):
+    """Tokens after blocks, (B, T, D) by depth, 0 for those before the first block.
+
+    Also what else can be had of them in the same pass, where the backbone offers it.
+    """
+
+    def attention_logits(self, depth: int) -> Tensor:
+        """Attention in block ``depth`` before its softmax, (B, H, T, T)."""
+        raise NotImplementedError
+
+    def intermediate_velocity(self) -> Tensor:
+        """Velocity of a second output layer, (B, C, H, W)."""
+        raise NotImplementedError
+
+
 class Trunk(nn.Module, ABC):
     """Embedders and blocks: all of a backbone but the output layer; what a frozen teacher has.
 
@@ -48,7 +63,7 @@ class Trunk(nn.Module, ABC):
         condition_B: Tensor,
         depths: Collection[int],
         pool: bool = False,
-    ) -> dict[int, Tensor]:
+    ) -> BlockFeatures:
         """Image tokens (B, T, D) after each block of ``depths``, or their means (B, D).
 
         Blocks are counted from 1; no deeper one is run.
@@ -65,5 +80,5 @@ class Backbone(Trunk):
     @abstractmethod
     def with_features(
         self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, depths: Collection[int]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """The velocity, and the image tokens after each block of ``depths``, counted from 1."""

@@ -39,9 +39,12 @@ def backbone_of(metadata: WeightsMetadata | TeacherMetadata) -> Backbone:
     shape = metadata.shape
     if metadata.own_backbone is None:
         return MMDiT(shape) if isinstance(shape, MMDiTShape) else SiT(shape)
-    return build_backbone(
-        own_backbone(metadata.own_backbone), shape.latent_shape, shape.condition_size
-    )
+    model = own_backbone(metadata.own_backbone)
+    backbone = build_backbone(model, shape.latent_shape, shape.condition_size)
+    if shape.intermediate_depth is not None:
+        assert isinstance(backbone, SiT)
+        backbone.add_intermediate_layer(shape.intermediate_depth)
+    return backbone
 
 
 def trunk_of(shape: BackboneShape) -> Trunk:

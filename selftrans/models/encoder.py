@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +73,71 @@ class PatchEncoder:
         if isinstance(getattr(self.network, "norm", None), nn.Identity):
             tokens = self.network.fc_norm(tokens)
         return tokens[:, self.network.num_prefix_tokens :]
+
+    def check_attention(self, depths: Collection[int]) -> None:
+        """Refuse blocks whose attention logits ``with_attention`` cannot give.
+
+        Raises:
+            UserError: there are fewer blocks, or their attention is not timm's plain one.
+        """
+        from timm.layers import Attention
+
+        blocks = getattr(self.network, "blocks", ())
+        if beyond := [depth for depth in depths if not 1 <= depth <= len(blocks)]:
+            raise UserError(
+                f"encoder {self.name!r}: block {beyond[0]} is none of its {len(blocks)} blocks"
+            )
+        for depth in depths:
+            attention = getattr(blocks[depth - 1], "attn", None)
+            if type(attention) is not Attention:
+                kind = type(attention).__name__
+                raise UserError(
+                    f"encoder {self.name!r}: gives no attention logits, block {depth} has {kind}"
+                    " (allowed: a vision transformer with timm's Attention)"
+                )
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.network.blocks)
+
+    @torch.no_grad()
+    def with_attention(
+        self, images_BHWC: Tensor, depths: Collection[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Patch tokens, and the attention logits among patches in blocks, from one pass.
+
+        The logits, (B, H, T, T) by depth counted from 1, are what each block's softmax is taken
+        of, without class and register tokens.
+        """
+        read: dict[int, Tensor] = {}
+
+        def keep(depth: int, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            read[depth] = inputs[0]
+
+        attentions = {depth: self.network.blocks[depth - 1].attn for depth in depths}
+        hooks = [
+            attention.register_forward_pre_hook(partial(keep, depth))
+            for depth, attention in attentions.items()
+        ]
+        try:
+            tokens = self(images_BHWC)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        prefix = self.network.num_prefix_tokens
+        return tokens, {
+            depth: _logits(attention, read[depth])[:, :, prefix:, prefix:]
+            for depth, attention in attentions.items()
+        }
+
+
+def _logits(attention: Any, x_BTD: Tensor) -> Tensor:
+    """What timm's ``Attention`` takes the softmax of, (B, H, T, T)."""
+    qkv = attention.qkv(x_BTD).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    queries, keys = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+    logits: Tensor = attention.scale * queries @ keys.transpose(2, 3)
+    return logits
 
 
 def stand_in_architecture(settings: TrainedEncoderConfig, image_size: int) -> dict[str, Any]:

@@ -58,6 +58,17 @@ class Attention(nn.Module):
         )
         return self.proj(mixed_BHTE.transpose(1, 2).flatten(2))
 
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """Products of queries and keys over the root of their length, (B, H, T, T).
+
+        Their softmax is the attention that ``forward`` has, which keeps none of it.
+        """
+        both = 2 * x_BTD.shape[2]
+        qk_BTD = F.linear(x_BTD, self.qkv.weight[:both], self.qkv.bias[:both])
+        q_BHTE, k_BHTE = qk_BTD.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scale = q_BHTE.shape[3] ** -0.5
+        return scale * self.q_norm(q_BHTE) @ self.k_norm(k_BHTE).transpose(2, 3)
+
 
 class Mlp(nn.Module):
     """Two linear maps with a GELU (its tanh approximation) between: (B, T, D) -> (B, T, D)."""

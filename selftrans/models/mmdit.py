@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selftrans.config import BackboneConfig
-from selftrans.models.backbone import Backbone, Trunk
+from selftrans.models.backbone import Backbone, BlockFeatures, Trunk
 from selftrans.models.layers import Mlp, PatchEmbed
 from selftrans.models.shape import MMDiTShape
 from selftrans.models.sit import (
@@ -195,7 +195,7 @@ class MMDiTTrunk(Trunk):
         depths: Collection[int],
         last: int | None = None,
         pool: bool = False,
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """Image tokens after block ``last`` (default: all) and after each of ``depths``, (B, T, D).
 
         Blocks are counted from 1. With ``pool``, those of ``depths`` are means over tokens, (B, D).
@@ -204,7 +204,9 @@ class MMDiTTrunk(Trunk):
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         # Features of text are stored in half precision.
         context_BLD = self.context_embedder(condition_B.to(self.context_embedder.weight.dtype))
-        kept: dict[int, Tensor] = {}
+        kept = BlockFeatures()
+        if 0 in depths:
+            kept[0] = x_BTD.mean(dim=1) if pool else x_BTD
         for depth, block in enumerate(self.joint_blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
                 x_BTD, context_BLD = checkpoint(
@@ -227,7 +229,7 @@ class MMDiTTrunk(Trunk):
         condition_B: Tensor,
         depths: Collection[int],
         pool: bool = False,
-    ) -> dict[int, Tensor]:
+    ) -> BlockFeatures:
         """Image tokens after each block of ``depths``, or their means; runs no deeper block."""
         time_BD = self.t_embedder(t_B)
         return self.run_blocks(x_BCHW, time_BD, condition_B, depths, max(depths), pool)[1]
@@ -252,7 +254,7 @@ class MMDiT(MMDiTTrunk, Backbone):
 
     def with_features(
         self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, depths: Collection[int]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """The velocity, and the image tokens after each block of ``depths``, counted from 1."""
         time_BD = self.t_embedder(t_B)
         x_BTD, features = self.run_blocks(x_BCHW, time_BD, condition_B, depths)

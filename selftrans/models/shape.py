@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, PlainSerializer, Tag
 
 from selftrans.config import BackboneConfig
 from selftrans.runtime.errors import UserError
@@ -22,6 +22,8 @@ class TransformerShape:
     patch_size: int
     mlp_ratio: float = 4.0
     qk_norm: bool = True
+    intermediate_depth: int | None = None
+    """Block that a second output layer predicts the velocity behind, if there is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
@@ -42,8 +44,8 @@ class TransformerShape:
         return self.latent_shape[1] // self.patch_size
 
     def to_json(self) -> dict[str, Any]:
-        """What the class takes back as its arguments."""
-        return asdict(self)
+        """What the class takes back as its arguments; without what it does not have."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,5 +120,6 @@ StoredShape: TypeAlias = Annotated[
         custom_error_type="kind",
         custom_error_message="kind is unknown (allowed: 'mmdit', or none for a SiT)",
     ),
+    PlainSerializer(TransformerShape.to_json),
 ]
 """A shape in the metadata of a file."""

@@ -7,13 +7,14 @@ sinusoidal timestep vector. Parameter names are those of public SiT, DiT and REP
 
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from selftrans.config import BackboneConfig
-from selftrans.models.backbone import Backbone, Trunk
+from selftrans.models.backbone import Backbone, BlockFeatures, Trunk
 from selftrans.models.layers import Attention, Mlp, PatchEmbed
 from selftrans.models.shape import BackboneShape, SiTShape
 
@@ -99,6 +100,11 @@ class Block(nn.Module):
         mixed = self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
         return add_scaled(x_BTD, gate2, mixed)
 
+    def attention_logits(self, x_BTD: Tensor, condition_BD: Tensor) -> Tensor:
+        """The block's attention before its softmax, (B, H, T, T), of the tokens before it."""
+        shift, scale, *_ = self.adaLN_modulation(condition_BD).chunk(6, dim=-1)
+        return self.attn.logits(modulate(self.norm1(x_BTD), shift, scale))
+
 
 class FinalLayer(nn.Module):
     """Adaptive layer norm, then a linear map from a token to its patch."""
@@ -113,6 +119,41 @@ class FinalLayer(nn.Module):
         """Patches, (B, T, p p C)."""
         shift, scale = self.adaLN_modulation(embedding_BD).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x_BTD), shift, scale))
+
+
+class SiTFeatures(BlockFeatures):
+    """Tokens after blocks of a SiT, and what else can be had of them in the same pass.
+
+    Args:
+        trunk: whose blocks these are.
+        embedding_BD: what they were modulated by.
+    """
+
+    def __init__(self, trunk: "SiTTrunk", embedding_BD: Tensor) -> None:
+        super().__init__()
+        self.trunk, self.embedding_BD = trunk, embedding_BD
+
+    def attention_logits(self, depth: int) -> Tensor:
+        """Attention in block ``depth`` before its softmax, (B, H, T, T).
+
+        The tokens before the block, those of ``depth - 1``, have to be among these. Queries and
+        keys are computed again: the block's own attention is fused and keeps none.
+        """
+        block = self.trunk.blocks[depth - 1]
+        assert isinstance(block, Block)
+        return block.attention_logits(self[depth - 1], self.embedding_BD)
+
+    def intermediate_velocity(self) -> Tensor:
+        """Velocity of the second output layer, (B, C, H, W).
+
+        The tokens that it reads have to be among these.
+        """
+        trunk, depth = self.trunk, self.trunk.shape.intermediate_depth
+        assert isinstance(trunk, SiT)
+        assert trunk.intermediate_layer is not None
+        assert depth is not None
+        patches = trunk.intermediate_layer(self[depth], self.embedding_BD)
+        return unpatchify(patches, trunk.shape)
 
 
 class SiTTrunk(Trunk):
@@ -155,13 +196,16 @@ class SiTTrunk(Trunk):
         depths: Collection[int],
         last: int | None = None,
         pool: bool = False,
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """Tokens after block ``last`` (default: all), and after each of ``depths``, (B, T, D).
 
-        Blocks are counted from 1. With ``pool``, those of ``depths`` are means over tokens, (B, D).
+        Blocks are counted from 1; 0 is what the first one reads. With ``pool``, those of
+        ``depths`` are means over tokens, (B, D).
         """
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
-        kept: dict[int, Tensor] = {}
+        kept = SiTFeatures(self, embedding_BD)
+        if 0 in depths:
+            kept[0] = x_BTD.mean(dim=1) if pool else x_BTD
         for depth, block in enumerate(self.blocks[:last], start=1):
             if self.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, embedding_BD, use_reentrant=False)
@@ -182,7 +226,7 @@ class SiTTrunk(Trunk):
         condition_B: Tensor,
         depths: Collection[int],
         pool: bool = False,
-    ) -> dict[int, Tensor]:
+    ) -> BlockFeatures:
         """Tokens after each block of ``depths``, or their means; runs no deeper block."""
         embedding_BD = self.embedding(t_B, condition_B)
         return self.run_blocks(x_BCHW, embedding_BD, depths, max(depths), pool)[1]
@@ -191,24 +235,46 @@ class SiTTrunk(Trunk):
 class SiT(SiTTrunk, Backbone):
     """The backbone: velocity of noisy latents.
 
+    A second output layer may predict it behind an earlier block, too (Internal Guidance).
+
     Args:
         shape: sizes of the network.
     """
 
     def __init__(self, shape: SiTShape) -> None:
         super().__init__(shape)
+        self.intermediate_layer: FinalLayer | None = None
         self.final_layer = FinalLayer(
             shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0]
         )
         initialise_transformer(self, self.x_embedder.proj)
+        if shape.intermediate_depth is not None:
+            self.add_intermediate_layer(shape.intermediate_depth)
+
+    def add_intermediate_layer(self, depth: int) -> None:
+        """Have a second output layer predict the velocity behind block ``depth``, zero at first."""
+        shape = self.shape = replace(self.shape, intermediate_depth=depth)
+        layer = FinalLayer(shape.hidden_size, shape.patch_size**2 * shape.latent_shape[0])
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+        self.intermediate_layer = layer
 
     def with_features(
         self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor, depths: Collection[int]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    ) -> tuple[Tensor, BlockFeatures]:
         """The velocity, and the tokens after each block of ``depths`` (counted from 1)."""
         embedding_BD = self.embedding(t_B, condition_B)
         x_BTD, features = self.run_blocks(x_BCHW, embedding_BD, depths)
         return unpatchify(self.final_layer(x_BTD, embedding_BD), self.shape), features
+
+    def both_velocities(
+        self, x_BCHW: Tensor, t_B: Tensor, condition_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity, and that of the second output layer, from one pass."""
+        assert self.shape.intermediate_depth is not None
+        depths = (self.shape.intermediate_depth,)
+        velocity, features = self.with_features(x_BCHW, t_B, condition_B, depths)
+        return velocity, features.intermediate_velocity()
 
 
 def build_sit(model: BackboneConfig, latent_shape: tuple[int, int, int], num_classes: int) -> "SiT":

@@ -159,6 +159,11 @@ def _sampling(settings: SamplerConfig | None) -> dict[str, object]:
             f"sampler: {settings.sampler!r} is {kind}, diffusers' flow-matching scheduler has"
             " Euler's method on the ODE (allowed: euler)"
         )
+    if settings.internal_guidance.scale != 1:
+        raise UserError(
+            f"internal_guidance: scale: {settings.internal_guidance.scale:g}, a pipeline of"
+            " diffusers has no second output layer (allowed: 1)"
+        )
     guidance = settings.guidance
     return {
         "num_inference_steps": settings.num_steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -50,7 +51,13 @@ class SiTTransformer(SiT, ModelMixin, ConfigMixin):
 
     @classmethod
     def of(cls, backbone: SiT) -> SiTTransformer:
-        """A copy of a backbone, in eval mode."""
-        transformer = cls(**backbone.shape.to_json())
-        transformer.load_state_dict(backbone.state_dict())
+        """A copy of a backbone, in eval mode; without a second output layer."""
+        shape = replace(backbone.shape, intermediate_depth=None)
+        transformer = cls(**shape.to_json())
+        kept = {
+            name: tensor
+            for name, tensor in backbone.state_dict().items()
+            if not name.startswith("intermediate_layer.")
+        }
+        transformer.load_state_dict(kept)
         return transformer.requires_grad_(False).eval()

@@ -153,17 +153,21 @@ def losses(
 def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inches: float) -> Figure:
     """What alignment does while a run trains: its loss, the cosine, the two parts' gradients.
 
+    Without a panel of the cosine where nothing is followed.
+
     Args:
         histories: ``history.csv`` of each seed.
         run_style: the run's.
         width_inches: width of the figure.
     """
     figure = Figure(figsize=(width_inches, 0.36 * width_inches))
-    loss, cosine, gradients = figure.subplots(1, 3)
+    follows = any(history["cosine"].notna().any() for history in histories)
+    loss, *cosines, gradients = figure.subplots(1, 3 if follows else 2)
     for number, history in enumerate(histories):
         style = {"linewidth": 1, "alpha": 1 - 0.6 * number / len(histories)}
         loss.plot(history["step"], history["alignment"], color=run_style.colour, **style)
-        cosine.plot(history["step"], history["cosine"], color=run_style.colour, **style)
+        for axis in cosines:
+            axis.plot(history["step"], history["cosine"], color=run_style.colour, **style)
         for part, colour in (("denoising", GREY), ("alignment", run_style.colour)):
             label, norms = part if number == 0 else None, history[f"{part}_gradient"]
             # A batch without a sample in range has norm 0, which a logarithmic axis cannot show.
@@ -171,7 +175,8 @@ def dynamics(histories: Sequence[pd.DataFrame], run_style: RunStyle, width_inche
                 history["step"], norms.where(norms > 0), color=colour, label=label, **style
             )
     steps_axis(loss, "alignment loss")
-    steps_axis(cosine, "cosine of prediction\nand guiding feature")
+    for axis in cosines:
+        steps_axis(axis, "cosine of prediction\nand guiding feature")
     steps_axis(gradients, "norm of the gradient")
     logarithmic(gradients)
     gradients.legend(

@@ -23,6 +23,7 @@ from selftrans import __version__
 from selftrans.config import (
     FIRST_IMAGES,
     SELECTION_FIELDS,
+    InternalGuidanceConfig,
     InterpolantName,
     Precision,
     SamplerConfig,
@@ -31,7 +32,14 @@ from selftrans.config import (
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.flow.dopri5 import dopri5
 from selftrans.flow.interpolant import INTERPOLANTS
-from selftrans.flow.sampler import GuidedVelocity, Velocity, euler, euler_maruyama, heun
+from selftrans.flow.sampler import (
+    GuidedVelocity,
+    InternalGuidance,
+    Velocity,
+    euler,
+    euler_maruyama,
+    heun,
+)
 from selftrans.models.autoencoder import (
     check_latents,
     decode_in_parts,
@@ -40,6 +48,7 @@ from selftrans.models.autoencoder import (
 )
 from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
+from selftrans.models.sit import SiT
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.errors import UserError
@@ -76,6 +85,22 @@ class SampleNoise:
         return torch.from_numpy(noise).to(self._device)
 
 
+def internal_guidance(model: Velocity, settings: InternalGuidanceConfig) -> InternalGuidance | None:
+    """Internal Guidance by a model's second output layer; None for scale 1.
+
+    Raises:
+        UserError: the model has none.
+    """
+    if settings.scale == 1:
+        return None
+    if not isinstance(model, SiT) or model.intermediate_layer is None:
+        raise UserError(
+            f"internal_guidance: scale: {settings.scale:g}, but the model has no second output"
+            " layer (allowed: 1, or a checkpoint of the method internal-guidance)"
+        )
+    return InternalGuidance(model=model, scale=settings.scale, low=settings.low, high=settings.high)
+
+
 @torch.inference_mode()
 def sample_latents(
     model: Velocity,
@@ -96,7 +121,8 @@ def sample_latents(
         interpolant: the one that the model was trained on.
 
     Raises:
-        UserError: more channels are to be guided than there are, or `dopri5` cannot go on.
+        UserError: more channels are to be guided than there are, the model has no second output
+            layer to be guided by, or `dopri5` cannot go on.
     """
     guidance = settings.guidance
     field = GuidedVelocity(
@@ -108,6 +134,7 @@ def sample_latents(
         high=guidance.high,
         channels=guidance.channels,
         dtype=DTYPES.get(settings.precision, torch.float32),
+        internal=internal_guidance(model, settings.internal_guidance),
     )
     x = noise()
     if guidance.channels is not None and guidance.channels > x.shape[1]:
@@ -233,9 +260,12 @@ class ImageSampler:
 
 
 def describe(settings: SamplerConfig, sampler: ImageSampler) -> dict[str, Any]:
-    """All that a set of samples depends on."""
+    """All that a set of samples depends on; of Internal Guidance, which is new, only if it acts."""
+    silent = SELECTION_FIELDS
+    if settings.internal_guidance.scale == 1:
+        silent = {*SELECTION_FIELDS, "internal_guidance"}
     return {
-        **settings.model_dump(mode="json", exclude=SELECTION_FIELDS),
+        **settings.model_dump(mode="json", exclude=silent),
         **sampler.conditions.description,
         "checkpoint": {
             key: getattr(sampler.metadata, key) for key in ("run", "seed", "step", "digest")

@@ -29,7 +29,8 @@ def freeze_teacher(weights: Path, depth: int, output: Path) -> str:
             f"{weights}: teacher depth {depth} is beyond its {blocks} blocks"
             f" (allowed: 1 to {blocks})"
         )
-    shape, settings = replace(metadata.shape, depth=depth), metadata.own_backbone
+    shape = replace(metadata.shape, depth=depth, intermediate_depth=None)
+    settings = metadata.own_backbone
     if isinstance(shape, MMDiTShape):
         tensors = _without_text_output(tensors, shape)
     if settings is None:

@@ -18,6 +18,7 @@ from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.backbone import Backbone
 from selftrans.models.build import build_backbone
 from selftrans.models.encoder import PatchEncoder
+from selftrans.models.sit import SiT
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.batches import BatchSource
 from selftrans.training.inputs import Inputs
@@ -73,6 +74,9 @@ def build_model(
         torch.manual_seed(torch_seed(seed, Stream.WEIGHTS))
         backbone = build_backbone(settings.model, latent_shape, conditions.size)
         backbone.set_null_condition(torch.from_numpy(conditions.null))
+        if (depth := settings.intermediate_depth) is not None:
+            assert isinstance(backbone, SiT)
+            backbone.add_intermediate_layer(depth)
         encoders: dict[str, FeatureStore | PatchEncoder] = {**inputs.features, **inputs.encoders}
         alignment = build_alignment_losses(
             settings.alignments, backbone.shape, inputs.teachers, encoders

@@ -76,7 +76,7 @@ def train(
                 f" (allowed: {', '.join(map(str, training.checkpoints))};"
                 " any other with --inserted)"
             )
-        training.check_processes(processes, str(experiment))
+        settings.runs[run].check_processes(processes, str(experiment))
         if processes % nodes:
             raise UserError(f"--nodes: {processes} processes cannot be shared among {nodes} nodes")
         if gpus := granted_gpus(device, processes // nodes):

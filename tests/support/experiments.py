@@ -75,6 +75,34 @@ EVERY_METHOD: dict[str, Any] = {
 the mask that the whole global batch is needed for."""
 
 
+FURTHER_METHODS: dict[str, Any] = {
+    "vae-repa": {"alignment": {"method": "vae-repa", "depth": 1, "projector_width": 16}},
+    "irepa": {
+        "alignment": {
+            **OTHER_METHODS["repa-on-images"]["alignment"],
+            "projector": "convolution",
+            "target_normalization": "over-tokens",
+        }
+    },
+    "dispersive": {"alignment": {"method": "dispersive", "depth": 1, "group_size": 4}},
+    "internal-guidance": {"alignment": {"method": "internal-guidance", "depth": 2}},
+    "haste": {
+        "alignment": {
+            "method": "haste",
+            "encoder": "stand-in",
+            "depth": 3,
+            "projector_width": 16,
+            "attention_depths": [1, 3],
+            "stop_after": 5,
+        }
+    },
+}
+FURTHER_METHODS["further"] = {
+    "alignment": [dict(run["alignment"]) for run in FURTHER_METHODS.values()],
+}
+"""Methods of later papers, and all of them at once."""
+
+
 def tiny_values(**changes: Any) -> dict[str, Any]:
     """The content of a tiny experiment file, with changes by key (``training.batch_size``)."""
     values = copy.deepcopy(TINY)

@@ -40,7 +40,11 @@ def make_batch(times=TIMES, seed=0, interpolant="linear", step=0, **more):
 def build(shape, *methods, **inputs):
     """A randomised model with these terms, each named by its method."""
     terms = build_alignment_losses({method.method: method for method in methods}, shape, **inputs)
-    return randomise(TrainingModel(SiT(shape), terms).double())
+    backbone = SiT(shape)
+    for method in methods:
+        if method.intermediate_depth is not None:
+            backbone.add_intermediate_layer(method.intermediate_depth)
+    return randomise(TrainingModel(backbone, terms).double())
 
 
 def only_term(model):

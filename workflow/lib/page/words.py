@@ -108,6 +108,9 @@ def sampler_in_words(sampler: SamplerConfig) -> str:
         guided = f"guidance {guidance.scale:g} for t in {guidance.low:g} to {guidance.high:g}"
         if guidance.channels:
             guided += f", first {guidance.channels} channels"
+    if (internal := sampler.internal_guidance).scale != 1:
+        guided += f", internal guidance {internal.scale:g}"
+        guided += f" for t in {internal.low:g} to {internal.high:g}"
     return (
         f"{SAMPLERS[sampler.sampler]}, {steps}, {guided}, {sampler.num_samples:,} samples,"
         f" {sampler.labels} classes, {WEIGHTS[sampler.weights]}"
