@@ -58,6 +58,9 @@ def _run_problems(experiment: ExperimentConfig, name: str, run: RunConfig) -> It
             f" {experiment.condition} (allowed: one condition for all runs)"
         )
         yield Problem(("runs", name, "model", "kind"), message)
+    if run.imported and run.imported.empty_context and run.model.condition != "caption":
+        message = f"{run.model.kind!r} takes classes, no captions (allowed: none)"
+        yield Problem(("runs", name, "imported", "empty_context"), message)
     if run.imported and run.alignments:
         message = "an imported checkpoint is not trained (allowed: none)"
         yield Problem(("runs", name, "alignment"), message)
