@@ -798,6 +798,10 @@ def test_an_imported_run_has_the_one_checkpoint_that_it_is(tiny):
         ),
         ({"runs.public": {"imported": imported, "training": 3}}, r"runs\.public\.training: "),
         (
+            {"runs.public": {"imported": {**imported, "empty_context": "empty.npy"}}},
+            r"runs\.public\.imported\.empty_context: 'sit' takes classes, no captions",
+        ),
+        (
             {"runs.public": {"imported": imported}, "figures.baseline": "public"},
             "'public' was not trained here",
         ),

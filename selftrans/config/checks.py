@@ -88,6 +88,9 @@ def _condition_problems(
             f" {experiment.condition} (allowed: one condition for all runs)"
         )
         yield Problem(("runs", name, "model", "kind"), message)
+    if run.imported and run.imported.empty_context and run.model.condition != "caption":
+        message = f"{run.model.kind!r} takes classes, no captions (allowed: none)"
+        yield Problem(("runs", name, "imported", "empty_context"), message)
     for term in run.alignments.values():
         if term.needs_sit and run.model.condition != "class":
             message = f"{term.method!r} needs a SiT, {name!r} is of kind {run.model.kind!r}"

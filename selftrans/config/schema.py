@@ -68,6 +68,9 @@ def experiment_file() -> type[ExperimentConfig]:
         are not changed are those of that experiment."""
         data: str  # type: ignore[assignment]
         """Name of a data file in `experiments/data/`, or the path of one."""
+        prompts: str | None = None  # type: ignore[assignment]
+        """Name or path of a data file whose captions samples are made of; those of `data`, if it is
+        not given."""
         model: backbone
         """Backbone of every run."""
         runs: dict[Name, Run | None]  # type: ignore[assignment]

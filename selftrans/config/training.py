@@ -194,3 +194,6 @@ class ImportedConfig(ConfigModel):
     """What was subtracted from them before."""
     ignore: tuple[str, ...] = ()
     """Beginnings of the names of further training-only heads in it."""
+    empty_context: Line | None = None
+    """For an MMDiT, whose public files lack its null condition: `.npy` with the features of the
+    empty caption, which the ancestors' preparation writes as `empty_context.npy`."""

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from tests.support.experiments import OTHER_METHODS
 from tests.support.studies import IMPORTED, SharingStudy
+from workflow.lib.study import Study
 from workflow.lib.training import Training, checkpoint_below, saving_seconds
 
 SIT = {"experiment": "tiny", "run": "sit", "seed": "0"}
@@ -140,6 +142,22 @@ def test_an_imported_checkpoint_is_described_without_its_path(make_study):
     assert json.loads(options["--expected"])["qk_norm"] is False
     assert "public.pt" not in words
     assert training.targets() == []
+
+
+def test_an_imported_mmdit_is_told_its_empty_caption(tmp_path):
+    imported = {**IMPORTED, "empty_context": "features/empty_context.npy"}
+    values = {
+        "extends": "scenes-tiny",
+        "name": "public",
+        "runs": {"public": {"imported": imported}},
+    }
+    (tmp_path / "public.yaml").write_text(yaml.safe_dump(values))
+    study = Study.load({"experiments": (str(tmp_path / "public.yaml"),)})
+    job = {"experiment": "public", "run": "public", "seed": 0, "step": 5}
+    words = shlex.split(Training(study, marked).import_options(job))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--empty-context"] == "features/empty_context.npy"
+    assert json.loads(options["--expected"])["kind"] == "mmdit"
 
 
 def test_a_training_is_warned_as_long_before_as_its_last_save_took(training):

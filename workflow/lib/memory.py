@@ -68,11 +68,17 @@ def training_memory(
         weights(experiment.runs[teacher.choice.run].model) for teacher in run.teachers.values()
     )
     samples = run.training.batch_size / run.training.accumulate / workers
-    tokens = samples * tokens_of(run.model, shape[1])
+    tokens = samples * _tokens(run.model, data)
     activations = TRAINING_ACTIVATIONS * run.model.depth * tokens * run.model.hidden_size
     # Weights, their average and two moments; on a CPU the gradient, too.
     held, on_cpu = 4 * (4 * own + teachers), 4 * (own + activations)
     return megabytes(workers // nodes, gpu, held, on_cpu)
+
+
+def _tokens(model: BackboneConfig, data: DatasetConfig) -> int:
+    """Tokens that a backbone computes with: those of the image, and of its caption."""
+    captions = data.caption_shape if model.condition == "caption" else None
+    return tokens_of(model, data.latent_shape[1]) + (captions[0] if captions else 0)
 
 
 def sampling_memory(
@@ -83,7 +89,7 @@ def sampling_memory(
     Guided samples pass through it twice.
     """
     data, model = experiment.data, run.model
-    tokens = 2 * batch_size * tokens_of(model, data.latent_shape[1])
+    tokens = 2 * batch_size * _tokens(model, data)
     passing = 4 * SAMPLING_ACTIVATIONS * tokens * model.hidden_size
     weights = 4 * parameters(model, data.latent_shape, condition_size(data, model))
     decoding = 0.0

@@ -220,7 +220,10 @@ class Training:
         return imported.file
 
     def import_options(self, wildcards: Wildcards) -> str:
-        """What an imported checkpoint is, for the command line; not where it lies."""
+        """What an imported checkpoint is, for the command line; not where it lies.
+
+        Where the empty caption of an MMDiT lies is part of it.
+        """
         experiment, run = self.study.experiment_of(wildcards), self.study.run_of(wildcards)
         imported = run.imported
         assert imported is not None
@@ -236,6 +239,8 @@ class Training:
                 versioned_identity(run.model, experiment.defaults, exclude={"preset"})
             ),
         }
+        if imported.empty_context is not None:
+            options["--empty-context"] = imported.empty_context
         words = [str(word) for option in options.items() for word in option]
         words += [word for prefix in imported.ignore for word in ("--ignore", prefix)]
         return shlex.join(words)
