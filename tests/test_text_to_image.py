@@ -43,7 +43,8 @@ ALIGNMENTS = {
     "mmdit": None,
     "vae-align": {"method": "vae-alignment", "depth": 1, "projector_width": 16},
     "stage-2": {
-        "method": "self-transcendence", "teacher": {"run": "vae-align", "step": 4, "weights": "ema"},
+        "method": "self-transcendence",
+        "teacher": {"run": "vae-align", "step": 4, "weights": "ema"},
         "student_depth": 2, "teacher_depth": 2, "guidance_scale": 5, "projector_width": 16,
     },
     "sra": {"method": "sra", "student_depth": 1, "teacher_depth": 2},

@@ -11,6 +11,7 @@ from math import inf, prod
 
 from selftrans.config import (
     FIRST_IMAGES,
+    SCORERS,
     DatasetConfig,
     EncoderUse,
     ExperimentConfig,
@@ -37,15 +38,16 @@ from workflow.lib.work import (
     features_work,
     gpu_hours,
     sampling_work,
+    scoring_work,
     statistics_work,
 )
 
 RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
     "extract_features", "extract_captions", "reference_statistics", "import_checkpoint",
-    "train_segment",
-    "freeze_teacher", "class_examples", "generate_samples", "sample_statistics", "metrics",
-    "block_features", "probe_blocks", "probe_encoder", "tables, figures, pages",
+    "train_segment", "freeze_teacher", "class_examples", "generate_samples",
+    "sample_statistics", "metrics", "reader", "caption_metrics", "block_features",
+    "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
 
 
@@ -153,6 +155,8 @@ class Plan:
     def _add_captions(self) -> None:
         """The captions that trainings read, and those that samples are made of."""
         on_captions = [one for one in self.study.experiments.values() if one.condition == "caption"]
+        read = {one.data.name for one in on_captions if "reader" in one.evaluation.scorers}
+        self._add("reader", jobs=len(read))
         for data in {data.name: data for one in on_captions for data in one.datasets}.values():
             gpu = self.study.resources_of({"dataset": data.name}).extract.gpu
             self._add("extract_captions", captions_work(data), captions_bytes(data), gpu)
@@ -214,9 +218,13 @@ class Plan:
             work = sampling_work(experiment, experiment.runs[job["run"]], sampler)
             size = kept * 3 * experiment.data.image_size**2
             self._add("generate_samples", work, size, granted.generate.gpu)
-        metrics = unique(
+        jobs = unique(
             job for name in self.study.experiments for job in self.evaluation.metrics_jobs(name)
         )
+        for job in (job for job in jobs if job["extractor"] in SCORERS):
+            gpu = self.study.resources_of(job).evaluate.gpu
+            self._add("caption_metrics", scoring_work(job["extractor"], job["number"]), 0.0, gpu)
+        metrics = [job for job in jobs if job["extractor"] not in SCORERS]
         self._add("metrics", jobs=len(metrics))
         for job in unique(map(self.evaluation.owned_samples, metrics)):
             extractor, images = job["extractor"], job["number"]

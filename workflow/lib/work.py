@@ -32,6 +32,8 @@ from selftrans.training.work import Work, work_seconds
 
 DIGITS = 1797
 """Images of scikit-learn's digits."""
+CLIP_FLOP = 175e9
+"""Of a picture and its caption in CLIP ViT-L/14: two for each weight and token."""
 TEXT_LAYERS = 12
 """Layers of CLIP's text encoders, of which each has 12 squares of its width as weights."""
 REFERENCE_IMAGES = 50_000
@@ -144,6 +146,11 @@ def sampling_work(experiment: ExperimentConfig, run: RunConfig, sampler: Sampler
 def statistics_work(extractor: str, images: int) -> Work:
     """Features of images; nothing for a small classifier of our own."""
     return {"fp32": images * EXTRACTOR_FLOP.get(extractor, 0.0)}
+
+
+def scoring_work(scorer: str, images: int) -> Work:
+    """Comparing pictures with captions; nothing for the small reader of scenes."""
+    return {"fp32": images * CLIP_FLOP} if scorer == "clip" else {}
 
 
 def gpu_hours(work: Mapping[str, float], rates: Mapping[str, float]) -> float:
