@@ -77,6 +77,7 @@ def test_every_layout_and_pair_of_attributes_is_parsed():
         "a small red circle at top left",
         "a small pink circle at top left on a grey background",
         "a small red circle at top left and a large blue ring at top left on a grey background",
+        "a small red circle in the middle and a large blue ring at top left on a grey background",
         "a small red circle left of a large blue ring at the left on a grey background",
         "a small red circle above a large blue ring on a grey background",
         "a small red circle in front of a large blue ring at the top on a grey background",

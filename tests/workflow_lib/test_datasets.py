@@ -57,6 +57,20 @@ def test_latents_depend_on_images_autoencoder_and_storage_alone(make_study):
     assert datasets.definition()(DIGITS).keys() == {"defaults", "source", "image_size"}
 
 
+def test_a_reader_depends_on_its_settings_and_the_world_alone(make_study):
+    job = {"dataset": "scenes-tiny"}
+
+    def definition(**changes):
+        data = {"scenes-tiny": changes} if changes else {}
+        return Datasets(make_study({"data": "scenes-tiny"}, data=data)).reader_definition(job)
+
+    ours = definition()
+    assert ours["reader"]["steps"] == 60
+    assert definition(source={"count": 9, "combinations": "all"}) == ours
+    for other in ({"source": {"seed": 1}}, {"reader": {"steps": 61}}, {"image_size": 64}):
+        assert definition(**other) != ours
+
+
 def test_only_a_trained_encoder_depends_on_the_images(datasets):
     trained = datasets.encoder_definition({**DIGITS, "encoder": "stand-in"})
     assert trained["images"] == datasets.definition()(DIGITS)

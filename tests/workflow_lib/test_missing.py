@@ -26,6 +26,19 @@ def study_of(make_study, **settings):
     return make_study({"data": "imagenet256"}, **{"data": data, **settings})
 
 
+def test_captions_of_coco_are_missed_as_its_images_are(make_study):
+    study = make_study({"data": "coco256"})
+    lines = missing(study, [("extract_latents", {"dataset": "coco256"})])
+    key, nowhere = "config.yaml: data: coco256: ", "no such file or folder"
+    captions = "data/coco/annotations/captions_train2014.json"
+    assert lines[:2] == [
+        f"{key}source.path: data/coco/train2014: {nowhere} (the images)",
+        f"{key}source.annotations: {captions}: {nowhere} (the captions)",
+    ]
+    drawn = make_study({"data": "scenes-tiny"})
+    assert missing(drawn, [("extract_latents", {"dataset": "scenes-tiny"})]) == []
+
+
 def test_everything_is_named_once_with_its_key(make_study, caches):
     lines = missing(study_of(make_study), PLANNED)
     key = "config.yaml: data: imagenet256: "

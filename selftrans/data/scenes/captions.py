@@ -1,11 +1,13 @@
 """Captions of scenes: three phrasings that say the same, and the way back to the scene."""
 
 import re
+from itertools import chain
 
 from selftrans.data.scenes.world import (
     BACKGROUNDS,
     COLOURS,
     FRONT,
+    LAYOUTS,
     MIDDLE,
     PLACES,
     QUARTERS,
@@ -61,16 +63,16 @@ def captions_of(scene: Scene) -> tuple[str, str, str]:
 
 
 def parse(caption: str) -> Scene:
-    """The scene that a caption says, in any of its phrasings.
+    """The scene that a caption says, in any of its phrasings, its objects in any order.
 
     Raises:
-        UserError: it is not such a caption.
+        UserError: it is not such a caption, or its objects lie where no scene has them.
     """
     found = _GROUND.fullmatch(caption)
     things = _things(found["of_first"] or found["of_last"]) if found else None
-    if not found or not things or len({thing.place for thing in things}) < len(things):
+    ordered = sorted(things or (), key=lambda thing: PLACES.index(thing.place))
+    if not found or tuple(thing.place for thing in ordered) not in chain(*LAYOUTS):
         raise UserError(f"{shortened(repr(caption), 300)} is not the caption of a drawn scene")
-    ordered = sorted(things, key=lambda thing: PLACES.index(thing.place))
     return Scene(found["first"] or found["last"], tuple(ordered))
 
 
@@ -100,7 +102,7 @@ def _things(text: str) -> list[Thing] | None:
         return _two(related)
     found = [_AFTER.fullmatch(part) or _BEFORE.fullmatch(part) for part in text.split(" and ")]
     things = [_thing(one["object"], one["place"].split(maxsplit=1)[1]) for one in found if one]
-    return things if len(things) == len(found) <= 3 else None
+    return things if len(things) == len(found) else None
 
 
 def _two(found: re.Match[str]) -> list[Thing] | None:
