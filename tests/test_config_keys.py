@@ -59,6 +59,7 @@ ANY_SIGN = {
     "runs.self-transcendence.alignment.guidance_scale",
 }
 NAMES_A_FILE = {"figures.published"}
+TEXTS = {"evaluation.clip"}
 
 
 def refused(tiny, key, value):
@@ -71,7 +72,7 @@ def refused(tiny, key, value):
     return [line.removeprefix(f"{path}: ") for line in lines]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in TEXTS])
 def test_a_text_is_no_value(tiny, key):
     (message,) = refused(tiny, key, "nonsense")
     assert message.startswith((f"{key}: ", f"{key}.")) or key in NAMES_A_FILE

@@ -19,6 +19,7 @@ from selftrans.config import (
     ConfigError,
     TrainingConfig,
     load_experiment,
+    run_definition,
 )
 from selftrans.flops import forward_flop
 from selftrans.models.sit import SiT, patchify
@@ -309,3 +310,19 @@ def test_sras_smooth_l1_grows_with_the_features_and_its_cosine_does_not(shape, l
     else:
         assert values[1] == pytest.approx(values[0], rel=1e-5)
         assert max(pulls) < 1e-6
+
+
+# -- the arms
+
+
+def test_the_further_arms_leave_those_of_the_comparison_as_they_are():
+    """So the runs of `digits-methods` are not trained again."""
+    before, more = load_experiment("digits-methods"), load_experiment("digits-methods-more")
+    for run_name in before.runs:
+        for seed in before.seeds:
+            known = run_definition(before, run_name, seed)
+            assert run_definition(more, run_name, seed) == known
+    added = [run for name, run in more.runs.items() if name not in before.runs]
+    assert len(added) == 6
+    models = {(run.model, run.training) for run in more.runs.values()}
+    assert len(models) == 1

@@ -208,6 +208,20 @@ def test_pairs_of_blocks_are_checked(tiny):
             load_experiment(tiny(runs=runs, **{f"runs.haste.alignment.{key}": value}))
 
 
+def test_a_block_without_logits_is_one_line(shape):
+    """In a backbone of the user's own."""
+
+    class Other(torch.nn.Module):
+        def forward(self, x, condition):
+            return x
+
+    model, batch = SiT(shape).double(), make_batch()
+    model.blocks[1] = Other()
+    features = model.features(batch.x_BCHW, batch.t_B, batch.condition_B, (1, 2))
+    with pytest.raises(UserError, match="block 2 has type Other and gives no attention logits"):
+        features.attention_logits(2)
+
+
 def test_tokens_before_the_first_block_are_kept(shape):
     model, batch = randomise(SiT(shape).double()), make_batch()
     features = model.features(batch.x_BCHW, batch.t_B, batch.condition_B, (0, 2))

@@ -18,6 +18,8 @@ from selftrans.config import (
     load_experiment,
 )
 from selftrans.convert import export_checkpoint
+from selftrans.evaluation.headline import setting_of
+from selftrans.evaluation.tables import metrics_table, require_comparable
 from selftrans.flow import sampler as samplers
 from selftrans.models.sit import SiT, unpatchify
 from selftrans.models.weights import load_backbone, load_exported, load_teacher
@@ -27,6 +29,7 @@ from selftrans.sampling.generate import describe, sample_latents
 from selftrans.training.freeze import freeze_teacher
 from tests.support.experiments import FURTHER_METHODS
 from tests.support.random_models import randomise
+from tests.support.results import result
 from tests.support.terms import TIMES, build, cosine, make_batch, tokens_of
 from tests.support.trainings import run
 
@@ -184,9 +187,25 @@ def test_a_set_of_samples_that_is_not_guided_is_described_as_before():
     assert "internal_guidance" not in identity(plain, 1)
     assert "internal_guidance" in identity(internal, 1)
     checkpoint = SimpleNamespace(run="sit", seed=0, step=4, digest="0")
-    source = SimpleNamespace(metadata=checkpoint, decoder_name="a", decoder_digest="1")
+    source = SimpleNamespace(
+        metadata=checkpoint, decoder_name="a", decoder_digest="1",
+        conditions=SimpleNamespace(description={}),
+    )  # fmt: skip
     assert "internal_guidance" not in describe(plain, source)
     assert describe(internal, source)["internal_guidance"]["scale"] == 1.4
+
+
+def test_numbers_of_guided_samples_share_no_curve_with_others():
+    """The table has a column, and the words of a setting say it; older sets say nothing: off."""
+    guided = result()
+    guided["samples"]["internal_guidance"] = {"scale": 1.4, "low": 0.0, "high": 0.7}
+    table = metrics_table([("ode", result()), ("internal", guided)])
+    assert list(table["internal_guidance"]) == ["off", "scale 1.4, t in 0 to 0.7"]
+    with pytest.raises(UserError, match="internal_guidance"):
+        require_comparable(table)
+    words = [setting_of(row) for _, row in table.iterrows()]
+    assert "internal" not in words[0]
+    assert ", internal guidance scale 1.4, t in 0 to 0.7," in words[1]
 
 
 def with_internal_sampler(**changes):

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from selftrans.config import GuidanceConfig, SamplerConfig
+from selftrans.config import GuidanceConfig, InternalGuidanceConfig, SamplerConfig
 from selftrans.models.metadata import ImportedFrom, LatentScaling, WeightsMetadata
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT
@@ -433,3 +433,18 @@ def test_the_command_line_refuses_in_one_line(tmp_path, weights, autoencoder):
     line = last_line(run_command(*words, *more, "--settings", settings))
     assert line.startswith("error: sampler: 'euler-maruyama' is an SDE")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_output_layer_stays_behind(tmp_path):
+    """A pipeline has the model's velocity; Internal Guidance is refused before anything is read."""
+    backbone = randomise(SiT(SiTShape(**SHAPE, intermediate_depth=2))).eval()
+    transformer = SiTTransformer.of(backbone)
+    given = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.8]), torch.tensor([1, 10])
+    with torch.no_grad():
+        torch.testing.assert_close(transformer(*given), backbone(*given), rtol=0, atol=0)
+    assert transformer.shape.intermediate_depth is None
+    guided = SamplerConfig(sampler="euler", internal_guidance=InternalGuidanceConfig(scale=1.4))
+    with pytest.raises(UserError, match=r"internal_guidance: scale: 1.4, a pipeline"):
+        export_pipeline(
+            tmp_path / "none.safetensors", tmp_path / "out", autoencoder="none", settings=guided
+        )

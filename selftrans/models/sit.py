@@ -17,6 +17,7 @@ from selftrans.config import BackboneConfig
 from selftrans.models.backbone import Backbone, BlockFeatures, Trunk
 from selftrans.models.layers import Attention, Mlp, PatchEmbed
 from selftrans.models.shape import BackboneShape, SiTShape
+from selftrans.runtime.errors import UserError
 
 
 def timestep_frequencies(
@@ -138,9 +139,16 @@ class SiTFeatures(BlockFeatures):
 
         The tokens before the block, those of ``depth - 1``, have to be among these. Queries and
         keys are computed again: the block's own attention is fused and keeps none.
+
+        Raises:
+            UserError: the block is of another kind, in a backbone of the user's own.
         """
         block = self.trunk.blocks[depth - 1]
-        assert isinstance(block, Block)
+        if not isinstance(block, Block):
+            raise UserError(
+                f"model: block {depth} has type {type(block).__name__} and gives no attention"
+                " logits (allowed: selftrans.models.sit.Block)"
+            )
         return block.attention_logits(self[depth - 1], self.embedding_BD)
 
     def intermediate_velocity(self) -> Tensor:

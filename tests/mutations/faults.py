@@ -19,6 +19,7 @@ class Fault:
 
 FLOW, BATCHES, ALIGNMENT = "tests/test_flow.py", "tests/test_batches.py", "tests/test_alignment.py"
 TRAINING, EVALUATION = "tests/test_training.py", "tests/test_evaluation.py"
+FURTHER = "tests/test_further_methods.py"
 
 FAULTS = {
     "the words of the generator's counter are swapped": Fault(
@@ -118,6 +119,36 @@ FAULTS = {
         old="return features[self.teacher_depth].detach()",
         new="return features[self.teacher_depth]",
         tests=f"{ALIGNMENT} -k no_gradient_goes",
+    ),
+    "VAE-REPA follows the noisy latents": Fault(
+        file="selftrans/alignment/vae_repa.py",
+        old="z_BCHW = batch.z_BCHW",
+        new="z_BCHW = batch.x_BCHW",
+        tests=f"{FURTHER} -k vae_repa",
+    ),
+    "iREPA subtracts all of the mean": Fault(
+        file="selftrans/alignment/repa.py",
+        old="tokens - self.subtracted_mean * mean",
+        new="tokens - mean",
+        tests=f"{FURTHER} -k irepa",
+    ),
+    "the dispersive loss leaves a sample's distance from itself out": Fault(
+        file="selftrans/alignment/dispersive.py",
+        old="- 2 * math.log(self.group_size)",
+        new="- math.log(self.group_size * (self.group_size - 1))",
+        tests=f"{FURTHER} -k dispersive",
+    ),
+    "Internal Guidance goes towards the earlier block": Fault(
+        file="selftrans/flow/sampler.py",
+        old="intermediate + self.scale * (velocity - intermediate)",
+        new="velocity + self.scale * (intermediate - velocity)",
+        tests="tests/test_internal_guidance.py -k samples_by_its_formula",
+    ),
+    "HASTE's encoder follows the student": Fault(
+        file="selftrans/alignment/haste.py",
+        old="attention_cross_entropy(features.attention_logits(depth), followed_logits[other])",
+        new="attention_cross_entropy(followed_logits[other], features.attention_logits(depth))",
+        tests="tests/test_haste.py -k formula",
     ),
     "momentum moves a projector whose term is over": Fault(
         file="selftrans/alignment/base.py",
