@@ -68,9 +68,10 @@ def setting_of(row: "pd.Series[Any]") -> str:
     steps = f"{row['num_steps']} steps"
     if sampler == "dopri5":
         steps = f"rtol {row['rtol']:g}, atol {row['atol']:g}"
+    shown = "captions" if row["classes"] == "prompts" else f"{row['classes']} classes"
     pixels = {"round": "rounded", "truncate": "cut off"}[row["uint8"]]
     return (
-        f"{sampler}, {steps}, {guided}, {row['classes']} classes, pixels {pixels},"
+        f"{sampler}, {steps}, {guided}, {shown}, pixels {pixels},"
         f" N = {row['num_samples']:,}, {row['extractor']}"
     )
 

@@ -15,7 +15,15 @@ from selftrans.evaluation.cautions import caution_texts
 from selftrans.evaluation.tables import require_comparable
 from selftrans.plotting.style import RunStyle, legend_columns
 
-METRIC_AXES: dict[Metric, str] = {"fid": "FID", "is": "inception score", "kid": "KID"}
+METRIC_AXES: dict[Metric, str] = {
+    "fid": "FID",
+    "is": "inception score",
+    "kid": "KID",
+    "caption-accuracy": "captions shown (%)",
+    "clip-score": "CLIP score",
+}
+SAMPLED = ["run", "seed", "step", "samples"]
+"""What identifies a set of samples in a table."""
 NOTE_SIZE = 6.5
 TICK_DISTANCE = 12
 """Least distance of two ticks along the upright axis, in points."""
@@ -30,12 +38,19 @@ def measured(
 ) -> tuple[list[Metric], pd.DataFrame]:
     """Those of the metrics that were measured, and the rows that have the first of them.
 
+    What another network measured of the same samples is put beside it.
+
     Raises:
         UserError: the rows differ in more than the axes.
     """
     found = [name for name in metrics if name in table and table[name].notna().any()]
     rows = table[table[found[0]].notna()]
     require_comparable(rows, axes)
+    for name in found[1:]:
+        if rows[name].isna().all():
+            others = table[table[name].notna()]
+            require_comparable(others, axes)
+            rows = rows.drop(columns=name).merge(others[[*SAMPLED, name]], on=SAMPLED, how="left")
     return found, rows
 
 

@@ -221,6 +221,25 @@ class Evaluation:
         """The metrics that an experiment tabulates."""
         return [fill(paths.METRICS, job) for job in self.metrics_jobs(wildcards["experiment"])]
 
+    def read_jobs(self, wildcards: Wildcards) -> list[Job]:
+        """Wildcards of the metrics that the reader of scenes makes for an experiment."""
+        jobs = self.metrics_jobs(wildcards["experiment"])
+        return [job for job in jobs if job["extractor"] == "reader"]
+
+    def read_metrics(self, wildcards: Wildcards) -> list[str]:
+        """These metrics."""
+        return [fill(paths.METRICS, job) for job in self.read_jobs(wildcards)]
+
+    def read_samples(self, wildcards: Wildcards) -> list[str]:
+        """The sampler of each of them."""
+        return [job["sampler"] for job in self.read_jobs(wildcards)]
+
     def targets(self) -> list[str]:
-        """The table of metrics of every experiment."""
-        return [paths.METRICS_TABLE.format(experiment=name) for name in self.study.experiments]
+        """The tables of every experiment."""
+        experiments = self.study.experiments
+        tables = [paths.METRICS_TABLE.format(experiment=name) for name in experiments]
+        return tables + [
+            paths.CAPTION_ACCURACY.format(experiment=name)
+            for name, one in experiments.items()
+            if "reader" in one.evaluation.scorers
+        ]

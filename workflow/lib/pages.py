@@ -115,7 +115,10 @@ class Pages:
             "samplers": {
                 name: sampler_in_words(sampler) for name, sampler in evaluation.samplers.items()
             },
-            "extractors": {name: evaluation.metrics_of(name) for name in evaluation.extractors},
+            "extractors": {
+                name: evaluation.metrics_of(name)
+                for name in (*evaluation.extractors, *evaluation.scorers)
+            },
             "reference": data.reference,
             "teachers": self.figures.teachers_of_runs(wildcards),
             "maskings": self.figures.maskings(wildcards),

@@ -183,6 +183,37 @@ rule table:
         "../scripts/table.py"
 
 
+# What the reader of scenes finds, attribute by attribute.
+rule caption_accuracy:
+    input:
+        metrics=evaluation.read_metrics,
+    output:
+        csv=report(
+            paths.CAPTION_ACCURACY,
+            category="Tables",
+            caption="../report/caption_accuracy.rst",
+            labels={"content": "Captions"},
+        ),
+        markdown=f"{EXPERIMENT}/caption-accuracy.md",
+    log:
+        f"{EXPERIMENT}/logs/caption-accuracy.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/caption-accuracy.tsv"
+    localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=request("table").mem_mb,
+        runtime=request("table").runtime,
+        gpu=0,
+    params:
+        labels=figures.run_labels,
+        samples=evaluation.read_samples,
+    script:
+        "../scripts/caption_accuracy.py"
+
+
 rule evaluate:
     input:
         evaluation.targets(),

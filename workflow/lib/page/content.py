@@ -27,13 +27,17 @@ NETWORKS = {
     "classifier": "a small classifier trained on the same data",
     "inception": "Inception",
     "dinov2": "DINOv2 ViT-L/14",
+    "clip": "CLIP, of pictures and their captions",
+    "reader": "a small network that reads drawn scenes",
 }
 COST_NOTE = (
     "Means over seeds. Wall time is that of the trainings, as the jobs ran, with any other jobs"
     " beside them; the teachers are those trained here. Operations (FLOP) are counted from the"
     " settings, a multiplication and an addition as two; a forward pass is of one sample."
 )
-HIGHER = ("is", "precision", "recall")
+HIGHER = (
+    "is", "precision", "recall", "clip-score", "caption-accuracy", "held-out-accuracy",
+)  # fmt: skip
 """Metrics that are better when higher."""
 
 

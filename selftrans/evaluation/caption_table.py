@@ -1,0 +1,76 @@
+"""What samples show of their captions, attribute by attribute: one row for each set of samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from selftrans.runtime.errors import UserError
+
+WHOLE = "whole caption"
+GROUPS = {"all": "all captions", "held_out": "captions with a held-out combination"}
+
+
+def caption_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
+    """Accuracies in per cent, with Wilson's interval of 95 %, and what there is by chance.
+
+    Args:
+        results: the name of the set of samples in the experiment, and the metrics file's content.
+
+    Raises:
+        UserError: a file holds no accuracies.
+    """
+    return pd.DataFrame([row for name, result in results for row in _rows(name, result)])
+
+
+def _rows(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(accuracy := result.get("accuracy"), Mapping):
+        raise UserError(f"metrics of {name}: hold no accuracies of captions")
+    checkpoint = result["samples"]["checkpoint"]
+    where = {key: checkpoint[key] for key in ("run", "seed", "step")} | {"samples": name}
+    return [
+        where
+        | {
+            "captions": group,
+            "aspect": aspect,
+            **{key: 100 * found[key] for key in ("share", "low", "high", "chance")},
+            "total": found["total"],
+            "reader": 100 * accuracy[reader],
+        }
+        for group, reader in (
+            ("all", "reader_accuracy"),
+            ("held_out", "reader_held_out_accuracy"),
+        )
+        for aspect, found in accuracy[group].items()
+    ]
+
+
+def caption_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """The last checkpoint of every run, means over seeds, to read.
+
+    Args:
+        table: of ``caption_table``.
+        labels: the runs, in order, with their names.
+    """
+    parts = ["# What samples show of their captions", ""]
+    for (samples, group), rows in table.groupby(["samples", "captions"], sort=False):
+        aspects = list(dict.fromkeys(rows["aspect"]))
+        title = f"`{samples}`: {GROUPS[str(group)]}, in per cent"
+        lines = [f"| | steps | {' | '.join(aspects)} |", "|---" * (len(aspects) + 2) + "|"]
+        for run in [run for run in labels if run in set(rows["run"])]:
+            of_run = rows[rows["run"] == run]
+            step = of_run["step"].max()
+            means = of_run[of_run["step"] == step].groupby("aspect")["share"].mean()
+            cells = " | ".join(f"{means[aspect]:.1f}" for aspect in aspects)
+            lines.append(f"| {labels[run]} | {step:,} | {cells} |")
+        chance = rows.groupby("aspect")["chance"].mean()
+        cells = " | ".join(f"{chance[aspect]:.3g}" for aspect in aspects)
+        lines.append(f"| by chance | | {cells} |")
+        reader = rows[rows["aspect"] == WHOLE]["reader"].mean()
+        lines.append(
+            f"| real scenes, read by the same network | | {reader:.1f} |"
+            + " |" * (len(aspects) - 1)
+        )
+        count = int(rows["total"].iloc[0])
+        parts += [f"## {title}", "", *lines, "", f"Of {count:,} captions for each set.", ""]
+    return "\n".join(parts)
