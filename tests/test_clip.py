@@ -1,0 +1,138 @@
+"""Text encoders and CLIP scores through transformers, on random weights made here."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selftrans.config import PretrainedTextEncoderConfig
+from selftrans.evaluation.clip_score import Clip, clip_score
+from selftrans.models.text_encoder import load_text_encoder
+from selftrans.runtime.errors import UserError
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MERGES = ["r e", "re d</w>", "r i", "n g</w>", "ri ng</w>"]
+LENGTH, SIZE = 8, 16
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A CLIP of random weights with a tokenizer of few words, as its authors' files are."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    tokens = [*LETTERS, *(f"{one}</w>" for one in LETTERS)]
+    tokens += [merge.replace(" ", "") for merge in MERGES] + ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.model_max_length = LENGTH
+    tokenizer.save_pretrained(folder)
+    text = {
+        "vocab_size": len(tokens), "hidden_size": SIZE, "intermediate_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": LENGTH,
+        "bos_token_id": len(tokens) - 2, "eos_token_id": len(tokens) - 1,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": SIZE, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=28).save_pretrained(folder)
+    return folder
+
+
+def settings(folder, **changes):
+    values = {"kind": "pretrained", "path": str(folder), "length": LENGTH, "size": SIZE, **changes}
+    return PretrainedTextEncoderConfig.model_validate(values)
+
+
+def test_captions_are_encoded_as_transformers_does(clip_folder):
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    texts = ["red ring", "", "Ring red ring"]
+    found = load_text_encoder(settings(clip_folder))(texts)
+    tokens = AutoTokenizer.from_pretrained(clip_folder)(
+        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
+    assert tokens["input_ids"][0, 0] == tokens["input_ids"][1, 0]  # each begins with the start
+    with torch.no_grad():
+        expected = CLIPTextModel.from_pretrained(clip_folder)(tokens["input_ids"])
+    torch.testing.assert_close(found, expected.last_hidden_state)
+    assert found.shape == (3, LENGTH, SIZE)
+
+
+def test_captions_beyond_the_length_are_cut_off_and_counted(clip_folder):
+    encode = load_text_encoder(settings(clip_folder))
+    words = " ".join(["red"] * (LENGTH - 2))
+    assert encode.count_truncated([words, words + " red", "ring"]) == 1
+    assert encode([words + " red ring"]).shape == (1, LENGTH, SIZE)
+
+
+def test_the_digest_is_of_weights_tokens_and_length(clip_folder, tmp_path):
+    one = load_text_encoder(settings(clip_folder))
+    assert one.digest == load_text_encoder(settings(clip_folder)).digest
+    assert one.digest != load_text_encoder(settings(clip_folder, length=LENGTH - 1)).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "nobody/nothing"}, r"cannot be loaded \(fetch it by: hf download nobody/"),
+        ({"size": SIZE + 1}, f"size: its features have {SIZE} elements"),
+        ({"length": LENGTH + 1}, f"length: {LENGTH + 1} is beyond its {LENGTH} tokens"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(clip_folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_text_encoder(settings(clip_folder, **changes))
+
+
+def test_an_empty_folder_is_no_text_encoder(tmp_path):
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_text_encoder(settings(tmp_path))
+
+
+def test_the_score_is_that_of_transformers_logits(clip_folder):
+    """And its preprocessing that of CLIP: resized, cut, normalised."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 40, 40, 3), np.uint8)
+    texts = ["red", "ring", "red ring", "a", "ring a red"]
+    processor, model = CLIPProcessor.from_pretrained(clip_folder), None
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    inputs = processor(
+        text=texts, images=[Image.fromarray(image) for image in images],
+        padding="max_length", max_length=LENGTH, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        logits = model(**inputs).logits_per_image / model.logit_scale.exp()
+    cosines = logits.diagonal().double().numpy()
+    clip = Clip(str(clip_folder))
+    found, truncated = clip.similarities(images, texts)
+    np.testing.assert_allclose(found, cosines, atol=1e-5)
+    assert truncated == 0
+    halves = [(images[:2], texts[:2]), (images[2:], texts[2:])]
+    score = clip_score(clip, halves)
+    assert score.mean == pytest.approx(np.maximum(100 * cosines, 0).mean(), abs=1e-3)
+    assert (score.images, score.truncated) == (5, 0)
+
+
+def test_no_picture_has_no_score(clip_folder):
+    with pytest.raises(UserError, match="there is no picture"):
+        clip_score(Clip(str(clip_folder)), [])
+
+
+def test_a_text_encoder_alone_is_no_clip(clip_folder, tmp_path):
+    from transformers import CLIPTextModel
+
+    CLIPTextModel.from_pretrained(clip_folder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded: is a 'clip_text_model' model"):
+        Clip(str(tmp_path))
