@@ -14,6 +14,8 @@ SIZES = (6.5, 5.8)
 """Of names, in points: the usual one, and one for names that need it."""
 LINES, LINE = 3, 0.11
 """Lines of a name at most, and the height of one in inches."""
+CAPTION, CAPTION_LINES, CAPTION_SIZES = 40, 12, (6.5, 5.8, 5.0)
+"""Characters beyond which a name is a caption, its lines at most, and its sizes."""
 UPRIGHT = 0.95
 """Length of an upright name at most, in inches."""
 
@@ -37,12 +39,14 @@ class ColumnNames:
 def fitted_names(names: Sequence[str], room: float) -> ColumnNames:
     """Names in columns of a width in inches: in up to three lines, or else upright and shortened.
 
-    All names of a figure are treated alike.
+    Captions may have more lines. All names of a figure are treated alike.
     """
-    for size in SIZES:
+    captions = max(map(len, names)) > CAPTION
+    most, sizes = (CAPTION_LINES, CAPTION_SIZES) if captions else (LINES, SIZES)
+    for size in sizes:
         lines = [_lines(name, 0.94 * room, size) for name in names]
         if all(
-            len(of_name) <= LINES and max(width_of(line, size) for line in of_name) <= 0.94 * room
+            len(of_name) <= most and max(width_of(line, size) for line in of_name) <= 0.94 * room
             for of_name in lines
         ):
             texts = [plain("\n".join(of_name)) for of_name in lines]
