@@ -93,18 +93,20 @@ class Evaluation:
         self._bench = bench
         count, size = bench.sizes.inception_images, bench.sizes.image_size
         self.sets = [random_images(count, size, seed) for seed in (1, 2)]
-        self._features: dict[tuple[str, bool], list[Activations]] = {}
+        self._features: dict[str, list[Activations]] = {}
         self.weights = ""
 
-    def features(self, device: torch.device, rounded: bool = False) -> list[Activations]:
-        """Activations of both sets, on the host."""
-        key = (device.type, rounded)
-        if key not in self._features:
-            extractor = inception(self._bench, device)
-            self.weights = "random" if extractor.digest == "random" else "published"
-            with tf32(rounded):
-                self._features[key] = [self._activations(extractor, one) for one in self.sets]
-        return self._features[key]
+    def features(self, device: torch.device) -> list[Activations]:
+        """Activations of both sets in fp32, on the host."""
+        if device.type not in self._features:
+            extractor = self._extractor(device)
+            self._features[device.type] = [self._activations(extractor, one) for one in self.sets]
+        return self._features[device.type]
+
+    def _extractor(self, device: torch.device) -> InceptionExtractor:
+        extractor = inception(self._bench, device)
+        self.weights = "random" if extractor.digest == "random" else "published"
+        return extractor
 
     def _activations(self, extractor: InceptionExtractor, images: Tensor) -> Activations:
         parts = [extractor(batch) for batch in images.split(64)]
@@ -127,8 +129,9 @@ class Evaluation:
 
     def find_rounded(self) -> Finding:
         """How far TF32 is off, were it allowed: what the rule against it is worth."""
-        rounded = self.features(self._bench.device, rounded=True)[0].features
-        error = relative(rounded, self.features(CPU)[0].features)
+        with tf32(True):
+            rounded = self._activations(self._extractor(self._bench.device), self.sets[0])
+        error = relative(rounded.features, self.features(CPU)[0].features)
         return self._named(Finding(f"features {error:.1e}", {"features": error}))
 
     def find_distance(self) -> Finding:

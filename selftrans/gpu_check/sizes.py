@@ -68,7 +68,7 @@ class Sizes:
 
 def miniature() -> Sizes:
     """The same checks of tiny networks, in seconds of one core; their speeds mean nothing."""
-    tiny = BackboneConfig(depth=4, hidden_size=32, num_heads=2, patch_size=2)
+    tiny = BackboneConfig(depth=3, hidden_size=32, num_heads=2, patch_size=2)
     return Sizes(
         miniature=True,
         latent_shape=(4, 8, 8),
@@ -77,6 +77,7 @@ def miniature() -> Sizes:
         timed={"SiT": tiny},
         encoder=(4, 24),
         projector_width=32,
+        compared_batch=4,
         sampled=2,
         compared_steps=3,
         autoencoder={
@@ -91,12 +92,12 @@ def miniature() -> Sizes:
         image_size=32,
         inception_images=2,
         fid_features=16,
-        trained_steps=6,
+        trained_steps=4,
         trained_batch=8,
         timed_batch=4,
         largest_batch=8,
         repetitions=1,
-        sampled_batch=2,
+        sampled_batch=1,
         matrix_side=64,
         compile_steps=6,
         compile_backend="eager",
