@@ -128,15 +128,27 @@ def training_model(
 
 
 def random_batch(
-    sizes: Sizes, device: torch.device, size: int, in_range: int | None = None, seed: int = 0
+    sizes: Sizes,
+    device: torch.device,
+    size: int,
+    in_range: int | None = None,
+    seed: int = 0,
+    *,
+    tokens: bool = False,
 ) -> Batch:
-    """Noisy latents, labels and tokens; ``in_range`` of the times (30 %) are in 0.4 to 0.7."""
+    """Noisy latents with labels and, if requested, an encoder's tokens.
+
+    ``in_range`` of the times (30 %) are in 0.4 to 0.7.
+    """
     rng = np.random.default_rng(seed)
     inside = round(0.3 * size) if in_range is None else in_range
     times = np.concatenate([rng.uniform(0.41, 0.69, inside), rng.uniform(0.71, 1, size - inside)])
     times, shape = times.astype(np.float32), (size, *sizes.latent_shape)
     labels = np.arange(size) % sizes.num_classes
-    tokens = rng.standard_normal((size, sizes.encoder[0] ** 2, sizes.encoder[1]))
+    features = {}
+    if tokens:
+        shape_BTD = (size, sizes.encoder[0] ** 2, sizes.encoder[1])
+        features[StoredTokens.name] = rng.standard_normal(shape_BTD).astype(np.float16)
     host = HostBatch(
         step=0,
         interpolant=INTERPOLANTS["linear"],
@@ -146,7 +158,7 @@ def random_batch(
         labels=labels,
         dropped_labels=np.where(np.arange(size) % 10 == 1, sizes.num_classes, labels),
         uniform=rng.random(size).astype(np.float32),
-        encoder_features={StoredTokens.name: tokens.astype(np.float16)},
+        encoder_features=features,
         images=None,
         global_times=times,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch._dynamo.utils import counters
@@ -25,49 +26,60 @@ TOLERANCE = (
 )
 
 
-def find_compiled(bench: Workbench, model: BackboneConfig) -> Finding:
-    """Graph breaks and graphs of a stage-2 training whose mask changes, and what it gains."""
-    if bench.on_gpu:
-        require_bf16()
+class Run(NamedTuple):
+    """A stage-2 training over some steps whose masks change."""
+
+    loss: float
+    """After the last step."""
+    seconds: float
+    """Of a step."""
+    first_graphs: int
+    """That the first step compiled."""
+    later_graphs: int
+    breaks: int
+
+
+def run(bench: Workbench, model: BackboneConfig, *, compiled: bool) -> Run:
+    """Train with a mask that leaves another number of samples at every step."""
     sizes = bench.sizes
     method = methods(model.depth, sizes.projector_width)["stage 2"]
     torch._dynamo.reset()
     counters.clear()
-    compiled = TrainingStep(bench, model, method, "bf16", sizes.timed_batch, compiled=True)
-    graphs: list[int] = []
-    losses: dict[str, float] = {}
-    (first,) = bench.seconds(compiled, most=1)
-    for step in range(sizes.compile_steps):
-        compiled.resize(sizes.timed_batch, step % (sizes.timed_batch + 1), seed=step)
-        losses["compiled"] = float(compiled().loss)
+    step = TrainingStep(bench, model, method, "bf16", sizes.timed_batch, compiled=compiled)
+    graphs, loss = [], float("nan")
+    for number in range(sizes.compile_steps):
+        step.resize(sizes.timed_batch, number % (sizes.timed_batch + 1), seed=number)
+        loss = float(step().loss)
         graphs.append(counters["stats"]["unique_graphs"])
+    (seconds,) = bench.seconds(step)
     breaks = sum(counters["graph_break"].values())
-    plain = TrainingStep(bench, model, method, "bf16", sizes.timed_batch)
-    plain()
-    plain()
-    for step in range(sizes.compile_steps):
-        plain.resize(sizes.timed_batch, step % (sizes.timed_batch + 1), seed=step)
-        losses["plain"] = float(plain().loss)
-    with_it, without = bench.seconds(compiled, plain)
-    difference = abs(losses["compiled"] / losses["plain"] - 1)
-    later = graphs[-1] - graphs[0]
+    return Run(loss, seconds, graphs[0], graphs[-1] - graphs[0], breaks)
+
+
+def find_compiled(bench: Workbench, model: BackboneConfig) -> Finding:
+    """Graph breaks and graphs of a training whose mask changes, and what compiling gains."""
+    if bench.on_gpu:
+        require_bf16()
+    one = run(bench, model, compiled=True)
+    bench.free()
+    plain = run(bench, model, compiled=False)
+    difference, gain = abs(one.loss / plain.loss - 1), plain.seconds / one.seconds
     text = (
-        f"{breaks} graph breaks, {graphs[0]} graphs at first and {later} later,"
-        f" loss {difference:.1e} beside the plain one's (≤ {CLOSE:.0e}),"
-        f" {1000 * with_it:.1f} ms a step, {1000 * without:.1f} without: "
-        f"{without / with_it:.2f} times as fast"
+        f"{one.breaks} graph breaks, {one.first_graphs} graphs at first and {one.later_graphs}"
+        f" later, loss {difference:.1e} beside the plain one's (≤ {CLOSE:.0e}),"
+        f" {1000 * one.seconds:.1f} ms a step, {1000 * plain.seconds:.1f} without: {gain:.2f} times"
+        " as fast"
     )
     values = {
-        "graph breaks": float(breaks),
-        "graphs": float(graphs[0]),
-        "later graphs": float(later),
+        "graph breaks": float(one.breaks),
+        "graphs": float(one.first_graphs),
+        "later graphs": float(one.later_graphs),
         "difference": difference,
-        "first seconds": first,
-        "compiled": with_it,
-        "plain": without,
+        "compiled": one.seconds,
+        "plain": plain.seconds,
     }
-    passed = breaks == 0 and later == 0 and graphs[0] > 0 and difference <= CLOSE
-    return Finding(text, values, passed)
+    sound = one.breaks == one.later_graphs == 0 and one.first_graphs > 0
+    return Finding(text, values, sound and difference <= CLOSE)
 
 
 def compilation(bench: Workbench) -> Iterator[Check]:

@@ -14,11 +14,11 @@ from selftrans.config import BackboneConfig, Precision, SamplerConfig
 from selftrans.flops import forward_flop
 from selftrans.flow.times import velocity_passes
 from selftrans.gpu_check.cases import random_backbone
-from selftrans.gpu_check.checks import Check, Finding
+from selftrans.gpu_check.checks import Check, Finding, NotRun
 from selftrans.gpu_check.evaluation import inception, random_autoencoder, random_images
 from selftrans.gpu_check.numerics import Arithmetic, require_bf16
 from selftrans.gpu_check.steps import TrainingStep
-from selftrans.gpu_check.trainings import STAGE_2, Trainings
+from selftrans.gpu_check.trainings import STAGE_1, Trainings
 from selftrans.gpu_check.workbench import Workbench, tf32
 from selftrans.models.autoencoder import decode_in_parts, encode_moments
 from selftrans.runtime.files import read_fields
@@ -58,8 +58,14 @@ class Measures:
         """Images per second, TFLOP/s, share of the products' rate, memory, the host's part."""
         self._require(arithmetic)
         sizes = self.bench.sizes
-        step = TrainingStep(self.bench, model, None, arithmetic, sizes.timed_batch)
-        step()  # the first one makes the optimizer's moments
+        try:
+            step = TrainingStep(self.bench, model, None, arithmetic, sizes.timed_batch)
+            step()  # the first one makes the optimizer's moments
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            why = f"the card's memory does not suffice for a batch of {sizes.timed_batch}"
+            raise NotRun(why) from None
         peak = self.bench.peak_gib(step)
         (seconds,) = self.bench.seconds(step, warm=True)
         started = time.perf_counter()
@@ -93,7 +99,9 @@ class Measures:
                 step.resize(size)
                 step()
                 self.bench.wait()
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 return False
             finally:
                 step.clear()
@@ -110,18 +118,20 @@ class Measures:
         sizes = self.bench.sizes
         folder = replace(self.bench, directory=self.bench.directory / "measured")
         precision = "bf16" if self.bench.on_gpu else "fp32"
-        trainings = Trainings(folder, {"precision": precision})
+        backbone, model = next(iter(sizes.compared.items()))
+        trainings = Trainings(folder, {"precision": precision}, model)
         steps = 5 * sizes.trained_steps
-        trainings.train(STAGE_2, "run", steps)
+        trainings.train(STAGE_1, "run", steps)
         record = folder.directory / f"run/checkpoints/{steps}/checkpoint.json"
         reached = read_fields(record, reached=dict)["reached"]
         seconds = steps * sizes.trained_batch / reached["images_per_second"]
         share = reached["data_wait_seconds"] / seconds
+        rate = reached["images_per_second"]
         text = (
-            f"{reached['images_per_second']:,.4g} images/s over {steps} steps with start and save,"
+            f"{backbone}: {rate:,.4g} images/s over {steps} steps with start and save,"
             f" {share:.1%} of the time waiting for data"
         )
-        return Finding(text, {"images per second": reached["images_per_second"], "waiting": share})
+        return Finding(text, {"images per second": rate, "waiting": share})
 
     def find_sampling(self, model: BackboneConfig, precision: Literal["fp32", "bf16"]) -> Finding:
         """Images per second of 250 guided steps, by the passes of a few."""
@@ -192,6 +202,11 @@ class Measures:
         rate = self.bench.sizes.sampled_batch / seconds
         values = {"images per second": rate, "peak GiB": peak}
         return Finding(f"{rate:,.4g} images/s, {peak:.1f} GiB", values)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the GPU's memory did not suffice: torch's own error, or one of CUDA's libraries."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def largest_that_fits(fits: Callable[[int], bool], limit: int) -> int:

@@ -87,16 +87,21 @@ def _gradient(model: TrainingModel, mixed: MixedPrecision, loss: Tensor) -> Tens
     parameters = [one for one in model.parameters() if one.requires_grad]
     if not loss.requires_grad:  # no method
         return torch.zeros(1, dtype=torch.float64)
-    parts = torch.autograd.grad(
-        mixed.scaler.scale(loss), parameters, retain_graph=True, allow_unused=True
-    )
-    scale = mixed.scaler.get_scale()
-    return torch.cat(
-        [
-            (torch.zeros_like(one) if part is None else part / scale).flatten().double().cpu()
-            for one, part in zip(parameters, parts, strict=True)
-        ]
-    )
+    for _ in range(4):
+        parts = torch.autograd.grad(
+            mixed.scaler.scale(loss), parameters, retain_graph=True, allow_unused=True
+        )
+        scale = mixed.scaler.get_scale()
+        gradient = torch.cat(
+            [
+                (torch.zeros_like(one) if part is None else part / scale).flatten().double().cpu()
+                for one, part in zip(parameters, parts, strict=True)
+            ]
+        )
+        if bool(gradient.isfinite().all()):
+            break
+        mixed.scaler.update(scale / 16)  # a training finds its scale likewise
+    return gradient
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -123,7 +128,8 @@ class Comparison:
     def _compute(self, model: TrainingModel, arithmetic: Arithmetic) -> Computed:
         sizes = self._bench.sizes
         device = next(model.parameters()).device
-        return compute(model, random_batch(sizes, device, sizes.compared_batch), arithmetic)
+        batch = random_batch(sizes, device, sizes.compared_batch, tokens=True)
+        return compute(model, batch, arithmetic)
 
     def _build(self, device: torch.device) -> TrainingModel:
         return training_model(self._model, self._method, self._bench.sizes, device)

@@ -17,7 +17,7 @@ from selftrans.gpu_check.checks import Check, Finding, NotRun, within
 from selftrans.gpu_check.numerics import relative
 from selftrans.gpu_check.trainings import LONG, STAGE_1, Trainings
 from selftrans.gpu_check.workbench import Workbench
-from selftrans.runtime.devices import visible_gpus
+from selftrans.runtime.devices import SCHEDULERS, visible_gpus
 from selftrans.runtime.errors import EXIT_INTERRUPTED
 from selftrans.training.state import StateDirectory
 
@@ -121,7 +121,8 @@ class Leasing:
     """A process that leases one of some cards, and holds it."""
 
     def __init__(self, cards: str) -> None:
-        kept = {key: value for key, value in os.environ.items() if key != "SELFTRANS_LEASED"}
+        ours = {"SELFTRANS_LEASED", *SCHEDULERS}  # by which a lease is not taken
+        kept = {key: value for key, value in os.environ.items() if key not in ours}
         environment = {**kept, "CUDA_VISIBLE_DEVICES": cards}
         self.process = subprocess.Popen(
             [sys.executable, "-c", LEASE], env=environment, stdout=subprocess.PIPE
@@ -195,7 +196,9 @@ def processes(bench: Workbench) -> Iterator[Check]:
 
     @cache
     def trainings() -> Trainings:
-        return Trainings(folder, {"precision": "fp32", "save_minutes": 0.01, "log_every": 2})
+        size = bench.processes * max(1, bench.sizes.trained_batch // bench.processes)
+        recipe = {"precision": "fp32", "batch_size": size, "save_minutes": 0.01, "log_every": 2}
+        return Trainings(folder, recipe)
 
     def shared() -> Finding:
         return find_shared(launch, trainings())

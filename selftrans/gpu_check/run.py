@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from selftrans.gpu_check import (
     compilation,
@@ -22,9 +25,10 @@ from selftrans.gpu_check.sizes import Sizes, miniature
 from selftrans.gpu_check.workbench import Workbench
 from selftrans.runtime.devices import (
     DeviceName,
-    claim_device,
+    allow_tf32,
     granted_gpus,
     lease_gpus,
+    require_gpu,
     visible_gpus,
 )
 from selftrans.runtime.errors import UserError
@@ -77,9 +81,11 @@ def check_machine(
         # Read when CUDA starts, and needed by the deterministic kernels of the checks of resuming.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         lease_gpus(count)
+        require_gpu()
+        allow_tf32(False)
     with tempfile.TemporaryDirectory(prefix="selftrans-check-") as directory:
         bench = Workbench(
-            device=claim_device(1 if on_gpu else 0),
+            device=torch.device("cuda", 0) if on_gpu else torch.device("cpu"),
             sizes=Sizes() if on_gpu and not in_miniature else miniature(),
             directory=Path(directory),
             processes=count,
@@ -91,5 +97,7 @@ def check_machine(
                 outcomes.append(outcome)
                 print(outcome.line(), flush=True)
             # After every group: whoever ends the program early keeps what was found.
+            for files in bench.directory.iterdir():
+                shutil.rmtree(files)
             write(output, name, record(bench, outcomes, time.monotonic() - started), GROUPS)
     return outcomes

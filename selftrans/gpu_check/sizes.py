@@ -51,6 +51,10 @@ class Sizes:
     """Of each of the two sets whose distance is computed."""
     fid_features: int = 2048
     """First features that the distance is of."""
+    stopped: BackboneConfig = field(
+        default_factory=lambda: BackboneConfig.from_preset("SiT-S/2", depth=6)
+    )
+    """Backbone of trainings that are stopped, resumed or shared: its states are saved often."""
     trained_steps: int = 12
     """Optimizer steps of trainings that are stopped, resumed or shared."""
     trained_batch: int = 32
@@ -75,6 +79,7 @@ def miniature() -> Sizes:
         num_classes=10,
         compared={"SiT": tiny},
         timed={"SiT": tiny},
+        stopped=tiny,
         encoder=(4, 24),
         projector_width=32,
         compared_batch=4,

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from selftrans.config import load_experiment
+from selftrans.config import BackboneConfig, load_experiment
 from selftrans.data.writer import StoreWriter
 from selftrans.gpu_check.sizes import Sizes
 from selftrans.gpu_check.workbench import Workbench
@@ -55,17 +55,23 @@ def write_random_store(directory: Path, sizes: Sizes) -> Path:
 
 
 class Trainings:
-    """Runs of both stages, of the first backbone that is compared, on a device.
+    """Runs of both stages on a device.
 
     Args:
         bench: with the folder that they are written to.
         changes: to the recipe.
+        backbone: what is trained; that of ``Sizes.stopped``, if it is not given.
     """
 
-    def __init__(self, bench: Workbench, changes: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        bench: Workbench,
+        changes: Mapping[str, Any] | None = None,
+        backbone: BackboneConfig | None = None,
+    ) -> None:
         self.bench, self.directory = bench, bench.directory
         sizes = bench.sizes
-        backbone = next(iter(sizes.compared.values()))
+        backbone = backbone or sizes.stopped
         shallow = backbone.depth // 2
         self.depth = max(shallow + 1, 2 * backbone.depth // 3)
         head = {"projector_width": sizes.projector_width}
