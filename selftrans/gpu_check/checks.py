@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,7 +98,6 @@ def run_group(group: Group, bench: Workbench) -> Iterator[Outcome]:
             LOG.debug("%s: %s", group.name, check.name, exc_info=True)
             status, found = "failed", Finding(shortened(f"{type(error).__name__}: {error}", 300))
         yield _outcome(group, check, status, found, time.monotonic() - begun)
-        gc.collect()
         bench.free()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Workbench:
     def free(self) -> None:
         """Give back what torch keeps of the device's memory, for other processes."""
         if self.on_gpu:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def seconds(
