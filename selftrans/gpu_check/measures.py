@@ -117,9 +117,8 @@ class Measures:
         """What a training reports of itself, which reads a store and logs."""
         sizes = self.bench.sizes
         folder = replace(self.bench, directory=self.bench.directory / "measured")
-        precision = "bf16" if self.bench.on_gpu else "fp32"
         backbone, model = next(iter(sizes.compared.items()))
-        trainings = Trainings(folder, {"precision": precision}, model)
+        trainings = Trainings(folder, backbone=model)
         steps = 5 * sizes.trained_steps
         trainings.train(STAGE_1, "run", steps)
         record = folder.directory / f"run/checkpoints/{steps}/checkpoint.json"

@@ -64,7 +64,7 @@ def find_cost(bench: Workbench) -> Finding:
 def resume(bench: Workbench) -> Iterator[Check]:
     """All of them."""
     folder = replace(bench, directory=bench.directory / "resume")
-    trainings = Trainings(folder, {"precision": "bf16" if bench.on_gpu else "fp32"})
+    trainings = Trainings(folder)
     for run in (STAGE_1, STAGE_2):
         name = f"{run}, stopped by SIGTERM and resumed"
         yield Check(name, partial(find_resumed, trainings, run))
