@@ -22,7 +22,7 @@ from selftrans.runtime.errors import EXIT_INTERRUPTED
 from selftrans.training.state import StateDirectory
 
 START_SECONDS = 120
-STOP_SECONDS = 60
+STOP_SECONDS = 120
 CLOSE: Mapping[str, float] = {"weights": 1e-3, "losses": 1e-4}
 """Tolerated relative errors."""
 TOLERANCE = (
