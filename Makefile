@@ -2,6 +2,7 @@
 # make test   set everything up, run the static checks and every test, in two processes (WORKERS=2);
 #             those on a SLURM of their own (make test-cluster) where one can be started
 # make test-fast   the tests that take milliseconds, in one process
+# make gpu-check   what must hold on this machine's GPUs, and what they reach: results/gpu-check.md
 # make check       format, lint, types, workflow files, import contracts, the documentation
 # make docs        the documentation: build/site/index.html
 PYTHON ?= python3
@@ -12,7 +13,7 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-fast check docs mutations test-cluster golden bench check-adm notebooks schema \
+.PHONY: demo test test-fast gpu-check check docs mutations test-cluster golden bench check-adm notebooks schema \
   format clean
 
 demo: $(VENV)/ready
@@ -24,6 +25,11 @@ test: check
 test-fast: $(VENV)/ready
 	$(run) OMP_NUM_THREADS=1 python -m pytest -q --strict-tiers \
 	  -m "not slow and not workflow and not cluster"
+
+# At most 20 minutes on one card; in miniature where there is none.
+# Some groups of checks: make gpu-check ONLY="--only numerics --only measures"
+gpu-check: $(VENV)/ready
+	$(run) selftrans check-gpu $(ONLY)
 
 # Every planted fault must fail a fast test. See tests/mutations/__init__.py.
 mutations: $(VENV)/ready

@@ -18,6 +18,7 @@ from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.self_transcendence import SelfTranscendence
 from selftrans.config import BackboneConfig, TeacherConfig, TimeMasking
 from selftrans.flow.interpolant import INTERPOLANTS
+from selftrans.gpu_check.stage_2 import our_loss, plain_loss
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.training.model import TrainingModel
@@ -73,39 +74,6 @@ def stage_2_models(t_masking: TimeMasking = "per-sample") -> tuple[TrainingModel
         )
     )
     return student, teacher
-
-
-def our_loss(student: TrainingModel, batch: Batch) -> Tensor:
-    """Teacher and projector for the samples that count: those in range, or all of them."""
-    denoising, alignment, _ = student(batch)
-    return denoising + alignment
-
-
-def plain_loss(student: TrainingModel, teacher: SiTTrunk, batch: Batch) -> Tensor:
-    """The same loss without saving anything.
-
-    The teacher with and without label and the projector see the whole batch; then comes a mask, of
-    each sample or, as in the released code, of shape (B, 1, 1, 1) beside errors of shape (B).
-    """
-    (term,) = student.alignment.values()
-    settings = term.method
-    assert isinstance(settings, SelfTranscendence)
-    depth, w = settings.student_depth, settings.guidance_scale
-    velocity, features = student.backbone.with_features(
-        batch.x_BCHW, batch.t_B, batch.dropped_condition_B, (depth,)
-    )
-    with torch.no_grad():
-        f_c = teacher.tokens(batch.x_BCHW, batch.t_B, batch.condition_B)
-        f_u = teacher.tokens(batch.x_BCHW, batch.t_B, teacher.null_condition(len(batch.t_B)))
-    errors = (
-        (term.heads["projector"](features[depth]) - (f_u + w * (f_c - f_u))).square().mean((1, 2))
-    )
-    mask = (batch.t_B >= settings.t_range.low) & (batch.t_B <= settings.t_range.high)
-    if settings.t_masking == "released":
-        mask = mask.view(-1, 1, 1, 1)
-    return (velocity - batch.velocity_BCHW).square().mean() + settings.weight * (
-        errors * mask
-    ).mean()
 
 
 def step_of(student: TrainingModel, loss: Callable[[], Tensor]) -> Callable[[], None]:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.training import plain_loss
 from selftrans.alignment.layersync import LayerSync
 from selftrans.alignment.registry import build_alignment_losses
 from selftrans.alignment.repa import Repa, resized_tokens
@@ -18,6 +17,7 @@ from selftrans.config import (
     TeacherConfig,
     TrainedEncoderConfig,
 )
+from selftrans.gpu_check.stage_2 import plain_loss
 from selftrans.models.encoder import (
     EncoderMetadata,
     PatchEncoder,

@@ -33,7 +33,8 @@ class Entry(NamedTuple):
 
 
 WORKFLOW = "workflow"
-PROJECT, MODELS, EVALUATION, PARTS = "A project", "Models", "Evaluation", "Parts of the workflow"
+PROJECT, MODELS, EVALUATION = "A project", "Models", "Evaluation"
+MACHINE, PARTS = "A machine", "Parts of the workflow"
 COMMANDS = {
     "new": Entry(PROJECT, WORKFLOW, "Write an experiment for images of your own."),
     "plan": Entry(PROJECT, WORKFLOW, "Say what experiments will take, before they run."),
@@ -52,6 +53,7 @@ COMMANDS = {
     "statistics": Entry(EVALUATION, "evaluation", "Compute the feature statistics of images."),
     "features": Entry(EVALUATION, "evaluation", "Compute features of a run's blocks."),
     "weights": Entry(EVALUATION, "evaluation", "Find, check or fetch a feature network's weights."),
+    "check-gpu": Entry(MACHINE, "gpu_check", "Check and measure this machine's GPUs."),
     "extract": Entry(PARTS, "extraction", "Encode images into latents or features."),
     "autoencoder": Entry(PARTS, "training", "Train the embedded autoencoder."),
     "classifier": Entry(PARTS, "training", "Train the embedded feature extractor."),

@@ -114,16 +114,26 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         names = [name.strip() for name in chosen.split(",") if name.strip()]
         return list(takewhile(lambda name: name != "-1", names))  # CUDA reads no further
+    return _queried("index")
+
+
+def gpu_names() -> list[str]:
+    """What the driver calls this machine's GPUs."""
+    return _queried("name")
+
+
+def _queried(field: str) -> list[str]:
+    """A field of every GPU of the driver's; none without a driver."""
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return []
-    return listed.stdout.split()
+    return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
 
 
 def _acquire(

@@ -103,12 +103,18 @@ def batch_source(
     )
 
 
-def prepare_blocks(backbone: Backbone, training: TrainingConfig) -> None:
-    """Let the blocks of the trained backbone run as the recipe says."""
+def prepare_blocks(backbone: Backbone, training: TrainingConfig, backend: str = "inductor") -> None:
+    """Let the blocks of the trained backbone run as the recipe says.
+
+    Args:
+        backbone: that is trained.
+        training: the recipe.
+        backend: of torch.compile.
+    """
     backbone.activation_checkpointing = training.activation_checkpointing
     if training.compile:  # block by block: one small graph, compiled once
         for block in backbone.each_block:
-            block.compile()
+            block.compile(backend=backend)
 
 
 def build_optimizer(parameters: list[nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:

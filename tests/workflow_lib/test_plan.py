@@ -6,10 +6,12 @@ import shlex
 import pytest
 
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import write_json
 from tests.support.experiments import OTHER_METHODS
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.plan import Plan, parse_rates, report
+from workflow.lib.rates import known_rates
 from workflow.lib.settings import RatesConfig
 
 
@@ -104,3 +106,36 @@ def test_what_is_passed_on(make_study):
     config = json.loads(Reports(study).config({"experiment": "tiny"}))
     assert config["data"] == {"digits": {"images": 1797}}
     assert config["experiments"] == list(study.references)
+
+
+def write_check(path, **machines):
+    """What ``selftrans check-gpu`` writes, as far as a plan reads it."""
+    write_json(path, {"format": 1, "machines": machines})
+    return path
+
+
+def test_measured_rates_are_those_of_this_machines_card(tmp_path, make_study):
+    stated, path = RatesConfig(), tmp_path / "gpu-check.json"
+    assert known_rates(path, stated, ["A"]) == (stated, None)  # nothing was measured
+    write_check(path, A={"rates": {"bf16": 400.0}}, B={"rates": {"bf16": 80.0, "fp32": 9.0}})
+    values, card = known_rates(path, stated, ["C", "B"])
+    assert (values.model_dump(), card) == ({"bf16": 80.0, "tf32": 50.0, "fp32": 9.0}, "B")
+    assert known_rates(path, stated, ["C"]) == (stated, None)
+    assert known_rates(path, stated, []) == (stated, None)  # one of two, and nobody knows which
+    lines = report(Plan(make_study(), values.model_dump()), card)
+    assert "at 80 in bf16, 50 in tf32, 9 in fp32 TFLOP/s for each GPU, as measured on B" in lines
+
+
+def test_a_login_node_takes_the_rates_of_the_only_card_that_was_measured(tmp_path):
+    miniature = {"miniature": True, "rates": {"bf16": 0.001}}
+    path = write_check(tmp_path / "a.json", card={"rates": {"bf16": 400.0}}, cpu=miniature)
+    assert known_rates(path, RatesConfig(), []).measured_on == "card"
+    path = write_check(tmp_path / "b.json", cpu=miniature)
+    assert known_rates(path, RatesConfig(), ["cpu"]).measured_on is None
+
+
+@pytest.mark.parametrize("rates", [{"bf16": -1.0}, {"int8": 3.0}, {"bf16": "fast"}])
+def test_a_damaged_rate_is_named(tmp_path, rates):
+    path = write_check(tmp_path / "a.json", card={"rates": rates})
+    with pytest.raises(UserError, match=r"a\.json: card: rates"):
+        known_rates(path, RatesConfig(), ["card"])

@@ -15,11 +15,13 @@ import click
 
 from selftrans.cli.options import FILE, NamedFile, OneOf, WholeNumber, device_option
 from selftrans.config import EXPERIMENTS, read_yaml, validated
-from selftrans.runtime.devices import DeviceName, visible_gpus
+from selftrans.runtime.devices import DeviceName, gpu_names, visible_gpus
 from selftrans.runtime.errors import UserError
+from workflow.lib import paths
 from workflow.lib.cleaning import all_experiments, delete, leftovers
 from workflow.lib.new import write_new
 from workflow.lib.plan import Plan, parse_rates, report
+from workflow.lib.rates import known_rates
 from workflow.lib.running import Call, Target, write_changed
 from workflow.lib.settings import WorkflowConfig
 from workflow.lib.status import show
@@ -89,7 +91,8 @@ config_option = click.option(
 @click.option(
     "--rates",
     default="",
-    help="TFLOP/s of a GPU, for instance bf16=400,tf32=200  [default: config.yaml's]",
+    help="TFLOP/s of a GPU, for instance bf16=400,tf32=200"
+    "  [default: those that `selftrans check-gpu` measured, else config.yaml's]",
 )
 @click.option("--measure", is_flag=True, help="measure this machine by a few steps of training")
 @device_option
@@ -107,7 +110,8 @@ def plan(
     if experiments:
         settings["experiments"] = list(experiments)
     study = Study.load(settings, str(config))
-    print(report(Plan(study, parse_rates(rates, study.settings.rates))))
+    known = known_rates(Path(paths.GPU_CHECK), study.settings.rates, gpu_names())
+    print(report(Plan(study, parse_rates(rates, known.values)), known.measured_on))
     if measure:
         from workflow.lib import measuring
 

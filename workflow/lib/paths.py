@@ -36,6 +36,7 @@ READER = f"{DATASET}/reader.safetensors"
 REFERENCE = f"{DATASET}/reference/{{extractor}}.npz"
 REFERENCE_FEATURES = f"{DATASET}/reference/{{extractor}}-features.npy"
 SUBMITTED = "results/submitted"
+GPU_CHECK = "results/gpu-check.json"
 EXTRACTOR_WEIGHTS = "results/extractors/{extractor}.json"
 
 EXPERIMENT = "results/{experiment}"

@@ -245,18 +245,20 @@ class Plan:
         self._add("probe_encoder", jobs=len(encoders))
 
 
-def report(plan: Plan) -> str:
-    """The table, and what it rests on."""
+def report(plan: Plan, measured_on: str | None = None) -> str:
+    """The table, and what it rests on: rates that were measured on a card, or stated ones."""
     lines = [f"{'rule':22} {'jobs':>6} {'PFLOP':>12} {'GPU hours':>11} {'GB':>9}"]
     for rule, cost in {**plan.costs, "total": plan.total}.items():
         if cost.jobs:
             numbers = f"{cost.flop / 1e15:12,.1f} {cost.gpu_hours:11,.1f} {cost.bytes / 1e9:9,.1f}"
             lines.append(f"{rule:22} {cost.jobs:6,} {numbers}")
-    rates = ", ".join(f"{rate:g} in {arithmetic}" for arithmetic, rate in plan.rates.items())
+    rates = ", ".join(f"{rate:.4g} in {arithmetic}" for arithmetic, rate in plan.rates.items())
+    origin = f", as measured on {measured_on}" if measured_on else ""
+    each = f"at {rates} TFLOP/s for each GPU{origin} (--rates); none where no GPU is asked for."
     days = plan.total.gpu_hours / 8 / 24
     lines += [
         "",
-        f"GPU hours: at {rates} TFLOP/s for each GPU (--rates); none where no GPU is asked for.",
+        f"GPU hours: {each}",
         f"On 8 GPUs that are always busy: {days:,.1f} days.",
         "Not counted: small networks trained on the data, probes.",
     ]

@@ -1,0 +1,1 @@
+"""What must hold on a GPU, and what it reaches: ``selftrans check-gpu``."""

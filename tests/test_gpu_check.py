@@ -1,0 +1,292 @@
+"""Every check of ``selftrans check-gpu``, in miniature on the CPU: that it passes, and can fail."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from selftrans.config.alignment import METHODS
+from selftrans.gpu_check import compilation, evaluation, measures, numerics, resume, stage_2
+from selftrans.gpu_check import run as runner
+from selftrans.gpu_check.cases import methods, random_batch, training_model
+from selftrans.gpu_check.checks import Check, Finding, Group, NotRun, run_group, within
+from selftrans.gpu_check.measures import largest_that_fits
+from selftrans.gpu_check.report import machine_name, record, write
+from selftrans.gpu_check.run import GROUPS
+from selftrans.gpu_check.sizes import Sizes, miniature
+from selftrans.gpu_check.trainings import Trainings
+from selftrans.gpu_check.workbench import Workbench
+from selftrans.runtime.errors import UserError
+from tests.support.programs import run_command
+
+CPU = torch.device("cpu")
+UNAVAILABLE = {"the card of this program": "this program has leased no card"}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Workbench(device=CPU, sizes=miniature(), directory=tmp_path / "files", processes=2)
+
+
+def group_of(find, seconds=100.0):
+    return Group("group", seconds, "none", lambda _: [Check("one", find)])
+
+
+def only(outcomes):
+    (outcome,) = outcomes
+    return outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS, ids=[group.name for group in GROUPS])
+def test_every_check_runs_in_miniature(bench, group, monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFTRANS_CACHE", str(tmp_path))  # no published weights
+    outcomes = list(run_group(group, bench))
+    assert len({outcome.name for outcome in outcomes}) == len(outcomes) > 0
+    for outcome in outcomes:
+        assert outcome.status in ("passed", "measured", "not run"), outcome.line()
+        if outcome.status == "not run":
+            assert outcome.text == UNAVAILABLE[outcome.name]
+        else:
+            assert all(math.isfinite(value) for value in outcome.values.values()), outcome.line()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_every_registered_method_is_compared():
+    compared = {method.method for method in methods(12, 64).values() if method}
+    assert compared == set(METHODS)
+
+
+def test_the_budgets_fit_into_twenty_minutes():
+    assert sum(group.seconds for group in GROUPS) <= 20 * 60
+
+
+# -- that a check fails where something is wrong
+
+
+def test_another_gradient_fails(bench, monkeypatch):
+    """The second of the two computations is of another batch."""
+    seeds = iter(range(10))
+
+    def another(*arguments, **options):
+        return random_batch(*arguments, **options, seed=next(seeds))
+
+    monkeypatch.setattr(
+        numerics, "random_batch", lambda *a, **b: random_batch(*a, **b, seed=next(seeds))
+    )
+    model = bench.sizes.compared["SiT"]
+    comparison = numerics.Comparison(bench, model, methods(4, 16)["stage 2"])
+    found = comparison.find("fp32")
+    assert found.passed is False
+    assert min(found.values.values()) > 1e-3
+
+
+def test_bf16_is_not_taken_for_fp32(bench):
+    model = bench.sizes.compared["SiT"]
+    comparison = numerics.Comparison(bench, model, methods(4, 16)["REPA"])
+    assert comparison.find("fp32").passed
+    errors = comparison.find("bf16").values
+    assert errors["velocity"] > 10 * numerics.tolerance("velocity", "fp32")
+    assert errors["gradient"] > 10 * numerics.tolerance("gradient", "fp32")
+
+
+def test_a_disturbed_state_is_not_the_same(bench, monkeypatch):
+    trainings = Trainings(bench)
+    states = iter([{"a": torch.zeros(3)}, {"a": torch.tensor([0.0, 1e-7, 0.0])}])
+    monkeypatch.setattr(trainings, "train", lambda *_: None)
+    monkeypatch.setattr(trainings, "interrupted", lambda *_, polls: "SIGTERM at step 3")
+    monkeypatch.setattr(trainings, "state", lambda *_: next(states))
+    found = resume.find_resumed(trainings, "stage-1")
+    assert (found.passed, found.values) == (False, {"differing": 1.0})
+    monkeypatch.setattr(trainings, "interrupted", lambda *_, polls: "")
+    assert resume.find_resumed(trainings, "stage-1").passed is False
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_compiled_later_fails(bench, monkeypatch):
+    """Were the blocks to see the samples in range alone, whose number changes."""
+    model = bench.sizes.timed["SiT"]
+    resize = compilation.TrainingStep.resize
+
+    def masked(self, size, in_range=None, seed=0):
+        resize(self, size if in_range is None else 1 + in_range, in_range or 0, seed)
+
+    monkeypatch.setattr(compilation.TrainingStep, "resize", masked)
+    few = replace(bench, sizes=replace(bench.sizes, compile_steps=3))
+    found = compilation.find_compiled(few, model)
+    assert found.passed is False
+    assert found.values["later graphs"] > 0
+
+
+@pytest.mark.parametrize("name", ["stage 2", "stage 2, released mask"])
+def test_another_loss_is_not_the_plain_arithmetics(bench, monkeypatch, name):
+    ours = stage_2.our_loss
+    monkeypatch.setattr(stage_2, "our_loss", lambda *a: ours(*a) * 1.001)
+    model = bench.sizes.timed["SiT"]
+    found = stage_2.find_stage_2(bench, model, name, "fp32")
+    assert found.passed is False
+    assert found.values["difference"] == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.slow
+def test_features_of_other_pixels_fail(bench, monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFTRANS_CACHE", str(tmp_path))
+    both = evaluation.Evaluation(bench)
+    same = both.features(CPU)
+    assert both.find_features().passed
+    other = [one.__class__(features=one.features * 1.01, spatial=one.spatial) for one in same]
+    for find in (both.find_features, both.find_distance):
+        answers = iter([other, same])
+        monkeypatch.setattr(both, "features", lambda _, answers=answers: next(answers))
+        assert find().passed is False
+    with pytest.raises(UserError, match="no such file"):
+        evaluation.inception(
+            Workbench(
+                device=CPU, sizes=bench.sizes, directory=tmp_path, processes=1,
+                inception=tmp_path / "none.pth",
+            ),
+            CPU,
+        )  # fmt: skip
+
+
+def test_a_difference_that_is_not_a_number_is_not_tolerated():
+    assert within({"a": math.nan}, {"a": 1.0}).passed is False
+    assert within({"a": 1.0}, {"a": 1.0}).passed is True
+
+
+# -- how checks are run
+
+
+def test_a_check_that_raises_is_named_and_the_others_are_made(bench):
+    def raising():
+        raise RuntimeError("out of\nluck")
+
+    group = Group("group", 100, "none", lambda _: [
+        Check("first", raising), Check("second", lambda: Finding("fine", {"a": 1.0}, passed=True)),
+    ])  # fmt: skip
+    first, second = run_group(group, bench)
+    assert (first.status, first.text) == ("failed", "RuntimeError: out of luck")
+    assert (second.status, second.values) == ("passed", {"a": 1.0})
+
+
+def test_a_group_that_cannot_be_prepared_fails(bench):
+    def unprepared(_):
+        raise ImportError("no module")
+
+    outcome = only(run_group(Group("group", 100, "none", unprepared), bench))
+    assert (outcome.name, outcome.status) == ("preparation", "failed")
+
+
+def test_what_cannot_be_made_here_says_why(bench):
+    def impossible():
+        raise NotRun("one card")
+
+    outcome = only(run_group(group_of(impossible), bench))
+    assert outcome.line() == "not run   group: one: one card"
+
+
+def test_after_its_time_a_group_begins_nothing(bench):
+    outcome = only(run_group(group_of(lambda: Finding("late"), seconds=-1.0), bench))
+    assert (outcome.status, outcome.text) == ("not run", "the -1 s of this group are used up")
+
+
+@pytest.mark.parametrize("memory", [0, 1, 2, 7, 8, 100, 1000])
+def test_the_largest_batch_is_found_to_an_eighth_without_trying_much_larger_ones(memory):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= memory
+
+    found = largest_that_fits(fits, 256)
+    assert found <= min(memory, 256)
+    assert found >= min(memory, 256) * 7 / 8
+    assert max(tried) <= max(2 * memory, 1)
+    assert len(tried) <= 16
+
+
+def test_a_batch_that_memory_does_not_suffice_for_does_not_fit(bench, monkeypatch):
+    model = bench.sizes.timed["SiT"]
+    call = measures.TrainingStep.__call__
+
+    def limited(self):
+        if len(self._batches[0].t_B) > 3:
+            raise torch.OutOfMemoryError
+        return call(self)
+
+    monkeypatch.setattr(measures.TrainingStep, "__call__", limited)
+    assert measures.Measures(bench).find_largest_batch(model).values == {"images": 3.0}
+
+
+def test_weights_and_batches_do_not_depend_on_what_was_drawn_before(bench):
+    model, sizes = bench.sizes.compared["SiT"], bench.sizes
+    for fresh in (False, True):
+        first = training_model(model, methods(4, 16)["stage 2"], sizes, CPU, fresh=fresh)
+        torch.rand(3)
+        second = training_model(model, methods(4, 16)["stage 2"], sizes, CPU, fresh=fresh)
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, second.state_dict()[name]), name
+    batch = random_batch(sizes, sizes.compared["SiT"], CPU, 10)
+    inside = (batch.t_B >= 0.4) & (batch.t_B <= 0.7)
+    assert int(inside.sum()) == 3
+
+
+def test_sizes_on_a_card_are_the_published_ones():
+    sizes = Sizes()
+    assert [*sizes.compared] == ["SiT-B/2"]
+    assert [*sizes.timed] == ["SiT-B/2", "SiT-XL/2"]
+    assert sizes.timed["SiT-XL/2"].depth == 28
+
+
+# -- what is written
+
+
+def test_results_of_machines_stand_beside_each_other(bench, tmp_path):
+    group = Group("speed", 100, "Nothing is tolerated.", lambda _: [
+        Check("training small", lambda: Finding("12 | 3", {"rate bf16": 12.0, "peak GiB": 3.0})),
+        Check("training large", lambda: Finding("15", {"rate bf16": 15.0})),
+        Check("wrong", lambda: Finding("1e-1 (≤ 1e-3)", {}, passed=False)),
+    ])  # fmt: skip
+    outcomes = list(run_group(group, bench))
+    path = tmp_path / "results/gpu-check.json"
+    path.parent.mkdir()
+    path.write_text("damaged")
+    for name in ("first card", "second card", "first card"):
+        write(path, name, record(bench, outcomes, 12.0), [group])
+    written = json.loads(path.read_text())
+    assert [*written["machines"]] == ["first card", "second card"]
+    assert written["machines"]["first card"]["rates"] == {"bf16": 15.0}  # of the larger one
+    page = path.with_suffix(".md").read_text()
+    assert page.count("## first card") == 1
+    assert "- speed: wrong: 1e-1 (≤ 1e-3)" in page
+    assert "| training small | measured | 12 \\| 3 |" in page
+    assert "0 passed, 1 failed, 2 measured, 0 not run." in page
+    assert "In miniature" in page
+    assert machine_name(bench)
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_the_command_prints_a_line_for_each_check_and_its_code_says_whether_one_failed(
+    tmp_path, monkeypatch, passed, code
+):
+    group = Group("group", 100, "none", lambda _: [Check("one", lambda: Finding("is", {}, passed))])
+    monkeypatch.setattr(runner, "GROUPS", (group, *GROUPS))
+    output = tmp_path / "check.json"
+    words = ["check-gpu", "--device", "cpu", "--only", "group", "--output", str(output)]
+    ended = run_command(*words)
+    assert ended.returncode == code
+    status = "passed" if passed else "failed"
+    assert ended.stdout.splitlines()[0] == f"{status}    group: one: is"
+    assert f"1 checks, {0 if passed else 1} failed" in ended.stdout
+    assert ("group: one: is" in ended.stderr) is not passed
+    (machine,) = json.loads(output.read_text())["machines"].values()
+    assert machine["miniature"]
+
+
+def test_an_unknown_group_is_named(tmp_path):
+    ended = run_command("check-gpu", "--only", "nonsense", "-o", str(tmp_path / "a.json"))
+    assert ended.returncode == 1
+    assert "--only: 'nonsense' is no group (allowed: numerics, evaluation" in ended.stderr
