@@ -97,7 +97,7 @@ def test_what_is_not_installed_or_cannot_begin_is_one_line(wandb, tmp_path, monk
     with pytest.raises(Unavailable, match=r"^training\.logger: wandb cannot begin \(no key is"):
         begin(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"'wandb' is not installed .*selftrans\[wandb\]'\)$"):
+    with pytest.raises(UserError, match=r"'wandb' is not installed .*-e '\.\[wandb\]'\)$"):
         begin(tmp_path)
 
 

@@ -44,7 +44,7 @@ class WeightsAndBiases:
         except ImportError:
             raise UserError(
                 "training.logger: 'wandb' is not installed (allowed: tensorboard, or first:"
-                " pip install -c pins.txt 'selftrans[wandb]')"
+                " pip install -c pins.txt -e '.[wandb]')"
             ) from None
         directory.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(console="off", save_code=False, disable_git=True, silent=True)
