@@ -4,6 +4,7 @@
 # make test-fast   the tests that take milliseconds, in one process
 # make gpu-check   what must hold on this machine's GPUs, and what they reach: results/gpu-check.md
 # make check       format, lint, types, workflow files, import contracts, the documentation
+# make test-lowest   the fast tests in an environment of the lowest versions that pyproject.toml allows
 # make docs        the documentation: build/site/index.html
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,8 +14,8 @@ WORKERS ?= 2
 bin := $(abspath $(VENV))/bin
 run := PATH="$(bin):$$PATH"
 
-.PHONY: demo test test-fast gpu-check check docs mutations test-cluster golden bench check-adm notebooks schema \
-  format clean
+.PHONY: demo test test-fast test-lowest gpu-check check docs mutations test-cluster golden bench \
+  check-adm notebooks schema format clean
 
 demo: $(VENV)/ready
 	$(run) snakemake --cores $(CORES)
@@ -30,6 +31,17 @@ test-fast: $(VENV)/ready
 # Some groups of checks: make gpu-check ONLY="--only numerics --only measures"
 gpu-check: $(VENV)/ready
 	$(run) selftrans check-gpu $(ONLY)
+
+# The fast tests in an environment of its own, with the lowest versions that pyproject.toml allows.
+test-lowest:
+	rm -rf $(VENV)-lowest && $(PYTHON) -m venv $(VENV)-lowest
+	sed -nE 's/.*"([A-Za-z0-9_-]+)>=([0-9.]+)".*/\1==\2/p' pyproject.toml | grep -v setuptools \
+	  > $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet -c $(VENV)-lowest/lowest.txt \
+	  -e '.[docs,hub,notebooks,test,text,wandb]'
+	PATH="$(abspath $(VENV)-lowest)/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -q \
+	  -m "not slow and not workflow and not cluster" \
+	  --deselect tests/test_project.py::test_what_is_installed_is_what_is_pinned
 
 # Every planted fault must fail a fast test. See tests/mutations/__init__.py.
 mutations: $(VENV)/ready
@@ -86,11 +98,11 @@ format: $(VENV)/ready
 	$(run) snakefmt Snakefile workflow
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build *.egg-info
 
 $(VENV)/ready: pins.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check -c pins.txt -e '.[test]'
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -c pins.txt -e '.[dev]'
 	touch $@

@@ -306,6 +306,44 @@ def test_a_run_that_is_not_trained_yet_takes_its_steps(project, inside, tmp_path
         api.load_training("tiny", "sti")
 
 
+@pytest.mark.slow
+def test_an_experiment_without_file_and_results_takes_its_steps(
+    project, inside, tmp_path, monkeypatch
+):
+    """Those of the same run in a file; nothing is written."""
+    changes = {"name": "fresh", "extends": "tiny", "training": {"learning_rate": 0.01}}
+    experiment = api.define_experiment(changes)
+    assert experiment.runs["sit"].training.learning_rate == 0.01
+    manifest = project / "results/data/digits/latents/manifest.json"
+    teacher = project / "results/tiny/runs/vae-align/seed0/teachers/4-raw-depth3.safetensors"
+    (term,) = experiment.runs["self-transcendence"].teachers
+    training = api.new_training(
+        experiment, "self-transcendence", latents=manifest, teachers={term: teacher}, device="cpu"
+    )
+    losses = [training.step() for _ in range(STEP)]
+    assert all(float(one.alignment) > 0 for one in losses)
+    assert list(inside.iterdir()) == []
+    file = project / "experiments/fresh.yaml"
+    write_json(file, changes)  # which is YAML, too
+    monkeypatch.chdir(project)
+    train_run(file, "self-transcendence", tmp_path, manifest, until=STEP, teacher=teacher)
+    file.unlink()
+    assert_is_state(training, tmp_path, STEP)
+    with pytest.raises(UserError, match=r"'sti' is not a run of 'fresh' \(known: .*sit"):
+        api.new_training(experiment, "sti", latents=manifest)
+
+
+def test_mistakes_in_settings_are_named_as_in_a_file(project, inside):
+    with pytest.raises(
+        ConfigError, match=r"^settings: training\.batch: unknown key \(nearest: batch_"
+    ):
+        api.define_experiment({"extends": "tiny", "training": {"batch": 3}})
+    with pytest.raises(ConfigError, match=r"^'tinny' is neither .*tiny\)$"):
+        api.define_experiment({"extends": "tinny"})
+    with pytest.raises(ConfigError, match=r"^settings: hold what no file can \(.*represent"):
+        api.define_experiment({"extends": "tiny", "seeds": [np.int64(3)]})
+
+
 def test_a_state_that_is_not_there_is_named(run):
     with pytest.raises(UserError, match=r"has no state of step 3 \(known: 4\)"):
         run.training(step=3)

@@ -210,4 +210,4 @@ def test_a_process_ends_as_the_call_does(name, tmp_path):
 
 def test_a_command_of_the_workflow_is_no_part_of_the_package():
     names = [name for name, entry in COMMANDS.items() if entry.module == WORKFLOW]
-    assert {"plan", "prefetch", "run", "status", "new", "clean"} == set(names)
+    assert {"plan", "prefetch", "run", "status", "new", "clean", "upload"} == set(names)

@@ -84,6 +84,14 @@ def test_the_command_line_takes_any_images_and_any_reference(inputs, classifier)
         "recall",
         "KID",
     ]
+    kid = ended.stdout.splitlines()[-1].split()
+    assert kid[1:] == [f"{result['metrics']['kid']:.4f}", "±", f"{result['spreads']['kid']:.4f}"]
+    assert result["cautions"] == [
+        line.removeprefix("not to be trusted: ")
+        for line in ended.stderr.splitlines()
+        if line.startswith("not to be trusted: ")
+    ]
+    assert any(text.startswith("60 samples are fewer than the") for text in result["cautions"])
 
 
 @pytest.mark.slow

@@ -134,6 +134,17 @@ def test_intervals_are_students_over_pairs_and_cut_off_where_they_leave_the_fram
     assert -40 < low < -15 < 0 < high < 20  # 12.7 times the deviation would be hundreds
 
 
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [((0,), "of one seed"), ((0, 1), "over 2 pairs of the same seed"), ((7,), "no run has a step")],
+)
+def test_the_baselines_pairs_with_itself_are_not_counted(seeds, words):
+    table = compared(0, 1, 2, sit=(90.0, 40.0), ours=(80.0, 20.0))
+    others = compared(*seeds, ours=(80.0, 20.0))
+    rows = pd.concat([table[table["run"] == "sit"], others])
+    assert words in " ".join(convergence(rows, LABELS, 5.5, baseline="sit").get_supxlabel().split())
+
+
 def test_kid_is_drawn_with_its_spread():
     table = TABLE.assign(kid=TABLE["fid"] / 1000, kid_std=0.004)
     kid = convergence(table[table["run"] != "public"], LABELS, 5.5).get_axes()[2]

@@ -3,6 +3,7 @@
 A folder, a zip and a Hugging Face data set give the same images.
 """
 
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -290,3 +291,10 @@ def test_a_data_set_of_damaged_images_alone_is_said(tmp_path):
         path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="none of the 2 images can be decoded"):
         read_all(data_of("folder", folder, source={"on_error": "skip"}))
+
+
+def test_a_hugging_face_data_set_needs_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    expected = r"^source\.kind: 'huggingface' needs datasets, .*-e '\.\[hub\]'\)$"
+    with pytest.raises(UserError, match=expected):
+        open_source(data_of("huggingface", tmp_path))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import selftrans
 from tests.support import HEAVY, REPOSITORY
@@ -23,26 +24,50 @@ def pins():
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def test_every_dependency_is_pinned_in_the_one_place():
+RUN_TIME_EXTRAS = ("hub", "text", "wandb")
+
+
+def requirements(*extras):
+    """What the package needs, by name in lower case, with those extras."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    named = {*project["dependencies"], *(name for extra in extras for name in extra)}
-    assert not [name for name in named if re.search(r"[=<>~]", name)], (
-        "versions stand in pins.txt alone"
-    )
-    assert {name.lower() for name in named} <= {name.lower() for name in pins()}
+    lists = [
+        project["dependencies"],
+        *(project["optional-dependencies"][extra] for extra in extras),
+    ]
+    named = [Requirement(text) for given in lists for text in given]
+    return {one.name.lower(): one for one in named}
+
+
+def test_bounds_are_the_lowest_versions_that_were_tried_and_admit_the_pins():
+    pinned = {name.lower(): version for name, version in pins().items()}
+    for name, requirement in requirements(*RUN_TIME_EXTRAS).items():
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", name
+        assert requirement.specifier.contains(pinned[name]), name
+
+
+def test_every_tool_is_pinned_in_the_one_place():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras) == {*RUN_TIME_EXTRAS, "dev", "docs", "notebooks", "test"}
+    named = [
+        Requirement(text) for extra in set(extras) - set(RUN_TIME_EXTRAS) for text in extras[extra]
+    ]
+    tools = {one.name.lower(): one for one in named}
+    everything = tools.pop("selftrans")
+    assert everything.extras == set(extras) - {"dev"}
+    assert not any(tool.specifier for tool in tools.values()), "versions stand in pins.txt alone"
+    assert set(tools) <= {name.lower() for name in pins()}
 
 
 def test_the_environments_have_the_same_pins():
+    install = f"pip install -c pins.txt -e '.[{','.join(RUN_TIME_EXTRAS)}]'"
     for path in (REPOSITORY / "envs").glob("*.yaml"):
         *_, listed = yaml.safe_load(path.read_text())["dependencies"]
         given = dict(line.split("==") for line in listed["pip"])
         assert given.items() <= pins().items()
-        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-        assert {name.lower() for name in project["dependencies"]} == {
-            name.lower() for name in given
-        }
-        assert "pip install -c pins.txt -e ." in path.with_suffix(".post-deploy.sh").read_text()
+        assert set(requirements(*RUN_TIME_EXTRAS)) == {name.lower() for name in given}
+        assert install in path.with_suffix(".post-deploy.sh").read_text()
 
 
 def test_what_is_installed_is_what_is_pinned():
@@ -218,9 +243,9 @@ def test_tests_share_only_what_stands_in_support():
 @pytest.mark.parametrize("recipe", ["envs/Dockerfile", "envs/selftrans.def"])
 def test_container_recipes_take_the_pins_and_name_no_version(recipe):
     text = (REPOSITORY / recipe).read_text()
-    assert "pip install --no-cache-dir -c pins.txt ." in text
+    assert "pip install --no-cache-dir -c pins.txt '.[hub,text,wandb]'" in text
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    for name in project["dependencies"]:
+    for name in requirements(*RUN_TIME_EXTRAS):
         assert not re.search(rf"\b{re.escape(name)}\b\s*[=<>~]", text)
     copied = re.findall(r"^COPY (.+) \S+$|^    (\S+) /opt/selftrans/", text, re.MULTILINE)
     assert copied

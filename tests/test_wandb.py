@@ -2,14 +2,22 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from selftrans.runs import RunList, RunRecord
 from selftrans.runtime.errors import Interrupted, Unavailable, UserError
+from selftrans.runtime.events import picture, scalars, write_event_file
+from selftrans.runtime.files import write_json
 from selftrans.training.weights_and_biases import WeightsAndBiases, wandb_id
 from tests.support.trainings import StopAt, assert_equal, everything, run
+from workflow.lib.uploads import job_events
 
+PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 DEFINITION = {"seed": 3, "model": {"depth": 4}}
 
 
@@ -17,7 +25,7 @@ class StandIn:
     """Records what it is told, as the module ``wandb`` and as its run."""
 
     def __init__(self, error=None):
-        self.error, self.begun, self.logged, self.ended = error, [], [], 0
+        self.error, self.begun, self.logged, self.ended, self.axes = error, [], [], 0, {}
 
     @staticmethod
     def Settings(**given):  # noqa: N802
@@ -29,7 +37,13 @@ class StandIn:
         self.begun.append(given)
         return self
 
-    def log(self, values, step):
+    def Image(self, image):  # noqa: N802
+        return np.asarray(image)
+
+    def define_metric(self, name, step_metric=None):
+        self.axes[name] = step_metric
+
+    def log(self, values, step=None):
         if self.error:
             raise self.error
         self.logged.append((step, values))
@@ -97,7 +111,7 @@ def test_what_is_not_installed_or_cannot_begin_is_one_line(wandb, tmp_path, monk
     with pytest.raises(Unavailable, match=r"^training\.logger: wandb cannot begin \(no key is"):
         begin(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"'wandb' is not installed .*selftrans\[wandb\]'\)$"):
+    with pytest.raises(UserError, match=r"'wandb' is not installed .*-e '\.\[wandb\]'\)$"):
         begin(tmp_path)
 
 
@@ -141,6 +155,80 @@ def records(path):
         if kind in (1, 4):  # a whole record, or its last part
             yield Record.FromString(pending)
             pending = b""
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """The event files of a run's jobs, and of the data set that the experiment links to."""
+    monkeypatch.chdir(tmp_path)
+    record = RunRecord(
+        run="sit", label="SiT", seed=3, folder="results/tiny/runs/sit/seed3", imported=False,
+        checkpoints=[4], batch_size=8, teachers=[], metrics={},
+    )  # fmt: skip
+    runs = RunList(format=1, experiment="tiny", sampler="ode", runs=[record])
+    write_json(Path("results/tiny/runs.json"), runs.model_dump(mode="json"))
+    write_json(Path(record.folder, "definition.json"), DEFINITION)
+    events = Path(record.folder, "tensorboard/evaluation")
+    write_event_file(events, "ode-n20-classifier", 8, scalars({"ode/fid": 2.0}))
+    write_event_file(events, "ode-n20-classifier", 4, scalars({"ode/fid": 5.0}))
+    write_event_file(events, "ode-n20-samples", 4, [picture("ode/samples", PIXELS)])
+    shared = Path("results/data/digits/tensorboard")
+    write_event_file(shared / "autoencoder", "images", 0, [picture("images/real", PIXELS)])
+    Path("results/tiny/tensorboard").symlink_to("../data/digits/tensorboard")
+    return events
+
+
+def send():
+    return {one.name: one.send("tiny") for one in job_events("tiny")}
+
+
+def test_what_jobs_made_is_sent_once_each_into_a_run_beside_the_trainings(wandb, made):
+    assert send() == {"sit seed 3 evaluation": 3, "data digits": 1}
+    evaluation, data = wandb.begun
+    assert (evaluation["group"], evaluation["config"]) == ("sit", DEFINITION)
+    assert evaluation["id"] != wandb_id("tiny", "sit", DEFINITION)
+    assert (data["group"], data["project"]) == ("data", "tiny")
+    assert wandb.axes == {"checkpoint": None, "*": "checkpoint"}
+    sent = [values for _, values in wandb.logged]
+    assert [values["checkpoint"] for values in sent] == [4, 4, 8, 0]
+    assert [values["ode/fid"] for values in sent if "ode/fid" in values] == [5.0, 2.0]
+    for values, tag in ((sent[1], "ode/samples"), (sent[3], "images/real")):
+        np.testing.assert_array_equal(values[tag], PIXELS)
+    assert set(send().values()) == {0}
+    assert len(wandb.begun) == 2
+    write_event_file(made, "ode-n20-classifier", 8, scalars({"ode/fid": 1.5}))
+    assert send() == {"sit seed 3 evaluation": 1, "data digits": 0}
+    assert wandb.logged[-1] == (None, {"checkpoint": 8, "ode/fid": 1.5})
+    assert wandb.begun[-1] == evaluation
+
+
+def test_what_could_not_be_sent_is_sent_again(wandb, made, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb, "log", lambda values: 1 / 0)
+        with pytest.raises(Unavailable, match=r"seed3: wandb fails \(division by zero\)$"):
+            send()
+    assert send()["sit seed 3 evaluation"] == 3
+    made.joinpath("events.out.tfevents.0000000004.ode-n20-classifier").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"classifier: damaged, holds 0 events \(expected: 2\)$"):
+        send()
+
+
+@pytest.mark.slow
+def test_offline_what_jobs_made_lies_in_its_own_files(made, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    evaluation = next(job_events("tiny"))
+    assert evaluation.send("tiny") == 3
+    (file,) = evaluation.folder.glob("wandb/offline-run-*/*.wandb")
+    logged = [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+        for items in (one.history.item for one in records(file) if one.HasField("history"))
+    ]
+    assert [values["checkpoint"] for values in logged] == [4, 4, 8]
+    assert [values["ode/fid"] for values in logged if "ode/fid" in values] == [5.0, 2.0]
+    (stored,) = file.parent.glob("files/media/images/ode/*.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(stored)), PIXELS)
 
 
 @pytest.mark.slow

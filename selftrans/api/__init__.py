@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selftrans.api.experiments import load_experiment
-    from selftrans.api.loading import load_run, load_training
+    from selftrans.api.experiments import define_experiment, load_experiment
+    from selftrans.api.loading import load_run, load_training, new_training
     from selftrans.api.measures import feature_statistics, image_statistics, metrics
     from selftrans.api.run import TrainedRun
     from selftrans.config import GuidanceConfig, SamplerConfig
@@ -36,6 +36,7 @@ _MODULES = {
     "SiTPipeline": "selftrans.pipeline",
     "TrainedRun": "selftrans.api.run",
     "build_model": "selftrans.training.model",
+    "define_experiment": "selftrans.api.experiments",
     "export_pipeline": "selftrans.pipeline.export",
     "feature_statistics": "selftrans.api.measures",
     "image_statistics": "selftrans.api.measures",
@@ -46,6 +47,7 @@ _MODULES = {
     "load_run": "selftrans.api.loading",
     "load_training": "selftrans.api.loading",
     "metrics": "selftrans.api.measures",
+    "new_training": "selftrans.api.loading",
 }
 """Where each name is defined."""
 
@@ -58,6 +60,7 @@ __all__ = [
     "SiTPipeline",
     "TrainedRun",
     "build_model",
+    "define_experiment",
     "export_pipeline",
     "feature_statistics",
     "image_statistics",
@@ -68,6 +71,7 @@ __all__ = [
     "load_run",
     "load_training",
     "metrics",
+    "new_training",
 ]
 
 

@@ -1,9 +1,16 @@
 """Experiments of a project, from any folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
 
 from selftrans.config import EXPERIMENTS, CocoSource, ExperimentConfig, FileSource
 from selftrans.config import load_experiment as read_experiment
+from selftrans.runtime.errors import ConfigError, shortened
+from selftrans.runtime.files import write_text
 
 
 def load_experiment(reference: str | Path, project: str | Path | None = None) -> ExperimentConfig:
@@ -19,6 +26,31 @@ def load_experiment(reference: str | Path, project: str | Path | None = None) ->
     """
     folder = _project_of(str(reference)) if project is None else Path(project)
     return at_project(read_experiment(reference, project=folder), folder)
+
+
+def define_experiment(
+    settings: Mapping[str, Any], project: str | Path | None = None
+) -> ExperimentConfig:
+    """An experiment without a file: the content of one, which may extend a project's.
+
+    Args:
+        settings: as in a file; without a ``name`` it is ``mine``.
+        project: as in ``load_experiment``, from the working directory.
+
+    Raises:
+        ConfigError: a line for each mistake in it.
+    """
+    try:
+        content = yaml.safe_dump(dict(settings))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings: hold what no file can ({shortened(str(error))})") from None
+    with TemporaryDirectory() as directory:
+        file = Path(directory, "mine.yaml")
+        write_text(file, content)
+        try:
+            return load_experiment(file, project=_project_of("") if project is None else project)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), "settings")) from None
 
 
 def _project_of(reference: str) -> Path:

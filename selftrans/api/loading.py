@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -15,7 +15,9 @@ from selftrans.config import load_experiment as read_experiment
 from selftrans.runs import DataRecord, RunRecord, find_project, read_runs, runs_file
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import Unavailable, UserError
+from selftrans.training.input_paths import InputPaths
 from selftrans.training.steps import TrainingSteps
+from selftrans.training.trainer import Segment
 
 
 def load_run(
@@ -83,6 +85,53 @@ def load_training(
         UserError: as ``load_run``, or something that its loss follows is missing.
     """
     return training_of(*_listed(experiment, run, seed, project), step, _device(device))
+
+
+def new_training(
+    experiment: ExperimentConfig,
+    run: str,
+    *,
+    latents: str | Path,
+    seed: int | None = None,
+    teachers: Mapping[str, str | Path] | None = None,
+    features: Sequence[str | Path] = (),
+    encoders: Sequence[str | Path] = (),
+    device: DeviceName | torch.device = "auto",
+) -> TrainingSteps:
+    """A fresh training of any experiment, also of one without results. Nothing is written.
+
+    Args:
+        experiment: of ``load_experiment`` or ``define_experiment``.
+        run: its name in the experiment.
+        latents: manifest of the latent store.
+        seed: of the run; the experiment's first one, if it is not given.
+        teachers: frozen teachers, by the name of the term that follows them.
+        features: manifests of encoders' stored features that the loss follows.
+        encoders: files of encoders that it follows on the images of every batch.
+        device: where to compute; ``auto`` is a GPU where there is one.
+
+    Raises:
+        UserError: the run is unknown or imported, or an input is missing, damaged or another one.
+    """
+    if run not in experiment.runs:
+        known = ", ".join(experiment.runs)
+        raise UserError(f"{run!r} is not a run of {experiment.name!r} (known: {known})")
+    if experiment.runs[run].imported:
+        raise UserError(f"run {run!r}: is imported, nothing is known of its training")
+    segment = Segment(
+        experiment=experiment,
+        run=run,
+        seed=experiment.seeds[0] if seed is None else seed,
+        until=0,
+        latents=Path(latents),
+        inputs=InputPaths(
+            teachers={term: Path(file) for term, file in (teachers or {}).items()},
+            features=tuple(map(Path, features)),
+            encoders=tuple(map(Path, encoders)),
+        ),
+        directory=Path(),
+    )
+    return TrainingSteps(segment, _device(device))
 
 
 class _Listed(NamedTuple):

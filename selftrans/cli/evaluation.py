@@ -1,5 +1,6 @@
 """``selftrans evaluate``, ``statistics``, ``features`` and ``weights``."""
 
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -110,7 +111,10 @@ def evaluate(
         gpus=granted_gpus(device),
     )
     for metric, value in result["metrics"].items():
-        print(f"{METRIC_NAMES[metric]:12} {value:.4f}")
+        spread = f" ± {result['spreads'][metric]:.4f}" if metric in result["spreads"] else ""
+        print(f"{METRIC_NAMES[metric]:12} {value:.4f}{spread}")
+    for text in result["cautions"]:
+        print(f"not to be trusted: {text}", file=sys.stderr)
     if output:
         write_json(output, result)
 

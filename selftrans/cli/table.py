@@ -42,6 +42,7 @@ COMMANDS = {
     "run": Entry(PROJECT, WORKFLOW, "Run experiments: all that is still missing."),
     "status": Entry(PROJECT, WORKFLOW, "Say how the runs are doing."),
     "clean": Entry(PROJECT, WORKFLOW, "Delete results that no experiment names."),
+    "upload": Entry(PROJECT, WORKFLOW, "Send what jobs made to Weights & Biases."),
     "sample": Entry(MODELS, "sampling", "Draw a picture of chosen classes."),
     "generate": Entry(MODELS, "sampling", "Sample a checkpoint's images for evaluation."),
     "import": Entry(MODELS, "conversion", "Turn a public checkpoint into a weight file."),

@@ -32,6 +32,16 @@ def default_of(model: type[BaseModel], key: str, version: int) -> Any:
     return to_jsonable_python(field.get_default(call_default_factory=True))
 
 
+RENAMED = {
+    "guidance": "alignment",
+    "width": "hidden_size",
+    "heads": "num_heads",
+    "path": "interpolant",
+    "time": "time_sampling",
+}
+"""Keys of the first results, which are not read any more, and what they are called now."""
+
+
 def former(model: type[BaseModel], version: int) -> Mapping[str, Any]:
     """What a model's keys fall back to under an older version, as far as it may differ today.
 
@@ -44,3 +54,8 @@ def former(model: type[BaseModel], version: int) -> Mapping[str, Any]:
         elif isinstance(part := model.model_fields[key].default, BaseModel):
             values[key] = part.model_dump(exclude_unset=True)
     return values
+
+
+def first_names() -> str:
+    """When such results were written, for a message."""
+    return f"keys had other names ({', '.join(f'{a} is {b} now' for a, b in RENAMED.items())})"

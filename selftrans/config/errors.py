@@ -132,8 +132,11 @@ def _explain(problem: Any, values: Any, model: type[ConfigModel]) -> Problem:
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "extra_forbidden":
-            near = get_close_matches(str(keys[-1]), _allowed_keys(model, values, keys[:-1]), 1)
+            key, allowed = str(keys[-1]), _allowed_keys(model, values, keys[:-1])
+            near = get_close_matches(key, allowed, 1)
             message = "unknown key" + (f" (nearest: {near[0]})" if near else "")
+            if (renamed := defaults.RENAMED.get(key)) in allowed:
+                message = f"unknown key (its name is {renamed} now)"
         case "missing":
             message = "is missing"
         case "value_error":  # our own: `key.below: what is wrong`

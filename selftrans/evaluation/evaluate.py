@@ -11,15 +11,17 @@ from selftrans.config import (
     ExtractorName,
     Metric,
 )
+from selftrans.evaluation.cautions import caution_texts
 from selftrans.evaluation.compute_statistics import compute_statistics, finish
 from selftrans.evaluation.extractors import Extractor, load_extractor
 from selftrans.evaluation.images import open_images
-from selftrans.evaluation.metrics import compute_metrics
+from selftrans.evaluation.metrics import measure
 from selftrans.evaluation.references import check_published, is_statistics
 from selftrans.evaluation.statistics import ImageStatistics, features_path
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights
 from selftrans.runtime.devices import claim_device
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.headers import read_metadata
 
 
 def extractors_of(
@@ -96,7 +98,9 @@ def evaluate(
             open_images(path)
     device = claim_device(gpus)
     values: dict[Metric, float] = {}
-    seen: dict[str, object] = {}
+    spreads: dict[Metric, float] = {}
+    seen: dict[str, dict[str, Any]] = {}
+    cautions: list[str] = []
     for name, wanted in extractors_of(metrics, extractor).items():
         file = dinov2_weights if name == "dinov2" else weights
         if fetch and file is None and name in WEIGHT_FILES:
@@ -107,14 +111,23 @@ def evaluate(
             for side, path in (("samples", samples), ("reference", reference)):
                 (Path(directory) / side).mkdir()
                 sides.append(statistics_of(path, network, Path(directory) / side, batch_size))
-            values |= compute_metrics(wanted, sides[0], sides[1], distances, gpus)
+            measured = measure(wanted, sides[0], sides[1], distances, gpus)
+            values |= measured.values
+            spreads |= measured.spreads
             seen[name] = {
                 "digest": sides[0].digest,
                 "num_samples": sides[0].count,
                 "num_reference": sides[1].count,
+                "num_features": sides[0].num_features,
             }
+            row = {**seen[name], "moments": sides[1].moments}
+            if name == "classifier" and file is not None:
+                row["extractor_accuracy"] = read_metadata(file, name).get("held_out_accuracy")
+            cautions += caution_texts([row], wanted)
     return {
         "metrics": {metric: values[metric] for metric in metrics},
+        "spreads": spreads,
+        "cautions": cautions,
         "extractors": seen,
         "samples": str(samples),
         "reference": str(reference),

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
 from selftrans.config import Convention, InterpolantName, TextEncoderConfig, Weights
+from selftrans.config.defaults import first_names
 from selftrans.config.identity import fingerprint
 from selftrans.models.shape import StoredShape
 from selftrans.runtime.errors import UserError
@@ -50,7 +51,22 @@ class TextEncoderRecord(BaseModel):
     """As the data file had them."""
 
 
-class WeightsMetadata(FileMetadata):
+class BackboneMetadata(FileMetadata):
+    """Of a file that holds a backbone, or the first blocks of one, with its shape."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_first_names(cls, values: Any) -> Any:
+        shape = values.get("shape") if isinstance(values, dict) else None
+        if isinstance(shape, dict) and "width" in shape:
+            raise ValueError(
+                f"was written when {first_names()}; sample it with the version that wrote it, or"
+                " train it again"
+            )
+        return values
+
+
+class WeightsMetadata(BackboneMetadata):
     """Of a checkpoint's weight file: which training it is from, and what it needs to be sampled."""
 
     kind: ClassVar[str] = "weights"
@@ -111,7 +127,7 @@ class TeacherSource(BaseModel):
     fingerprint: str
 
 
-class TeacherMetadata(FileMetadata):
+class TeacherMetadata(BackboneMetadata):
     """Of a frozen teacher: embedders and the first ``shape.depth`` blocks of a backbone."""
 
     kind: ClassVar[str] = "teacher"

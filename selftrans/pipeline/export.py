@@ -16,7 +16,8 @@ from selftrans.evaluation.tables import METRIC_NAMES, metrics_table, read_result
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.pipeline.card import Provenance, Result
-from selftrans.pipeline.sit_pipeline import DEFAULTS, SiTPipeline
+from selftrans.pipeline.index import CallSettings
+from selftrans.pipeline.sit_pipeline import SiTPipeline
 from selftrans.pipeline.transformer import SiTTransformer
 from selftrans.runs import find_run, located
 from selftrans.runtime.errors import UserError
@@ -152,7 +153,7 @@ def _sampling(settings: SamplerConfig | None) -> dict[str, object]:
         UserError: it is another one than Euler's on the ODE.
     """
     if settings is None:
-        return DEFAULTS
+        return CallSettings().model_dump(mode="json")
     if settings.sampler != "euler":
         kind = "an SDE" if settings.sampler == "euler-maruyama" else "another method"
         raise UserError(
@@ -165,13 +166,14 @@ def _sampling(settings: SamplerConfig | None) -> dict[str, object]:
             " diffusers has no second output layer (allowed: 1)"
         )
     guidance = settings.guidance
-    return {
-        "num_inference_steps": settings.num_steps,
-        "guidance_scale": guidance.scale,
-        "guidance_interval": [guidance.low, guidance.high],
-        "guidance_channels": guidance.channels,
-        "uint8": settings.uint8,
-    }
+    chosen = CallSettings(
+        num_inference_steps=settings.num_steps,
+        guidance_scale=guidance.scale,
+        guidance_interval=(guidance.low, guidance.high),
+        guidance_channels=guidance.channels,
+        uint8=settings.uint8,
+    )
+    return chosen.model_dump(mode="json")
 
 
 def _check_weights(weights: Path, metadata: WeightsMetadata) -> None:

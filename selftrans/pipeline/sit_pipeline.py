@@ -15,29 +15,24 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
 from selftrans.config import Uint8Conversion
 from selftrans.flow.sampler import GuidedVelocity
 from selftrans.flow.times import ode_times
-from selftrans.models.autoencoder import AUTOENCODERS, decode_in_parts
+from selftrans.models.autoencoder import decode_in_parts
 from selftrans.models.metadata import LatentScaling
 from selftrans.pipeline.card import Provenance, model_card
+from selftrans.pipeline.index import INDEX_FILE, CallSettings, check_index
 from selftrans.pipeline.transformer import SiTTransformer
-from selftrans.runtime.errors import UserError, shortened
-from selftrans.runtime.files import read_fields, write_text
+from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import write_text
 from selftrans.sampling.classes import Classes, class_numbers
 from selftrans.sampling.generate import SampleNoise
 
-INDEX_FILE = "model_index.json"
 EXECUTING = ("trust_remote_code", "custom_pipeline", "custom_revision")
 """Options of diffusers that execute code of a folder or of the hub."""
 NO_SCALING = {"scale": 1.0, "shift": 0.0}
-DEFAULTS: dict[str, Any] = {
-    "num_inference_steps": 50, "guidance_scale": 1.0, "guidance_interval": (0.0, 1.0),
-    "guidance_channels": None, "uint8": "round",
-}  # fmt: skip
 
 
 class SiTPipeline(DiffusionPipeline):
@@ -102,7 +97,7 @@ class SiTPipeline(DiffusionPipeline):
             hub = {name: options.pop(name) for name in names if name in options}
             patterns = ["*.json", "*.safetensors", "README.md"]
             directory = Path(snapshot_download(str(folder), allow_patterns=patterns, **hub))
-        _check_index(directory / INDEX_FILE)
+        check_index(directory / INDEX_FILE)
         pipeline: SiTPipeline = super().from_pretrained(
             directory, use_safetensors=True, trust_remote_code=False, **options
         )
@@ -191,27 +186,27 @@ class SiTPipeline(DiffusionPipeline):
         elif latents.shape != (len(labels), *shape):
             found, wanted = ("x".join(map(str, s)) for s in (latents.shape, (len(labels), *shape)))
             raise UserError(f"latents: are {found}, expected {wanted}")
-        settings = {**DEFAULTS, **(self.config.sampling or {})}
-        low, high = guidance_interval or settings["guidance_interval"]
+        settings = CallSettings.model_validate(self.config.sampling or {})
+        low, high = guidance_interval or settings.guidance_interval
         field = GuidedVelocity(
             model=self.transformer,
             condition_B=labels,
             null_condition=self.transformer.null_condition(1),
-            scale=settings["guidance_scale"] if guidance_scale is None else guidance_scale,
+            scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
             low=low,
             high=high,
-            channels=settings["guidance_channels"],
+            channels=settings.guidance_channels,
             dtype=self.transformer.dtype,
         )
         x = latents.to(device)
         times = self._set_times(
-            settings["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+            settings.num_inference_steps if num_inference_steps is None else num_inference_steps
         )
         for t, timestep in self.progress_bar(
             list(zip(times, self.scheduler.timesteps, strict=True))
         ):
             x = self.scheduler.step(field(x, t, field.is_guided(t)), timestep, x).prev_sample
-        images = self._images(self._scaling.unscaled(x), output_type, settings["uint8"])
+        images = self._images(self._scaling.unscaled(x), output_type, settings.uint8)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -249,41 +244,3 @@ class SiTPipeline(DiffusionPipeline):
         if output_type == "np":
             return images.astype(np.float32) / 255
         return [Image.fromarray(image) for image in images]
-
-
-def _check_index(path: Path) -> None:
-    """Refuse a folder whose classes are others than those of such a pipeline.
-
-    diffusers imports whatever module such a file names.
-    """
-    index = read_fields(path)
-    if index.get("_class_name") != SiTPipeline.__name__:
-        found = shortened(repr(index.get("_class_name")))
-        raise UserError(f"{path}: holds a {found}, expected is {SiTPipeline.__name__!r}")
-    transformer = [SiTTransformer.__module__, SiTTransformer.__name__]
-    scheduler = ["diffusers", FlowMatchEulerDiscreteScheduler.__name__]
-    match index.get("vae"):
-        case ["diffusers", str(name)]:
-            decodes = name.startswith(AUTOENCODERS)
-        case _:
-            decodes = False
-    for key, allowed, sound in (
-        ("transformer", str(transformer), index.get("transformer") == transformer),
-        ("scheduler", str(scheduler), index.get("scheduler") == scheduler),
-        ("vae", "an autoencoder of diffusers", decodes),
-    ):
-        if not sound:
-            found = shortened(repr(index.get(key)))
-            raise UserError(f"{path}: {key} is {found} (allowed: {allowed})")
-    try:
-        LatentScaling.model_validate(
-            {"digest": None, **(index.get("latent_scaling") or NO_SCALING)}
-        )
-        if index.get("provenance") is not None:
-            Provenance.model_validate(index["provenance"])
-    except (ValidationError, TypeError) as error:
-        raise UserError(f"{path}: damaged, {shortened(str(error))}") from None
-    if code := [file.name for file in path.parent.rglob("*.py")]:
-        raise UserError(
-            f"{path.parent}: holds code ({code[0]}), which is never executed: remove it"
-        )

@@ -54,8 +54,8 @@ def measured(
     return found, rows
 
 
-def draw_line(axis: Axes, run_style: RunStyle, values: "pd.Series[float]") -> None:
-    """A run's line with its markers."""
+def draw_line(axis: Axes, run_style: RunStyle, values: "pd.Series[float]", **look: Any) -> None:
+    """A run's line with its markers; ``look`` is of matplotlib's line."""
     axis.plot(
         values.index,
         values,
@@ -64,16 +64,19 @@ def draw_line(axis: Axes, run_style: RunStyle, values: "pd.Series[float]") -> No
         label=run_style.label,
         clip_on=False,
         zorder=3,
+        **look,
     )
 
 
-def draw_seeds(axis: Axes, run_style: RunStyle, rows: pd.DataFrame, x: str, column: str) -> None:
+def draw_seeds(
+    axis: Axes, run_style: RunStyle, rows: pd.DataFrame, x: str, column: str, **look: Any
+) -> None:
     """The mean over seeds, and a band from the smallest to the largest."""
     rows = rows[rows[column].notna()]
     if rows.empty:
         return
     values = rows.groupby(x)[column]
-    draw_line(axis, run_style, values.mean())
+    draw_line(axis, run_style, values.mean(), **look)
     if values.count().max() > 1:
         spread = values.agg(["min", "max"])
         axis.fill_between(

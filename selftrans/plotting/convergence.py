@@ -113,7 +113,7 @@ def _draw_comparison(
         axis.set_xlim(above.get_xlim())
         above.set_xlabel("")
         above.tick_params(labelbottom=False)
-    notes = [_differences_note(styles[baseline].label, differences)]
+    notes = [_differences_note(styles, differences, baseline)]
     if "fid" in curves:
         fid = axes[0, list(curves).index("fid")]
         notes.append(_draw_speed_ups(fid, styles, curves["fid"], baseline))
@@ -188,8 +188,14 @@ def _draw_differences(
     axis.yaxis.set_major_locator(MaxNLocator(4, steps=EVEN))
 
 
-def _differences_note(name: str, differences: list[PairedDifference]) -> str:
-    pairs = sorted({one.seeds for one in differences})
+def _differences_note(
+    styles: Mapping[str, RunStyle], differences: list[PairedDifference], baseline: str
+) -> str:
+    """What the lower row shows, in words."""
+    name = styles[baseline].label
+    pairs = sorted({one.seeds for one in differences if one.run != baseline})
+    if not pairs:
+        return f"Below: no run has a step and a seed in common with {name}."
     if pairs[-1] == 1:
         return f"Below: differences from {name} at the same step, of one seed."
     counts = " to ".join(map(str, dict.fromkeys((pairs[0], pairs[-1]))))

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from selftrans.evaluation.run_features import RunFeatures
+from selftrans.plotting.axes import draw_seeds
 from selftrans.plotting.grid import ImageGrid
 from selftrans.plotting.names import SIZES, ColumnNames, shortened_to
 from selftrans.plotting.style import GREY, legend_columns, plain, run_styles
@@ -148,25 +149,7 @@ def discriminability(
         for axis, t in zip(row, times, strict=True):
             for run, run_style in run_styles(labels).items():
                 rows = blocks[(blocks["run"] == run) & (blocks["t"] == t)]
-                accuracy = rows.groupby("block")[probe]
-                mean = accuracy.mean()
-                axis.plot(
-                    mean.index,
-                    mean,
-                    color=run_style.colour,
-                    marker=run_style.marker,
-                    markersize=3,
-                    label=run_style.label,
-                )
-                spread = accuracy.agg(["min", "max"])
-                axis.fill_between(
-                    spread.index,
-                    spread["min"],
-                    spread["max"],
-                    color=run_style.colour,
-                    alpha=0.12,
-                    linewidth=0,
-                )
+                draw_seeds(axis, run_style, rows, "block", probe, markersize=3)
             reference = table[table["kind"] == "encoder"][probe]
             if len(reference):
                 axis.axhline(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -83,6 +84,24 @@ def write_event_file(directory: Path, name: str, step: int, values: Sequence[Val
         writer = RecordWriter(file)
         for event in events:
             writer.write(event.SerializeToString())
+
+
+def read_event_file(path: Path) -> tuple[int, dict[str, float], dict[str, bytes]]:
+    """The step, numbers and pictures (PNG), by tag, of a file of ``write_event_file``.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    events = [Event.FromString(raw) for raw in RawEventFileLoader(str(path)).Load()]
+    if len(events) != 2:
+        raise UserError(f"{path}: damaged, holds {len(events)} events (expected: 2)")
+    values = events[1].summary.value
+    numbers = {one.tag: one.simple_value for one in values if one.HasField("simple_value")}
+    pictures = {one.tag: one.image.encoded_image_string for one in values if one.HasField("image")}
+    return events[1].step, numbers, pictures
 
 
 class EventStream:

@@ -47,6 +47,8 @@ class FileMetadata(BaseModel):
             return cls.model_validate(header)
         except ValidationError as error:
             problem = error.errors()[0]
+            if problem["type"] == "value_error" and not problem["loc"]:  # of the whole
+                raise UserError(f"{path}: {problem['ctx']['error']}") from None
             field = ".".join(map(str, problem["loc"])) or "content"
             raise UserError(
                 f"{path}: not the metadata of a {cls.kind} file ({field}: {problem['msg']})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrans.config import ExperimentConfig, RunConfig, run_differences
-from selftrans.config.defaults import VERSION
+from selftrans.config.defaults import VERSION, first_names
 from selftrans.config.user_code import is_own_class, source_files
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import read_fields, write_text
@@ -63,6 +63,11 @@ def _read_definition(path: Path) -> Json:
         UserError: it is not what was written.
     """
     stored = read_fields(path, inputs=dict, precision=str)
+    if "guidance" in stored and "alignment" not in stored:
+        raise UserError(
+            f"{path}: was written when {first_names()}. Give the run a new name, or discard what"
+            f" was trained: rm -r {path.parent}"
+        )
     pending: list[Any] = [stored]
     for part in pending:
         kinds = {"seed": int, "data": dict, "model": dict, "alignment": list, "training": dict}

@@ -18,6 +18,42 @@ def wandb_id(experiment: str, run: str, definition: Mapping[str, Any]) -> str:
     return seal_of(identity)[:ID_LENGTH]
 
 
+def begin_run(key: str, directory: Path, *, project: str, **options: Any) -> Any:
+    """A run there: begun, or continued where one of its id exists.
+
+    Args:
+        key: that asks for it, for messages.
+        directory: where files of ``wandb`` lie.
+        project: its project, unless ``WANDB_PROJECT`` names one.
+        options: of ``wandb.init``.
+
+    Raises:
+        UserError: ``wandb`` is not installed.
+        Unavailable: it cannot begin, for instance without a network or a key.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            f"{key}: 'wandb' is not installed (allowed: tensorboard, or first:"
+            " pip install -c pins.txt -e '.[wandb]')"
+        ) from None
+    directory.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(console="off", save_code=False, disable_git=True, silent=True)
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", project),
+            dir=str(directory),
+            resume="allow",
+            settings=settings,
+            **options,
+        )
+    except Exception as error:  # it raises many kinds
+        raise Unavailable(
+            f"{key}: wandb cannot begin ({shortened(str(error))}) (offline: WANDB_MODE=offline)"
+        ) from None
+
+
 class WeightsAndBiases:
     """A logger into one run of Weights & Biases, which is continued where it exists.
 
@@ -39,31 +75,15 @@ class WeightsAndBiases:
     def __init__(
         self, experiment: str, run: str, definition: Mapping[str, Any], directory: Path
     ) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                "training.logger: 'wandb' is not installed (allowed: tensorboard, or first:"
-                " pip install -c pins.txt 'selftrans[wandb]')"
-            ) from None
-        directory.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(console="off", save_code=False, disable_git=True, silent=True)
-        try:
-            self._run: Any = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", experiment),
-                id=wandb_id(experiment, run, definition),
-                name=f"{run} seed {definition['seed']}",
-                group=run,
-                config=dict(definition),
-                dir=str(directory),
-                resume="allow",
-                settings=settings,
-            )
-        except Exception as error:  # it raises many kinds
-            raise Unavailable(
-                f"training.logger: wandb cannot begin ({shortened(str(error))})"
-                " (offline: WANDB_MODE=offline)"
-            ) from None
+        self._run = begin_run(
+            "training.logger",
+            directory,
+            project=experiment,
+            id=wandb_id(experiment, run, definition),
+            name=f"{run} seed {definition['seed']}",
+            group=run,
+            config=dict(definition),
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the scalars of a step."""

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import shlex
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
@@ -277,7 +279,7 @@ def test_durations_have_their_unit(value, text):
 def test_a_file_that_is_no_weight_file_is_refused(tmp_path):
     path = tmp_path / "ema.safetensors"
     path.write_bytes(b"no header")
-    with pytest.raises(UserError, match="not a weight file"):
+    with pytest.raises(UserError, match="truncated or not a safetensors file"):
         weights_header(path)
 
 
@@ -331,3 +333,8 @@ def test_a_damaged_result_is_named_and_nothing_is_rendered(place, finished):
                 render_page(finished.inputs(), finished.settings())
         finally:
             history.write_text(whole)
+
+
+def test_it_is_made_again_by_the_path_of_its_experiment(place, html):
+    words = ["snakemake", "--cores", "all", "--config", f"experiments=[{place}/tiny.yaml]"]
+    assert f"<code>{shlex.join(words)}</code>" in unescape(html)

@@ -15,6 +15,8 @@ from selftrans.data.images import write_image_archive
 from selftrans.evaluation.comparison import comparison_table
 from selftrans.evaluation.tables import metrics_table, read_metrics
 from selftrans.runtime.files import sha256_of, write_json, write_text
+from selftrans.runtime.headers import FORMAT, KEY
+from selftrans.runtime.seal import seal_of
 from tests.support.results import result
 from workflow.lib import paths
 from workflow.lib.evaluation import Evaluation
@@ -121,8 +123,9 @@ class FinishedExperiment:
     def _weights(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         latents = {"digest": "1" * 64, "scale": 1.0, "shift": 0.0, "autoencoder_digest": "2" * 64}
-        metadata = {"selftrans": json.dumps({"version": "1.2.3", "latents": latents})}
-        save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path, metadata)
+        header = {"format": FORMAT, "kind": "weights", "version": "1.2.3", "latents": latents}
+        sealed = {KEY: json.dumps({**header, "seal": seal_of(header)})}
+        save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path, sealed)
 
     def _samples(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

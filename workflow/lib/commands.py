@@ -26,6 +26,7 @@ from workflow.lib.running import Call, Target, write_changed
 from workflow.lib.settings import WorkflowConfig
 from workflow.lib.status import show
 from workflow.lib.study import Study
+from workflow.lib.uploads import job_events
 
 CONFIG = Path("config.yaml")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -308,6 +309,26 @@ def clean(experiments: tuple[str, ...], gone: tuple[str, ...], states: bool, yes
         print(f"{delete(found) / 1e6:,.1f} MB deleted")
 
 
+@click.command(
+    epilog="""Example:
+
+    \b
+      WANDB_MODE=offline selftrans upload digits"""
+)
+@click.argument("experiment")
+@in_project
+def upload(experiment: str) -> None:
+    """Send what jobs made of EXPERIMENT's runs to Weights & Biases.
+
+    Samples of fixed noise, reconstructions and metrics, as TensorBoard shows them: those that were
+    not sent before. A training with `logger: wandb` sends its own scalars. Call it alone, when the
+    jobs are done or in between.
+    """
+    for one in job_events(experiment):
+        if count := one.send(experiment):
+            print(f"{one.name}: {count} sent")
+
+
 COMMANDS = {
     "new": new,
     "plan": plan,
@@ -315,4 +336,5 @@ COMMANDS = {
     "run": run,
     "status": status,
     "clean": clean,
+    "upload": upload,
 }

@@ -24,7 +24,7 @@ from selftrans.config import (
 )
 from selftrans.data.sources.base import ImageFiles
 from selftrans.data.sources.folder import open_folder
-from selftrans.data.sources.huggingface import open_hugging_face
+from selftrans.data.sources.huggingface import import_datasets, open_hugging_face
 from selftrans.data.sources.zip import open_zip
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields, write_text
@@ -101,8 +101,7 @@ def _source_of(path: Path) -> FileSource:
 
 def _hugging_face(path: Path, where: str) -> HuggingFaceSource:
     """With the split ``train``, if there are several, and the columns of images and classes."""
-    import datasets
-
+    datasets = import_datasets()
     split = None
     described = path / "dataset_info.json"
     if (listed := path / "dataset_dict.json").is_file():

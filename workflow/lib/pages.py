@@ -10,6 +10,7 @@ from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import KINDS, Figures, figure_kind, figure_names
 from workflow.lib.page.words import run_in_words, sampler_in_words, settings_in_words
 from workflow.lib.paths import Job, Wildcards, fill
+from workflow.lib.running import Call
 from workflow.lib.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,7 @@ class Pages:
         runs = {**experiment.main_runs, **experiment.runs}  # those of grids come last
         return {
             "name": experiment.name,
+            "command": Call((self.study.requested_as(experiment.name),)).shown(),
             "description": experiment.description,
             "terms": settings_in_words(experiment),
             "runs": [run_in_words(experiment, run) for run in runs],

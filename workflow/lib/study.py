@@ -118,6 +118,10 @@ class Study:
         study.check_trained_runs()
         return study
 
+    def requested_as(self, name: str) -> str:
+        """The name or path by which an experiment was requested, also in a job."""
+        return dict(zip(self.experiments, self.settings.references(), strict=True))[name]
+
     def _load(self, reference: str | Path) -> ExperimentConfig:
         if self._kept is not None:
             return load_experiment(reference)

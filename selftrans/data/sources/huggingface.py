@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,7 @@ def open_hugging_face(
     Raises:
         UserError: it is not such a directory, or has no such split or columns.
     """
-    import datasets  # a second that only this source needs
-
+    datasets = import_datasets()
     table = _open_table(settings)
     if not isinstance(table.features[settings.image_column], datasets.Image):
         raise UserError(
@@ -91,10 +91,25 @@ def _caption_columns(settings: HuggingFaceSource) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else columns or ()
 
 
+def import_datasets() -> ModuleType:
+    """The library, a second that only this source needs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            "source.kind: 'huggingface' needs datasets, which is not installed (allowed: another"
+            " source, or first: pip install -c pins.txt -e '.[hub]')"
+        ) from None
+    return datasets
+
+
 def _open_table(settings: HuggingFaceSource) -> Any:
     """The split of the settings, which has their columns."""
-    import datasets
-
+    datasets = import_datasets()
     try:
         loaded = datasets.load_from_disk(settings.path)
     except Exception as error:  # datasets and pyarrow raise a dozen kinds

@@ -1,6 +1,5 @@
 """What the files of trainings say: histories, wall time, digests, machines."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
 from selftrans.evaluation.comparison import Curves
 from selftrans.evaluation.tables import read_history, read_seconds
 from selftrans.runs import read_runs
-from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import opened, read_fields
+from selftrans.runtime.files import read_fields
+from selftrans.runtime.headers import opened_tensors, read_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +90,7 @@ def weights_header(path: Path) -> tuple[int, dict[str, Any]]:
     Raises:
         UserError: it is absent, or not a file of ours.
     """
-    with opened(path):
-        pass  # safetensors would say less
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
-            metadata = json.loads((file.metadata() or {})["selftrans"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a weight file of ours ({error})") from None
+    metadata = read_metadata(path, "weights")
+    with opened_tensors(path, "np") as file:
+        shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
     return sum(map(math.prod, shapes)), metadata
