@@ -136,3 +136,52 @@ def test_a_text_encoder_alone_is_no_clip(clip_folder, tmp_path):
     CLIPTextModel.from_pretrained(clip_folder).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot be loaded: is a 'clip_text_model' model"):
         Clip(str(tmp_path))
+
+
+# -- the published tokenizer's own table, as open_clip ships it
+
+
+@pytest.fixture(scope="module")
+def published_tokenizer(tmp_path_factory):
+    """CLIP's tokenizer for transformers, made of its table of 48,894 merges."""
+    import gzip
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from transformers import CLIPTokenizer
+
+    (place,) = find_spec("open_clip").submodule_search_locations
+    packed = (Path(place) / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
+    table = gzip.decompress(packed).decode().split("\n")
+    merges = table[1 : 49152 - 256 - 2 + 1]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+    tokens = [*letters, *(f"{one}</w>" for one in letters)]
+    tokens += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+@pytest.mark.slow
+def test_tokens_are_those_of_clips_own_table(published_tokenizer):
+    from open_clip.tokenizer import SimpleTokenizer
+
+    texts = [
+        "", "A man riding a wave on top of a surfboard.", "two dogs' bowls, 3 cats & a fish!",
+        "  An  OLD   clock\n", "naïve café, déjà vu", "пять синих колец",
+        "日本語 🙂", "it's 10:45pm",
+        " ".join(["surfboard"] * 200),
+    ]  # fmt: skip
+    expected = SimpleTokenizer(context_length=77)(texts).numpy()
+    found = np.array(
+        published_tokenizer(texts, padding="max_length", max_length=77, truncation=True)[
+            "input_ids"
+        ]
+    )
+    for text, one, other in zip(texts, found, expected, strict=True):
+        length = int(np.argmax(other == 49407)) + 1  # behind the end the two pad by other tokens
+        np.testing.assert_array_equal(one[:length], other[:length], err_msg=repr(text))
+        assert (one[length:] == 49407).all()
