@@ -498,7 +498,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tiny, manifest):
     imported(tmp_path, content, scale=0.5, shift=0.1)
     freeze_teacher(tmp_path / "ours.safetensors", 3, tmp_path / "teacher.safetensors")
     experiment, store = load_experiment(tiny()), LatentStore(manifest)
-    with pytest.raises(UserError, match=r"num_classes is 11, .* has 10"):
+    with pytest.raises(UserError, match=r"condition is 11, .* has 10"):
         opened_inputs(experiment, store, tmp_path / "teacher.safetensors")
 
 

@@ -236,8 +236,8 @@ def test_weights_and_batches_do_not_depend_on_what_was_drawn_before(bench):
 
 def test_sizes_on_a_card_are_the_published_ones():
     sizes = Sizes()
-    assert [*sizes.compared] == ["SiT-B/2"]
-    assert [*sizes.timed] == ["SiT-B/2", "SiT-XL/2"]
+    assert [*sizes.compared] == ["SiT-B/2", "MMDiT"]
+    assert [*sizes.timed] == ["SiT-B/2", "MMDiT-24x768/2", "SiT-XL/2"]
     assert sizes.timed["SiT-XL/2"].depth == 28
 
 

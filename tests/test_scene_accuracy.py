@@ -28,7 +28,7 @@ from selftrans.models.reader import (
 from selftrans.runtime.errors import UserError
 from selftrans.training.auxiliary import reader as training
 from tests.support.random_models import randomise
-from tests.test_scenes import of
+from tests.support.scenes import drawn
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world():
-    return of(400, combinations="all")
+    return drawn(400, combinations="all")
 
 
 def test_a_scene_and_its_numbers_are_the_same(world):
@@ -132,7 +132,7 @@ def test_an_object_elsewhere_too_many_or_too_few(world):
 
 
 def test_the_chance_of_an_attribute_is_that_of_other_pictures(reader):
-    scenes = of(1500, combinations="all").scenes
+    scenes = drawn(1500, combinations="all").scenes
     found = compare(encode(scenes), scenes, reader, "all").all
     assert abs(found["background"].chance - 1 / 3) < 0.02
     assert abs(found["number"].chance - (2 / 16 + 2 / 16 + 2 / 16)) < 0.02  # 1, 2, 2 or 3 objects
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_one_line(reader, world):
         ((images[:0], [], reader), "0 captions of 0 pictures"),
         ((images, [*captions[:3], "a cat"], reader), "'a cat' is not the caption of a drawn"),
         (
-            (of(4, 64).read(range(4)), captions, reader),
+            (drawn(4, 64).read(range(4)), captions, reader),
             "images of 64x64 pixels, the reader reads 32",
         ),
     ):
@@ -182,7 +182,7 @@ def test_a_few_steps_of_training_read_more_than_chance(monkeypatch, tmp_path):
     training.make_reader(data, tmp_path / "reader.safetensors", CPU)
     trained = load_reader(tmp_path / "reader.safetensors", CPU)
     assert (trained.metadata.fresh_scenes, trained.metadata.settings) == (300, data.reader)
-    fresh = of(300, first=10**6, combinations="all")
+    fresh = drawn(300, first=10**6, combinations="all")
     captions = [one[index % 3] for index, one in enumerate(fresh.captions)]
     found = scene_accuracy(fresh.read(range(300)), captions, trained).all
     for aspect in ("place", "number", "background", "size"):

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from selftrans.config import DatasetConfig, ScenesSource, load_dataset, validated
+from selftrans.config import DatasetConfig, load_dataset, validated
 from selftrans.data.scenes.captions import MOST_WORDS, VOCABULARY, captions_of, parse
 from selftrans.data.scenes.picture import paint
 from selftrans.data.scenes.world import (
@@ -28,16 +28,12 @@ from selftrans.data.scenes.world import (
     draw,
 )
 from selftrans.data.sources import open_source
-from selftrans.data.sources.scenes import Scenes
 from selftrans.runtime.errors import ConfigError, UserError
+from tests.support.scenes import drawn
 
 KINDS = ("training", "held_out", "all")
 GOLDEN = "15713044389d06cd2a8f30d0cf2e10db1680a529455b4d1439ae41431403d4d9"
 """SHA-256 of twelve scenes of each kind at 32 and at 64 pixels."""
-
-
-def of(count=40, size=32, **source):
-    return Scenes(ScenesSource(kind="scenes", count=count, **source), size)
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +88,23 @@ def test_what_is_no_caption_of_a_scene_is_one_line(caption):
 
 
 def test_a_scene_depends_on_seed_and_index_alone():
-    source = of(40)
+    source = drawn(40)
     whole = source.read(range(40))
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(source.read(order), whole[order])
     for index in (0, 17):
         np.testing.assert_array_equal(source.read(range(index, index + 1))[0], whole[index])
-    later = of(25, first=15)
+    later = drawn(25, first=15)
     np.testing.assert_array_equal(later.read(range(25)), whole[15:])
     assert later.captions == source.captions[15:]
     assert later.names == source.names[15:]
-    assert (of(40, seed=1).read(range(40)) != whole).any(axis=(1, 2, 3)).all()
+    assert (drawn(40, seed=1).read(range(40)) != whole).any(axis=(1, 2, 3)).all()
 
 
 def test_pictures_are_the_same_bytes_everywhere():
     digest = hashlib.sha256()
     for size, kind in itertools.product((32, 64), KINDS):
-        digest.update(of(12, size, combinations=kind).read(range(12)).tobytes())
+        digest.update(drawn(12, size, combinations=kind).read(range(12)).tobytes())
     assert digest.hexdigest() == GOLDEN
 
 
@@ -150,7 +146,7 @@ def test_chance_is_how_often_two_scenes_say_the_same(worlds, kind):
 
 
 def test_classes_are_named_after_the_main_object():
-    source = of(300)
+    source = drawn(300)
     assert source.class_names == CLASS_NAMES
     assert len(CLASS_NAMES) == 24
     for scene, label, (first, *_) in zip(
@@ -160,7 +156,7 @@ def test_classes_are_named_after_the_main_object():
         texture = "striped " if main.texture == "striped" else ""
         assert first.startswith(f"a {main.size} {texture}{main.colour} {main.shape} ")
         assert CLASS_NAMES[label] == f"{main.size} {main.texture} {main.shape}"
-    assert len(set(of(2000).labels.tolist())) == 24
+    assert len(set(drawn(2000).labels.tolist())) == 24
 
 
 AREAS = {  # of a half extent of 1
@@ -220,5 +216,5 @@ def test_a_source_of_scenes_is_as_its_data_file_says():
     source = open_source(load_dataset("scenes-tiny"))
     assert (len(source.names), len(source.labels), len(source.captions)) == (400, 400, 400)
     assert source.read(range(2)).shape == (2, 32, 32, 3)
-    assert source.digest != of(400, seed=1).digest
+    assert source.digest != drawn(400, seed=1).digest
     assert set(BACKGROUNDS) == {scene.background for scene in source.scenes}

@@ -26,8 +26,11 @@ def study_of(make_study, **settings):
     return make_study({"data": "imagenet256"}, **{"data": data, **settings})
 
 
+MMDIT = {"kind": "mmdit", "depth": 4, "hidden_size": 32, "num_heads": 2, "patch_size": 2}
+
+
 def test_captions_of_coco_are_missed_as_its_images_are(make_study):
-    study = make_study({"data": "coco256"})
+    study = make_study({"data": "coco256", "model": MMDIT, "runs": {"mmdit": {}}})
     lines = missing(study, [("extract_latents", {"dataset": "coco256"})])
     key, nowhere = "config.yaml: data: coco256: ", "no such file or folder"
     captions = "data/coco/annotations/captions_train2014.json"
