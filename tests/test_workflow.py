@@ -38,8 +38,8 @@ SAMPLERS = {
 
 
 LATER_KEYS = '''
-    warmup: int = 0
-    """Steps until the learning rate is full."""
+    later: int = 0
+    """A key of a later version."""
     label_dropout: UnitFloat = 0.3
 '''
 
@@ -348,7 +348,7 @@ def test_a_new_key_and_a_changed_default_rerun_and_refuse_nothing(place, monkeyp
     assert "resuming from step 8" in place.path("tiny/runs/sit/seed0/logs/train-10.log").read_text()
     resolved = yaml.safe_load(place.path("tiny/experiment.yaml").read_text())
     training = resolved["runs"]["sit"]["training"]
-    assert (resolved["defaults"], training["label_dropout"], training["warmup"]) == (1, 0.1, 0)
+    assert (resolved["defaults"], training["label_dropout"], training["later"]) == (1, 0.1, 0)
     place.write("new", runs={"sit": {}})
     assert place.planned("train", experiments=("new",)) == {"train_segment": 2}
     resolved = yaml.safe_load(place.path("new/experiment.yaml").read_text())
