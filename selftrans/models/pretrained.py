@@ -1,4 +1,4 @@
-"""Models of transformers, from a directory or the hub's cache; never from the network.
+"""Models of transformers, from a directory or the hub's cache; only ``fetch`` uses the network.
 
 transformers is an extra (``pip install '.[text]'``). Its failures become one line, and weights that
 it would make up for those that a file lacks are refused.
@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from torch import nn
 
 from selftrans.runtime.errors import UserError, shortened
 
 LOCAL: dict[str, Any] = {"local_files_only": True}
+FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+"""Of settings, vocabularies and weights."""
 
 
 @contextmanager
@@ -41,6 +44,17 @@ def reading(what: str, path: str) -> Iterator[Any]:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         fetch = "" if Path(path).exists() else f" (fetch it by: hf download {path})"
         raise UserError(f"{what} {path!r}: cannot be loaded{fetch}: {reason}") from None
+
+
+def fetch(what: str, path: str) -> None:
+    """Download a model of the hub into its cache, without weights that would be unpickled.
+
+    Raises:
+        UserError: it cannot be had, and is not in the cache.
+    """
+    if not Path(path).exists():
+        with reading(what, path):
+            snapshot_download(path, allow_patterns=FILES)
 
 
 def read_network(kind: Any, path: str) -> nn.Module:
