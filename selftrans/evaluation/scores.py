@@ -47,8 +47,16 @@ class CaptionedImages:
                 f"{samples}: was made of other captions than {prompts}"
                 f" ({str(found)[:12]}, expected {expected[:12]})"
             )
-        labels = read_arrays(samples, "arr_1")["arr_1"]
+        labels = read_arrays(samples, "arr_1").get("arr_1")
+        count, images = len(self.archive), len(self.store)
+        if labels is None or labels.shape != (count,) or not np.isin(labels, range(images)).all():
+            raise UserError(f"{samples}: arr_1: names no caption for each of its {count} images")
         self.captions = [self.store.texts[int(label)][0] for label in labels]
+        if not all(self.captions):
+            raise UserError(
+                f"{prompts}: holds features of captions, and their texts are not known (allowed:"
+                " captions with texts)"
+            )
 
     def __len__(self) -> int:
         return len(self.archive)
