@@ -9,6 +9,7 @@ from selftrans.data.sources import read_all
 from selftrans.runtime.errors import UserError
 from selftrans.training.auxiliary import fit
 from selftrans.training.auxiliary.classifier import train_classifier
+from tests.support.programs import run_command
 
 READ = "'caption-accuracy' needs"
 
@@ -87,3 +88,21 @@ def test_nothing_is_trained_on_classes_that_are_none(monkeypatch):
     monkeypatch.setattr(fit, "read_all", lambda _: (images, 0 * labels))
     with pytest.raises(UserError, match="classifier: is trained on classes, the images have capt"):
         train_classifier(data, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("width", [8, 24, 0])
+def test_a_reader_whose_channels_make_no_groups_is_refused(width):
+    values = {
+        "name": "few", "source": {"kind": "scenes", "count": 12}, "image_size": 32,
+        "autoencoder": {"kind": "trained"}, "reader": {"width": width},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"reader\.width: input should be"):
+        validated(DatasetConfig, values, "few")
+
+
+def test_a_text_encoder_beside_classes_is_refused():
+    ended = run_command(
+        "sample", "a.safetensors", "--classes", "1", "--text-encoder", "x", "--output", "a.png"
+    )
+    assert ended.returncode == 1
+    assert "--text-encoder: is given beside --classes (allowed: beside --prompt)" in ended.stderr

@@ -1,6 +1,7 @@
 """``selftrans score``: pictures compared with the captions that they were made of."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from selftrans.evaluation.scores import CaptionedImages, scored_by_reader
 from selftrans.extraction.captions import CaptionExtraction
 from selftrans.models.reader import ReaderMetadata, ReaderNetwork
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.files import read_json, write_json
+from selftrans.runtime.seal import unsealed
 from selftrans.runtime.workers import Shard
 from tests.support.programs import run_command
 
@@ -106,6 +109,16 @@ def test_samples_of_other_captions_are_refused(folder):
     of_classes = write_samples(folder, images, np.arange(3), "classes", prompts=None)
     with pytest.raises(UserError, match="was made of other captions than"):
         CaptionedImages(of_classes, prompts)
+
+
+def test_prompts_of_an_unknown_world_are_refused(folder, tmp_path):
+    prompts = shutil.copytree(folder / "captions", tmp_path / "captions") / "manifest.json"
+    content = unsealed(read_json(prompts), prompts)
+    for source in (3, {"kind": "scenes", "combinations": "many"}):
+        write_json(prompts, {**content, "origin": {"data": {"source": source}}})
+        captioned = CaptionedImages(folder / "samples.npz", prompts)
+        with pytest.raises(UserError, match=r"source\.combinations: .*allowed: training, held_out"):
+            scored_by_reader(captioned, folder / "reader.safetensors", 5, CPU)
 
 
 def test_features_without_texts_are_not_scored(folder, monkeypatch):

@@ -20,7 +20,7 @@ from selftrans.data.caption_store import CaptionStore
 from selftrans.data.captions import cleaned
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.text_encoder import load_text_encoder
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.random import Stream, generator
 
@@ -76,7 +76,9 @@ def encoded_prompts(
         )
     if cut := [text for text in texts if encoder.count_truncated([text])]:
         LOG.warning(
-            "prompt %r has more than %d tokens: the rest is cut off", cut[0], encoder.length
+            "prompt %r has more than %d tokens: the rest is cut off",
+            shortened(cut[0]),
+            encoder.length,
         )
     # Rounded as stored captions are, so that a prompt and the same caption give the same image.
     return np.asarray(encoder(texts).half().numpy())
