@@ -1,14 +1,17 @@
 """Text encoders and CLIP scores through transformers, on random weights made here."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from selftrans.config import PretrainedTextEncoderConfig
 from selftrans.evaluation.clip_score import Clip, clip_score
+from selftrans.models.pretrained import read_network
 from selftrans.models.text_encoder import load_text_encoder
 from selftrans.runtime.errors import UserError
 
@@ -97,6 +100,63 @@ def test_what_cannot_be_used_is_refused(clip_folder, changes, message):
 def test_an_empty_folder_is_no_text_encoder(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load_text_encoder(settings(tmp_path))
+
+
+def _cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _without(part):
+    def change(folder):
+        path = folder / "model.safetensors"
+        kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
+        save_file(kept, path, {"format": "pt"})
+
+    return change
+
+
+def _no_vocabulary(folder):
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (folder / name).unlink()
+
+
+DAMAGES = {
+    "cut off": (_cut, "Error while deserializing header"),
+    "no text weights": (_without("text_model"), "its file has no weight"),
+    "no vocabulary": (_no_vocabulary, "its tokenizer knows no words"),
+    "no settings": (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded: "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_transformers_would_make_up_is_refused_in_one_line(clip_folder, tmp_path, damage):
+    """It fills missing weights with random numbers, and missing words with one token."""
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    change, message = DAMAGES[damage]
+    change(folder)
+    for load in (lambda: load_text_encoder(settings(folder)), lambda: Clip(str(folder))):
+        with pytest.raises(UserError, match=message) as raised:
+            load()
+        assert "\n" not in str(raised.value)
+
+
+def test_a_length_beyond_the_positions_is_refused(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 1000}))
+    with pytest.raises(UserError, match="Sequence length must be less than max_position"):
+        load_text_encoder(settings(folder, length=LENGTH + 1))
+
+
+def test_the_encoder_of_a_whole_t5_lacks_no_weight(tmp_path):
+    from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
+    whole = T5ForConditionalGeneration(T5Config(**sizes))
+    whole.save_pretrained(tmp_path)
+    encoder = read_network(T5EncoderModel, str(tmp_path))
+    assert torch.equal(encoder.shared.weight, whole.shared.weight)
 
 
 def test_the_score_is_that_of_transformers_logits(clip_folder):

@@ -1,6 +1,7 @@
 """Real images and reconstructions above the samples of a figure."""
 
 from collections import Counter
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from selftrans.config import SamplerConfig
 from selftrans.data.examples import Examples
+from selftrans.data.sources.repa import PreparedMoments
 from selftrans.data.store import LatentStore
 from selftrans.models.autoencoder import decode, load_autoencoder
 from selftrans.plotting.grid import ImageGrid
@@ -16,7 +18,12 @@ from selftrans.plotting.names import fitted_names, shortened_to, width_of
 from selftrans.plotting.samples import NOT_AT_HAND, sample_grid
 from selftrans.runtime.errors import UserError
 from selftrans.sampling.conditions import sample_labels
-from selftrans.sampling.examples import examples_needed, first_of_classes, make_examples
+from selftrans.sampling.examples import (
+    examples_needed,
+    first_of_classes,
+    make_caption_examples,
+    make_examples,
+)
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")
@@ -44,6 +51,16 @@ def test_the_first_images_of_a_class_are_taken():
     labels = np.array([2, 0, 2, 1, 0, 2])
     assert first_of_classes(labels, Counter({2: 2, 0: 1})).tolist() == [1, 0, 2]
     assert first_of_classes(labels, Counter({1: 5, 7: 1})).tolist() == [3]
+
+
+@dataclass
+class Captions:
+    """Of a store, the texts."""
+
+    texts: list[list[str]]
+
+    def __len__(self):
+        return len(self.texts)
 
 
 class Source:
@@ -75,6 +92,23 @@ def test_images_that_are_not_at_hand_are_left_out_with_a_word(manifest, autoenco
     assert made.real is None
     assert len(made.reconstructed) == 1
     assert "no real images beside the samples: /data/images" in caplog.text
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+def test_prepared_images_of_captions_may_be_moments_alone(autoencoder, has_images):
+    """Samples of U-ViT's preparation are drawn, though it keeps no pictures."""
+    network = load_autoencoder(autoencoder, CPU)
+    moments = RNG.standard_normal((9, 2, 4, 8, 8)).astype(np.float32)
+    images = object.__new__(PreparedMoments)
+    images.has_images, images.read = has_images, Source().read
+    images.moments = lambda indices: moments[list(indices)]
+    captions = Captions(texts=[[f"caption {index}"] for index in range(9)])
+    made = make_caption_examples(captions, images, network, network, 4, CPU)
+    assert (made.real is None) != has_images
+    expected = decode(network, torch.from_numpy(moments[:4, 0])).numpy()
+    np.testing.assert_array_equal(made.reconstructed, expected)
+    assert made.classes.tolist() == [0, 1, 2, 3]
+    assert made.class_names[:2] == ("caption 0", "caption 1")
 
 
 @pytest.mark.parametrize("real", [True, False])

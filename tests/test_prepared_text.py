@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from selftrans.config import ConfigError, DatasetConfig, validated
+from selftrans.data.caption_store import CaptionStore
 from selftrans.data.sources import open_source
+from selftrans.data.sources.uvit import PreparedText
 from selftrans.data.store import LatentStore
+from selftrans.extraction.captions import CaptionExtraction
 from selftrans.extraction.latents import extract
 from selftrans.runtime.errors import UserError
+from selftrans.runtime.workers import Shard
 
 SIZE, COUNTS = 32, (2, 1, 3)
 CAPTIONS = [("a cat", "the cat"), ("a dog",), ("one", "two", "three")]
@@ -99,6 +104,26 @@ def test_a_line_break_within_a_caption_leaves_the_features(prepared, caplog):
     assert source.captions is None
     assert len(source.text_features(1)) == 1
     assert "1.txt has 2 lines for 1 captions" in caplog.text
+
+
+def test_prepared_features_become_a_store_and_each_is_read_once(prepared, tmp_path, monkeypatch):
+    values = {"text_encoder": {"kind": "prepared", "length": 7, "size": 5}, "captions": 6}
+    data = validated(DatasetConfig, {**data_of(prepared).model_dump(), **values}, "data")
+    read = []
+    features = PreparedText.text_features
+    monkeypatch.setattr(
+        PreparedText, "text_features", lambda self, i: read.append(i) or features(self, i)
+    )
+    extraction = CaptionExtraction(data, tmp_path, torch.device("cpu"))
+    extraction.run(Shard.all())
+    extraction.finish()
+    store = CaptionStore(tmp_path / "manifest.json")
+    names = ["../empty_context", *(f"{i}_{k}" for i, n in enumerate(COUNTS) for k in range(n))]
+    expected = np.stack([np.load(prepared / f"{name}.npy") for name in names])
+    np.testing.assert_array_equal(store.rows[np.arange(7)], expected.astype(np.float16))
+    assert [store.span(image) for image in range(3)] == [(1, 3), (3, 4), (4, 7)]
+    assert [tuple(texts) for texts in store.texts] == CAPTIONS
+    assert read == [0, 1, 2]
 
 
 BAD = {

@@ -1,6 +1,7 @@
 """Captions as a condition: their store, a training on them, samples of them, scores by them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from selftrans.api import new_training
 from selftrans.config import (
     ConfigError,
     SamplerConfig,
@@ -27,6 +29,8 @@ from selftrans.extraction.shards import store_origin
 from selftrans.models.text_encoder import load_text_encoder, word_vector, words_of
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.files import read_json, sha256_of, write_json
+from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
 from selftrans.sampling.conditions import SampleConditions, encoded_prompts
 from selftrans.sampling.generate import ImageSampler
@@ -208,6 +212,22 @@ def test_a_damaged_store_is_refused(tmp_path, captions):
         CaptionStore(tmp_path / "manifest.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda texts: {"0": texts}, lambda texts: texts[:-1], lambda texts: ["text", *texts[1:]],
+     lambda texts: [texts[0][:2], *texts[1:]], lambda texts: [[1, 2, 3], *texts[1:]]],
+)  # fmt: skip
+def test_texts_that_fit_no_images_are_refused(tmp_path, captions, change):
+    """Though they are what the manifest says."""
+    folder = shutil.copytree(captions.parent, tmp_path / "store")
+    write_json(folder / "captions.json", change(read_json(folder / "captions.json")))
+    content = unsealed(read_json(captions), captions)
+    content["texts_sha256"] = sha256_of(folder / "captions.json")
+    write_json(folder / "manifest.json", sealed(content))
+    with pytest.raises(UserError, match=f"captions.json: not the captions of {COUNT} images"):
+        _ = CaptionStore(folder / "manifest.json").texts
+
+
 def test_captions_of_other_images_are_refused(captions, manifest):
     with pytest.raises(UserError, match="captions of other images than"):
         CaptionStore(captions).check_fits(LatentStore(manifest))
@@ -339,6 +359,14 @@ def test_missing_and_unwanted_captions_are_refused(
         run(tiny(), "sit", tmp_path, manifest, captions)
 
 
+def test_a_fresh_training_from_python_is_given_its_captions(experiment, latents, captions):
+    settings = load_experiment(experiment)
+    steps = new_training(settings, "mmdit", latents=latents, captions=captions, device=CPU)
+    assert steps.step().loss > 0
+    with pytest.raises(UserError, match="--captions: none are given, run 'mmdit' needs some"):
+        new_training(settings, "mmdit", latents=latents, device=CPU)
+
+
 # -- the learning rate
 
 
@@ -396,6 +424,18 @@ def test_prompts_that_are_no_captions_are_refused(weights, prompt, message):
 def test_a_prompt_in_another_script_is_text_like_any_other(weights):
     metadata = load_backbone(weights, CPU)[1]
     assert encoded_prompts(metadata, ["пять синих колец", "五"]).shape == (2, LENGTH, SIZE)
+
+
+def test_the_text_encoder_of_an_imported_checkpoint_has_to_be_said(weights, tmp_path):
+    metadata = load_backbone(weights, CPU)[1]
+    imported = metadata.model_copy(update={"text_encoder": None})
+    with pytest.raises(UserError, match="--text-encoder: is needed, the checkpoint was imported"):
+        encoded_prompts(imported, ["a ring"])
+    for path, message in (("", "--text-encoder: path: "), (str(tmp_path), "cannot be loaded")):
+        with pytest.raises(UserError, match=message):
+            encoded_prompts(imported, ["a ring"], path)
+    with pytest.raises(UserError, match="--prompt: none is given"):
+        encoded_prompts(metadata, [])
 
 
 def test_another_text_encoder_is_refused(weights, tmp_path, data):

@@ -92,6 +92,7 @@ def new_training(
     run: str,
     *,
     latents: str | Path,
+    captions: str | Path | None = None,
     seed: int | None = None,
     teachers: Mapping[str, str | Path] | None = None,
     features: Sequence[str | Path] = (),
@@ -104,6 +105,7 @@ def new_training(
         experiment: of ``load_experiment`` or ``define_experiment``.
         run: its name in the experiment.
         latents: manifest of the latent store.
+        captions: manifest of the images' captions, for a run that is conditioned on them.
         seed: of the run; the experiment's first one, if it is not given.
         teachers: frozen teachers, by the name of the term that follows them.
         features: manifests of encoders' stored features that the loss follows.
@@ -125,6 +127,7 @@ def new_training(
         until=0,
         latents=Path(latents),
         inputs=InputPaths(
+            captions=None if captions is None else Path(captions),
             teachers={term: Path(file) for term, file in (teachers or {}).items()},
             features=tuple(map(Path, features)),
             encoders=tuple(map(Path, encoders)),

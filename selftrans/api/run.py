@@ -185,6 +185,7 @@ class TrainedRun:
         classes: Classes | None = None,
         *,
         prompts: str | Sequence[str] | None = None,
+        text_encoder: str | None = None,
         count: int | None = None,
         first: int = 0,
         sampler: str | None = None,
@@ -197,6 +198,7 @@ class TrainedRun:
             classes: by number or name, one, a list, an array or a tensor; those that the sampler
                 gives its samples, if they are not given.
             prompts: captions in place of classes, one or several.
+            text_encoder: where the prompts' lies, if not where the training found it.
             count: how many, without conditions or with one for all.
             first: index of the first sample.
             sampler: one of the experiment's; that of its figures, if it is not given.
@@ -208,7 +210,7 @@ class TrainedRun:
             UserError: a class or a setting is unknown, or it is not known how many are wanted.
         """
         settings = self.settings(sampler, **changes)
-        conditions = self._conditions(classes, prompts)
+        conditions = self._conditions(classes, prompts, text_encoder)
         if conditions is not None:
             if count is not None and len(conditions) == 1:
                 conditions = conditions.repeat(count, axis=0)
@@ -230,15 +232,17 @@ class TrainedRun:
         return np.concatenate(parts)
 
     def _conditions(
-        self, classes: Classes | None, prompts: str | Sequence[str] | None
+        self,
+        classes: Classes | None,
+        prompts: str | Sequence[str] | None,
+        text_encoder: str | None,
     ) -> NDArray[Any] | None:
         """Classes or captions as the backbone takes them."""
         if classes is not None and prompts is not None:
             raise UserError("classes and prompts: both are given (allowed: one of the two)")
         if prompts is not None:
-            return encoded_prompts(
-                self.metadata, [prompts] if isinstance(prompts, str) else prompts
-            )
+            texts = [prompts] if isinstance(prompts, str) else prompts
+            return encoded_prompts(self.metadata, texts, text_encoder)
         if classes is None:
             return None
         return class_numbers(classes, self.num_classes, self.class_names)

@@ -28,6 +28,7 @@ from selftrans.config import (
 )
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights, find_weights
 from selftrans.runtime.devices import DeviceName, claim_device, granted_gpus
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import write_json
 from selftrans.runtime.workers import Shard
 from selftrans.training.input_paths import InputPaths
@@ -174,7 +175,11 @@ def score(
     from selftrans.evaluation import scores
     from selftrans.evaluation.tables import METRIC_NAMES
 
-    chosen: Any = metrics.split(",") if metrics else scores.all_metrics_of(scorer)
+    computed = scores.all_metrics_of(scorer)
+    chosen: Any = metrics.split(",") if metrics else computed
+    if unknown := [metric for metric in chosen if metric not in computed]:
+        allowed = ", ".join(computed)
+        raise UserError(f"--metrics: {unknown[0]!r} is none of {scorer}'s (allowed: {allowed})")
     claimed = claim_device(granted_gpus(device))
     captioned = scores.CaptionedImages(samples, prompts)
     if scorer == "clip":

@@ -106,6 +106,8 @@ def sample(
         raise UserError(f"--output: {output} is not a picture's name (allowed: .png, .jpg, .webp)")
     if (classes is None) != bool(prompts):
         raise UserError("--classes: either classes or prompts are needed (allowed: one of the two)")
+    if text_encoder is not None and classes is not None:
+        raise UserError("--text-encoder: is given beside --classes (allowed: beside --prompt)")
     if columns > MAX_COLUMNS:
         raise UserError(f"--columns: {columns} is too many (allowed: 1 to {MAX_COLUMNS})")
     check_output(output, weights)

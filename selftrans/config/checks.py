@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from selftrans.config.alignment import FrozenTeacher
 from selftrans.config.errors import Problem
-from selftrans.config.evaluation import METRIC_SCORERS
+from selftrans.config.evaluation import METRIC_SCORERS, Metric
 from selftrans.config.experiment import ExperimentConfig, RunConfig
+from selftrans.config.sources import CocoSource, ScenesSource, UvitSource
 
 RESERVED = {"data", "extractors", "submitted", "slurm", "cluster"}
 """Folders beside those of experiments."""
@@ -23,6 +24,7 @@ def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         yield from _run_problems(experiment, name, run)
     yield from _circles(experiment)
     yield from _held_out_problems(experiment)
+    yield from _prompt_problems(experiment)
     yield from _evaluation_problems(experiment)
     yield from _figure_problems(experiment)
     if (analysis := experiment.analysis) is not None:
@@ -130,6 +132,46 @@ def _held_out_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
             yield Problem(("runs", name, "training", "held_out"), problem)
 
 
+def _prompt_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Captions that samples cannot be made of, or that real images cannot stand beside."""
+    data, prompts = experiment.data, experiment.prompts
+    if prompts is None:
+        return
+    name = f"data {prompts.name!r}"
+    if experiment.condition == "class":
+        message = f"{prompts.name!r} is given, but the runs are conditioned on classes"
+        yield Problem(("prompts",), f"{message} (allowed: none)")
+        return
+    if prompts.text_encoder is None:
+        yield Problem(("prompts",), f"{name} has no captions that are encoded (`text_encoder`)")
+    elif data.text_encoder is not None:
+        for key in ("kind", "length", "size"):
+            found, expected = (getattr(one.text_encoder, key) for one in (prompts, data))
+            if found != expected:
+                message = f"{name} has text_encoder.{key} {found!r}"
+                yield Problem(("prompts",), f"{message}, data {data.name!r} has {expected!r}")
+    if prompts.image_size != data.image_size:
+        message = f"{name} has image_size {prompts.image_size}"
+        yield Problem(("prompts",), f"{message}, data {data.name!r} has {data.image_size}")
+
+
+def _reader_problem(experiment: ExperimentConfig, metric: Metric) -> str | None:
+    """Why a metric that reads scenes off samples cannot be computed, if it cannot."""
+    captions = experiment.datasets[-1]
+    if METRIC_SCORERS.get(metric) != "reader":
+        return None
+    if experiment.data.reader is None:
+        return f"{metric!r} needs `reader` in the file of data {experiment.data.name!r}"
+    if not isinstance(captions.source, ScenesSource):
+        return f"{metric!r} needs captions of drawn scenes, found those of data {captions.name!r}"
+    if metric == "held-out-accuracy" and captions.source.combinations == "training":
+        return (
+            f"{metric!r} needs captions of held-out combinations, data {captions.name!r} has"
+            " source.combinations 'training'"
+        )
+    return None
+
+
 def _circles(experiment: ExperimentConfig) -> Iterator[Problem]:
     """Runs that are taught by themselves, or by a student of their own: each circle once."""
     reported: set[frozenset[str]] = set()
@@ -155,6 +197,12 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         if metric in METRIC_SCORERS and experiment.condition != "caption":
             message = f"{metric!r} compares pictures with captions, these have classes"
             yield Problem(("evaluation", "metrics"), message)
+        elif problem := _reader_problem(experiment, metric):
+            yield Problem(("evaluation", "metrics"), problem)
+    classless = isinstance(experiment.data.source, CocoSource | UvitSource)
+    if classless and "classifier" in experiment.evaluation.extractors:
+        message = f"'classifier' is trained on classes, data {experiment.data.name!r} has none"
+        yield Problem(("evaluation", "extractor"), f"{message} (allowed: inception)")
     if not {"fid", "is"} & {*experiment.evaluation.metrics}:
         message = "the convergence figure needs fid or is among them"
         yield Problem(("evaluation", "metrics"), message)
@@ -168,6 +216,9 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         if sampler.internal_guidance.scale != 1 and not guided:
             message = "no run trains a second output layer (allowed: 1, or a run that does)"
             yield Problem(("evaluation", "samplers", name, "internal_guidance", "scale"), message)
+        if sampler.labels != "balanced" and experiment.condition == "caption":
+            message = f"{sampler.labels!r} chooses classes, sample i shows caption i of the prompts"
+            yield Problem(("evaluation", "samplers", name, "labels"), message)
         if isinstance(sampler.checkpoints, tuple):
             keys = ("evaluation", "samplers", name, "checkpoints")
             yield from _step_problems(

@@ -118,8 +118,8 @@ class ClassifierConfig(ConfigModel):
 class ReaderConfig(ConfigModel):
     """A small network that reads off a picture what a drawn scene shows."""
 
-    width: PositiveInt = 32
-    """Channels of the first convolution."""
+    width: Annotated[int, Field(gt=0, multiple_of=16)] = 32
+    """Channels of its layers: the first one has half as many."""
     scenes: PositiveInt = 40_000
     """Scenes that it is trained on, drawn for it alone, held-out combinations included."""
     steps: PositiveInt = 1000

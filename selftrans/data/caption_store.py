@@ -78,11 +78,17 @@ class CaptionStore:
         """The captions of every image.
 
         Raises:
-            UserError: they are not what was recorded.
+            UserError: they are not what was recorded, or not a list of texts for each image.
         """
         path = self.path.with_name(TEXTS_FILE)
         check_digest(path, self.manifest.texts_sha256)
-        texts: Sequence[Sequence[str]] = read_json(path)
+        texts, counts = read_json(path), np.diff(self._offsets).tolist()
+        if (
+            not isinstance(texts, list)
+            or [len(one) if isinstance(one, list) else None for one in texts] != counts
+            or not all(isinstance(text, str) for one in texts for text in one)
+        ):
+            raise UserError(f"{path}: not the captions of {len(self)} images")
         return texts
 
     def check_fits(self, latents: LatentStore) -> None:

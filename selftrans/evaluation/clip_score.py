@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from selftrans.models.pretrained import LOCAL, check_tokenizer, read_network, reading
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import digest_of
 
@@ -45,22 +46,13 @@ class Clip:
     """
 
     def __init__(self, path: str, device: torch.device = CPU) -> None:
-        try:
-            import transformers
-        except ImportError:
-            raise UserError(f"CLIP {path!r}: needs transformers (pip install '.[text]')") from None
-        options: dict[str, Any] = {"local_files_only": True}
-        try:
-            kind = transformers.AutoConfig.from_pretrained(path, **options).model_type
+        with reading("CLIP", path) as transformers:
+            kind = transformers.AutoConfig.from_pretrained(path, **LOCAL).model_type
             if kind != "clip":
                 raise ValueError(f"is a {kind!r} model")
-            self._processor: Any = transformers.CLIPProcessor.from_pretrained(path, **options)
-            network = transformers.CLIPModel.from_pretrained(path, use_safetensors=True, **options)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            fetch = "" if Path(path).exists() else f" (fetch it by: hf download {path})"
-            raise UserError(f"CLIP {path!r}: cannot be loaded{fetch}: {reason}") from None
-        self._network: Any = network.float().requires_grad_(False).eval().to(device)
+            self._processor: Any = transformers.CLIPProcessor.from_pretrained(path, **LOCAL)
+            check_tokenizer(self._processor.tokenizer)
+            self._network: Any = read_network(transformers.CLIPModel, path).to(device)
         self.name, self.device = Path(path).name, device
 
     @property

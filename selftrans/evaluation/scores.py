@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selftrans.config import METRIC_SCORERS, Metric
+from selftrans.config import METRIC_SCORERS, Combinations, Metric
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.images import ImageArchive
 from selftrans.evaluation.clip_score import Clip, clip_score
@@ -47,8 +47,16 @@ class CaptionedImages:
                 f"{samples}: was made of other captions than {prompts}"
                 f" ({str(found)[:12]}, expected {expected[:12]})"
             )
-        labels = read_arrays(samples, "arr_1")["arr_1"]
+        labels = read_arrays(samples, "arr_1").get("arr_1")
+        count, images = len(self.archive), len(self.store)
+        if labels is None or labels.shape != (count,) or not np.isin(labels, range(images)).all():
+            raise UserError(f"{samples}: arr_1: names no caption for each of its {count} images")
         self.captions = [self.store.texts[int(label)][0] for label in labels]
+        if not all(self.captions):
+            raise UserError(
+                f"{prompts}: holds features of captions, and their texts are not known (allowed:"
+                " captions with texts)"
+            )
 
     def __len__(self) -> int:
         return len(self.archive)
@@ -86,8 +94,14 @@ def scored_by_reader(
 ) -> dict[str, Any]:
     """What the reader of drawn scenes finds, as a part of a metrics file."""
     reader = load_reader(path, device)
-    source = captioned.store.manifest.origin.get("data", {}).get("source", {})
-    combinations = source.get("combinations", "training")
+    source = captioned.store.manifest.origin.get("data", {}).get("source")
+    kind: Any = source.get("combinations", "training") if isinstance(source, dict) else None
+    if kind not in (known := get_args(Combinations)):
+        raise UserError(
+            f"{captioned.store.path}: origin.data.source.combinations: {kind!r}"
+            f" (allowed: {', '.join(known)})"
+        )
+    combinations: Combinations = kind
     images = np.concatenate([images for images, _ in captioned.batches(batch_size)])
     accuracy = scene_accuracy(images, captioned.captions, reader, combinations)
     metrics: dict[Metric, float] = {"caption-accuracy": 100 * accuracy.all[WHOLE].share}

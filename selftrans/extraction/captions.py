@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ class PreparedCaptions(CaptionRows):
 
     def __init__(self, source: PreparedText, shape: tuple[int, int]) -> None:
         self._source, self.shape = source, shape
+        self._of_image = lru_cache(maxsize=1)(source.text_features)  # its captions are neighbours
         empty = source.empty_text_features()
         if empty.shape != shape:
             raise UserError(
@@ -125,7 +127,7 @@ class PreparedCaptions(CaptionRows):
                 features.append(self._source.empty_text_features())
                 continue
             image = int(self._images[row - 1])
-            features.append(self._source.text_features(image)[row - 1 - self._firsts[image]])
+            features.append(self._of_image(image)[row - 1 - self._firsts[image]])
         return np.stack(features).astype(np.float16)
 
     def truncated(self) -> int:

@@ -1,7 +1,6 @@
 """Text encoders: captions to the features of their tokens, (B, L, K). They are frozen.
 
-Published ones are read through transformers, which is an extra (``pip install .[text]``) and is
-imported by nothing else. ``words`` stands in where no weights can be had.
+Published ones are read through transformers. ``words`` stands in where no weights can be had.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selftrans.config import (
     PreparedTextConfig,
@@ -22,6 +21,7 @@ from selftrans.config import (
     TextEncoderConfig,
     WordsEncoderConfig,
 )
+from selftrans.models.pretrained import LOCAL, check_tokenizer, read_network, reading
 from selftrans.models.sit import sinusoids, timestep_frequencies
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.tensors import digest_of
@@ -123,27 +123,16 @@ def _words(settings: WordsEncoderConfig, device: torch.device) -> TextEncoder:
 
 def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> TextEncoder:
     path, length = settings.path, settings.length
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(
-            f"text encoder {path!r}: needs transformers (pip install '.[text]')"
-        ) from None
-    try:
-        options: dict[str, Any] = {"local_files_only": True}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-        config = transformers.AutoConfig.from_pretrained(path, **options)
+    with reading("text encoder", path) as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **LOCAL)
+        check_tokenizer(tokenizer)
+        config = transformers.AutoConfig.from_pretrained(path, **LOCAL)
         kinds: dict[str, Any] = {
             "clip": transformers.CLIPTextModel,
             "t5": transformers.T5EncoderModel,
         }
         kind = kinds.get(config.model_type, transformers.AutoModel)
-        network: nn.Module = kind.from_pretrained(path, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        fetch = "" if Path(path).exists() else f" (fetch it by: hf download {path})"
-        raise UserError(f"text encoder {path!r}: cannot be loaded{fetch}: {reason}") from None
-    network = network.float().requires_grad_(False).eval().to(device)
+        network = read_network(kind, path).to(device)
     # Of some tokenizers the real length is unknown, a huge number; of others it is too small.
     if length > tokenizer.model_max_length:
         raise UserError(
@@ -166,7 +155,7 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
         features: Tensor = network(input_ids=tokens.to(device)).last_hidden_state
         return features.float()
 
-    with torch.inference_mode():
+    with reading("text encoder", path), torch.inference_mode():
         size = encode([""]).shape[-1]
     if size != settings.size:
         raise UserError(

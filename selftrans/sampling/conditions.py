@@ -14,12 +14,13 @@ from selftrans.config import (
     PreparedTextConfig,
     PretrainedTextEncoderConfig,
     SamplerConfig,
+    validated,
 )
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.captions import cleaned
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.text_encoder import load_text_encoder
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.random import Stream, generator
 
@@ -42,34 +43,42 @@ def encoded_prompts(
     Args:
         metadata: of the checkpoint.
         prompts: one or several lines of text.
-        text_encoder: where the text encoder lies, if not where the training found it.
+        text_encoder: where the text encoder lies, if not where the training found it; of an
+            imported checkpoint nobody knows which it was.
 
     Raises:
         UserError: the checkpoint takes no captions, a prompt is no caption, or the text encoder is
             absent or another one.
     """
-    record = metadata.text_encoder
-    if isinstance(metadata.shape.condition_size, int):
+    record, shape = metadata.text_encoder, metadata.shape.condition_size
+    if isinstance(shape, int):
         raise UserError("--prompt: the checkpoint is conditioned on classes (allowed: --classes)")
-    if record is None:
-        raise UserError("--prompt: nobody knows which text encoder the checkpoint was trained on")
+    if not prompts:
+        raise UserError("--prompt: none is given (allowed: one or several)")
     texts = [cleaned(prompt, "--prompt") for prompt in prompts]
-    settings = record.settings
     if text_encoder is not None:
-        length, size = settings.shape
-        settings = PretrainedTextEncoderConfig(
-            kind="pretrained", path=text_encoder, length=length, size=size
+        values = {"kind": "pretrained", "path": text_encoder, "length": shape[0], "size": shape[1]}
+        encoder = load_text_encoder(
+            validated(PretrainedTextEncoderConfig, values, "--text-encoder")
         )
-    encoder = load_text_encoder(settings)
-    known = not isinstance(record.settings, PreparedTextConfig)
-    if known and encoder.digest != record.digest:
+    elif record is not None:
+        encoder = load_text_encoder(record.settings)
+    else:
+        raise UserError(
+            "--text-encoder: is needed, the checkpoint was imported and does not say which it was"
+            " trained on"
+        )
+    known = None if record is None or isinstance(record.settings, PreparedTextConfig) else record
+    if known is not None and encoder.digest != known.digest:
         raise UserError(
             f"text encoder {encoder.name!r}: is not the one that the checkpoint was trained on"
-            f" ({encoder.digest[:12]}, expected {record.digest[:12]})"
+            f" ({encoder.digest[:12]}, expected {known.digest[:12]})"
         )
     if cut := [text for text in texts if encoder.count_truncated([text])]:
         LOG.warning(
-            "prompt %r has more than %d tokens: the rest is cut off", cut[0], encoder.length
+            "prompt %r has more than %d tokens: the rest is cut off",
+            shortened(cut[0]),
+            encoder.length,
         )
     # Rounded as stored captions are, so that a prompt and the same caption give the same image.
     return np.asarray(encoder(texts).half().numpy())

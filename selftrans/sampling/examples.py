@@ -19,6 +19,7 @@ from selftrans.data.caption_store import CaptionStore
 from selftrans.data.class_names import readable_names
 from selftrans.data.examples import Examples
 from selftrans.data.sources import ImageSource
+from selftrans.data.sources.repa import PreparedMoments
 from selftrans.data.store import LatentStore
 from selftrans.models.autoencoder import decode, encode_moments
 from selftrans.runtime.errors import UserError
@@ -80,25 +81,33 @@ def make_caption_examples(
     captions: CaptionStore,
     images: ImageSource,
     autoencoder: Autoencoder,
+    decoder: Autoencoder,
     columns: int,
     device: torch.device,
 ) -> Examples:
     """The images that the first samples have the captions of; a caption is called by its text.
 
+    Of prepared data, which may have no images, the stored moments are decoded.
+
     Args:
         captions: those that samples are made of.
         images: that they are captions of.
-        autoencoder: what encodes and decodes.
+        autoencoder: what encodes.
+        decoder: what decodes samples, too.
         columns: how many images are shown.
         device: where they are encoded and decoded.
     """
-    count = min(columns, len(captions))
-    real = images.read(range(count))
-    pixels = torch.from_numpy(real).to(device)
-    means = encode_moments(autoencoder, pixels)[:, 0].float()
+    shown = range(min(columns, len(captions)))
+    real: NDArray[np.uint8] | None = None
+    if isinstance(images, PreparedMoments):
+        means = torch.from_numpy(images.moments(shown)[:, 0].astype(np.float32))
+        real = images.read(shown) if images.has_images else None
+    else:
+        real = images.read(shown)
+        means = encode_moments(autoencoder, torch.from_numpy(real).to(device))[:, 0].float()
     return Examples(
-        classes=np.arange(count, dtype=np.int64),
-        reconstructed=_decoded(autoencoder, means, device),
+        classes=np.array(shown, dtype=np.int64),
+        reconstructed=_decoded(decoder, means, device),
         real=real,
         class_names=tuple(texts[0] for texts in captions.texts[:FIRST_IMAGES]),
     )

@@ -6,6 +6,7 @@ from selftrans.config import ConfigError
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, figure_names
+from workflow.lib.study import Study
 from workflow.lib.training import Training
 
 TINY = {"experiment": "tiny"}
@@ -192,3 +193,12 @@ def test_examples_serve_every_sampler(make_figures):
     )
     assert figures.label_sequences(TINY) == [("balanced", 0), ("random", 7)]
     assert figures.class_names(TINY) is None
+
+
+def test_samples_of_captions_are_not_called_by_names_of_classes():
+    """A data file may name its classes: the columns of the figure are captions all the same."""
+    data = {"scenes-tiny": {"class_names": [f"class {number}" for number in range(24)]}}
+    study = Study.load({"experiments": ("scenes-tiny",), "data": data})
+    figures = Figures(study, Training(study, str), Evaluation(study))
+    assert study.experiments["scenes-tiny"].data.class_names is not None
+    assert figures.class_names({"experiment": "scenes-tiny"}) is None

@@ -2,8 +2,12 @@
 
 import pytest
 
+from selftrans.config import load_experiment
 from selftrans.evaluation.weights import INCEPTION
+from selftrans.runtime.errors import UserError
 from workflow.lib.missing import missing
+from workflow.lib.prefetch import required
+from workflow.lib.study import Study
 
 DATASET, JOB = {"dataset": "imagenet256"}, {"experiment": "tiny", "run": "sit"}
 PLANNED = [
@@ -26,20 +30,50 @@ def study_of(make_study, **settings):
     return make_study({"data": "imagenet256"}, **{"data": data, **settings})
 
 
-MMDIT = {"kind": "mmdit", "depth": 4, "hidden_size": 32, "num_heads": 2, "patch_size": 2}
+COCO = {"experiment": "coco256-mmdit"}
 
 
-def test_captions_of_coco_are_missed_as_its_images_are(make_study):
-    study = make_study({"data": "coco256", "model": MMDIT, "runs": {"mmdit": {}}})
-    lines = missing(study, [("extract_latents", {"dataset": "coco256"})])
-    key, nowhere = "config.yaml: data: coco256: ", "no such file or folder"
-    captions = "data/coco/annotations/captions_train2014.json"
-    assert lines[:2] == [
-        f"{key}source.path: data/coco/train2014: {nowhere} (the images)",
-        f"{key}source.annotations: {captions}: {nowhere} (the captions)",
+def test_what_coco_needs_is_missed_with_its_captions_and_models():
+    study = Study.load({"experiments": ("coco256-mmdit",)})
+    planned = [
+        ("extract_captions", {"dataset": "coco256"}), ("class_examples", COCO),
+        ("caption_metrics", {**COCO, "extractor": "clip"}),
+        ("reference_statistics", {"dataset": "coco256", "extractor": "inception"}),
+    ]  # fmt: skip
+    key, nowhere = "config.yaml: data: coco256", "no such file or folder"
+    files = "data/coco/annotations/captions_{}2014.json"
+    clip = "openai/clip-vit-large-patch14"
+    cache = f"{clip}: not in the hub's cache"
+    fetch = f"`selftrans prefetch` or `hf download {clip}` fetches it"
+    against = "what samples are measured against"
+    file = "experiments/data/coco256-validation.yaml"
+    assert missing(study, planned) == [
+        f"{key}: source.path: data/coco/train2014: {nowhere} (the images)",
+        f"{key}: source.annotations: {files.format('train')}: {nowhere} (the captions)",
+        f"{key}: text_encoder.path: {cache} (the text encoder; {fetch})",
+        f"{key}-validation: source.path: data/coco/val2014: {nowhere} (the images)",
+        f"{key}-validation: source.annotations: {files.format('val')}: {nowhere} (the captions)",
+        f"coco256-mmdit: evaluation.clip: {cache} (CLIP; {fetch})",
+        f"{key}: reference: {file}: source.path: data/coco/val2014: {nowhere} ({against})",
     ]
-    drawn = make_study({"data": "scenes-tiny"})
-    assert missing(drawn, [("extract_latents", {"dataset": "scenes-tiny"})]) == []
+
+
+def test_text_encoders_that_are_there_are_not_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("workflow.lib.missing.try_to_load_from_cache", lambda *_: "config.json")
+    study = Study.load({"experiments": ("coco256-mmdit",)})
+    assert missing(study, [("caption_metrics", {**COCO, "extractor": "clip"})]) == []
+    monkeypatch.setattr("workflow.lib.missing.find_spec", lambda _: None)
+    (line,) = missing(study, [("caption_metrics", {**COCO, "extractor": "clip"})])
+    assert "needs transformers (pip install '.[text]')" in line
+
+
+def test_drawn_scenes_need_nothing():
+    study = Study.load({"experiments": ("scenes-tiny",)})
+    data = {"dataset": "scenes-tiny"}
+    planned = [("extract_captions", data), ("class_examples", {"experiment": "scenes-tiny"})]
+    planned += [("reference_statistics", {"dataset": "scenes", "extractor": "classifier"})]
+    whole = Study.load({"experiments": ("scenes-text",)})
+    assert [missing(study, planned[:2]), missing(whole, planned[2:])] == [[], []]
 
 
 def test_everything_is_named_once_with_its_key(make_study, caches):
@@ -80,3 +114,29 @@ def test_what_is_there_is_not_missing(make_study, tmp_path, caches):
 
 def test_jobs_that_need_nothing_ask_for_nothing(make_study):
     assert missing(study_of(make_study), [("table", JOB), ("train_segment", JOB)]) == []
+
+
+def test_prefetch_asks_for_text_encoder_clip_and_images_of_prompts():
+    names = [name for name, _ in required(load_experiment("coco256-mmdit"), {})]
+    clip = "openai/clip-vit-large-patch14"
+    wanted = {"images of coco256-validation", f"text encoder {clip}", f"CLIP {clip}"}
+    assert wanted <= set(names)
+    drawn = [name for name, _ in required(load_experiment("scenes-text"), {})]
+    assert drawn == []
+
+
+def test_prefetch_fetches_no_weights_that_are_pickled(monkeypatch):
+    """What is not on the hub, or cannot be reached, is said in one line."""
+    asked = {}
+
+    def download(path, allow_patterns):
+        asked[path] = allow_patterns
+        raise OSError("no network")
+
+    monkeypatch.setattr("selftrans.models.pretrained.snapshot_download", download)
+    needs = dict(required(load_experiment("coco256-mmdit"), {}))
+    with pytest.raises(UserError, match=r"text encoder 'openai/clip-vit.*: no network"):
+        needs["text encoder openai/clip-vit-large-patch14"]()
+    (patterns,) = asked.values()
+    assert "*.safetensors" in patterns
+    assert not any(pattern.endswith((".bin", ".pt", ".h5")) for pattern in patterns)

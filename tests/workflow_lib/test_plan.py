@@ -13,6 +13,7 @@ from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.rates import known_rates
 from workflow.lib.settings import RatesConfig
+from workflow.lib.study import Study
 
 
 def jobs_of(study):
@@ -26,6 +27,13 @@ def test_jobs_of_a_tiny_experiment_by_hand(make_study):
         "generate_samples": 3 * 2 * 2,
         "sample_statistics": 3 * 2 * 2, "metrics": 3 * 2 * 2, "tables, figures, pages": 2 + 4 + 2,
     }  # fmt: skip
+
+
+def test_jobs_of_captions_are_those_that_snakemake_counts():
+    found = jobs_of(Study.load({"experiments": ("scenes-tiny",)}))
+    rules = ("train_reader", "extract_captions", "caption_metrics", "tables, figures, pages")
+    assert [found[rule] for rule in rules] == [1, 1, 4 * 2, 3 + 7]
+    assert sum(found.values()) == 60
 
 
 def test_jobs_of_encoders_and_their_analysis(make_study):

@@ -137,8 +137,8 @@ def prefetch(
 ) -> None:
     """Fetch what EXPERIMENTS need from elsewhere, and look for their images.
 
-    Autoencoders, encoders, weights of feature networks and reference batches. Without any
-    experiment, those of config.yaml.
+    Autoencoders, encoders, text encoders, CLIP, weights of feature networks and reference batches.
+    Without any experiment, those of config.yaml.
     """
     from workflow.lib.prefetch import prefetch as fetch_all
 

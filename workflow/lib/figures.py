@@ -258,9 +258,10 @@ class Figures:
         return list(self._experiment(wildcards).evaluation.label_sequences)
 
     def class_names(self, wildcards: Wildcards) -> list[str] | None:
-        """What the data file calls the classes, if it does."""
-        given = self._experiment(wildcards).data.class_names
-        return None if given is None else list(given)
+        """What the data file calls the classes, if it does; samples of captions show none."""
+        experiment = self._experiment(wildcards)
+        given = experiment.data.class_names
+        return None if given is None or experiment.condition == "caption" else list(given)
 
     def shown_samples(self, wildcards: Wildcards) -> list[str]:
         """The first images of these sets."""

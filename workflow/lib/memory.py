@@ -124,8 +124,8 @@ def statistics_memory(extractor: str, workers: int, gpu: bool, batch_size: int) 
 
 
 def scoring_memory(scorer: str, images: int, side: int, gpu: bool) -> int:
-    """Memory of comparing pictures with captions: CLIP, or all pictures at once for the reader."""
-    held = CLIP_BYTES if scorer == "clip" else 3.0 * images * side**2
+    """Memory of comparing pictures with captions: CLIP, or all pictures, twice, for the reader."""
+    held = CLIP_BYTES if scorer == "clip" else 2 * 3.0 * images * side**2
     return megabytes(1, gpu, held + SMALL_NETWORK_BYTES)
 
 

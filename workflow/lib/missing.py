@@ -5,11 +5,19 @@ Only looked at, never fetched or read: what is there and wrong is said by the jo
 
 import os
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from selftrans.config import CocoSource, DatasetConfig, FileSource, PretrainedAutoencoderConfig
+from selftrans.config import (
+    CocoSource,
+    DatasetConfig,
+    FileSource,
+    PretrainedAutoencoderConfig,
+    PretrainedTextEncoderConfig,
+    load_dataset,
+)
 from selftrans.evaluation.weights import WEIGHT_FILES, cache_directory
 from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
@@ -38,18 +46,39 @@ def _missing(study: Study, rule: str, wildcards: Wildcards) -> Iterator[str]:
     if not names & {"dataset", "experiment"}:
         return
     data = study.data_of(wildcards)
-    key = f"config.yaml: data: {data.name}"
     reads_images = rule in READ_IMAGES or (rule == "reference_statistics" and not data.reference)
     if rule.startswith("train_segment"):
         reads_images = any(use.features == "images" for use in study.run_of(wildcards).encoders)
+    if rule == "class_examples" and study.experiment_of(wildcards).condition == "caption":
+        # Those that samples have the captions of stand beside them.
+        data, reads_images = study.experiment_of(wildcards).datasets[-1], True
+    key = f"config.yaml: data: {data.name}"
     if reads_images and isinstance(data.source, FileSource):
         yield from _path(data.source.path, f"{key}: source.path", "the images")
     if reads_images and isinstance(data.source, CocoSource):
         yield from _path(data.source.annotations, f"{key}: source.annotations", "the captions")
     if rule in ("extract_latents", "generate_samples", "generate_temporary_samples"):
         yield from _autoencoder(data, rule, key)
+    if rule == "extract_captions" and isinstance(data.text_encoder, PretrainedTextEncoderConfig):
+        path = data.text_encoder.path
+        yield from _transformers_model(path, f"{key}: text_encoder.path", "the text encoder")
+    if rule == "caption_metrics" and wildcards["extractor"] == "clip":
+        experiment = study.experiment_of(wildcards)
+        clip = f"{experiment.name}: evaluation.clip"
+        yield from _transformers_model(experiment.evaluation.clip, clip, "CLIP")
     if rule == "reference_statistics" and data.reference:
-        yield from _path(data.reference, f"{key}: reference", "what samples are measured against")
+        yield from _reference(data.reference, f"{key}: reference")
+
+
+def _reference(reference: str, key: str) -> Iterator[str]:
+    """A file or folder; of a data file, which is read as it is, its images."""
+    what = "what samples are measured against"
+    if Path(reference).is_file() and reference.endswith((".yaml", ".yml")):
+        source = load_dataset(reference).source
+        if not isinstance(source, FileSource):
+            return
+        reference, key = source.path, f"{key}: {reference}: source.path"
+    yield from _path(reference, key, what)
 
 
 def _path(path: str, key: str, what: str) -> Iterator[str]:
@@ -72,6 +101,20 @@ def _autoencoder(data: DatasetConfig, rule: str, key: str) -> Iterator[str]:
         return
     where = "not in the hub's cache, and HF_HUB_OFFLINE is set" if on_hub else "no such directory"
     yield f"{key}: autoencoder.{name}: {path}: {where} (the autoencoder)"
+
+
+def _transformers_model(path: str, key: str, what: str) -> Iterator[str]:
+    """Jobs never download one."""
+    if find_spec("transformers") is None:
+        yield f"{key}: {path}: needs transformers (pip install '.[text]')"
+    if Path(path).is_dir():
+        return
+    on_hub = path.count("/") <= 1 and not path.startswith((".", "/", "~"))
+    if not on_hub:
+        yield f"{key}: {path}: no such directory ({what})"
+    elif not isinstance(try_to_load_from_cache(path, "config.json"), str):
+        fetch = f"`selftrans prefetch` or `hf download {path}` fetches it"
+        yield f"{key}: {path}: not in the hub's cache ({what}; {fetch})"
 
 
 def _weights(study: Study, extractor: str) -> Iterator[str]:

@@ -109,7 +109,7 @@ class Pages:
             "runs": [run_in_words(experiment, run) for run in runs],
             "weights": list(experiment.runs),
             "seeds": list(experiment.seeds),
-            "class_names": list(data.class_names or ()),
+            "class_names": self.figures.class_names(wildcards) or [],
             "shown": "Captions" if experiment.condition == "caption" else "Classes",
             "separator": " / " if experiment.condition == "caption" else ", ",
             "baseline": experiment.baseline,

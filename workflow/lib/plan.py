@@ -46,7 +46,7 @@ RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
     "extract_features", "extract_captions", "reference_statistics", "import_checkpoint",
     "train_segment", "freeze_teacher", "class_examples", "generate_samples",
-    "sample_statistics", "metrics", "reader", "caption_metrics", "block_features",
+    "sample_statistics", "metrics", "train_reader", "caption_metrics", "block_features",
     "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
 
@@ -92,6 +92,7 @@ class Plan:
         self._add("class_examples", jobs=len(set(map(study.examples_owner, study.experiments))))
         for experiment in study.experiments.values():
             jobs = 2 + len(figure_names(experiment))  # and the table of metrics, and the page
+            jobs += "reader" in experiment.evaluation.scorers  # and that of captions
             self._add("tables, figures, pages", jobs=jobs)
 
     @property
@@ -156,7 +157,7 @@ class Plan:
         """The captions that trainings read, and those that samples are made of."""
         on_captions = [one for one in self.study.experiments.values() if one.condition == "caption"]
         read = {one.data.name for one in on_captions if "reader" in one.evaluation.scorers}
-        self._add("reader", jobs=len(read))
+        self._add("train_reader", jobs=len(read))
         for data in {data.name: data for one in on_captions for data in one.datasets}.values():
             gpu = self.study.resources_of({"dataset": data.name}).extract.gpu
             self._add("extract_captions", captions_work(data), captions_bytes(data), gpu)

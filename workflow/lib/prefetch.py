@@ -1,8 +1,8 @@
 """Fetch what experiments need from elsewhere.
 
-Compute nodes often have no network. Run on a login node, this leaves autoencoders and encoders in
-the Hugging Face cache and the extractors' weights in ours; jobs with ``HF_HUB_OFFLINE=1`` then find
-them. Images are only looked for.
+Compute nodes often have no network. Run on a login node, this leaves autoencoders, encoders, text
+encoders and CLIP in the Hugging Face cache and the extractors' weights in ours; jobs with
+``HF_HUB_OFFLINE=1`` then find them. Images are only looked for.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from selftrans.config import (
     FileSource,
     PretrainedAutoencoderConfig,
     PretrainedEncoderConfig,
+    PretrainedTextEncoderConfig,
     load_experiment,
 )
 from selftrans.evaluation.references import REFERENCE_BATCHES
@@ -36,8 +37,9 @@ def required(
         weights: where the extractors' weights lie, if not in the cache.
     """
     data = experiment.data
-    if isinstance(data.source, FileSource):
-        yield f"images of {data.name}", partial(_images, data)
+    for one in experiment.datasets:
+        if isinstance(one.source, FileSource):
+            yield f"images of {one.name}", partial(_images, one)
     if isinstance(data.autoencoder, PretrainedAutoencoderConfig):
         for name in dict.fromkeys((data.autoencoder.path, data.autoencoder.decoder)):
             if name is not None:
@@ -52,8 +54,20 @@ def required(
         if extractor != "classifier":
             path = Path(weights[extractor]) if extractor in weights else None
             yield f"weights of {extractor}", partial(_file, WEIGHT_FILES[extractor], path)
+    if experiment.condition == "caption":
+        yield from _required_by_captions(experiment)
     if data.reference and not Path(data.reference).exists():
         yield f"reference {data.reference}", partial(_reference, Path(data.reference))
+
+
+def _required_by_captions(
+    experiment: ExperimentConfig,
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    for data in experiment.datasets:
+        if isinstance(encoder := data.text_encoder, PretrainedTextEncoderConfig):
+            yield f"text encoder {encoder.path}", partial(_text_encoder, encoder)
+    if "clip" in experiment.evaluation.scorers:
+        yield f"CLIP {experiment.evaluation.clip}", partial(_clip, experiment.evaluation.clip)
 
 
 def _images(data: DatasetConfig) -> None:
@@ -79,6 +93,22 @@ def _encoder(settings: PretrainedEncoderConfig) -> None:
     from selftrans.models.encoder import load_published
 
     load_published(settings)
+
+
+def _text_encoder(settings: PretrainedTextEncoderConfig) -> None:
+    from selftrans.models.pretrained import fetch
+    from selftrans.models.text_encoder import load_text_encoder
+
+    fetch("text encoder", settings.path)
+    load_text_encoder(settings)
+
+
+def _clip(path: str) -> None:
+    from selftrans.evaluation.clip_score import Clip
+    from selftrans.models.pretrained import fetch
+
+    fetch("CLIP", path)
+    Clip(path)
 
 
 def _file(file: PublishedFile, path: Path | None) -> None:

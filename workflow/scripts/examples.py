@@ -15,11 +15,12 @@ from selftrans.sampling.examples import examples_needed, make_caption_examples, 
 with logged_to(snakemake.log[0]):
     params = snakemake.params
     device, data = claim_device(0), Path(snakemake.input.data)
+    decoder = load_autoencoder(params.decoder, device)
     if snakemake.input.prompts:
         (prompts,) = map(CaptionStore, snakemake.input.prompts)
         autoencoder = load_autoencoder(params.autoencoder, device)
-        images = open_extracted(data)
-        examples = make_caption_examples(prompts, images, autoencoder, params.columns, device)
+        images, columns = open_extracted(data), params.columns
+        examples = make_caption_examples(prompts, images, autoencoder, decoder, columns, device)
     else:
         store = LatentStore(snakemake.input.latents)
         samplers = [
@@ -29,7 +30,7 @@ with logged_to(snakemake.log[0]):
         examples = make_examples(
             store,
             partial(open_extracted, data),
-            load_autoencoder(params.decoder, device),
+            decoder,
             examples_needed(samplers, params.columns, store.manifest.num_classes),
             device,
         )

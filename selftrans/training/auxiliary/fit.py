@@ -71,9 +71,16 @@ def fit_classifier(
         settings: seed, steps, batch size, learning rate.
         stream: of the random order.
         label: name in the log.
+
+    Raises:
+        UserError: the images have captions and no classes.
     """
     device = next(network.parameters()).device
     images, labels = map(torch.from_numpy, read_all(data))
+    if data.source.has_captions and len(labels.unique()) == 1:
+        raise UserError(
+            f"data {data.name!r}: {label}: is trained on classes, the images have captions alone"
+        )
     hidden = held_out(len(images))
     shown = np.flatnonzero(~hidden)
     order = shuffled(generator(settings.seed, stream, 1), len(shown), settings.batch_size)
