@@ -28,6 +28,7 @@ from workflow.lib.paths import (
 )
 from workflow.lib.resources import Requests, attempt_number, time_ceiling
 from workflow.lib.runs import write_records
+from workflow.lib.significance import Significance
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
 from workflow.lib.submission import KEY, keep, study_of_job
@@ -50,6 +51,7 @@ training = Training(study, ancient)
 evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
+comparisons = Significance(study, figures, evaluation)
 pages = Pages(study, figures, evaluation)
 reports = Reports(study)
 
