@@ -65,7 +65,7 @@ def test_the_last_images_of_each_run_and_seed_are_resampled(make):
     found = make(significance={"resamples": 50})
     assert found.resampled_runs(TINY) == [(run, seed) for run in RUNS for seed in (0, 1)]
     assert found.resampled(TINY)[0] == (
-        "results/tiny/runs/sit/seed0/samples/8/ode-n20/classifier-resamples50.json"
+        "results/tiny/runs/sit/seed0/samples/8/ode-n20/classifier-50-resamples.json"
     )
     assert Plan(found.study).costs["fid_resamples"].jobs == 6
 

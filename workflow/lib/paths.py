@@ -72,7 +72,7 @@ FIRST_SAMPLES = f"{SAMPLES}/first.npz"
 SAMPLES_DESCRIPTION = f"{SAMPLES}/samples.json"
 STATISTICS = f"{SAMPLES}/{{extractor}}.npz"
 SAMPLE_FEATURES = f"{SAMPLES}/{{extractor}}-features.npy"
-FID_RESAMPLES = f"{SAMPLES}/{{extractor}}-resamples{{resamples}}.json"
+FID_RESAMPLES = f"{SAMPLES}/{{extractor}}-{{resamples}}-resamples.json"
 METRICS = f"{SAMPLES}/{{extractor}}.json"
 
 
