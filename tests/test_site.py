@@ -14,8 +14,8 @@ from selftrans.cli.table import COMMANDS, selftrans
 from selftrans.config.alignment import METHODS
 from selftrans.config.schema import dataset_schema, experiment_schema
 from selftrans.evaluation.comparison import PairedDifference
-from selftrans.evaluation.significance_table import COLUMNS as SIGNIFICANCE_COLUMNS
 from selftrans.evaluation.probes import COLUMNS
+from selftrans.evaluation.significance_table import COLUMNS as SIGNIFICANCE_COLUMNS
 from selftrans.evaluation.tables import METRIC_NAMES, metrics_table
 from selftrans.training.progress import HISTORY_COLUMNS
 from sitebuild import commands, formulas, keys, messages, repository
