@@ -21,6 +21,7 @@ from selftrans.config import (
     load_experiment,
     run_definition,
 )
+from selftrans.evaluation.significance import least_p
 from selftrans.flops import forward_flop
 from selftrans.models.sit import SiT, patchify
 from selftrans.runtime.errors import Interrupted
@@ -315,14 +316,34 @@ def test_sras_smooth_l1_grows_with_the_features_and_its_cosine_does_not(shape, l
 # -- the arms
 
 
-def test_the_further_arms_leave_those_of_the_comparison_as_they_are():
-    """So the runs of `digits-methods` are not trained again."""
-    before, more = load_experiment("digits-methods"), load_experiment("digits-methods-more")
+@pytest.mark.parametrize("name", ["digits-methods", "scenes-methods"])
+def test_the_further_arms_leave_those_of_the_comparison_as_they_are(name):
+    """So their runs are not trained again."""
+    before, more = load_experiment(name), load_experiment(f"{name}-more")
+    assert set(more.seeds) <= set(before.seeds)
     for run_name in before.runs:
-        for seed in before.seeds:
+        for seed in more.seeds:
             known = run_definition(before, run_name, seed)
             assert run_definition(more, run_name, seed) == known
     added = [run for name, run in more.runs.items() if name not in before.runs]
     assert len(added) == 6
     models = {(run.model, run.training) for run in more.runs.values()}
     assert len(models) == 1
+
+
+def test_the_arms_on_scenes_are_those_on_digits():
+    """With the same blocks, in shorter trainings of smaller networks."""
+    scaled = {"projector_width", "stop_after", "teacher"}
+    digits, scenes = (load_experiment(f"{name}-methods-more").runs for name in ("digits", "scenes"))
+    for name, arm in digits.items():
+        alignment = arm.alignment.model_dump(exclude=scaled)
+        assert scenes[name].alignment.model_dump(exclude=scaled) == alignment
+    assert {name.removesuffix("-released") for name in scenes} == digits.keys()
+
+
+def test_the_family_on_scenes_can_pass_its_correction():
+    experiment = load_experiment("scenes-methods")
+    family = experiment.planned_comparisons
+    assert len(family) * least_p(len(experiment.seeds)) < 0.05 < len(family) * least_p(8)
+    assert not load_experiment("scenes-methods-more").planned_comparisons
+    assert len(experiment.runs["sit"].training.checkpoints) == 10

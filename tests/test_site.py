@@ -15,6 +15,7 @@ from selftrans.config.alignment import METHODS
 from selftrans.config.schema import dataset_schema, experiment_schema
 from selftrans.evaluation.comparison import PairedDifference
 from selftrans.evaluation.probes import COLUMNS
+from selftrans.evaluation.significance_table import COLUMNS as SIGNIFICANCE_COLUMNS
 from selftrans.evaluation.tables import METRIC_NAMES, metrics_table
 from selftrans.training.progress import HISTORY_COLUMNS
 from sitebuild import commands, formulas, keys, messages, repository
@@ -149,6 +150,7 @@ def table_rows(text, heading):
         ("metrics.csv", {*metrics_table([("ode", result())]).columns, *METRIC_NAMES}),
         ("history.csv", set(HISTORY_COLUMNS)),
         ("paired.csv", {field.name for field in fields(PairedDifference)}),
+        ("significance.csv", set(SIGNIFICANCE_COLUMNS)),
         ("probes.csv", set(COLUMNS)),
     ],
 )

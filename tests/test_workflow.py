@@ -514,7 +514,7 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     changes = {
         "runs": {"sit": {}, "several": {"alignment": several}}, "seeds": [0, 1],
         "training.checkpoints": [4], "figures.sample_checkpoints": [4],
-        "evaluation.samplers": {"ode": SAMPLERS["ode"]},
+        "evaluation.samplers": {"ode": SAMPLERS["ode"]}, "significance": {"resamples": 20},
     }  # fmt: skip
     analysis = {"encoder": "stand-in", "num_images": 300, "times": [0.3, 0.5], "shown_classes": 2}
     place.write("methods", **changes, analysis=analysis)
@@ -522,12 +522,18 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     figures = {path.stem for path in place.path("methods/figures").glob("*.png")}
     assert figures == {
         "convergence", "losses", "samples", "comparison", "discriminability", "feature-maps",
-        "similarity", "guiding-features", "dynamics-several",
+        "similarity", "guiding-features", "dynamics-several", "significance",
     }  # fmt: skip
     comparison = pd.read_csv(place.path("methods/comparison.csv"))
     assert comparison["run"].tolist() == ["sit", "several"]
     assert comparison["fid_low"].notna().all()  # two seeds have an interval
     assert (comparison["hours"] > 0).all()
+    tested = pd.read_csv(place.path("methods/significance.csv")).set_index("run").loc["several"]
+    assert (tested["against"], tested["p"], tested["least_p"]) in [
+        ("sit", p, 0.5) for p in (0.5, 1)
+    ]
+    assert tested["fid_low"] < tested["fid"] < tested["fid_high"]
+    assert tested["seconds"] > comparison["hours"][1] * 3600  # the stand-in's time is counted
     paired = pd.read_csv(place.path("methods/paired.csv"))
     assert set(paired["metric"]) == {"fid", "is"}
     probes = pd.read_csv(place.path("methods/discriminability.csv"))

@@ -27,6 +27,7 @@ def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     yield from _prompt_problems(experiment)
     yield from _evaluation_problems(experiment)
     yield from _figure_problems(experiment)
+    yield from _significance_problems(experiment)
     if (analysis := experiment.analysis) is not None:
         if analysis.encoder is not None:
             yield from _encoder_problems(experiment, ("analysis", "encoder"), analysis.encoder)
@@ -262,6 +263,29 @@ def _figure_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
             f"{figures.sample_columns} is beyond the {count} samples of {name!r}"
             f" (allowed: 1 to {count})",
         )
+
+
+def _significance_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Comparisons of runs that there are not, or that stand there twice."""
+    allowed = ", ".join(experiment.trained_runs) or "none"
+    tested, chosen = experiment.significance, experiment.significance.against_baseline or ()
+    named: list[tuple[tuple[str | int, ...], str]]
+    named = [(("against_baseline",), run) for run in chosen]
+    for number, pair in enumerate(tested.pairs):
+        named += [
+            (("pairs", number, "run"), pair.run),
+            (("pairs", number, "against"), pair.against),
+        ]
+    for keys, run in named:
+        if run not in experiment.trained_runs:
+            message = f"{run!r} is not a run that is trained here (allowed: {allowed})"
+            yield Problem(("significance", *keys), message)
+    found: set[frozenset[str]] = set()
+    for run, against in experiment.planned_comparisons:
+        if run == against or frozenset((run, against)) in found:
+            problem = "itself" if run == against else f"{against!r} twice"
+            yield Problem(("significance",), f"{run!r} is compared with {problem}")
+        found.add(frozenset((run, against)))
 
 
 def _encoder_problems(

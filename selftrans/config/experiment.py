@@ -18,6 +18,7 @@ from selftrans.config.evaluation import EvaluationConfig
 from selftrans.config.figures import AnalysisConfig, FiguresConfig, GridConfig
 from selftrans.config.model import Backbone
 from selftrans.config.resources import ResourcesConfig
+from selftrans.config.significance import SignificanceConfig
 from selftrans.config.training import ImportedConfig, TrainingConfig
 from selftrans.runtime.errors import ConfigError
 
@@ -123,6 +124,8 @@ class ExperimentConfig(ConfigModel):
     """What is measured."""
     figures: FiguresConfig
     """Settings of the figures."""
+    significance: SignificanceConfig = SignificanceConfig()
+    """Which comparisons are tested, where there are several seeds."""
     analysis: AnalysisConfig | None = None
     """What is asked about the features; nothing, if it is not given."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -157,6 +160,18 @@ class ExperimentConfig(ConfigModel):
     def aligned_runs(self) -> tuple[str, ...]:
         """Names of the main runs that have an alignment loss."""
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
+
+    @property
+    def planned_comparisons(self) -> tuple[tuple[str, str], ...]:
+        """Run and opponent of every comparison that is tested; none with a single seed."""
+        if len(self.seeds) < 2 or "fid" not in self.evaluation.metrics:
+            return ()
+        chosen = self.significance.against_baseline
+        if chosen is None:
+            others = [run for run in self.trained_runs if run in self.main_runs]
+            chosen = tuple(run for run in others if run != self.baseline)
+        pairs = ((pair.run, pair.against) for pair in self.significance.pairs)
+        return (*((run, self.baseline) for run in chosen), *pairs)
 
     def evaluated_steps(self, run: str, sampler: str) -> tuple[int, ...]:
         """The checkpoints of ``run`` that ``sampler`` is applied to.

@@ -40,6 +40,19 @@ def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
     return fmean(listed), stdev(listed) if len(listed) > 1 else nan
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, and the ends of its confidence interval by Student's t.
+
+    The ends are nan for less than two values; so is the mean without any.
+    """
+    if len(values) < 2:
+        return (values[0] if values else nan), nan, nan
+    mean = fmean(values)
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+    half = quantile * stdev(values) / sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
     """A run at a step, and its difference from the baseline over pairs of the same seed."""
@@ -67,10 +80,7 @@ def paired_difference(
     """A run at a step, compared with the baseline at the same step."""
     values, others = curves[run][step], curves[baseline].get(step, {})
     pairs = [value - others[seed] for seed, value in values.items() if seed in others]
-    difference, half = fmean(pairs) if pairs else nan, nan
-    if len(pairs) > 1:
-        quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1))
-        half = quantile * stdev(pairs) / sqrt(len(pairs))
+    difference, low, high = mean_interval(pairs)
     mean, std = mean_and_std(values.values())
     return PairedDifference(
         run=run,
@@ -80,8 +90,8 @@ def paired_difference(
         mean=mean,
         std=std,
         difference=difference,
-        low=difference - half,
-        high=difference + half,
+        low=low,
+        high=high,
     )
 
 

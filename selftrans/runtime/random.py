@@ -24,6 +24,8 @@ class Stream(IntEnum):
     ENCODER = 7
     ANALYSIS = 8
     HELD_OUT = 9
+    BOOTSTRAP = 10
+    SIGNS = 11
     SCENE = 16
     READER = 17
 

@@ -25,6 +25,7 @@ KINDS = {
     "convergence": FigureKind("Convergence", "convergence"),
     "samples": FigureKind("Samples", "samples"),
     "comparison": FigureKind("Quality against steps and training time", "comparison"),
+    "significance": FigureKind("What is more than chance", "significance"),
     "losses": FigureKind("Losses", "losses"),
     "grid": FigureKind("Variants of a run", "grid"),
     "sweep": FigureKind("Sweep over the guidance scale", "sweep"),
@@ -55,6 +56,7 @@ def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:
     names = ["convergence", "samples"]
     names += [f"samples-{sampler}" for sampler in experiment.figures.also_samples_of]
     names += ["losses", "comparison"] if experiment.trained_runs else []
+    names += ["significance"] if experiment.planned_comparisons else []
     names += [f"grid-{grid}" for grid in experiment.grids]
     names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
     names += [f"dynamics-{run}" for run in experiment.aligned_runs]

@@ -23,9 +23,10 @@ from selftrans.training.work import segment_work
 from workflow.lib import paths
 from workflow.lib.analysis import Analysis
 from workflow.lib.evaluation import Evaluation
-from workflow.lib.figures import figure_names
+from workflow.lib.figures import Figures, figure_names
 from workflow.lib.paths import Job, fill, unique
 from workflow.lib.settings import RatesConfig
+from workflow.lib.significance import Significance
 from workflow.lib.study import Study
 from workflow.lib.training import Training, checkpoint_below
 from workflow.lib.work import (
@@ -46,8 +47,8 @@ RULES = (
     "autoencoder", "classifier", "encoder", "extractor_weights", "extract_latents",
     "extract_features", "extract_captions", "reference_statistics", "import_checkpoint",
     "train_segment", "freeze_teacher", "class_examples", "generate_samples",
-    "sample_statistics", "metrics", "train_reader", "caption_metrics", "block_features",
-    "probe_blocks", "probe_encoder", "tables, figures, pages",
+    "sample_statistics", "metrics", "fid_resamples", "train_reader", "caption_metrics",
+    "block_features", "probe_blocks", "probe_encoder", "tables, figures, pages",
 )  # fmt: skip
 
 
@@ -80,6 +81,8 @@ class Plan:
         self.study, self.rates = study, rates or study.settings.rates.model_dump()
         self.training = Training(study, ancient=str)
         self.evaluation, self.analysis = Evaluation(study), Analysis(study)
+        figures = Figures(study, self.training, self.evaluation)
+        self.significance = Significance(study, figures, self.evaluation)
         self.costs = {rule: Cost() for rule in RULES}
         for data in {one.data.name: one.data for one in study.experiments.values()}.values():
             self._add_data(data)
@@ -88,6 +91,7 @@ class Plan:
         self._add_segments()
         self._add_teachers()
         self._add_samples()
+        self._add_resamples()
         self._add_analysis()
         self._add("class_examples", jobs=len(set(map(study.examples_owner, study.experiments))))
         for experiment in study.experiments.values():
@@ -234,6 +238,12 @@ class Plan:
             self._add("sample_statistics", work, size, gpu)
         published = {job["extractor"] for job in metrics} - {"classifier"}
         self._add("extractor_weights", jobs=len(published))
+
+    def _add_resamples(self) -> None:
+        jobs = unique(
+            job for name in self.study.experiments for job in self.significance.resample_jobs(name)
+        )
+        self._add("fid_resamples", jobs=len(jobs))
 
     def _add_analysis(self) -> None:
         analysed = [

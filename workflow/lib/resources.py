@@ -245,6 +245,7 @@ REQUESTS = {
     "class_examples": Request("light", _extraction),  # a few images, which wait for no card
     "sample_statistics": Request("evaluate", _statistics, _statistics_minutes, share=2),
     "metrics": Request(_metrics_kind, _metrics, share=2),
+    "fid_resamples": Request("evaluate", otherwise=LONG),
     "caption_metrics": Request("evaluate", _scoring, share=2),
     "block_features": Request("evaluate", _block_features, otherwise=LONG),
     "probe_blocks": Request("evaluate", _probes, otherwise=LONG),

@@ -361,6 +361,7 @@ class Study:
             "step": r"\d+",
             "depth": r"\d+",
             "number": r"\d+",
+            "resamples": r"\d+",
         }
 
     def experiments_except(self, names: Iterable[str]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from workflow.lib.resources import (
 )
 from workflow.lib.runs import write_records
 from workflow.lib.signatures import keep_signatures
+from workflow.lib.significance import Significance
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
 from workflow.lib.submission import KEY, keep, study_of_job
@@ -57,11 +58,12 @@ training = Training(study, ancient)
 evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
+comparisons = Significance(study, figures, evaluation)
 pages = Pages(study, figures, evaluation)
 keep_signatures(
     overwrite_function_params,
     *(Study, RuleRequest, Slurm, Datasets, Training, Evaluation, Analysis),
-    *(Figures, Pages, Reports),
+    *(Figures, Pages, Reports, Significance),
 )
 reports = Reports(study)
 

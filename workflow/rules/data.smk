@@ -83,7 +83,7 @@ rule encoder:
     log:
         f"{DATASET}/logs/encoder-{{encoder}}.log",
     benchmark:
-        f"{DATASET}/benchmarks/encoder-{{encoder}}.tsv"
+        paths.ENCODER_BENCHMARK
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"

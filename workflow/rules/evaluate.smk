@@ -118,6 +118,32 @@ rule metrics:
         "../scripts/metrics.py"
 
 
+# FIDs of sets that are resampled from the images of one.
+rule fid_resamples:
+    input:
+        statistics=evaluation.statistics,
+        features=evaluation.sample_features,
+        reference=datasets.path(paths.REFERENCE),
+        reference_features=datasets.path(paths.REFERENCE_FEATURES),
+    output:
+        paths.FID_RESAMPLES,
+    log:
+        f"{RUN}/logs/resamples{{resamples}}-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/resamples{{resamples}}-{{step}}-{{sampler}}-n{{number}}-{{extractor}}.tsv"
+    wildcard_constraints:
+        extractor=one_of(EXTRACTORS),
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: request("fid_resamples").threads
+    resources:
+        mem_mb=request("fid_resamples").mem_mb,
+        runtime=request("fid_resamples").runtime,
+        gpu=0,
+    script:
+        "../scripts/fid_resamples.py"
+
+
 # Metrics that compare each picture with its caption.
 rule caption_metrics:
     input:

@@ -39,7 +39,7 @@ rule extract_features:
     log:
         f"{DATASET}/logs/features-{{encoder}}.log",
     benchmark:
-        f"{DATASET}/benchmarks/features-{{encoder}}.tsv"
+        paths.FEATURES_BENCHMARK
     priority: 10**9
     conda:
         "../../envs/selftrans.yaml"

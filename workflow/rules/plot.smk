@@ -187,6 +187,45 @@ use rule plot_base as plot_comparison with:
         checkpoints=figures.compared_checkpoints,
 
 
+use rule plot_base as plot_significance with:
+    input:
+        table=paths.METRICS_TABLE,
+        checkpoints=figures.checkpoint_records,
+        resampled=comparisons.resampled,
+    output:
+        png=report(
+            f"{FIGURES}/significance.png",
+            category="Figures",
+            caption="../report/significance.rst",
+            labels=entry_labels("significance"),
+        ),
+        pdf=f"{FIGURES}/significance.pdf",
+        csv=report(
+            paths.SIGNIFICANCE,
+            category="Tables",
+            caption="../report/significance.rst",
+            labels=entry_labels("significance"),
+        ),
+        markdown=f"{EXPERIMENT}/significance.md",
+    log:
+        f"{EXPERIMENT}/logs/significance.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/significance.tsv"
+    localrule: True
+    params:
+        script=plot_script("significance"),
+        sampler=figures.sampler,
+        labels=comparisons.labels,
+        planned=comparisons.planned,
+        baseline=figures.baseline,
+        teachers=figures.teachers_of_runs,
+        checkpoints=figures.compared_checkpoints,
+        resampled_runs=comparisons.resampled_runs,
+        resamples=comparisons.resamples,
+        encoder_benchmarks=comparisons.encoder_benchmarks,
+        encoders=comparisons.encoders_in_words,
+
+
 use rule plot_base as plot_dynamics with:
     input:
         histories=figures.histories_of_run,

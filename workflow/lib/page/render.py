@@ -24,7 +24,7 @@ from workflow.lib.page.tables import Table, metric_tables, short_steps
 
 WORKFLOW = Path(__file__).parents[2]
 GROUPS = {
-    "Results": ("convergence", "comparison", "grid", "sweep", "samples"),
+    "Results": ("convergence", "significance", "comparison", "grid", "sweep", "samples"),
     "Training": ("losses", "dynamics"),
     "Features": ("discriminability", "feature-maps", "similarity", "guiding-features"),
 }
