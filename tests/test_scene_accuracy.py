@@ -28,7 +28,7 @@ from selftrans.models.reader import (
 from selftrans.runtime.errors import UserError
 from selftrans.training.auxiliary import reader as training
 from tests.support.random_models import randomise
-from tests.test_scenes import of
+from tests.support.scenes import of
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from selftrans.config import DatasetConfig, ScenesSource, load_dataset, validated
+from selftrans.config import DatasetConfig, load_dataset, validated
 from selftrans.data.scenes.captions import MOST_WORDS, VOCABULARY, captions_of, parse
 from selftrans.data.scenes.picture import paint
 from selftrans.data.scenes.world import (
@@ -28,16 +28,12 @@ from selftrans.data.scenes.world import (
     draw,
 )
 from selftrans.data.sources import open_source
-from selftrans.data.sources.scenes import Scenes
 from selftrans.runtime.errors import ConfigError, UserError
+from tests.support.scenes import of
 
 KINDS = ("training", "held_out", "all")
 GOLDEN = "15713044389d06cd2a8f30d0cf2e10db1680a529455b4d1439ae41431403d4d9"
 """SHA-256 of twelve scenes of each kind at 32 and at 64 pixels."""
-
-
-def of(count=40, size=32, **source):
-    return Scenes(ScenesSource(kind="scenes", count=count, **source), size)
 
 
 @pytest.fixture(scope="module")
