@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from selftrans.api.measures import feature_statistics
+from selftrans.api.measures import metrics as api_metrics
 from selftrans.config import DatasetConfig, ReaderConfig, validated
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.images import write_image_archive
@@ -95,6 +97,17 @@ def test_what_cannot_be_scored_is_one_line(folder, words, options, message):
     assert ended.returncode in (1, 2)
     (line,) = ended.stderr.strip().splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize("metrics", ["clip-score", "fid,caption-accuracy"])
+def test_metrics_of_captions_are_none_of_features(folder, metrics):
+    samples = folder / "samples.npz"
+    ended = run_command("evaluate", samples, "--reference", samples, "--metrics", metrics)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"{metrics.split(',')[-1]!r} is computed by `selftrans score`" in ended.stderr
+    statistics = feature_statistics(np.random.default_rng(0).normal(size=(20, 4)))
+    with pytest.raises(UserError, match=r"metric '(caption-accuracy|clip-score)' is unknown"):
+        api_metrics(metrics.split(","), statistics, statistics)
 
 
 def test_samples_of_other_captions_are_refused(folder):

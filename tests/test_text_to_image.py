@@ -359,6 +359,38 @@ def test_missing_and_unwanted_captions_are_refused(
         run(tiny(), "sit", tmp_path, manifest, captions)
 
 
+@pytest.fixture(scope="module")
+def foreign(place, captions) -> Path:
+    """The same captions, as another text encoder would have encoded them."""
+    folder = shutil.copytree(captions.parent, place / "foreign")
+    content = unsealed(read_json(captions), captions)
+    for shard in content["shards"]:
+        path = folder / shard["file"]
+        np.save(path, -np.load(path))
+        shard["sha256"] = sha256_of(path)
+    write_json(folder / "manifest.json", sealed(content))
+    return folder / "manifest.json"
+
+
+def test_a_teacher_of_another_text_encoder_is_refused(
+    tmp_path, experiment, latents, teacher, foreign
+):
+    """Captions may be encoded again between the stages."""
+    with pytest.raises(UserError, match="was trained on captions of another text encoder than"):
+        run(experiment, "stage-2", tmp_path, latents, foreign, teacher=teacher)
+
+
+def test_prompts_of_another_text_encoder_than_an_imported_models_are_refused(
+    weights, autoencoder, captions, foreign
+):
+    model, metadata = load_backbone(weights, CPU)
+    imported = model, metadata.model_copy(update={"text_encoder": None})
+    words = {"other_decoder": True, "backbone": imported}
+    assert ImageSampler(weights, autoencoder, prompts=captions, **words).conditions.store
+    with pytest.raises(UserError, match="captions of another text encoder than the checkpoint"):
+        ImageSampler(weights, autoencoder, prompts=foreign, **words)
+
+
 def test_a_fresh_training_from_python_is_given_its_captions(experiment, latents, captions):
     settings = load_experiment(experiment)
     steps = new_training(settings, "mmdit", latents=latents, captions=captions, device=CPU)

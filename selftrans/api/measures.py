@@ -1,11 +1,11 @@
 """Statistics and metrics of arrays in memory."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from selftrans.config import DistanceArithmetic, ExtractorName, Metric
+from selftrans.config import METRIC_EXTRACTORS, DistanceArithmetic, ExtractorName, Metric
 from selftrans.evaluation.arrays import statistics_of_features, statistics_of_images
 from selftrans.evaluation.extractors import Extractor
 from selftrans.evaluation.metrics import compute_metrics
@@ -69,7 +69,7 @@ def metrics(
         UserError: a metric is unknown, with the known; or the two sets do not allow it.
     """
     wanted = (names,) if isinstance(names, str) else tuple(names)
-    known: tuple[Metric, ...] = get_args(Metric)
+    known = tuple(METRIC_EXTRACTORS)
     for name in wanted:
         if name not in known:
             shown = shortened(repr(name))

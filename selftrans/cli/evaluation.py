@@ -20,10 +20,10 @@ from selftrans.cli.options import (
 )
 from selftrans.config import (
     EXTRACTORS,
+    METRIC_EXTRACTORS,
     SCORERS,
     DistanceArithmetic,
     ExtractorName,
-    Metric,
     ScorerName,
 )
 from selftrans.evaluation.weights import WEIGHT_FILES, fetch_weights, find_weights
@@ -55,7 +55,7 @@ weights_option = click.option("--weights", type=FILE, help="its weights  [defaul
 @click.argument("samples", type=FILE)
 @click.option("--reference", type=FILE, required=True, help="what they are measured against")
 @click.option(
-    "--metrics", default="fid,is", show_default=True, help=f"of {', '.join(get_args(Metric))}"
+    "--metrics", default="fid,is", show_default=True, help=f"of {', '.join(METRIC_EXTRACTORS)}"
 )
 @click.option(
     "--extractor",

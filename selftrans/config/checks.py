@@ -156,21 +156,20 @@ def _prompt_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(("prompts",), f"{message}, data {data.name!r} has {data.image_size}")
 
 
-def _reader_problem(experiment: ExperimentConfig, metric: Metric) -> str | None:
+def _reader_problems(experiment: ExperimentConfig, metric: Metric) -> Iterator[Problem]:
     """Why a metric that reads scenes off samples cannot be computed, if it cannot."""
-    captions = experiment.datasets[-1]
+    keys, captions = ("evaluation", "metrics"), experiment.datasets[-1]
     if METRIC_SCORERS.get(metric) != "reader":
-        return None
+        return
     if experiment.data.reader is None:
-        return f"{metric!r} needs `reader` in the file of data {experiment.data.name!r}"
-    if not isinstance(captions.source, ScenesSource):
-        return f"{metric!r} needs captions of drawn scenes, found those of data {captions.name!r}"
-    if metric == "held-out-accuracy" and captions.source.combinations == "training":
-        return (
-            f"{metric!r} needs captions of held-out combinations, data {captions.name!r} has"
-            " source.combinations 'training'"
-        )
-    return None
+        message = f"{metric!r} needs `reader` in the file of data {experiment.data.name!r}"
+        yield Problem(keys, message)
+    elif not isinstance(captions.source, ScenesSource):
+        message = f"{metric!r} needs captions of drawn scenes, found those of {captions.name!r}"
+        yield Problem(keys, message)
+    elif metric == "held-out-accuracy" and captions.source.combinations == "training":
+        message = f"{metric!r} needs captions of held-out combinations, {captions.name!r} has none"
+        yield Problem(keys, message)
 
 
 def _circles(experiment: ExperimentConfig) -> Iterator[Problem]:
@@ -198,8 +197,8 @@ def _evaluation_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
         if metric in METRIC_SCORERS and experiment.condition != "caption":
             message = f"{metric!r} compares pictures with captions, these have classes"
             yield Problem(("evaluation", "metrics"), message)
-        elif problem := _reader_problem(experiment, metric):
-            yield Problem(("evaluation", "metrics"), problem)
+        else:
+            yield from _reader_problems(experiment, metric)
     classless = isinstance(experiment.data.source, CocoSource | UvitSource)
     if classless and "classifier" in experiment.evaluation.extractors:
         message = f"'classifier' is trained on classes, data {experiment.data.name!r} has none"

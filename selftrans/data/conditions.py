@@ -50,6 +50,11 @@ class Conditions(ABC):
         return np.where(mask, self.null, values_B)
 
 
+def same_null(first: Values, second: Values) -> bool:
+    """Whether two null conditions are one, but for the rounding of features of one text encoder."""
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-2, atol=1e-2)
+
+
 class ClassConditions(Conditions):
     """Every image has its class, (B,); the null class is K.
 

@@ -3,10 +3,11 @@
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 from selftrans.config import (
     METRIC_EXTRACTORS,
+    METRIC_SCORERS,
     DistanceArithmetic,
     ExtractorName,
     Metric,
@@ -53,10 +54,12 @@ def parse_metrics(text: str) -> tuple[Metric, ...]:
     """``fid,is`` as a tuple.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: a name is unknown, or of a metric that compares pictures with captions.
     """
-    allowed = get_args(Metric)
+    allowed = tuple(METRIC_EXTRACTORS)
     for name in (names := text.split(",")):
+        if name in METRIC_SCORERS:
+            raise UserError(f"--metrics: {name!r} is computed by `selftrans score`")
         if name not in allowed:
             raise UserError(f"--metrics: {name!r} is unknown (allowed: {', '.join(allowed)})")
     return tuple(name for name in allowed if name in names)

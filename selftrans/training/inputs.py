@@ -15,7 +15,7 @@ import torch
 from selftrans.config import ExperimentConfig
 from selftrans.config.alignment import TeacherConfig
 from selftrans.data.caption_store import CaptionStore
-from selftrans.data.conditions import CaptionConditions, Conditions
+from selftrans.data.conditions import CaptionConditions, Conditions, same_null
 from selftrans.data.sources import ImageSource, open_source
 from selftrans.data.store import FeatureStore, LatentStore
 from selftrans.models.backbone import Trunk
@@ -73,6 +73,11 @@ class Inputs:
             path = paths.teachers[name]
             teachers[name], metadata = load_teacher(path, device)
             _check_latents(path, metadata.shape, metadata.latents, store, conditions)
+            if not same_null(teachers[name].null_condition(1).cpu().numpy(), conditions.null):
+                raise UserError(
+                    f"{path}: was trained on captions of another text encoder than"
+                    f" {paths.captions}: its null condition is another one"
+                )
             if (depth := metadata.shape.depth) != teacher.depth:
                 raise UserError(
                     f"{path}: was cut at block {depth}, teacher_depth says {teacher.depth}"

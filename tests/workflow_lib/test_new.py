@@ -134,3 +134,10 @@ def test_what_is_there_is_never_overwritten_and_nothing_half_written_stays(image
 def test_what_is_no_set_of_images_is_refused(path, message, project):
     with pytest.raises(UserError, match=message):
         look(Path(path))
+
+
+def test_images_with_captions_are_told_where_to_go(images, project):
+    (images / "bird/0.txt").write_text("a bird")
+    assert look(images).count == 12  # captions within class folders are passed over
+    with pytest.raises(UserError, match=r"bird: has captions beside .* 0\.txt; experiments with"):
+        look(images / "bird")

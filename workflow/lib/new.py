@@ -22,6 +22,8 @@ from selftrans.config import (
     check_name,
     load_dataset,
 )
+from selftrans.data.captions import CAPTIONS_SUFFIX
+from selftrans.data.image_paths import SUFFIXES
 from selftrans.data.sources.base import ImageFiles
 from selftrans.data.sources.folder import open_folder
 from selftrans.data.sources.huggingface import import_datasets, open_hugging_face
@@ -87,6 +89,11 @@ def _source_of(path: Path) -> FileSource:
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return _hugging_face(path, where)
     if path.is_dir():
+        if caption := next(filter(_is_caption, sorted(path.glob(f"*{CAPTIONS_SUFFIX}"))), None):
+            raise UserError(
+                f"{path}: has captions beside its images, for instance {caption.name}; experiments"
+                " with captions are written by hand (docs/tutorials/text-to-image.md)"
+            )
         return FolderSource(kind="folder", path=where)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(
@@ -97,6 +104,10 @@ def _source_of(path: Path) -> FileSource:
         f"{path}: no such folder (allowed: a folder of class folders, a .zip of one, or a directory"
         " of save_to_disk)"
     )
+
+
+def _is_caption(path: Path) -> bool:
+    return any(path.with_suffix(suffix).is_file() for suffix in SUFFIXES)
 
 
 def _hugging_face(path: Path, where: str) -> HuggingFaceSource:
