@@ -67,7 +67,7 @@ def test_captions_are_measured_beside_features(finished):
 
 
 def test_the_images_of_the_captions_stand_beside_the_samples(finished):
-    examples = Examples.load(finished.path("text/examples.npz"))
+    examples = Examples.load(finished.path("scenes-tiny/examples.npz"))  # which owns them
     store = CaptionStore(finished.path("data/scenes-tiny/captions/manifest.json"))
     assert list(examples.class_names) == [texts[0] for texts in store.texts[:100]]
     assert examples.real.shape == examples.reconstructed.shape == (4, 32, 32, 3)
