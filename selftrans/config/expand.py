@@ -14,6 +14,7 @@ from typing import Any
 
 from selftrans.config.errors import Keys, Problem
 from selftrans.config.model import PRESETS, expand_preset
+from selftrans.config.tuning import Tuned, TuningConfig, applicable, taught_by_trial, trial_name
 
 SameRun = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Whether two runs of a file train alike."""
@@ -66,15 +67,27 @@ class Expansion:
     Args:
         values: the content of a file, with all that it inherits from other files.
         same: compares two runs, for cells of a grid that are their base.
+        tuning: what the arms are tuned in, if they are.
+        tuned: what a tuning found for them, if they follow one.
     """
 
-    def __init__(self, values: Mapping[str, Any], same: SameRun) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        same: SameRun,
+        tuning: TuningConfig | None = None,
+        tuned: Tuned | None = None,
+    ) -> None:
         self.values = dict(values)
         self.problems: list[Problem] = []
         self.origins: dict[Keys, Keys] = {}
         """Keys that were made here, and the keys of the file that they come from."""
         self._inherit()
         self._import_checkpoints()
+        if tuned is not None:
+            self._apply_tuned(tuned)
+        if tuning is not None:
+            self._expand_trials(tuning)
         self._expand_grids(same)
         self._expand_sweeps()
 
@@ -109,6 +122,61 @@ class Expansion:
             if isinstance(step, int) and isinstance(run["training"], Mapping):
                 only = {"checkpoints": (step,), "log_every": 1, "held_out": 0}
                 run["training"] = {**run["training"], **only}
+
+    def _arms(self) -> dict[str, Mapping[str, Any]]:
+        """The runs that are trained here and that no grid made."""
+        runs = self.values.get("runs")
+        found = runs.items() if isinstance(runs, Mapping) else ()
+        return {
+            name: run
+            for name, run in found
+            if isinstance(run, Mapping) and not run.get("imported") and not run.get("grid")
+        }
+
+    def _apply_tuned(self, tuned: Tuned) -> None:
+        """Every arm has the values that were found for it; the seeds are others."""
+        for name, arm in self._arms().items():
+            if name not in tuned.runs:
+                allowed = ", ".join(tuned.runs)
+                message = f"{tuned.experiment!r} has not tuned run {name!r} (allowed: {allowed})"
+                self.problems.append(Problem(("tuned",), message))
+                continue
+            run: Any = arm
+            for key, value in tuned.runs[name].values.items():
+                run, _ = _with(run, key.split("."), value)
+            self.values["runs"] = {**self.values["runs"], name: run}
+        seeds = self.values.get("seeds", (0,))
+        for seed in seeds if isinstance(seeds, list | tuple) else ():
+            if seed in tuned.seeds:
+                message = f"{seed} was tuned on by {tuned.experiment!r} (allowed: any other)"
+                self.problems.append(Problem(("seeds",), message))
+
+    def _expand_trials(self, tuning: TuningConfig) -> None:
+        """A grid of each arm with its trials, whose teachers are trials of the same number."""
+        runs, grids = dict(self.values.get("runs") or {}), dict(self.values.get("grids") or {})
+        cells = tuning.sampled()
+        for name, arm in self._arms().items():
+            if name in grids:
+                continue  # written out already
+            aligned = not _is_none(arm.get("alignment"))
+            for number, cell in enumerate(cells, start=1):
+                trial: Any = dict(arm)
+                if "alignment" in trial:
+                    trial["alignment"] = taught_by_trial(trial["alignment"], number)
+                for key, value in applicable(cell, aligned=aligned).items():
+                    trial, wrong = _with(trial, key.split("."), value)
+                    if wrong is not None:
+                        message = f"{wrong!r} is not a key of what run {name!r} has there"
+                        self.problems.append(Problem(("tuning", "ranges", key), message))
+                        return
+                label = f"{arm.get('label') or name}, trial {number}"
+                runs[new := trial_name(name, number)] = {**trial, "label": label, "grid": name}
+                self.origins["runs", new] = ("runs", name)
+            names = tuple(trial_name(name, number) for number in range(tuning.trials))
+            varied = applicable(cells[0], aligned=aligned)
+            vary = {key: tuple(cell[key] for cell in cells) for key in varied}
+            grids[name] = {"run": name, "vary": vary, "runs": names}
+        self.values |= {"runs": runs, "grids": grids}
 
     def _expand_grids(self, same: SameRun) -> None:
         """A run for each cell of every grid.
@@ -235,6 +303,13 @@ def _with(part: Any, keys: list[str], value: Any) -> tuple[Any, str | None]:
         return part, first
     changed, wrong = _with(part.get(first, {}), rest, value) if rest else (value, None)
     return {**part, first: changed}, wrong
+
+
+def _is_none(alignment: Any) -> bool:
+    """Whether a run has no alignment."""
+    return alignment is None or (
+        isinstance(alignment, Mapping) and alignment.get("method") in (None, "none")
+    )
 
 
 def _text(value: Any) -> str:

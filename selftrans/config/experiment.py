@@ -20,6 +20,7 @@ from selftrans.config.model import Backbone
 from selftrans.config.resources import ResourcesConfig
 from selftrans.config.significance import SignificanceConfig
 from selftrans.config.training import ImportedConfig, TrainingConfig
+from selftrans.config.tuning import TuningConfig
 from selftrans.runtime.errors import ConfigError
 
 
@@ -126,6 +127,11 @@ class ExperimentConfig(ConfigModel):
     """Settings of the figures."""
     significance: SignificanceConfig = SignificanceConfig()
     """Which comparisons are tested, where there are several seeds."""
+    tuning: TuningConfig | None = None
+    """What every arm is tuned in; an experiment that tunes reports nothing."""
+    tuned: Name | None = None
+    """The experiment whose tuning the arms follow: `experiments/tuned/NAME.yaml`, as `snakemake
+    tune` wrote it. Its seeds are not reported on."""
     analysis: AnalysisConfig | None = None
     """What is asked about the features; nothing, if it is not given."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -164,7 +170,7 @@ class ExperimentConfig(ConfigModel):
     @property
     def planned_comparisons(self) -> tuple[tuple[str, str], ...]:
         """Run and opponent of every comparison that is tested; none with a single seed."""
-        if len(self.seeds) < 2 or "fid" not in self.evaluation.metrics:
+        if self.tuning or len(self.seeds) < 2 or "fid" not in self.evaluation.metrics:
             return ()
         chosen = self.significance.against_baseline
         if chosen is None:

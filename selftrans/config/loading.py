@@ -22,12 +22,15 @@ from selftrans.config.errors import (
 from selftrans.config.expand import Expansion, merged, without_left_out
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.figures import Published
+from selftrans.config.tuning import Tuned, TuningConfig
 from selftrans.config.user_code import HERE, is_reference, relative_to
 from selftrans.runtime.errors import ConfigError, shortened
 from selftrans.runtime.files import opened
+from selftrans.runtime.seal import unsealed
 
 EXPERIMENTS = Path("experiments")
 DATA_FILES = EXPERIMENTS / "data"
+TUNED = EXPERIMENTS / "tuned"
 Changes = Mapping[str, Mapping[str, Any]]
 """Changes to data files, by name: where images lie on a machine."""
 Recorded = Callable[[str], int | None]
@@ -187,7 +190,13 @@ def load_experiment(
             **figures,
             "published": _load_published(published, project).model_dump(),
         }
-    expansion = Expansion(values, lambda run, base: _is_same_run(run, base, version))
+    tuning = check(TuningConfig, values["tuning"], version) if values.get("tuning") else None
+    expansion = Expansion(
+        values,
+        lambda run, base: _is_same_run(run, base, version),
+        tuning if isinstance(tuning, TuningConfig) else None,
+        _load_tuned(values["tuned"], project) if isinstance(values.get("tuned"), str) else None,
+    )
     source.origins = expansion.origins
     experiment = check(ExperimentConfig, {**expansion.values, "defaults": version}, version)
     problems += expansion.problems
@@ -250,6 +259,20 @@ def _version(
 def _load_published(reference: str, project: Path) -> Published:
     path = _find(reference, project / EXPERIMENTS / "published")
     return validated(Published, read_yaml(path), str(path))
+
+
+def _load_tuned(name: str, project: Path) -> Tuned:
+    """What a tuning found.
+
+    Raises:
+        UserError: its file is absent, or was edited.
+    """
+    path = _find(name, project / TUNED)
+    found = read_yaml(path)
+    try:
+        return validated(Tuned, unsealed(found, path, required=True), str(path))
+    except TypeError:  # of what JSON cannot hold
+        raise ConfigError(f"{path}: not what a tuning wrote") from None
 
 
 def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any], version: int) -> bool:

@@ -16,7 +16,7 @@ from selftrans.config import check_name, experiment_path, load_experiment, parse
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import write_text
 
-Target = Literal["all", "latents", "train", "generate", "evaluate", "figures", "report"]
+Target = Literal["all", "latents", "train", "generate", "evaluate", "figures", "tune", "report"]
 PROFILES = Path("workflow/profiles")
 NAME_LENGTH = 80
 

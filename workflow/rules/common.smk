@@ -40,6 +40,7 @@ from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
 from workflow.lib.submission import KEY, keep, study_of_job
 from workflow.lib.training import Training
+from workflow.lib.tuning import Tuning
 
 try:
     if KEY in config:  # a job on a cluster
@@ -58,6 +59,7 @@ training = Training(study, ancient)
 evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
+tuning = Tuning(study)
 comparisons = Significance(study, figures, evaluation)
 pages = Pages(study, figures, evaluation)
 keep_signatures(

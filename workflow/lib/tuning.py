@@ -1,0 +1,52 @@
+"""Tuning: the trials of every arm, and where the best ones are written."""
+
+from typing import Any
+
+from selftrans.config import ExperimentConfig
+from selftrans.config.tuning import applicable
+from workflow.lib import paths
+from workflow.lib.paths import Wildcards
+from workflow.lib.study import Study
+
+
+class Tuning:
+    """Input and params functions of tuning, by the wildcard ``experiment``."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    def _experiment(self, wildcards: Wildcards) -> ExperimentConfig:
+        return self.study.experiments[wildcards["experiment"]]
+
+    def targets(self) -> list[str]:
+        """What is found for each experiment that tunes."""
+        return [
+            paths.TUNED.format(experiment=name)
+            for name, experiment in self.study.experiments.items()
+            if experiment.tuning
+        ]
+
+    def arms(self, wildcards: Wildcards) -> dict[str, list[str]]:
+        """The runs of each arm's trials, in order."""
+        experiment = self._experiment(wildcards)
+        trained = [run for run in experiment.trained_runs if run in experiment.main_runs]
+        return {run: list(experiment.grids[run].runs) for run in trained}
+
+    def values(self, wildcards: Wildcards) -> dict[str, list[dict[str, Any]]]:
+        """For each arm, the keys that its trials change; the first changes none."""
+        experiment = self._experiment(wildcards)
+        assert experiment.tuning
+        cells = experiment.tuning.sampled()
+        return {
+            arm: [{}, *(applicable(cell, aligned=arm in experiment.aligned_runs) for cell in cells)]
+            for arm in self.arms(wildcards)
+        }
+
+    def seeds(self, wildcards: Wildcards) -> list[int]:
+        """The seeds that are tuned on."""
+        return list(self._experiment(wildcards).seeds)
+
+    def steps(self, wildcards: Wildcards) -> dict[str, int]:
+        """Steps of each arm's trainings."""
+        runs = self._experiment(wildcards).runs
+        return {arm: runs[arm].training.checkpoints[-1] for arm in self.arms(wildcards)}
