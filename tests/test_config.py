@@ -831,7 +831,9 @@ PRESETS = [
 TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|VAE-REPA|iREPA|DispLoss|IG|HASTE|ADM)\]"
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "data/imagenet256", "data/imagenet512"])
+@pytest.mark.parametrize(
+    "name", [*PRESETS, "data/imagenet100", "data/imagenet256", "data/imagenet512"]
+)
 def test_every_value_of_a_preset_says_where_it_comes_from(name):
     """But names, labels and descriptions: in its line, or in the comment above it."""
     free = re.compile(r"^\s*(name|label|description|extends|run):|^\s*[a-z-]+: null\s*$")
@@ -845,7 +847,11 @@ def test_every_value_of_a_preset_says_where_it_comes_from(name):
         above = "" if content.strip() else comment
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "ablations-b2"])
+ALONE = {"ablations-b2", "imagenet100-b2"}
+"""Presets without a published number beside theirs."""
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ALONE])
 def test_presets_beside_published_numbers_make_the_published_choices(name):
     """METHOD.md, section 12: classes, decoder, conversion, teacher, distances, and the mask."""
     experiment = load_experiment(name)
@@ -868,6 +874,23 @@ def test_presets_beside_published_numbers_make_the_published_choices(name):
         teacher = experiment.runs[per_sample.teacher.run].alignment
         assert (teacher.method, teacher.t_masking) == ("vae-alignment", "per-sample")
     assert experiment.analysis.shown_blocks == ((4, 8) if "b2" in name else (8, 16))
+
+
+def test_the_preset_of_a_tenth_has_the_arms_of_the_whole():
+    """But for steps, a tenth of them."""
+    tenth, whole = load_experiment("imagenet100-b2"), load_experiment("imagenet256-b2-methods")
+    assert tenth.runs.keys() == whole.runs.keys()
+    for name, run in whole.runs.items():
+        kept = {"stop_after", "teacher"}
+        pairs = [experiment.runs[name].alignment for experiment in (tenth, whole)]
+        assert pairs[0].model_dump(exclude=kept) == pairs[1].model_dump(exclude=kept)
+        stops = [getattr(alignment, "stop_after", None) for alignment in pairs]
+        assert stops[1] == (stops[0] and 10 * stops[0])
+        for few, many in zip(
+            tenth.runs[name].teachers.values(), run.teachers.values(), strict=True
+        ):
+            assert 10 * few.choice.step == many.choice.step
+        assert 10 * tenth.runs[name].training.checkpoints[-1] == run.training.checkpoints[-1]
 
 
 def test_the_preset_of_b2_is_the_methods():
