@@ -1,6 +1,7 @@
 """Operations and parameters of the networks: a multiplication and an addition are two operations.
 
-Counted from the settings alone; torch is needed only to count a published encoder.
+Counted from the settings alone; timm is needed only to count a published encoder that is not
+DINOv2: importing it takes longer than planning an experiment.
 """
 
 import math
@@ -28,6 +29,13 @@ EXTRACTOR_FLOP = {"inception": 11.4e9, "dinov2": 155e9}
 EXTRACTOR_LENGTHS = {"inception": (2048, 2023), "dinov2": (1024,), "classifier": (64,)}
 """Lengths of the feature vectors whose means and covariances are stored; the features of the first
 one are stored, too."""
+DINOV2 = {
+    "vit_small_patch14_dinov2": (12, 384),
+    "vit_base_patch14_dinov2": (12, 768),
+    "vit_large_patch14_dinov2": (24, 1024),
+}
+"""Depth and hidden size of the models of arXiv:2304.07193, by their names in timm."""
+DINOV2_PATCH = 14
 
 
 def tokens_of(model: BackboneConfig, side: int) -> int:
@@ -178,8 +186,19 @@ def encoder_output(data: DatasetConfig, name: str) -> tuple[int, float]:
     return _published_encoder(settings.model, settings.input_size)
 
 
-@cache
 def _published_encoder(model: str, input_size: int) -> tuple[int, float]:
+    name = model.partition(".")[0]
+    if name not in DINOV2:
+        return _timm_encoder(model, input_size)
+    depth, hidden_size = DINOV2[name]
+    tokens = (input_size // DINOV2_PATCH) ** 2
+    # Of a block: attention and MLP, their biases, two layer norms, and a scale behind each of both.
+    weights = depth * (12 * hidden_size**2 + 15 * hidden_size)
+    return tokens * hidden_size, 2 * tokens * weights
+
+
+@cache
+def _timm_encoder(model: str, input_size: int) -> tuple[int, float]:
     import timm
     import torch
 

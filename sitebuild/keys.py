@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from selftrans.config.alignment import METHODS, NoAlignment, method_class
+from selftrans.config.base import ConfigModel
+from selftrans.config.docstrings import key_docstrings
 from selftrans.config.figures import Published
 from selftrans.config.schema import OwnBackbone, OwnMethod, dataset_file, experiment_file
 from sitebuild.repository import relative
 from workflow.lib.settings import WorkflowConfig
 
-Model = type[BaseModel]
+Model = type[ConfigModel]
 EXPERIMENT, DATA = "configuration/experiment.md", "configuration/data.md"
 OWN: dict[Model, str] = {
     OwnMethod: "tutorials/add-a-method.md",
@@ -102,7 +104,7 @@ def _models(field: FieldInfo) -> Iterator[Model]:
 
 
 def _models_in(annotation: Any) -> Iterator[Model]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         yield annotation
     for one in get_args(annotation):
         yield from _models_in(one)
@@ -133,7 +135,7 @@ def _key(page: str, model: Model, section: Section, name: str) -> str:
     kind = _kind(model)
     anchor = ".".join(filter(None, (section.prefix, kind, name)))
     says = " · ".join((_field_type(page, field), _default(page, model, name)))
-    meaning = " ".join((field.description or f"Chooses `{kind}`.").split())
+    meaning = " ".join(key_docstrings(model).get(name, f"Chooses `{kind}`.").split())
     return f"#### `{name}` {{ #{anchor} }}\n\n{says}\n{{ .key }}\n\n{meaning}"
 
 
@@ -155,7 +157,7 @@ def _default(page: str, model: Model, name: str) -> str:
     default = field.get_default(call_default_factory=True)
     if default is None:
         return "default: none"
-    if isinstance(default, BaseModel):
+    if isinstance(default, ConfigModel):
         return f"default: {_link(page, type(default), _kind(type(default)) or 'its defaults')}"
     return f"default: `{_shown(to_jsonable_python(default))}`"
 
@@ -190,7 +192,7 @@ def _alternatives(page: str, annotation: Any, metadata: tuple[Any, ...] = ()) ->
         yield f"mapping of names to {_plural(_type(page, parts[1]))}{_at_least_one(metadata)}"
     elif annotation is bool:
         yield from ("`true`", "`false`")
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    elif isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         yield _link(page, annotation, f"`{kind}`" if (kind := _kind(annotation)) else "mapping")
     elif _bound(metadata, "pattern"):
         yield "name"

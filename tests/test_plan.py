@@ -13,18 +13,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from selftrans.config import (
     BackboneConfig,
     MMDiTConfig,
+    PretrainedEncoderConfig,
     SamplerConfig,
     TimeRangeConfig,
     TrainedAutoencoderConfig,
     TrainingConfig,
+    load_dataset,
     load_experiment,
 )
 from selftrans.data.writer import StoreWriter
 from selftrans.evaluation.inception import inception_network
 from selftrans.flops import (
     DECODER_FLOP,
+    DINOV2,
     ENCODER_FLOP,
     EXTRACTOR_FLOP,
+    _timm_encoder,
+    encoder_output,
     forward_flop,
     parameters,
     share_in_range,
@@ -125,6 +130,16 @@ def test_operations_of_the_published_autoencoder(size):
         image, latent = torch.zeros(1, 3, size, size), torch.zeros(1, 4, size // 8, size // 8)
     assert counted(autoencoder.encode, image) == pytest.approx(ENCODER_FLOP * size**2, rel=0.03)
     assert counted(autoencoder.decode, latent) == pytest.approx(DECODER_FLOP * size**2, rel=0.03)
+
+
+@pytest.mark.slow
+def test_published_encoders_are_those_of_timm():
+    """What is known of DINOv2 without timm."""
+    data = load_dataset("imagenet256")
+    for name in DINOV2:
+        encoder = PretrainedEncoderConfig(kind="pretrained", model=f"{name}.lvd142m")
+        known = data.model_copy(update={"encoders": {"known": encoder}})
+        assert encoder_output(known, "known") == _timm_encoder(encoder.model, 224)
 
 
 @pytest.mark.slow

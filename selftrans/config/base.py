@@ -42,9 +42,7 @@ ConditionSize = int | tuple[int, int]
 class ConfigModel(BaseModel):
     """Base of every part of a file: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -27,6 +27,11 @@ class JobResources(ConfigModel):
     """Images at a time where images are sampled or seen by an extractor; results depend on it by
     rounding at most."""
 
+    @property
+    def workers(self) -> int:
+        """Processes of a job: one for each GPU, where there are GPUs."""
+        return self.gpu or self.processes
+
 
 class ResourcesConfig(ConfigModel):
     """What each kind of job requests."""

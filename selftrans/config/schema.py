@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from selftrans.config.alignment import METHODS, AlignmentConfig, NoAlignment, method_class
 from selftrans.config.base import ConfigModel, Name
 from selftrans.config.data import DatasetConfig
+from selftrans.config.docstrings import key_docstrings
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.loading import DATA_FILES, EXPERIMENTS
 from selftrans.config.model import BackboneConfig, MMDiTConfig
@@ -36,7 +37,16 @@ class OwnBackbone(BackboneConfig):
 
 
 class _FileSchema(GenerateJsonSchema):
-    """No key is required, so a part may fit several members of a union."""
+    """No key is required, so a part may fit several members of a union.
+
+    Docstrings describe keys.
+    """
+
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
+        found = super().model_schema(schema)
+        for name, text in key_docstrings(schema["cls"]).items():
+            found["properties"][name].setdefault("description", text)
+        return found
 
     def field_is_required(self, field: Any, total: bool) -> bool:
         return False

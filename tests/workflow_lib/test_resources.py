@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from selftrans.config import JobResources, ResourcesConfig
 from selftrans.runtime.errors import UserError
 from selftrans.training.work import segment_work
 from tests.support import REPOSITORY
@@ -58,12 +59,24 @@ def test_what_the_configuration_says_is_requested(requests):
     train = {"gpu": 4, "nodes": 2, "threads": 6, "mem_mb": 1234, "runtime": 30, "batch_size": 3}
     segment = requests(train=train)("train_segment")
     resources = [
-        segment.threads(SEGMENT), segment.gpu(SEGMENT), segment.nodes(SEGMENT),
-        segment.mem_mb(SEGMENT, attempt=3), segment.runtime(SEGMENT), segment.batch_size(SEGMENT),
-        segment.processes(SEGMENT),
+        segment.threads, segment.gpu, segment.nodes, segment.mem_mb(SEGMENT, attempt=3),
+        segment.runtime(SEGMENT), segment.batch_size, segment.processes,
     ]  # fmt: skip
     assert resources == [6, 4, 2, 1234, 30, 3, 4]
-    assert segment.device(SEGMENT) == "cuda"
+    assert segment.device == "cuda"
+
+
+def test_what_experiments_are_granted_differently_is_a_function_of_the_job(load):
+    study = load({"train": {"gpu": 2}})
+    study.resources["other"] = ResourcesConfig(train=JobResources(gpu=0, processes=3))
+    segment, other = Requests(study)("train_segment"), {**SEGMENT, "experiment": "other"}
+    for of, expected in (
+        (segment.gpu, (2, 0)),
+        (segment.device, ("cuda", "cpu")),
+        (segment.processes, (2, 3)),
+    ):
+        assert (of(SEGMENT), of(other)) == expected
+    assert segment.nodes == 1
 
 
 def test_a_time_limit_is_estimated_on_gpus_with_headroom(requests, load):

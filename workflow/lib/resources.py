@@ -6,7 +6,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from selftrans.config import (
     AnalysisConfig,
@@ -42,6 +42,8 @@ from workflow.lib.work import (
 
 Kind = Literal["data", "extract", "train", "generate", "evaluate", "light"]
 """The kinds of jobs that an experiment's `resources` tell apart."""
+
+T = TypeVar("T")
 
 START_MINUTES = 10
 """Reading the state, compiling, saving."""
@@ -88,11 +90,6 @@ class Job:
         """Whether it computes on GPUs."""
         return self.granted.gpu > 0
 
-    @property
-    def workers(self) -> int:
-        """Its processes."""
-        return self.granted.gpu or self.granted.processes
-
     def minutes(self, work: Work) -> float:
         """What work takes on its GPUs, by the stated rates."""
         return 60 * gpu_hours(work, self.study.settings.rates.model_dump()) / self.granted.gpu
@@ -106,16 +103,16 @@ def _small(job: Job) -> int:
 
 
 def _extraction(job: Job) -> int:
-    return extraction_memory(job.data, job.workers, job.on_gpu)
+    return extraction_memory(job.data, job.granted.workers, job.on_gpu)
 
 
 def _captions(job: Job) -> int:
-    return captions_memory(job.data, job.workers, job.on_gpu)
+    return captions_memory(job.data, job.granted.workers, job.on_gpu)
 
 
 def _segment(job: Job) -> int:
     nodes = job.granted.nodes
-    return training_memory(job.experiment, job.run, job.workers, nodes, job.on_gpu)
+    return training_memory(job.experiment, job.run, job.granted.workers, nodes, job.on_gpu)
 
 
 def _import(job: Job) -> int:
@@ -125,12 +122,12 @@ def _import(job: Job) -> int:
 
 def _sampling(job: Job) -> int:
     size = job.granted.batch_size
-    return sampling_memory(job.experiment, job.run, job.workers, job.on_gpu, size)
+    return sampling_memory(job.experiment, job.run, job.granted.workers, job.on_gpu, size)
 
 
 def _statistics(job: Job) -> int:
     extractor, size = job.wildcards["extractor"], job.granted.batch_size
-    return statistics_memory(extractor, job.workers, job.on_gpu, size)
+    return statistics_memory(extractor, job.granted.workers, job.on_gpu, size)
 
 
 def _scoring(job: Job) -> int:
@@ -276,7 +273,11 @@ class Requests:
 
 
 class RuleRequest:
-    """Functions for a rule's ``threads``, ``resources`` and ``retries``."""
+    """A rule's ``threads``, ``resources`` and ``retries``: functions of a job's wildcards.
+
+    What all experiments grant alike is a number: Snakemake takes a tenth of a millisecond to call
+    a function, and asks for seven of them for each of thousands of jobs.
+    """
 
     def __init__(self, request: Request, study: Study, ceiling: int | None, in_job: bool) -> None:
         self.request, self.study = request, study
@@ -289,29 +290,44 @@ class RuleRequest:
         granted = getattr(self.study.resources_of(wildcards), kind)
         return Job(self.study, wildcards, kind, granted)
 
-    def threads(self, wildcards: Wildcards) -> int:
+    def _grant(self, of: Callable[[JobResources], T]) -> T | Callable[[Wildcards], T]:
+        """What jobs are granted, by its kind of jobs."""
+        kind = self.request.kind
+        if not callable(kind):
+            grants = {of(getattr(granted, kind)) for granted in self.study.resources.values()}
+            if len(grants) == 1:
+                return grants.pop()
+        return lambda wildcards: of(self._job(wildcards).granted)
+
+    @property
+    def threads(self) -> int | Callable[[Wildcards], int]:
         """CPU threads."""
-        return self._job(wildcards).granted.threads
+        return self._grant(lambda granted: granted.threads)
 
-    def gpu(self, wildcards: Wildcards) -> int:
+    @property
+    def gpu(self) -> int | Callable[[Wildcards], int]:
         """GPUs."""
-        return self._job(wildcards).granted.gpu
+        return self._grant(lambda granted: granted.gpu)
 
-    def device(self, wildcards: Wildcards) -> str:
+    @property
+    def device(self) -> str | Callable[[Wildcards], str]:
         """The option that says where a job computes."""
-        return "cuda" if self._job(wildcards).on_gpu else "cpu"
+        return self._grant(lambda granted: "cuda" if granted.gpu else "cpu")
 
-    def processes(self, wildcards: Wildcards) -> int:
+    @property
+    def processes(self) -> int | Callable[[Wildcards], int]:
         """Processes: one for each GPU, where there are GPUs."""
-        return self._job(wildcards).workers
+        return self._grant(lambda granted: granted.workers)
 
-    def nodes(self, wildcards: Wildcards) -> int:
+    @property
+    def nodes(self) -> int | Callable[[Wildcards], int]:
         """Nodes of a training."""
-        return self._job(wildcards).granted.nodes
+        return self._grant(lambda granted: granted.nodes)
 
-    def batch_size(self, wildcards: Wildcards) -> int:
+    @property
+    def batch_size(self) -> int | Callable[[Wildcards], int]:
         """Images at a time."""
-        return self._job(wildcards).granted.batch_size
+        return self._grant(lambda granted: granted.batch_size)
 
     def mem_mb(self, wildcards: Wildcards, attempt: int) -> int:
         """Memory of a node in MB; that of light jobs grows with every attempt.

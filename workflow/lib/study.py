@@ -161,7 +161,7 @@ class Study:
                     f" the experiment has {len(experiment.seeds)}"
                 )
             if not settings.imported:
-                settings.check_processes(train.gpu or train.processes, str(reference))
+                settings.check_processes(train.workers, str(reference))
 
     def _add_extended(self, reference: str | Path, experiment: ExperimentConfig) -> None:
         """Make known what an experiment extends: it owns what is left as it is."""

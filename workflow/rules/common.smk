@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
 from snakemake.io import ancient
 
 from selftrans.config import EXTRACTORS, SCORERS
@@ -26,8 +27,14 @@ from workflow.lib.paths import (
     SAMPLES,
     TEACHER,
 )
-from workflow.lib.resources import Requests, attempt_number, time_ceiling
+from workflow.lib.resources import (
+    Requests,
+    RuleRequest,
+    attempt_number,
+    time_ceiling,
+)
 from workflow.lib.runs import write_records
+from workflow.lib.signatures import keep_signatures
 from workflow.lib.slurm import Slurm
 from workflow.lib.study import Study, one_of
 from workflow.lib.submission import KEY, keep, study_of_job
@@ -51,6 +58,11 @@ evaluation = Evaluation(study)
 analysis = Analysis(study)
 figures = Figures(study, training, evaluation)
 pages = Pages(study, figures, evaluation)
+keep_signatures(
+    overwrite_function_params,
+    *(Study, RuleRequest, Slurm, Datasets, Training, Evaluation, Analysis),
+    *(Figures, Pages, Reports),
+)
 reports = Reports(study)
 
 
