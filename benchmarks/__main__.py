@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.data import batches, decoding, imagenet_store, latent_loading
 from benchmarks.evaluation import frechet, inception_features, manifold, statistics_memory
-from benchmarks.lifecycle import digits_lifecycle, presets_dag
+from benchmarks.lifecycle import digits_lifecycle, planning, presets_dag
 from benchmarks.methods import methods
 from benchmarks.timing import Result, matmul_rate
 from benchmarks.training import (
@@ -27,7 +27,7 @@ from selftrans.runtime.files import write_json
 BENCHMARKS = (
     stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding,
     latent_loading, imagenet_store, batches, frechet, manifold, statistics_memory,
-    inception_features, presets_dag, digits_lifecycle,
+    inception_features, planning, presets_dag, digits_lifecycle,
 )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
-"""The embedded experiment from scratch to its figures, and where the time goes."""
+"""The embedded experiment from scratch to its figures, and what planning experiments takes."""
 
 import os
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -14,6 +16,21 @@ import pandas as pd
 from benchmarks.timing import Result
 
 CORES = 2
+WORKFLOW = ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs")
+PLAN = ("-m", "snakemake", "-n", "--cores", "8")
+IMPORTS = "import snakemake.cli, snakemake.api, snakemake.workflow, snakemake.dag"
+EXPERIMENTS = ("ten-seeds.yaml", "digits")
+TEN_SEEDS = "{name: ten-seeds, extends: imagenet256-b2-methods, seeds: [0,1,2,3,4,5,6,7,8,9]}"
+BARE = """
+rule all:
+    input: [f"{{number}}.txt" for number in range({jobs})]
+
+rule one:
+    output: "{{number}}.txt"
+    log: "{{number}}.log"
+    shell: "touch {{output}} > {{log}}"
+"""
+"""A Snakefile of as many jobs, none of which depends on another or calls a function."""
 PARTS = {
     "training": ("train-",),
     "sampling": ("generate-",),
@@ -33,7 +50,7 @@ def digits_lifecycle() -> Iterator[Result]:
     """
     with TemporaryDirectory() as name:
         place = Path(name)
-        for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
+        for item in WORKFLOW:
             (shutil.copytree if Path(item).is_dir() else shutil.copy)(item, place / item)
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         started = time.perf_counter()
@@ -68,30 +85,64 @@ def digits_lifecycle() -> Iterator[Result]:
         )  # fmt: skip
 
 
+def planning() -> Iterator[Result]:
+    """CPU time of dry runs: of the default experiment, and by the job beyond importing Snakemake.
+
+    Of ten seeds of all methods, and of a bare Snakefile of as many jobs; in turns, medians of 3.
+    """
+    with TemporaryDirectory() as name:
+        place, bare = Path(name), Path(name) / "bare"
+        for item in WORKFLOW:
+            (place / item).symlink_to(Path(item).resolve())
+        (place / "ten-seeds.yaml").write_text(TEN_SEEDS)
+        ten, digits = ([*PLAN, "--config", f"experiments=[{one}]"] for one in EXPERIMENTS)
+        jobs = _jobs(_planned(place, ten)[1])
+        bare.mkdir()
+        (bare / "Snakefile").write_text(BARE.format(jobs=jobs - 1))
+        calls = ((place, ten), (bare, [*PLAN]), (place, digits), (bare, ["-c", IMPORTS]))
+        seconds = [[_planned(*call)[0] for call in calls] for _ in range(3)]
+    of_ten, of_bare, of_digits, imports = map(statistics.median, zip(*seconds, strict=True))
+    ours, floor = (1000 * (one - imports) / jobs for one in (of_ten, of_bare))
+    yield Result(
+        name="plan_1000_jobs", ours=ours, baseline=floor, ratio=floor / ours, unit="s of CPU",
+        note=f"ten seeds of imagenet256-b2-methods, {jobs} jobs, without imports ({imports:.1f} s);"
+        " baseline: a Snakefile of as many jobs without functions or inputs",
+    )  # fmt: skip
+    yield Result(
+        name="plan_digits", ours=of_digits, baseline=imports, ratio=imports / of_digits,
+        unit="s of CPU", note="the default experiment; baseline: importing Snakemake",
+    )  # fmt: skip
+
+
 def presets_dag() -> Iterator[Result]:
     """Time Snakemake takes to plan every shipped experiment together, without any data."""
     names = sorted(path.stem for path in Path("experiments").glob("*.yaml"))
     with TemporaryDirectory() as name:
-        for item in ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs"):
+        for item in WORKFLOW:
             (Path(name) / item).symlink_to(Path(item).resolve())
-        words = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "-n",
-            "--cores",
-            "8",
-            "--config",
-            f"experiments=[{','.join(names)}]",
-        ]
+        words = [*PLAN, "--config", f"experiments=[{','.join(names)}]"]
         started = time.perf_counter()
-        ended = subprocess.run(words, cwd=name, capture_output=True, text=True, check=True)
+        jobs = _jobs(_planned(Path(name), words)[1])
         seconds = time.perf_counter() - started
-    jobs = next(line.split()[1] for line in ended.stdout.splitlines() if line.startswith("total "))
     yield Result(
         name="presets_dag", ours=seconds, baseline=20.0, ratio=20.0 / seconds, unit="s",
         note=f"{len(names)} experiments, {jobs} jobs; baseline: 20 seconds",
     )  # fmt: skip
+
+
+def _planned(directory: Path, words: list[str]) -> tuple[float, str]:
+    """Seconds of CPU of a call of Python, and what it says."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(
+        [sys.executable, *words], cwd=directory, capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, ended.stdout
+
+
+def _jobs(said: str) -> int:
+    return int(next(line.split()[1] for line in said.splitlines() if line.startswith("total ")))
 
 
 def _seconds(path: Path) -> float:
