@@ -14,6 +14,7 @@ from benchmarks.data import batches, decoding, imagenet_store, latent_loading
 from benchmarks.evaluation import frechet, inception_features, manifold, statistics_memory
 from benchmarks.lifecycle import digits_lifecycle, planning, presets_dag
 from benchmarks.methods import methods
+from benchmarks.sampling import sampling
 from benchmarks.timing import Result, matmul_rate
 from benchmarks.training import (
     bf16_gain,
@@ -25,8 +26,8 @@ from benchmarks.training import (
 from selftrans.runtime.files import write_json
 
 BENCHMARKS = (
-    stage_2, methods, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema, decoding,
-    latent_loading, imagenet_store, batches, frechet, manifold, statistics_memory,
+    stage_2, methods, sampling, teacher_precision, bf16_gain, matmul_share, optimizer_and_ema,
+    decoding, latent_loading, imagenet_store, batches, frechet, manifold, statistics_memory,
     inception_features, planning, presets_dag, digits_lifecycle,
 )  # fmt: skip
 

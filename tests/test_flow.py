@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from selftrans.flow import sampler
 from selftrans.flow.interpolant import INTERPOLANTS, sample_time
-from selftrans.flow.sampler import GuidedVelocity, euler, euler_maruyama, heun
+from selftrans.flow.sampler import GuidedVelocity, InternalGuidance, euler, euler_maruyama, heun
 from selftrans.flow.times import guidance_acts, ode_times, sde_times
 from selftrans.runtime.random import Stream, generator
 
@@ -300,3 +301,36 @@ def test_log_normal_times_have_log_normal_noise_ratio(name):
     logs = (path.sigma(times.double()) / path.alpha(times.double())).log()
     assert abs(logs.mean().item()) < 0.06
     assert abs(logs.std().item() - 1) < 0.05
+
+
+@pytest.mark.parametrize("internal_scale", [None, 1.5])
+def test_a_large_batch_goes_through_the_network_in_parts(monkeypatch, internal_scale):
+    """Each row with its own time, condition and guidance, as in one pass of all."""
+    calls = []
+
+    def both_velocities(x_BCHW, t_B, condition_B):
+        calls.append(len(x_BCHW))
+        velocity = x_BCHW * (t_B + condition_B)[:, None, None, None]
+        return velocity, velocity / 2
+
+    class Network:
+        def __call__(self, *inputs):
+            return both_velocities(*inputs)[0]
+
+    network = Network()
+    network.both_velocities = both_velocities
+    internal = internal_scale and InternalGuidance(
+        model=network, scale=internal_scale, low=0.0, high=0.5
+    )
+    field = GuidedVelocity(
+        model=network, condition_B=torch.arange(7), null_condition=torch.tensor([9]), scale=3.0,
+        dtype=torch.float64, internal=internal or None,
+    )  # fmt: skip
+    x, t = torch.randn(7, 2, 4, 4, dtype=torch.float64), torch.linspace(0, 1, 7).double()
+    guided = torch.tensor([True, False, True, True, False, False, True])
+    whole = field(x, t, guided)
+    assert calls == [11]
+    monkeypatch.setattr(sampler, "CPU_BYTES_AT_ONCE", 3 * x[0].nbytes // torch.get_num_threads())
+    assert torch.equal(field(x, t, guided), whole)
+    assert sum(calls[1:]) == 11
+    assert max(calls[1:]) <= 3

@@ -15,6 +15,10 @@ from torch import Tensor
 from selftrans.flow.interpolant import Interpolant
 from selftrans.flow.times import guidance_acts, ode_times, sde_times
 
+CPU_BYTES_AT_ONCE = 2**17
+"""Size of the states that a core runs through the network together: eight latents of (4, 32, 32) in
+fp32. What a layer writes is then still in the cache when the next one reads it."""
+
 VelocityField = Callable[[Tensor, float, bool], Tensor]
 """(x (B, C, H, W) float64, t, whether guidance may act) -> velocity in float64."""
 
@@ -64,6 +68,13 @@ class InternalGuidance:
         return torch.where(acts_B.reshape(-1, 1, 1, 1), guided, velocity)
 
 
+def rows_at_once(x_BCHW: Tensor) -> int:
+    """Samples that are run through the network together: all, but for large batches on a CPU."""
+    if x_BCHW.device.type != "cpu":
+        return len(x_BCHW)
+    return max(1, torch.get_num_threads() * CPU_BYTES_AT_ONCE // x_BCHW[0].nbytes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GuidedVelocity:
     """Classifier-free guidance in an interval (Kynkäänniemi et al. 2024).
@@ -109,11 +120,14 @@ class GuidedVelocity:
         null = self.null_condition.expand_as(condition[twice])
         states, times = torch.cat([x, x[twice]]), torch.cat([times, times[twice]])
         conditions = torch.cat([condition, null])
-        if self.internal is None:
-            both = self.model(states, times, conditions).double()
-        else:
+        inputs: list[Tensor] = [states, times, conditions]
+        network: Callable[..., Tensor] = self.model
+        if self.internal is not None:
             acts = self.internal.acts(t, batch, x.device)
-            both = self.internal(states, times, conditions, torch.cat([acts, acts[twice]]))
+            network, inputs = self.internal, [*inputs, torch.cat([acts, acts[twice]])]
+        rows = rows_at_once(states)
+        parts = zip(*(one.split(rows) for one in inputs), strict=True)
+        both = torch.cat([network(*part).double() for part in parts])
         velocity, unconditional = both[:batch].clone(), both[batch:]
         conditional = velocity[twice]
         guided_part = unconditional + self.scale * (conditional - unconditional)
