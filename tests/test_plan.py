@@ -220,7 +220,7 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     found = {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
     found["train_segment"] += found.pop("train_segment_on_nodes", 0)
     found["generate_samples"] += found.pop("generate_temporary_samples")
-    light = ("table", "experiment_page")
+    light = ("table", "caption_accuracy", "experiment_page")
     plotted = [rule for rule in found if rule.startswith("plot_") or rule in light]
     found["tables, figures, pages"] = sum(found.pop(rule) for rule in plotted)
     planned = plan_of(*EXPERIMENTS).costs
@@ -362,5 +362,5 @@ def test_memory_requested_for_sampling_is_what_it_takes(tiny):
     assert experiment.data.latent_shape == (4, 32, 32)
     requested = sampling_memory(experiment, experiment.runs["sit"], 1, False, 24)
     peak, _ = peak_of(SAMPLING)
-    assert 0.5 * requested < peak / 1e6 < requested
+    assert 0.35 * requested < peak / 1e6 < requested  # a CPU runs large batches in parts
     assert requested - sampling_memory(experiment, experiment.runs["sit"], 1, False, 8) >= 200

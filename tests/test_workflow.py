@@ -240,7 +240,7 @@ def test_newer_latents_retrain_nothing(place):
 
 def test_an_experiment_file_may_move(place):
     (place.directory / "experiments/tiny.yaml").rename(place.directory / "mine.yaml")
-    assert place.planned(experiments=("mine.yaml",)) == {}
+    assert place.planned(experiments=("mine.yaml",)) == {"experiment_page": 1}  # which names it
 
 
 def test_a_changed_definition_is_refused_with_its_keys_before_any_job(place):

@@ -134,7 +134,7 @@ def read_resampled(path: Path) -> Floats:
 
 
 def measured_seconds(benchmarks: Sequence[str]) -> float:
-    """Wall time of jobs by Snakemake's records of them; nan where a record is absent."""
+    """Wall time of jobs by a workflow's records of them; nan where a record is absent."""
     paths = list(map(Path, benchmarks))
     if not all(path.exists() for path in paths):
         return nan

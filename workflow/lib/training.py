@@ -64,8 +64,15 @@ class Training:
         ]
 
     def jobs(self) -> list[Job]:
-        """Wildcards of all segments, each once."""
-        return unique(job for name in self.study.experiments for job in self.segments(name))
+        """Wildcards of all segments, each once, with those that they go on from."""
+        wanted = [job for name in self.study.experiments for job in self.segments(name)]
+        before = [
+            {**job, "step": step}
+            for job in wanted
+            for step in self.study.checkpoints_of(job["experiment"], job["run"])
+            if step < job["step"]
+        ]
+        return unique([*wanted, *before])
 
     def targets(self) -> list[str]:
         """The averaged weights of every checkpoint."""
