@@ -130,8 +130,8 @@ class ExperimentConfig(ConfigModel):
     tuning: TuningConfig | None = None
     """What every arm is tuned in; an experiment that tunes reports nothing."""
     tuned: Name | None = None
-    """The experiment whose tuning the arms follow: `experiments/tuned/NAME.yaml`, as `snakemake
-    tune` wrote it. Its seeds are not reported on."""
+    """The experiment whose tuning the arms follow: `experiments/tuned/NAME.yaml`. Its seeds are
+    not reported on."""
     analysis: AnalysisConfig | None = None
     """What is asked about the features; nothing, if it is not given."""
     resources: ResourcesConfig = ResourcesConfig()

@@ -47,7 +47,7 @@ def blocks_of(content: str, name: str) -> Iterator[Block]:
 
 def example_method() -> str:
     """The documentation's file of a method of one's own."""
-    (block,) = blocks("python", "docs/tutorials/add-a-method.md")
+    block, *_ = blocks("python", "docs/tutorials/add-a-method.md")
     return block.text
 
 
