@@ -104,7 +104,21 @@ class ZipSource(_CaptionFiles):
     kind: Literal["zip"]
 
 
-class CocoSource(FileSource):
+class _OnlyCaptions(FileSource):
+    """A source whose images have captions, if only as features of their tokens, and no classes."""
+
+    @property
+    def has_classes(self) -> bool:
+        """There are none."""
+        return False
+
+    @property
+    def has_captions(self) -> bool:
+        """There are some."""
+        return True
+
+
+class CocoSource(_OnlyCaptions):
     """MS-COCO: a folder of images, and the captions of its JSON file.
 
     Images come in the order of their ids, and an image's captions in that of the file, as
@@ -118,16 +132,6 @@ class CocoSource(FileSource):
     crop: Literal["lanczos", "adm"] = "lanczos"
     """`lanczos`: the centre square, resized by Lanczos' filter, as U-ViT's preparation, whose
     statistics the field compares with. `adm`: as ImageNet's images."""
-
-    @property
-    def has_classes(self) -> bool:
-        """There are none."""
-        return False
-
-    @property
-    def has_captions(self) -> bool:
-        """There are some."""
-        return True
 
 
 class HuggingFaceSource(FileSource):
@@ -172,7 +176,7 @@ class RepaSource(FileSource):
     kind: Literal["repa"]
 
 
-class UvitSource(FileSource):
+class UvitSource(_OnlyCaptions):
     """What U-ViT's preparation of MS-COCO makes, which REPA and Self-Transcendence train on.
 
     `{i}.npy` (moments), `{i}_{k}.npy` (text features of the captions) and, in its successors,
@@ -184,16 +188,6 @@ class UvitSource(FileSource):
     moments: Literal["log_variance", "deviation"] = "log_variance"
     """What lies behind the means: U-ViT and REPA read log variances, Self-Transcendence standard
     deviations."""
-
-    @property
-    def has_classes(self) -> bool:
-        """There are none."""
-        return False
-
-    @property
-    def has_captions(self) -> bool:
-        """Whether the images have captions; of some preparations only their features are there."""
-        return True
 
 
 AnySource = Annotated[
