@@ -14,7 +14,7 @@ from selftrans.config import BackboneConfig, GuidanceConfig, SamplerConfig
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import Block, SiT, unpatchify
 from selftrans.runtime.tensors import DTYPES
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 
 IMAGES, STEPS, SCALE = 16, 2, 1.8
 CPU = torch.device("cpu")

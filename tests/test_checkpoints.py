@@ -21,7 +21,8 @@ from selftrans.models.sit import SiT, sincos_table
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
 from selftrans.runtime.tensors import load_tensors
-from selftrans.sampling.generate import ImageSampler, SampleNoise
+from selftrans.sampling.generate import ImageSampler
+from selftrans.sampling.latents import SampleNoise
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.inputs import Inputs

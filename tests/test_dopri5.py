@@ -11,7 +11,7 @@ from selftrans.config import ConfigError, GuidanceConfig, SamplerConfig, load_ex
 from selftrans.flow.dopri5 import dopri5
 from selftrans.flow.sampler import GuidedVelocity
 from selftrans.runtime.errors import UserError
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 
 STIFFNESS = torch.tensor([0.0, 0.3, 3.0, 40.0, 300.0], dtype=torch.float64)
 START = torch.randn(5, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

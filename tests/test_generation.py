@@ -21,11 +21,8 @@ from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.workers import Shard
 from selftrans.sampling import generate as generation
 from selftrans.sampling.conditions import sample_labels
-from selftrans.sampling.generate import (
-    Generation,
-    ImageSampler,
-    SampleNoise,
-)
+from selftrans.sampling.generate import Generation, ImageSampler
+from selftrans.sampling.latents import SampleNoise
 from selftrans.sampling.partial_images import PartialImages
 from tests.support.events import pictures
 from tests.support.programs import last_line, run_command

@@ -25,7 +25,8 @@ from selftrans.models.sit import SiT, unpatchify
 from selftrans.models.weights import load_backbone, load_exported, load_teacher
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.headers import read_metadata
-from selftrans.sampling.generate import describe, sample_latents
+from selftrans.sampling.generate import describe
+from selftrans.sampling.latents import sample_latents
 from selftrans.training.freeze import freeze_teacher
 from tests.support.experiments import FURTHER_METHODS
 from tests.support.random_models import randomise

@@ -20,7 +20,8 @@ from selftrans.models.autoencoder import decode, encode_moments, latent_scaling,
 from selftrans.models.metadata import LatentScaling, WeightsMetadata
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
-from selftrans.sampling.generate import ImageSampler, SampleNoise
+from selftrans.sampling.generate import ImageSampler
+from selftrans.sampling.latents import SampleNoise
 from tests.support.random_models import randomise, save_autoencoder
 from tests.support.stores import SCALE, SHIFT
 

@@ -14,7 +14,7 @@ from selftrans.api import BatchSource, LatentStore, build_model, load_backbone, 
 from selftrans.config import ConfigError
 from selftrans.models.weights import load_teacher
 from selftrans.runtime.errors import Interrupted, UserError
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.progress import HISTORY_COLUMNS
 from tests.support import REPOSITORY

@@ -41,7 +41,7 @@ from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 from tests.support import REPOSITORY
 from tests.support.programs import peak_of, run_command
 from workflow.lib.memory import sampling_memory, training_memory
@@ -304,7 +304,7 @@ main()
 SAMPLING = """
 import torch
 from selftrans.config import BackboneConfig, SamplerConfig
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.models.shape import SiTShape
 from selftrans.models.sit import SiT
 

@@ -22,7 +22,7 @@ from selftrans.gpu_check.workbench import Workbench, tf32
 from selftrans.models.autoencoder import decode_in_parts, encode_moments
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.tensors import DTYPES
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 
 TOLERANCE = "Measurements: medians over repetitions after one to warm up, waiting for the device."
 RATE = "rate"

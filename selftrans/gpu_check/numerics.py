@@ -21,7 +21,7 @@ from selftrans.gpu_check.cases import (
 from selftrans.gpu_check.checks import Check, Finding, NotRun, within
 from selftrans.gpu_check.workbench import Workbench, tf32
 from selftrans.runtime.tensors import DTYPES
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.training.model import TrainingModel
 from selftrans.training.precision import MixedPrecision
 

@@ -28,7 +28,7 @@ from selftrans.pipeline.transformer import SiTTransformer
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import write_text
 from selftrans.sampling.classes import Classes, class_numbers
-from selftrans.sampling.generate import SampleNoise
+from selftrans.sampling.latents import SampleNoise
 
 EXECUTING = ("trust_remote_code", "custom_pipeline", "custom_revision")
 """Options of diffusers that execute code of a folder or of the hub."""

@@ -40,7 +40,7 @@ from selftrans.models.sit import SiT, SiTTrunk
 from selftrans.runtime.random import Stream, generator, torch_seed
 from selftrans.runtime.tensors import load_tensors
 from selftrans.sampling.conditions import sample_labels
-from selftrans.sampling.generate import SampleNoise, sample_latents
+from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.training import trainer
 from selftrans.training.batches import BatchSource, local_batch_slices
 from selftrans.training.ema import MovingAverage
