@@ -256,7 +256,7 @@ def test_the_command_line_reads_the_configuration(tmp_path):
     latents = next(
         line for line in result.stdout.splitlines() if line.startswith("extract_latents")
     )
-    assert latents.split()[-1] == "0.0"
+    assert latents.split()[-1] == "0.016"  # 1,000 of 16 KiB each
     assert result.stdout.splitlines()[0].split() == ["rule", "jobs", "PFLOP", "GPU", "hours", "GB"]
 
 

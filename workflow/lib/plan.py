@@ -261,8 +261,8 @@ def report(plan: Plan, measured_on: str | None = None) -> str:
     lines = [f"{'rule':22} {'jobs':>6} {'PFLOP':>12} {'GPU hours':>11} {'GB':>9}"]
     for rule, cost in {**plan.costs, "total": plan.total}.items():
         if cost.jobs:
-            numbers = f"{cost.flop / 1e15:12,.1f} {cost.gpu_hours:11,.1f} {cost.bytes / 1e9:9,.1f}"
-            lines.append(f"{rule:22} {cost.jobs:6,} {numbers}")
+            pflop, hours, size = map(_rounded, (cost.flop / 1e15, cost.gpu_hours, cost.bytes / 1e9))
+            lines.append(f"{rule:22} {cost.jobs:6,} {pflop:>12} {hours:>11} {size:>9}")
     rates = ", ".join(f"{rate:.4g} in {arithmetic}" for arithmetic, rate in plan.rates.items())
     origin = f", as measured on {measured_on}" if measured_on else ""
     each = f"at {rates} TFLOP/s for each GPU{origin} (--rates); none where no GPU is asked for."
@@ -274,6 +274,11 @@ def report(plan: Plan, measured_on: str | None = None) -> str:
         "Not counted: small networks trained on the data, probes.",
     ]
     return "\n".join(lines)
+
+
+def _rounded(number: float) -> str:
+    """One decimal; of less than one, two significant digits, so that small plans say something."""
+    return f"{number:,.1f}" if number == 0 or number >= 1 else f"{number:.2g}"
 
 
 def parse_rates(text: str, stated: RatesConfig) -> dict[str, float]:
