@@ -164,7 +164,7 @@ FAULTS = {
         file="selftrans/data/conditions.py",
         old="return start + int(rng.integers(stop - start))",
         new="return start + 0 * int(rng.integers(stop - start))",
-        tests="tests/test_text_to_image.py -k drawn_at_every_visit",
+        tests="tests/test_caption_store.py -k drawn_at_every_visit",
     ),
     "a teacher of captions sees what was dropped": Fault(
         file="selftrans/alignment/self_transcendence.py",
