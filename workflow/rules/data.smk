@@ -1,3 +1,23 @@
+# What jobs need from elsewhere, fetched where there is a network: compute nodes often have none.
+rule prefetch:
+    log:
+        "results/prefetch.log",
+    localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=0,
+    params:
+        options=prefetch_options(study),
+        library=workflow.basedir,
+    shell:
+        "python -m selftrans --project {params.library:q} prefetch --config config.yaml"
+        " {params.options} 2>&1 | tee {log}"
+
+
 rule autoencoder:
     input:
         data=ancient(study.data_file),

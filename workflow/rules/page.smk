@@ -29,3 +29,37 @@ rule page:
     input:
         pages.targets(),
     localrule: True
+
+
+# A report shows the present results of an experiment; a second Snakemake makes it, which reads and
+# changes nothing.
+rule experiment_report:
+    input:
+        rules.figures.input,
+        rules.evaluate.input,
+    output:
+        paths.REPORT,
+    log:
+        f"{EXPERIMENT}/logs/report.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/report.tsv"
+    localrule: True
+    conda:
+        "../../envs/selftrans.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    params:
+        config=reports.config,
+    shell:
+        'config=$(mktemp); trap \'rm -f "$config"\' EXIT; printf %s {params.config:q} > "$config";'
+        ' snakemake figures evaluate --nolock --configfile "$config" --report {output}'
+        " > {log} 2>&1"
+
+
+rule report:
+    input:
+        reports.targets(),
+    localrule: True
