@@ -7,6 +7,7 @@ import yaml
 
 from selftrans.config import ConfigError, load_experiment, run_definition
 from selftrans.config.expand import merged
+from selftrans.config.identity import tuned_definition
 from selftrans.config.tuning import Tuned, TuningConfig
 from selftrans.evaluation.tuning import best_trials
 from selftrans.runtime.errors import UserError
@@ -41,12 +42,22 @@ def place(tmp_path, monkeypatch):
     return write
 
 
-def tuned_file(path, **changes):
-    arm = {"trial": 2, "fid": 3.5, "values": {"training.learning_rate": 5e-3}}
-    aligned = {**arm, "values": {**arm["values"], "alignment.weight": 0.25}}
+def tuned_file(path, tiny, rate=5e-3, **changes):
+    """What a tuning of the arms of an experiment found."""
+    values = {"training.learning_rate": rate}
+    aligned = {**values, "alignment.weight": 0.25}
+    experiment = load_experiment(tiny)
+    arms = {"sit": values, "vae-align": aligned, "self-transcendence": aligned}
+    runs = {
+        arm: {
+            "trial": 2, "fids": (5.0, 4.0, 3.5, 6.0), "values": found,
+            "definition": tuned_definition(experiment, arm, found),
+        }
+        for arm, found in arms.items()
+    }  # fmt: skip
     values = {
         "experiment": "tuning", "seeds": (100,), "trials": 4, "steps": dict.fromkeys(ARMS, 8),
-        "runs": {"sit": arm, "vae-align": aligned, "self-transcendence": aligned}, **changes,
+        "runs": runs, **changes,
     }  # fmt: skip
     content = sealed(Tuned(**values).model_dump(mode="json"))
     path.write_text(yaml.safe_dump(content))
@@ -84,6 +95,14 @@ def test_a_grid_has_every_combination():
         ({"trials": 5, "ranges": {"a": {"low": 2, "high": 1}}}, "1.0 is not beyond low, 2.0"),
         ({"trials": 4, "ranges": {"training.rate": [1]}}, "rate"),
         ({"trials": 4, "ranges": {"absent.key": [1]}}, "absent"),
+        (
+            {"trials": 3, "ranges": {"training.learning_rate": [2e-3]}},
+            "trials 1 and 2 of run 'sit'",
+        ),
+        (
+            {"trials": 3, "search": "grid", "ranges": {"training.learning_rate": [1e-3, 2e-3]}},
+            "trials 0 and 1 of run 'sit' are the same",
+        ),
     ],
 )
 def test_what_cannot_be_tuned_in_is_refused(place, tuning, problem):
@@ -107,6 +126,47 @@ def test_every_arm_has_the_same_trials_and_its_teacher_is_of_the_same_number(pla
     assert experiment.planned_comparisons == ()
 
 
+def test_another_grid_or_run_by_the_name_of_trials_is_refused(place):
+    """It would be tuned in other trials than the others."""
+    vary = {"training.learning_rate": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]}
+    with pytest.raises(ConfigError, match=r"grids\.sit: is the grid of an arm's trials"):
+        load_experiment(place(**TUNING, grids={"sit": {"run": "sit", "vary": vary}}))
+    with pytest.raises(ConfigError, match=r"runs\.sit-trial1: is the name of a trial"):
+        load_experiment(place(**TUNING, runs={"sit-trial1": {"training": {"batch_size": 4}}}))
+
+
+def test_arms_of_another_budget_are_refused(place):
+    longer = {"sit": {"training": {"checkpoints": [8, 16]}}}
+    with pytest.raises(ConfigError, match="'vae-align' has 8, the first arm 16"):
+        load_experiment(place(**TUNING, runs=longer))
+    smaller = {"vae-align": {"training": {"batch_size": 4}}}
+    with pytest.raises(ConfigError, match="'vae-align' has 4, the first arm 8"):
+        load_experiment(place(**TUNING, runs=smaller))
+
+
+def test_an_experiment_tunes_or_follows_a_tuning(place, tmp_path):
+    tuned_file(tmp_path / "experiments/tuned/tuning.yaml", place())
+    with pytest.raises(ConfigError, match="tuned: is set beside tuning"):
+        load_experiment(place(**{**TUNING, "seeds": [3]}, tuned="tuning"))
+
+
+def test_what_extends_a_tuned_experiment_may_tune(place, tmp_path):
+    """As the tuning of an experiment does, which follows it: its file need not be there."""
+    base = place(name="base", tuned="tuning", seeds=[0])
+    path = tmp_path / "experiments/tuning.yaml"
+    path.write_text(yaml.safe_dump({"extends": str(base), **TUNING}))
+    tuning = load_experiment(path)
+    assert tuning.tuned is None
+    assert len(tuning.runs) == 12
+    path.write_text(yaml.safe_dump({"extends": str(path.with_name("other.yaml")), "seeds": [3],
+                                    "tuned": "tuning"}))  # fmt: skip
+    path.with_name("other.yaml").write_text(yaml.safe_dump({"extends": str(base), **TUNING}))
+    tuned_file(tmp_path / "experiments/tuned/tuning.yaml", place())
+    reported = load_experiment(path)
+    assert reported.tuning is None
+    assert len(reported.runs) == 3
+
+
 def test_a_tuning_that_is_written_out_comes_back_as_itself(place, tmp_path):
     experiment = load_experiment(place(**TUNING))
     path = tmp_path / "resolved.yaml"
@@ -123,11 +183,15 @@ def test_the_best_trial_has_the_least_mean_at_the_last_checkpoint():
         "sit-trial1": {8: {7: 6.0, 8: 1.0}},
         "sit-trial2": {8: {7: 1.0, 8: 6.0}},
     }
-    values = {"sit": [{}, {"a": 1}, {"a": 2}]}
-    found = best_trials(fids, {"sit": list(fids)}, [7, 8], values)["sit"]
-    assert (found.trial, found.fid, found.values) == (1, 3.5, {"a": 1})
-    with pytest.raises(UserError, match="'sit-trial2': has no FID of seed 9"):
-        best_trials({**fids, "sit": fids["sit"]}, {"sit": ["sit-trial2"]}, [9], values)
+    values = {"sit": [{"a": 0}, {"a": 1}, {"a": 2}]}
+    words = {"values": values, "definitions": {"sit": "d"}}
+    found = best_trials(fids, {"sit": list(fids)}, [7, 8], {"sit": 8}, **words)["sit"]
+    assert (found.trial, found.values, found.definition) == (1, {"a": 1}, "d")
+    assert found.fids == (4.0, 3.5, 3.5)
+    with pytest.raises(UserError, match="'sit-trial2': has no FID of seed 9 at 8"):
+        best_trials(fids, {"sit": ["sit-trial2"]}, [9], {"sit": 8}, **words)
+    with pytest.raises(UserError, match="'sit-trial1': has no FID of seed 7 at 4"):
+        best_trials(fids, {"sit": list(fids)}, [7], {"sit": 4}, **words)
 
 
 def test_what_is_written_is_asked_of_the_trials(place):
@@ -136,9 +200,10 @@ def test_what_is_written_is_asked_of_the_trials(place):
     assert tuning.targets() == ["experiments/tuned/tiny.yaml"]
     assert tuning.arms(tiny)["sit"] == ["sit", "sit-trial1", "sit-trial2", "sit-trial3"]
     values = tuning.values(tiny)
-    assert values["vae-align"][0] == {}
+    assert values["vae-align"][0] == {"training.learning_rate": 1e-3, "alignment.weight": 0.5}
+    cells = TuningConfig(**TUNING["tuning"]).sampled()
+    assert values["vae-align"][1:] == cells
     assert set(values["sit"][1]) == {"training.learning_rate"}
-    assert set(values["vae-align"][1]) == set(RANGES)
     assert tuning.steps(tiny) == dict.fromkeys(ARMS, 8)
 
 
@@ -146,7 +211,7 @@ def test_what_is_written_is_asked_of_the_trials(place):
 
 
 def test_the_arms_follow_what_was_found(place, tmp_path):
-    tuned_file(tmp_path / "experiments/tuned/tuning.yaml")
+    tuned_file(tmp_path / "experiments/tuned/tuning.yaml", place())
     experiment = load_experiment(place(tuned="tuning", seeds=[0, 1]))
     assert {run.training.learning_rate for run in experiment.runs.values()} == {5e-3}
     assert experiment.runs["vae-align"].alignments["vae-alignment"].weight == 0.25
@@ -154,28 +219,69 @@ def test_the_arms_follow_what_was_found(place, tmp_path):
     assert run_definition(load_experiment(alike), "sit", 0) == run_definition(experiment, "sit", 0)
 
 
-def test_a_tuning_that_is_absent_edited_or_of_other_arms_is_refused(place, tmp_path):
+def test_what_is_written_out_keeps_the_values_that_it_has(place, tmp_path):
+    """Jobs read it, while a new tuning may be written; and so may who has the results alone."""
     path = tmp_path / "experiments/tuned/tuning.yaml"
+    seal = tuned_file(path, place())["seal"]
+    experiment = load_experiment(place(tuned="tuning", seeds=[0]))
+    assert (experiment.tuned.experiment, experiment.tuned.digest) == ("tuning", seal)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    tuned_file(path, place(), rate=7e-3)
+    assert load_experiment(resolved) == experiment
+    path.unlink()
+    assert load_experiment(resolved) == experiment
+
+
+def test_a_tuning_that_is_absent_edited_or_of_other_arms_is_refused(place, tmp_path):
+    path, plain = tmp_path / "experiments/tuned/tuning.yaml", place(name="plain")
     report = place(tuned="tuning", seeds=[0])
     with pytest.raises(
         ConfigError, match=r"'tuning' is neither .* nor a name in experiments/tuned"
     ):
         load_experiment(report)
-    content = tuned_file(path)
+    content = tuned_file(path, plain)
     content["runs"]["sit"]["values"]["training.learning_rate"] = 4e-3
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"tuning\.yaml: damaged, its description is not what"):
         load_experiment(report)
-    content = tuned_file(path, runs={"sit": {"trial": 0, "fid": 1.0}})
+    content = tuned_file(path, plain)
+    content = tuned_file(path, plain, runs={"sit": content["runs"]["sit"]})
     with pytest.raises(ConfigError, match="'tuning' has not tuned run 'vae-align'"):
         load_experiment(report)
     path.write_text(yaml.safe_dump({key: content[key] for key in content if key != "seal"}))
     with pytest.raises(UserError, match=r"tuning\.yaml"):
         load_experiment(report)
+    tuned_file(path, plain, experiment="other")
+    with pytest.raises(ConfigError, match=r"tuning\.yaml: is what 'other' found, not 'tuning'"):
+        load_experiment(report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({"training": {"checkpoints": [4, 8, 16]}}, True),
+        ({"training": {"learning_rate": 9e-3}}, True),  # the tuned one stands over it
+        ({"training": {"batch_size": 4}}, False),
+        ({"model": {"depth": 3}}, False),
+        ({"runs": {"sit": {"training": {"weight_decay": 0.1}}}}, False),
+        ({"runs": {"vae-align": {"alignment": {"weight": 9.0}}}}, True),
+        ({"runs": {"vae-align": {"alignment": {"stop_after": 6}}}}, True),
+        ({"runs": {"vae-align": {"alignment": {"depth": 2}}}}, False),
+    ],
+)
+def test_arms_are_reported_as_they_were_tuned(place, tmp_path, changes, allowed):
+    tuned_file(tmp_path / "experiments/tuned/tuning.yaml", place(name="plain"))
+    path = place(**merged({"tuned": "tuning", "seeds": [0]}, changes))
+    if allowed:
+        assert load_experiment(path).runs["sit"].training.learning_rate == 5e-3
+        return
+    with pytest.raises(ConfigError, match=r"is not as 'tuning' tuned it"):
+        load_experiment(path)
 
 
 def test_seeds_that_were_tuned_on_are_not_reported_on(place, tmp_path):
-    tuned_file(tmp_path / "experiments/tuned/tuning.yaml")
+    tuned_file(tmp_path / "experiments/tuned/tuning.yaml", place())
     with pytest.raises(ConfigError, match="seeds: 100 was tuned on by 'tuning'"):
         load_experiment(place(tuned="tuning", seeds=[0, 100]))
 

@@ -6,7 +6,9 @@ from selftrans.config.alignment import FrozenTeacher
 from selftrans.config.errors import Problem
 from selftrans.config.evaluation import METRIC_SCORERS, Metric
 from selftrans.config.experiment import ExperimentConfig, RunConfig
+from selftrans.config.identity import tuned_definition
 from selftrans.config.sources import CocoSource, ScenesSource, UvitSource
+from selftrans.config.tuning import Tuned, applicable, value_of
 
 RESERVED = {"data", "extractors", "submitted", "slurm", "cluster"}
 """Folders beside those of experiments."""
@@ -28,6 +30,7 @@ def experiment_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     yield from _evaluation_problems(experiment)
     yield from _figure_problems(experiment)
     yield from _significance_problems(experiment)
+    yield from _tuning_problems(experiment)
     if (analysis := experiment.analysis) is not None:
         if analysis.encoder is not None:
             yield from _encoder_problems(experiment, ("analysis", "encoder"), analysis.encoder)
@@ -285,6 +288,42 @@ def _significance_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
             problem = "itself" if run == against else f"{against!r} twice"
             yield Problem(("significance",), f"{run!r} is compared with {problem}")
         found.add(frozenset((run, against)))
+
+
+def _tuning_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
+    """Arms that are not tuned alike."""
+    if (tuning := experiment.tuning) is None:
+        return
+    if experiment.tuned is not None:
+        yield Problem(("tuned",), "is set beside tuning (allowed: one of the two)")
+    first: dict[str, int] = {}
+    cells = tuning.sampled()
+    for arm in (arm for arm in experiment.trained_runs if arm in experiment.main_runs):
+        run, aligned = experiment.runs[arm], arm in experiment.aligned_runs
+        for key, value in (
+            ("checkpoints", run.training.checkpoints[-1]), ("batch_size", run.training.batch_size)
+        ):  # fmt: skip
+            if value != (of_first := first.setdefault(key, value)):
+                message = f"{arm!r} has {value}, the first arm {of_first} (allowed: one budget)"
+                yield Problem(("runs", arm, "training", key), message)
+        varied = applicable(cells[0], aligned=aligned)
+        trials = [{key: value_of(run, key) for key in varied}]
+        trials += [applicable(cell, aligned=aligned) for cell in cells]
+        for number, trial in enumerate(trials):
+            if (same := trials.index(trial)) != number:
+                message = f"trials {same} and {number} of run {arm!r} are the same"
+                yield Problem(("tuning", "ranges"), f"{message} (allowed: other values or seed)")
+                break
+
+
+def tuned_problems(experiment: ExperimentConfig, tuned: Tuned) -> Iterator[Problem]:
+    """Arms that are not what was tuned."""
+    for name, arm in tuned.runs.items():
+        if name not in experiment.runs:
+            continue
+        if tuned_definition(experiment, name, arm.values) != arm.definition:
+            message = f"is not as {tuned.experiment!r} tuned it (allowed: other steps and seeds)"
+            yield Problem(("runs", name), message)
 
 
 def _encoder_problems(

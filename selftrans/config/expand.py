@@ -156,8 +156,17 @@ class Expansion:
         runs, grids = dict(self.values.get("runs") or {}), dict(self.values.get("grids") or {})
         cells = tuning.sampled()
         for name, arm in self._arms().items():
+            names = tuple(trial_name(name, number) for number in range(tuning.trials))
             if name in grids:
-                continue  # written out already
+                of_arm = grids[name] if isinstance(grids[name], Mapping) else {}
+                if tuple(of_arm.get("runs") or ()) != names:  # else it is written out already
+                    message = "is the grid of an arm's trials (allowed: another name)"
+                    self.problems.append(Problem(("grids", name), message))
+                continue
+            if taken := [trial for trial in names[1:] if trial in runs]:
+                message = "is the name of a trial (allowed: another name)"
+                self.problems.append(Problem(("runs", taken[0]), message))
+                continue
             aligned = not _is_none(arm.get("alignment"))
             for number, cell in enumerate(cells, start=1):
                 trial: Any = dict(arm)
@@ -172,7 +181,6 @@ class Expansion:
                 label = f"{arm.get('label') or name}, trial {number}"
                 runs[new := trial_name(name, number)] = {**trial, "label": label, "grid": name}
                 self.origins["runs", new] = ("runs", name)
-            names = tuple(trial_name(name, number) for number in range(tuning.trials))
             varied = applicable(cells[0], aligned=aligned)
             vary = {key: tuple(cell[key] for cell in cells) for key in varied}
             grids[name] = {"run": name, "vary": vary, "runs": names}

@@ -20,7 +20,7 @@ from selftrans.config.model import Backbone
 from selftrans.config.resources import ResourcesConfig
 from selftrans.config.significance import SignificanceConfig
 from selftrans.config.training import ImportedConfig, TrainingConfig
-from selftrans.config.tuning import TuningConfig
+from selftrans.config.tuning import FollowedTuning, TuningConfig
 from selftrans.runtime.errors import ConfigError
 
 
@@ -128,10 +128,10 @@ class ExperimentConfig(ConfigModel):
     significance: SignificanceConfig = SignificanceConfig()
     """Which comparisons are tested, where there are several seeds."""
     tuning: TuningConfig | None = None
-    """What every arm is tuned in; an experiment that tunes reports nothing."""
-    tuned: Name | None = None
+    """What every arm is tuned in; an experiment that tunes tests nothing."""
+    tuned: Name | FollowedTuning | None = None
     """The experiment whose tuning the arms follow: `experiments/tuned/NAME.yaml`. Its seeds are
-    not reported on."""
+    not reported on. Written out with the seal of that file, it is not read again."""
     analysis: AnalysisConfig | None = None
     """What is asked about the features; nothing, if it is not given."""
     resources: ResourcesConfig = ResourcesConfig()
@@ -168,14 +168,21 @@ class ExperimentConfig(ConfigModel):
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
 
     @property
-    def planned_comparisons(self) -> tuple[tuple[str, str], ...]:
-        """Run and opponent of every comparison that is tested; none with a single seed."""
+    def compared_runs(self) -> tuple[str, ...]:
+        """Trained main runs that seeds pair with the baseline: none with a single seed."""
         if self.tuning or len(self.seeds) < 2 or "fid" not in self.evaluation.metrics:
+            return ()
+        main = [run for run in self.trained_runs if run in self.main_runs]
+        return tuple(run for run in main if run != self.baseline)
+
+    @property
+    def planned_comparisons(self) -> tuple[tuple[str, str], ...]:
+        """Run and opponent of every comparison that is tested."""
+        if not self.compared_runs:
             return ()
         chosen = self.significance.against_baseline
         if chosen is None:
-            others = [run for run in self.trained_runs if run in self.main_runs]
-            chosen = tuple(run for run in others if run != self.baseline)
+            chosen = self.compared_runs
         pairs = ((pair.run, pair.against) for pair in self.significance.pairs)
         return (*((run, self.baseline) for run in chosen), *pairs)
 

@@ -5,7 +5,7 @@ a key that is added later changes no identity. One that was written before, by w
 completed by the defaults of its own version and compared with what an experiment says now.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from selftrans.config.alignment import AlignmentConfig
@@ -145,6 +145,39 @@ def run_definition(experiment: ExperimentConfig, run: str, seed: int) -> Json:
             for name, encoder in encoders.items()
         },
     }
+
+
+def tuned_definition(experiment: ExperimentConfig, run: str, keys: Collection[str]) -> str:
+    """Digest of what defines a run beside its tuned keys, its steps and its seeds.
+
+    Left out with the steps is what follows from them: a teacher's step, ``stop_after``, ``decay``.
+
+    Args:
+        experiment: the experiment.
+        run: its run.
+        keys: those that are tuned, as ``training.learning_rate``.
+    """
+    definition = run_definition(experiment, run, seed=0)
+    parts = {key: definition[key] for key in ("data", "model", "training", "alignment", "encoders")}
+    for key in ("training.decay", *keys):
+        _remove(parts, key.split("."))
+    below = [key.removeprefix("alignment.").split(".") for key in keys if "alignment." in key]
+    for term in parts["alignment"]:
+        for key_of_term in (["stop_after"], ["teacher", "step"], *below):
+            _remove(term, key_of_term)
+    return seal_of(parts)
+
+
+def _remove(part: Any, keys: Sequence[str]) -> None:
+    """Take a key out of a mapping, where it is in there; a key of a list is a number."""
+    *above, last = keys
+    for key in above:
+        if isinstance(part, list) and key.isdecimal() and int(key) < len(part):
+            part = part[int(key)]
+        else:
+            part = part.get(key) if isinstance(part, dict) else None
+    if isinstance(part, dict):
+        part.pop(last, None)
 
 
 def run_differences(

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from selftrans.config import defaults
-from selftrans.config.checks import experiment_problems
+from selftrans.config.checks import experiment_problems, tuned_problems
 from selftrans.config.data import DatasetConfig
 from selftrans.config.errors import (
     Layer,
@@ -26,7 +26,7 @@ from selftrans.config.tuning import Tuned, TuningConfig
 from selftrans.config.user_code import HERE, is_reference, relative_to
 from selftrans.runtime.errors import ConfigError, shortened
 from selftrans.runtime.files import opened
-from selftrans.runtime.seal import unsealed
+from selftrans.runtime.seal import KEY, unsealed
 
 EXPERIMENTS = Path("experiments")
 DATA_FILES = EXPERIMENTS / "data"
@@ -175,6 +175,9 @@ def load_experiment(
     problems: list[Problem] = []
     for layer in reversed(layers):
         inherited = {key: value for key, value in values.items() if key != "name"}
+        for key, other in (("tuning", "tuned"), ("tuned", "tuning")):
+            if layer.values.get(key):  # an experiment tunes, or follows what was tuned
+                inherited.pop(other, None)
         values, missing = without_left_out(merged(inherited, layer.values), extended)
         values.setdefault("name", path.stem)
         problems += missing
@@ -191,16 +194,22 @@ def load_experiment(
             "published": _load_published(published, project).model_dump(),
         }
     tuning = check(TuningConfig, values["tuning"], version) if values.get("tuning") else None
+    tuned: Tuned | None = None
+    if isinstance(values.get("tuned"), str):
+        tuned, digest = _load_tuned(values["tuned"], project)
+        values["tuned"] = {"experiment": tuned.experiment, "digest": digest}
     expansion = Expansion(
         values,
         lambda run, base: _is_same_run(run, base, version),
         tuning if isinstance(tuning, TuningConfig) else None,
-        _load_tuned(values["tuned"], project) if isinstance(values.get("tuned"), str) else None,
+        tuned,
     )
     source.origins = expansion.origins
     experiment = check(ExperimentConfig, {**expansion.values, "defaults": version}, version)
     problems += expansion.problems
     problems += experiment if isinstance(experiment, list) else experiment_problems(experiment)
+    if tuned is not None and isinstance(experiment, ExperimentConfig):
+        problems += tuned_problems(experiment, tuned)
     if isinstance(experiment, list) or problems:
         raise source.error(problems)
     return experiment
@@ -261,18 +270,21 @@ def _load_published(reference: str, project: Path) -> Published:
     return validated(Published, read_yaml(path), str(path))
 
 
-def _load_tuned(name: str, project: Path) -> Tuned:
-    """What a tuning found.
+def _load_tuned(name: str, project: Path) -> tuple[Tuned, str]:
+    """What a tuning found, and the seal of its file.
 
     Raises:
-        UserError: its file is absent, or was edited.
+        UserError: its file is absent, was edited, or is of another experiment.
     """
     path = _find(name, project / TUNED)
     found = read_yaml(path)
     try:
-        return validated(Tuned, unsealed(found, path, required=True), str(path))
+        tuned = validated(Tuned, unsealed(found, path, required=True), str(path))
     except TypeError:  # of what JSON cannot hold
         raise ConfigError(f"{path}: not what a tuning wrote") from None
+    if tuned.experiment != path.stem:
+        raise ConfigError(f"{path}: is what {tuned.experiment!r} found, not {path.stem!r}")
+    return tuned, found[KEY]
 
 
 def _is_same_run(first: Mapping[str, Any], second: Mapping[str, Any], version: int) -> bool:

@@ -93,10 +93,13 @@ class TunedArm(ConfigModel):
 
     trial: Annotated[int, Field(ge=0)]
     """Its number; 0 is the arm as its file has it."""
-    fid: float
-    """Its mean FID over the seeds, by which it was chosen."""
-    values: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the run that it changes; none of trial 0."""
+    fids: Annotated[tuple[float, ...], Field(min_length=2)]
+    """Mean FID over the seeds of every trial, in order: the least is that of the best."""
+    values: dict[str, Any]
+    """Keys of the run that were varied, as the best trial has them."""
+    definition: str
+    """Digest of what else defines the arm, but for its steps and seeds: it is reported as it was
+    tuned."""
 
 
 class Tuned(ConfigModel):
@@ -114,6 +117,15 @@ class Tuned(ConfigModel):
     """The arms."""
 
 
+class FollowedTuning(ConfigModel):
+    """The tuning whose values the runs of a written-out experiment have."""
+
+    experiment: Name
+    """The experiment that tuned."""
+    digest: str
+    """Seal of the file that the values were read from."""
+
+
 def trial_name(run: str, number: int) -> str:
     """The run of a trial of an arm."""
     return f"{run}-trial{number}" if number else run
@@ -124,6 +136,14 @@ def applicable(values: Mapping[str, Any], *, aligned: bool) -> dict[str, Any]:
     return {
         key: value for key, value in values.items() if aligned or not key.startswith("alignment.")
     }
+
+
+def value_of(run: ConfigModel, key: str) -> Any:
+    """A run's value of a key, as ``training.learning_rate``; a key of a list is a number."""
+    value: Any = run.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
 
 
 def taught_by_trial(alignment: Any, number: int) -> Any:

@@ -12,7 +12,9 @@ def best_trials(
     fids: Curves,
     arms: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
+    steps: Mapping[str, int],
     values: Mapping[str, Sequence[Mapping[str, object]]],
+    definitions: Mapping[str, str],
 ) -> dict[str, TunedArm]:
     """The trial of each arm with the least mean FID at its last checkpoint.
 
@@ -22,19 +24,26 @@ def best_trials(
         fids: FIDs of one sampler.
         arms: the runs of each arm's trials, in order.
         seeds: that every trial was trained with.
-        values: for each arm, the keys that each trial changes.
+        steps: of a training of each arm.
+        values: for each arm, the tuned keys as each trial has them.
+        definitions: digest of what else defines each arm.
 
     Raises:
-        UserError: a trial lacks a seed: then arms were not tuned alike.
+        UserError: a trial has no FID of a seed at its last step: then arms were not tuned alike.
     """
     best = {}
     for arm, trials in arms.items():
         means = []
         for run in trials:
-            last = fids[run][max(fids[run])] if run in fids else {}
+            last = fids.get(run, {}).get(steps[arm], {})
             if missing := sorted(set(seeds) - last.keys()):
-                raise UserError(f"run {run!r}: has no FID of seed {missing[0]}")
+                raise UserError(f"run {run!r}: has no FID of seed {missing[0]} at {steps[arm]}")
             means.append(fmean(last[seed] for seed in seeds))
         number = means.index(min(means))
-        best[arm] = TunedArm(trial=number, fid=means[number], values=dict(values[arm][number]))
+        best[arm] = TunedArm(
+            trial=number,
+            fids=tuple(means),
+            values=dict(values[arm][number]),
+            definition=definitions[arm],
+        )
     return best

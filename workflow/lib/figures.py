@@ -56,7 +56,7 @@ def figure_names(experiment: ExperimentConfig) -> tuple[str, ...]:
     names = ["convergence", "samples"]
     names += [f"samples-{sampler}" for sampler in experiment.figures.also_samples_of]
     names += ["losses", "comparison"] if experiment.trained_runs else []
-    names += ["significance"] if experiment.planned_comparisons else []
+    names += ["significance"] if experiment.compared_runs else []
     names += [f"grid-{grid}" for grid in experiment.grids]
     names += [f"sweep-{sweep}" for sweep in experiment.evaluation.sweeps]
     names += [f"dynamics-{run}" for run in experiment.aligned_runs]

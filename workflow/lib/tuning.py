@@ -3,7 +3,8 @@
 from typing import Any
 
 from selftrans.config import ExperimentConfig
-from selftrans.config.tuning import applicable
+from selftrans.config.identity import tuned_definition
+from selftrans.config.tuning import applicable, value_of
 from workflow.lib import paths
 from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
@@ -33,14 +34,29 @@ class Tuning:
         return {run: list(experiment.grids[run].runs) for run in trained}
 
     def values(self, wildcards: Wildcards) -> dict[str, list[dict[str, Any]]]:
-        """For each arm, the keys that its trials change; the first changes none."""
+        """For each arm, the tuned keys as each of its trials has them."""
         experiment = self._experiment(wildcards)
-        assert experiment.tuning
-        cells = experiment.tuning.sampled()
         return {
-            arm: [{}, *(applicable(cell, aligned=arm in experiment.aligned_runs) for cell in cells)]
+            arm: [
+                {key: value_of(experiment.runs[trial], key) for key in self._keys(experiment, arm)}
+                for trial in trials
+            ]
+            for arm, trials in self.arms(wildcards).items()
+        }
+
+    def definitions(self, wildcards: Wildcards) -> dict[str, str]:
+        """Digest of what else defines each arm."""
+        experiment = self._experiment(wildcards)
+        return {
+            arm: tuned_definition(experiment, arm, self._keys(experiment, arm))
             for arm in self.arms(wildcards)
         }
+
+    def _keys(self, experiment: ExperimentConfig, arm: str) -> list[str]:
+        """The keys that are tuned and that an arm has."""
+        assert experiment.tuning
+        aligned = arm in experiment.aligned_runs
+        return list(applicable(experiment.tuning.ranges, aligned=aligned))
 
     def seeds(self, wildcards: Wildcards) -> list[int]:
         """The seeds that are tuned on."""

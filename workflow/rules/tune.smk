@@ -17,6 +17,7 @@ use rule plot_base as tuned with:
         values=tuning.values,
         seeds=tuning.seeds,
         steps=tuning.steps,
+        definitions=tuning.definitions,
 
 
 rule tune:

@@ -14,7 +14,8 @@ from selftrans.runtime.seal import sealed
 
 HEADER = """\
 # What `snakemake tune` found best for each arm, by FID. `tuned: {name}` in another experiment reads
-# it. Commit it before those seeds are trained; an edited file is refused.
+# it. Commit it before those seeds are trained. An edited file is refused; who edits the seal, too,
+# is found by the history of the repository alone.
 """
 
 with logged_to(snakemake.log[0]):
@@ -25,7 +26,9 @@ with logged_to(snakemake.log[0]):
         seeds=params.seeds,
         trials=len(next(iter(params.arms.values()))),
         steps=params.steps,
-        runs=best_trials(fids, params.arms, params.seeds, params.values),
+        runs=best_trials(
+            fids, params.arms, params.seeds, params.steps, params.values, params.definitions
+        ),
     )
     content = yaml.safe_dump(sealed(tuned.model_dump(mode="json")), sort_keys=False)
     write_text(Path(snakemake.output[0]), HEADER.format(name=name) + content)
