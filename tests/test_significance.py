@@ -18,9 +18,16 @@ from selftrans.evaluation.significance import (
     reached_level,
     sign_flip_p,
 )
-from selftrans.evaluation.significance_table import significance_page, significance_table
+from selftrans.evaluation.significance_table import (
+    family_sentences,
+    significance_markdown,
+    significance_page,
+    significance_table,
+)
 from selftrans.evaluation.statistics import Gaussian
 from selftrans.plotting.significance import significance
+from selftrans.plotting.style import GREY
+from selftrans.runtime.errors import UserError
 from selftrans.runtime.random import Stream, generator
 
 RNG = np.random.default_rng(5)
@@ -69,7 +76,7 @@ def test_a_p_value_depends_neither_on_order_nor_on_sign_nor_on_units():
     for changed in (values[::-1], -values, 1e-3 * values, 1e6 * values):
         assert sign_flip_p(changed) == expected
     assert sign_flip_p([0.0, 0.0, 0.0]) == 1
-    assert np.isnan(sign_flip_p([]))
+    assert np.isnan([sign_flip_p(some) for some in ([], [np.inf, 1, 1], [np.nan, 1])]).all()
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 10, 20])
@@ -206,6 +213,22 @@ def test_resamples_spread_as_fresh_sets_do():
     assert np.mean(found) == pytest.approx(spread, rel=0.25)
 
 
+def test_classes_with_their_share_by_construction_are_resampled_within():
+    """Their means differ, which a set of images has no part in: every set has all, equally."""
+    means = 3 * np.random.default_rng(1).normal(size=(5, 3))
+
+    def balanced():
+        return features(100) + means[np.arange(100) % 5]
+
+    spread = np.std([fid(balanced()) for _ in range(300)])
+    within = [resampled_fids(balanced(), REFERENCE, 200, classes=5).std() for _ in range(3)]
+    assert np.mean(within) == pytest.approx(spread, rel=0.3)
+    assert resampled_fids(balanced(), REFERENCE, 200).std() > 1.4 * spread
+    one_each = features(5)
+    alone = resampled_fids(one_each, REFERENCE, 3, classes=5)
+    assert alone == pytest.approx(np.full(3, fid(one_each)))
+
+
 def test_an_interval_lies_around_the_value_although_resamples_have_larger_fids():
     samples = features(100)
     value, resampled = fid(samples), resampled_fids(samples, REFERENCE, 200)
@@ -239,36 +262,68 @@ def test_the_table_has_the_family_and_describes_the_rest(table):
     assert ours["seconds"] == 1000
 
 
-def test_seeds_that_one_run_lacks_make_no_pair():
+def test_seeds_that_one_run_lacks_make_no_pair_and_end_a_test():
+    """A run that diverged for a seed would otherwise be tested on those that are left."""
     fids = curves(sit=40.0, ours=20.0)
-    for step in fids["ours"]:
-        del fids["ours"][step][0]
+    del fids["ours"][300][0]
+    costs = Costs.of(seconds(fids, {"sit": 1.0, "ours": 1.0}), {}, {})
+    assert significance_table(fids, costs, [], "sit")["seeds"].tolist() == [6, 5]
+    with pytest.raises(UserError, match="run 'ours': has no FID of seed 0 at step 300"):
+        significance_table(fids, costs, [("ours", "sit")], "sit")
+    with pytest.raises(UserError, match="the baseline, run 'absent', has no FID"):
+        significance_table(fids, costs, [], "absent")
+
+
+def test_a_run_without_a_number_counts_in_the_family():
+    fids = curves(sit=40.0, ours=20.0)
     costs = Costs.of(seconds(fids, {"sit": 1.0, "ours": 1.0}), {}, {})
     found = significance_table(fids, costs, [("ours", "sit"), ("absent", "sit")], "sit")
-    assert found["seeds"].tolist() == [6, 5, 0]
-    assert found["p"].iloc[1] == least_p(5)
-    assert found["p_holm"].iloc[1] == 2 * least_p(5)
+    assert found["seeds"].tolist() == [6, 6, 0]
+    assert found["p_holm"].iloc[1] == 2 * found["p"].iloc[1] == 2 * least_p(6)
     assert np.isnan(found["p"].iloc[2])
 
 
+def test_the_sentence_on_the_family_is_of_its_best_comparison(table):
+    few = table.assign(tested=True, seeds=[5, 10, 10], least_p=[least_p(5), *[least_p(10)] * 2])
+    said = family_sentences(few)
+    assert "3 comparisons planned, 5 to 10 pairs each" in said
+    assert f"{3 * least_p(10):.3g} after Holm's" in said
+    assert "can fall below 0.05" in said
+
+
+def test_cells_say_what_was_not_reached_and_what_was_at_once(table):
+    start = {"area_difference": 0.0, "area_difference_low": 0.0, "area_difference_high": 0.0}
+    at_once = {**start, "steps_to_level": 100, "first_step": 100, "speed_up": 5.0,
+               "speed_up_low": 1.0, "speed_up_high": 5.0}  # fmt: skip
+    line = significance_markdown(table.iloc[[1]].assign(**at_once), LABELS)
+    assert "+0.0% [+0.0%, +0.0%]" in line
+    assert "at least 5.00x [1.00x, 5.00x]" in line
+    never = {"steps_to_level": np.inf, "speed_up": 0.0, "speed_up_low": 0.0, "speed_up_high": 1.02}
+    line = significance_markdown(table.iloc[[1]].assign(**never), LABELS)
+    assert "not reached [not reached, 1.02x]" in line
+
+
 def test_the_page_says_what_the_family_can_show(table):
-    page = significance_page(table, LABELS, "tiny", "f.png", 100, {"stand-in": "labels"})
+    page = significance_page(
+        table, LABELS, "tiny", "f.png", 100, {"stand-in": "labels"}, "rates 0123"
+    )
     assert "| + ours  | SiT" in page
-    assert "-50% [-50%, -50%]" in page
+    assert "-50.0% [-50.0%, -50.0%]" in page
+    assert "the values that `rates 0123` found best" in page
     assert "not reached" in page
     assert "nan" not in page
     assert "1 comparison planned, 6 pairs each. The least attainable p is 0.0312" in page
     assert "this family can fall below 0.05" in page
     few = table.assign(least_p=table["least_p"] * 2)
-    assert "**cannot**" in significance_page(few, LABELS, "tiny", "f.png", 0, {})
+    assert "**cannot**" in significance_page(few, LABELS, "tiny", "f.png", 0, {}, "")
 
 
 def test_the_figure_fills_the_markers_of_significant_comparisons(table):
     figure = significance(table, LABELS, "sit", 5.5)
     quality, cost = figure.axes
     markers = [line for line in quality.lines if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in markers] == pytest.approx([-0.5, 1.25])
+    assert [line.get_xdata()[0] for line in markers] == pytest.approx([0.5, 2.25])
     assert markers[0].get_markerfacecolor() == markers[0].get_color()
-    assert markers[1].get_markerfacecolor() == "white"
-    assert [text.get_text() for text in quality.texts] == ["p = 0.031", "not tested"]
+    assert markers[1].get_color() == GREY
+    assert [text.get_text() for text in quality.texts] == ["0.031", "not tested", "Holm p"]
     assert [text.get_text() for text in cost.texts] == ["not reached"] * 2

@@ -2,7 +2,8 @@
 
 The images are resampled with replacement (Efron 1979), from the stored features. A resample repeats
 images, so its FID is larger on average; what is used is how far its FIDs lie from their own mean.
-The reference stays as it is.
+The reference stays as it is. Where every class has its share of the samples by construction, images
+are resampled within their class: the share of a class is no matter of chance.
 """
 
 from typing import Any
@@ -28,6 +29,7 @@ def resampled_fids(
     features_ND: NDArray[np.floating[Any]],
     reference: Gaussian,
     resamples: int,
+    classes: int = 1,
     seed: int = SEED,
     block: int = BLOCK,
 ) -> Floats:
@@ -37,13 +39,16 @@ def resampled_fids(
         features_ND: of the samples, in memory or mapped.
         reference: moments of the reference, by the same extractor.
         resamples: how many.
+        classes: K, if sample i is of class i mod K by construction; else 1.
         seed: of the resampling.
         block: images at a time.
     """
     count, width = features_ND.shape
     found = np.empty(resamples)
     for number in range(resamples):
-        chosen = generator(seed, Stream.BOOTSTRAP, number).integers(count, size=count)
+        rng = generator(seed, Stream.BOOTSTRAP, number)
+        members = [np.arange(label, count, classes) for label in range(min(classes, count))]
+        chosen = np.concatenate([own[rng.integers(len(own), size=len(own))] for own in members])
         times_N = np.bincount(chosen, minlength=count)
         moments = Moments.of_width(width)
         for start in range(0, count, block):

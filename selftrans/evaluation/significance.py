@@ -2,7 +2,7 @@
 
 The one number that is tested is fixed in advance: the area under the curve of log FID over the
 steps. Its difference is the logarithm of a ratio: exp(-0.1) is an FID that is lower by a tenth, on
-geometric mean over the training.
+geometric mean from the first checkpoint to the last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,10 +58,10 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     If the runs do not differ, each difference is as likely with either sign (Fisher 1935, section
     21). p is the share of all 2^n vectors of signs whose sum is at least as far from 0 as the
     observed one; beyond ``EXACT`` pairs, of random ones and the observed one (Phipson & Smyth
-    2010). nan without a pair.
+    2010). nan without a pair, or of differences that are not finite.
     """
     values = np.asarray(differences, np.float64)
-    if not len(values) or np.isnan(values).any():
+    if not len(values) or not np.isfinite(values).all():
         return nan
     least = abs(values.sum()) - ROUNDING * np.abs(values).sum()
     if len(values) > EXACT:

@@ -33,7 +33,8 @@ from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 
 COLUMNS = (
-    "run", "against", "tested", "seeds", "step", "fid", "fid_std", "fid_low", "fid_high",
+    "run", "against", "tested", "seeds", "first_step", "step",
+    "fid", "fid_std", "fid_low", "fid_high",
     "fid_difference", "fid_difference_low", "fid_difference_high",
     "area_difference", "area_difference_low", "area_difference_high", "p", "p_holm", "least_p",
     *(f"{name}{end}" for name in REACHED for end in ("", "_low", "_high")), "seconds",
@@ -56,7 +57,15 @@ def significance_table(
         planned: the family of comparisons that are tested.
         baseline: the run that runs without a planned comparison are compared with.
         resampled: ``resampled_fids`` of the last checkpoint of each run and seed, if they are made.
+
+    Raises:
+        UserError: the baseline has no FID; or a planned comparison lacks that of a seed at a
+            checkpoint, which the other run has: left out, the seed would choose what is tested.
     """
+    if baseline not in fids:
+        raise UserError(f"the baseline, run {baseline!r}, has no FID")
+    for pair in planned:
+        _require_pairs(fids, pair)
     in_family = {run for run, _ in planned} | {baseline}
     others = [(run, baseline) for run in fids if run not in in_family]
     rows = [_row(fids, costs, pair, resampled or {}) for pair in (*planned, *others)]
@@ -68,6 +77,15 @@ def significance_table(
     head = {"run": baseline, "against": "", "tested": False}
     head |= _last_checkpoint(fids, costs, baseline, resampled or {})
     return pd.DataFrame([head, *rows])[[*COLUMNS]]
+
+
+def _require_pairs(fids: Curves, pair: Pair) -> None:
+    """Both runs of a comparison have the same seeds, at every checkpoint that both have."""
+    mine, theirs = (fids.get(run, {}) for run in pair)
+    for step in sorted(mine.keys() & theirs.keys()):
+        for run, own, others in zip(pair, (mine, theirs), (theirs, mine), strict=True):
+            if missing := sorted(others[step].keys() - own[step].keys()):
+                raise UserError(f"run {run!r}: has no FID of seed {missing[0]} at step {step}")
 
 
 def _row(
@@ -91,6 +109,7 @@ def _row(
         last = paired_difference(fids, "fid", against, run, steps[-1])
         row |= _with_ends("fid_difference", (last.difference, last.low, last.high))
         row |= reached_level(fids, costs, pair, seeds)
+        row["first_step"] = steps[0]
     return row | {"run": run, "against": against, "seeds": len(seeds)}
 
 
@@ -151,17 +170,28 @@ reached]({figure})
 {table}
 {family}
 
-FID: mean over the seeds at the last checkpoint; in brackets, its 95 % interval if other images had
-been sampled ({resamples}). FID over training: the one number that is tested, fixed in
-advance. It is the area under the curve of log FID over the steps, as a relative difference on
-geometric mean, over pairs of the same seed, with its 95 % confidence interval (Student's t). p:
-sign-flip permutation test, two-sided; Holm: the same, corrected for {planned} comparisons.
+{tuning}
 
-Speed-up: the opponent's steps over those in which the run's mean FID reaches the opponent's last
-one, interpolated along its logarithm; in time, with that of teachers and encoders trained here.
-Intervals are percentiles over resampled seeds. Hours are those of a whole training, with that of
-its teachers and encoders.
+FID: mean over the seeds at the last checkpoint; in brackets, its 95 % interval if other images had
+been sampled ({resamples}). FID over training: the one number that is tested. It is the
+area under the curve of log FID from the first checkpoint to the last, as a relative difference on
+geometric mean, over pairs of the same seed, with its 95 % confidence interval (Student's t, not
+corrected for the number of comparisons). p: sign-flip permutation test, two-sided; Holm: the same,
+corrected for {planned} comparisons.
+
+Speed-up: the opponent's steps over those in which the run's mean FID first reaches the opponent's
+last one, interpolated along its logarithm. "At least": it is there at its first checkpoint. In
+time: with that of teachers and encoders trained here, as the jobs ran, with any other jobs beside
+them; an encoder's has the start of its process in it, a training's has not. Intervals are
+percentiles over resampled seeds. Hours are those of a whole training, with that of its teachers and
+encoders.
 {notes}"""
+
+
+TUNED = """The arms have the values that `{tuned}` found best for them, on other seeds. A p-value is
+of the methods with these values: that another tuning would have found others is not in it."""
+UNTUNED = """The arms have the values of the experiment file. A p-value is of the methods with these
+values."""
 
 
 def significance_page(
@@ -171,6 +201,7 @@ def significance_page(
     figure: str,
     resamples: int,
     encoders: Mapping[str, str],
+    tuned: str,
 ) -> str:
     """Figure, table and how to read them, as Markdown.
 
@@ -181,6 +212,7 @@ def significance_page(
         figure: its path from the page.
         resamples: of the images of each set; 0 if there are none.
         encoders: for each encoder, in words, what it is and what its time includes.
+        tuned: the experiment that tuned the arms, with its seal; empty if none did.
     """
     notes = "".join(f"\nEncoder *{encoder}*: {words}.\n" for encoder, words in encoders.items())
     return PAGE.format(
@@ -188,6 +220,7 @@ def significance_page(
         figure=figure,
         table=significance_markdown(table, labels),
         family=family_sentences(table),
+        tuning=TUNED.format(tuned=tuned) if tuned else UNTUNED,
         resamples=f"{resamples:,} resamples of each set" if resamples else "not computed here",
         planned=int(table["tested"].sum()),
         notes=notes,
@@ -199,8 +232,8 @@ def family_sentences(table: pd.DataFrame) -> str:
     tested = table[table["tested"]]
     if tested.empty:
         return "No comparison is tested."
-    seeds, least = int(tested["seeds"].min()), float(tested["least_p"].max())
-    count = len(tested)
+    count, least = len(tested), float(tested["least_p"].min())
+    seeds = " to ".join(map(str, sorted({int(tested["seeds"].min()), int(tested["seeds"].max())})))
     corrected = min(1.0, count * least)
     verdict = "can" if corrected < LEVEL else "**cannot**"
     listed = "comparison" if count == 1 else "comparisons"
@@ -222,7 +255,7 @@ def significance_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str
                 "against": labels.get(against, ""),
                 "seeds": str(row["seeds"]),
                 "FID [95 %]": _cell(row, "fid", "{:.2f}"),
-                "FID over training [95 %]": _cell(row, "area_difference", "{:+.0%}", relative),
+                "FID over training [95 %]": _cell(row, "area_difference", "{:+.1%}", relative),
                 "p": p_text(row["p"]),
                 "Holm": p_text(row["p_holm"]),
                 "speed-up in steps [95 %]": _cell(row, "speed_up", "{:.2f}x"),
@@ -247,13 +280,18 @@ def _cell(
     row: Mapping[Any, Any], name: str, pattern: str, shown: Callable[[float], float] = float
 ) -> str:
     """A value and its interval, as far as they are known."""
-    value, *ends = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if isnan(value):
         return ""
-    if name in ("speed_up", "time_ratio") and not value:
-        return "not reached"
-    text = pattern.format(shown(value))
-    if any(map(isnan, ends)):
-        return text
-    low, high = (pattern.format(shown(end)) if end else "not reached" for end in ends)
-    return f"{text} [{low}, {high}]"
+    is_ratio = name in ("speed_up", "time_ratio")
+    at_once = is_ratio and row["steps_to_level"] <= row["first_step"]
+
+    def text(number: float) -> str:
+        if is_ratio and not number:
+            return "not reached"
+        return ("at least " if at_once else "") + pattern.format(shown(number))
+
+    if isnan(low) or isnan(high) or (is_ratio and not high):
+        return text(value)
+    at_once, shown_value = False, text(value)
+    return f"{shown_value} [{text(low)}, {text(high)}]"

@@ -108,6 +108,11 @@ class Evaluation:
         """The settings of a job's sampler."""
         return self.study.experiment_of(wildcards).evaluation.samplers[wildcards["sampler"]]
 
+    def has_balanced_classes(self, wildcards: Wildcards) -> bool:
+        """Whether sample i of a set has class i modulo their number."""
+        experiment = self.study.experiment_of(wildcards)
+        return experiment.condition == "class" and self.sampler_of(wildcards).labels == "balanced"
+
     def sampler_definition(self, wildcards: Wildcards) -> str:
         """What a set of samples depends on, as JSON."""
         version = self.study.experiment_of(wildcards).defaults

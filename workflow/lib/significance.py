@@ -3,6 +3,7 @@
 from typing import Any
 
 from selftrans.config import TrainedEncoderConfig
+from selftrans.config.tuning import FollowedTuning
 from workflow.lib import paths
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures
@@ -49,7 +50,7 @@ class Significance:
     def _last_sets(self, experiment: str) -> list[Job]:
         """The last set of samples of each run and seed; none without resampling."""
         name, settings = {"experiment": experiment}, self.study.experiments[experiment]
-        if not settings.significance.resamples or not settings.planned_comparisons:
+        if not settings.significance.resamples or not settings.compared_runs:
             return []
         sampler = settings.figures.sampler
         last = {run: settings.evaluated_steps(run, sampler)[-1:] for run in self.labels(name)}
@@ -69,6 +70,13 @@ class Significance:
     def resamples(self, wildcards: Wildcards) -> int:
         """How often the images of each set are resampled."""
         return self.study.experiment_of(wildcards).significance.resamples
+
+    def tuned(self, wildcards: Wildcards) -> str:
+        """The experiment that tuned the arms, with its seal; empty if none did."""
+        tuned = self.study.experiment_of(wildcards).tuned
+        return (
+            f"{tuned.experiment} {tuned.digest[:12]}" if isinstance(tuned, FollowedTuning) else ""
+        )
 
     # -- encoders
 

@@ -125,6 +125,7 @@ rule fid_resamples:
         features=evaluation.sample_features,
         reference=datasets.path(paths.REFERENCE),
         reference_features=datasets.path(paths.REFERENCE_FEATURES),
+        latents=ancient(datasets.path(paths.LATENTS)),
     output:
         paths.FID_RESAMPLES,
     log:
@@ -140,6 +141,8 @@ rule fid_resamples:
         mem_mb=request("fid_resamples").mem_mb,
         runtime=request("fid_resamples").runtime,
         gpu=0,
+    params:
+        balanced=evaluation.has_balanced_classes,
     script:
         "../scripts/fid_resamples.py"
 

@@ -224,6 +224,7 @@ use rule plot_base as plot_significance with:
         resamples=comparisons.resamples,
         encoder_benchmarks=comparisons.encoder_benchmarks,
         encoders=comparisons.encoders_in_words,
+        tuned=comparisons.tuned,
 
 
 use rule plot_base as plot_dynamics with:

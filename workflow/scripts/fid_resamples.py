@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from selftrans.data.manifests import Manifest, read_manifest
 from selftrans.evaluation.bootstrap import SEED, resampled_fids
 from selftrans.evaluation.statistics import ImageStatistics
 from selftrans.runtime.errors import UserError
@@ -16,10 +17,12 @@ with logged_to(snakemake.log[0]):
             f"{snakemake.input.statistics}: without its features, or of another extractor than"
             f" {snakemake.input.reference}"
         )
-    count = int(snakemake.wildcards.resamples)
-    fids = resampled_fids(samples.features, reference.gaussians["features"], count)
+    count, classes = int(snakemake.wildcards.resamples), 1
+    if snakemake.params.balanced:
+        classes = read_manifest(Path(snakemake.input.latents), Manifest).num_classes
+    fids = resampled_fids(samples.features, reference.gaussians["features"], count, classes)
     content = {
-        "fids": fids.tolist(), "seed": SEED, "num_samples": samples.count,
+        "fids": fids.tolist(), "seed": SEED, "classes": classes, "num_samples": samples.count,
         "extractor": samples.extractor, "reference_digest": reference.moments_digest,
     }  # fmt: skip
     write_json(Path(snakemake.output[0]), content)

@@ -34,7 +34,7 @@ with logged_to(snakemake.log[0]):
     figure = Path(snakemake.output.png).relative_to(markdown.parent)
     page = significance_page(
         rows, params.labels, snakemake.wildcards.experiment, str(figure), params.resamples,
-        params.encoders,
+        params.encoders, params.tuned,
     )  # fmt: skip
     write_text(markdown, page)
     drawn = significance(rows, params.labels, params.baseline, params.style["width_inches"])
