@@ -177,7 +177,7 @@ been sampled ({resamples}). FID over training: the one number that is tested. It
 area under the curve of log FID from the first checkpoint to the last, as a relative difference on
 geometric mean, over pairs of the same seed, with its 95 % confidence interval (Student's t, not
 corrected for the number of comparisons). p: sign-flip permutation test, two-sided; Holm: the same,
-corrected for {planned} comparisons.
+corrected for {planned}.
 
 Speed-up: the opponent's steps over those in which the run's mean FID first reaches the opponent's
 last one, interpolated along its logarithm. "At least": it is there at its first checkpoint. In
@@ -222,7 +222,7 @@ def significance_page(
         family=family_sentences(table),
         tuning=TUNED.format(tuned=tuned) if tuned else UNTUNED,
         resamples=f"{resamples:,} resamples of each set" if resamples else "not computed here",
-        planned=int(table["tested"].sum()),
+        planned=_comparisons(int(table["tested"].sum())),
         notes=notes,
     )
 
@@ -236,12 +236,15 @@ def family_sentences(table: pd.DataFrame) -> str:
     seeds = " to ".join(map(str, sorted({int(tested["seeds"].min()), int(tested["seeds"].max())})))
     corrected = min(1.0, count * least)
     verdict = "can" if corrected < LEVEL else "**cannot**"
-    listed = "comparison" if count == 1 else "comparisons"
     return (
-        f"{count} {listed} planned, {seeds} pairs each. The least attainable p is {least:.3g},"
+        f"{_comparisons(count)} planned, {seeds} pairs each. The least attainable p is {least:.3g},"
         f" and {corrected:.3g} after Holm's correction for {count}: the smallest p of this family"
         f" {verdict} fall below {LEVEL:.2g}."
     )
+
+
+def _comparisons(count: int) -> str:
+    return f"{count} comparison{'' if count == 1 else 's'}"
 
 
 def significance_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
