@@ -67,6 +67,17 @@ def test_two_processes_of_plain_sit_equal_one(tiny, tmp_path, manifest):
     assert_close(everything(tmp_path / "one", 8)[0], everything(tmp_path / "two", 8)[0])
 
 
+@pytest.mark.slow
+def test_three_processes_that_resume_equal_three_that_go_on_bit_for_bit(tiny, tmp_path, manifest):
+    """A sum of three depends on its order, which data parallelism decides in its first pass."""
+    path = tiny(**{"training.batch_size": 6})
+    for where, stops in (("whole", [8]), ("resumed", [4, 8])):
+        for until in stops:
+            ended = command(path, "sit", tmp_path / where, manifest, until, None, "--processes", 3)
+            assert ended.returncode == 0, ended.stderr
+    assert_equal(*(everything(tmp_path / where, 8) for where in ("whole", "resumed")))
+
+
 def test_the_masks_of_that_test_are_empty_in_one_process_only(tiny, manifest):
     from selftrans.config import TimeRangeConfig, load_experiment
     from selftrans.data.store import LatentStore

@@ -12,7 +12,7 @@ from selftrans.gpu_check import compilation, evaluation, measures, numerics, res
 from selftrans.gpu_check import run as runner
 from selftrans.gpu_check.cases import methods, random_batch, training_model
 from selftrans.gpu_check.checks import Check, Finding, Group, NotRun, run_group, within
-from selftrans.gpu_check.measures import largest_that_fits
+from selftrans.gpu_check.measures import is_out_of_memory, largest_that_fits
 from selftrans.gpu_check.report import machine_name, record, write
 from selftrans.gpu_check.run import GROUPS
 from selftrans.gpu_check.sizes import Sizes, miniature
@@ -186,6 +186,31 @@ def test_what_cannot_be_made_here_says_why(bench):
 
     outcome = only(run_group(group_of(impossible), bench))
     assert outcome.line() == "not run   group: one: one card"
+
+
+def test_a_device_that_is_lost_ends_a_group_and_not_the_program(bench, monkeypatch):
+    def gone(_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Workbench, "wait", gone)
+    checks = [Check(name, lambda: Finding("fine", passed=True)) for name in ("first", "second")]
+    first, second = run_group(Group("group", 100, "none", lambda _: checks), bench)
+    assert (first.status, second.status) == ("passed", "not run")
+    assert "lost to this process: CUDA error: an illegal memory access" in second.text
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("any"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+    ],
+)
+def test_all_ways_to_say_that_memory_did_not_suffice(error, expected):
+    assert is_out_of_memory(error) is expected
 
 
 def test_after_its_time_a_group_begins_nothing(bench):

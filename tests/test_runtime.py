@@ -10,17 +10,21 @@ import subprocess
 import sys
 import termios
 import time
-from itertools import pairwise
+from contextlib import suppress
+from itertools import pairwise, product
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
-from selftrans.runtime.devices import visible_gpus
+from selftrans.runtime import devices
+from selftrans.runtime.devices import allow_tf32, tf32_allowed, visible_gpus
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.headers import read_metadata
 from selftrans.runtime.logs import Progress, duration
+from selftrans.runtime.machine import granted_threads
 from selftrans.runtime.tensors import digest_of, load_tensors, save_tensors
 
 
@@ -194,6 +198,43 @@ def holder(tmp_path, count, seconds, **environment):
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def test_tf32_is_afterwards_as_it_was():
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [one.allow_tf32 for one in flags]
+    try:
+        for outer, inner in product((True, False), repeat=2):
+            allow_tf32(outer)
+            with suppress(KeyError), tf32_allowed(inner):
+                assert [one.allow_tf32 for one in flags] == [inner, inner]
+                raise KeyError
+            assert [one.allow_tf32 for one in flags] == [outer, outer]
+    finally:
+        for one, value in zip(flags, before, strict=True):
+            one.allow_tf32 = value
+
+
+def test_threads_are_what_was_granted_else_the_cores(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert granted_threads() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert granted_threads() == len(os.sched_getaffinity(0))
+
+
+def test_waiting_for_cards_is_said_once(tmp_path, monkeypatch, caplog):
+    with FileLock(tmp_path / "0.lock"):
+        waits = iter([None, None])
+
+        def sleep(_):
+            if next(waits, "over") == "over":
+                raise TimeoutError
+
+        monkeypatch.setattr(devices.time, "sleep", sleep)
+        with caplog.at_level("INFO"), pytest.raises(TimeoutError):
+            devices._acquire(["0", "1"], 2, tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["waiting for 2 of 2 GPUs: others have leased the rest"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from selftrans.runtime.files import (
     write_json,
 )
 from selftrans.runtime.logs import LOG
+from selftrans.runtime.machine import granted_threads
 from selftrans.runtime.seal import sealed, unsealed
 
 Content = Literal["moments", "features", "captions"]
@@ -204,7 +204,7 @@ class StoreWriter:
     def _require_sound(self) -> None:
         """Read all shards, in threads: hashing releases the interpreter."""
         numbers = [number for number, _, _ in self.ranges()]
-        with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS", "1"))) as pool:
+        with ThreadPoolExecutor(granted_threads()) as pool:
             for number, sound in zip(numbers, pool.map(self.is_sound, numbers), strict=True):
                 if not sound:
                     self._record(number).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.weights import DINOV2, find_weights, load_state_dict
+from selftrans.runtime.devices import tf32_allowed
 
 ARCHITECTURE = "vit_large_patch14_dinov2"
 INPUT_SIZE, PATCH = 224, 14
@@ -58,6 +59,7 @@ class Dinov2Extractor:
     device: torch.device
     name: str = "dinov2"
 
+    @tf32_allowed(False)
     @torch.inference_mode()
     def __call__(self, images_BHWC: Tensor) -> Activations:
         """Activations of uint8 images (B, H, W, 3)."""

@@ -16,6 +16,7 @@ from torchvision.models import inception
 
 from selftrans.evaluation.activations import Activations
 from selftrans.evaluation.weights import INCEPTION, find_weights, load_state_dict
+from selftrans.runtime.devices import tf32_allowed
 
 INPUT_SIZE = 299
 SPATIAL_CHANNELS = 7
@@ -132,6 +133,7 @@ class InceptionExtractor:
     device: torch.device
     name: str = "inception"
 
+    @tf32_allowed(False)
     @torch.inference_mode()
     def __call__(self, images_BHWC: Tensor) -> Activations:
         """Activations of uint8 images (B, H, W, 3)."""

@@ -113,9 +113,12 @@ class GuidedVelocity:
         """
         x, condition, batch = x_BCHW.to(self.dtype), self.condition_B, len(x_BCHW)
         # Times are never rounded to less than float32: the embedder's sinusoids depend on them.
-        times = torch.as_tensor(
-            t, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device
-        ).expand(batch)
+        kind = torch.promote_types(self.dtype, torch.float32)
+        times = (
+            t.to(x.device, kind).expand(batch)
+            if isinstance(t, Tensor)
+            else torch.full((batch,), t, dtype=kind, device=x.device)
+        )
         twice = guided if isinstance(guided, Tensor) else slice(batch if guided else 0)
         null = self.null_condition.expand_as(condition[twice])
         states, times = torch.cat([x, x[twice]]), torch.cat([times, times[twice]])
@@ -193,7 +196,7 @@ def euler_maruyama(
     for now, after in pairwise(sde_times(num_steps)):
         v = velocity(x, now, is_guided(now))
         diffusion = 2 * now
-        drift = v - diffusion / 2 * interpolant.score(v, x, x.new_tensor(now))
+        drift = v - diffusion / 2 * interpolant.score(v, x, x.new_full((), now))
         x = x + (after - now) * drift
         if after > 0:
             x = x + (diffusion * (now - after)) ** 0.5 * noise()

@@ -81,8 +81,12 @@ def run_group(group: Group, bench: Workbench) -> Iterator[Outcome]:
         checks: Sequence[Check] = list(group.checks(bench))
     except Exception as error:
         checks = [Check("preparation", _raising(error))]
+    lost = ""
     for check in checks:
         begun = time.monotonic()
+        if lost:
+            yield _outcome(group, check, "not run", Finding(lost), 0.0)
+            continue
         if begun - started > group.seconds:
             why = f"the {group.seconds:g} s of this group are used up"
             yield _outcome(group, check, "not run", Finding(why), 0.0)
@@ -98,7 +102,11 @@ def run_group(group: Group, bench: Workbench) -> Iterator[Outcome]:
             LOG.debug("%s: %s", group.name, check.name, exc_info=True)
             status, found = "failed", Finding(shortened(f"{type(error).__name__}: {error}", 300))
         yield _outcome(group, check, status, found, time.monotonic() - begun)
-        bench.free()
+        try:
+            bench.wait()
+            bench.free()
+        except RuntimeError as error:  # no call to the device succeeds any more in this process
+            lost = f"the device is lost to this process: {shortened(str(error), 200)}"
 
 
 def _raising(error: Exception) -> Callable[[], Finding]:

@@ -17,8 +17,9 @@ from selftrans.evaluation.metrics import frechet_distance
 from selftrans.evaluation.statistics import Moments
 from selftrans.gpu_check.checks import Check, Finding, within
 from selftrans.gpu_check.numerics import relative
-from selftrans.gpu_check.workbench import Workbench, tf32
+from selftrans.gpu_check.workbench import Workbench
 from selftrans.models.autoencoder import decode_in_parts
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Evaluation:
 
     def find_rounded(self) -> Finding:
         """How far TF32 is off, were it allowed: what the rule against it is worth."""
-        with tf32(True):
+        with tf32_allowed(True):
             rounded = self._activations(self._extractor(self._bench.device), self.sets[0])
         error = relative(rounded.features, self.features(CPU)[0].features)
         return self._named(Finding(f"features {error:.1e}", {"features": error}))

@@ -19,7 +19,8 @@ from selftrans.gpu_check.cases import (
     training_model,
 )
 from selftrans.gpu_check.checks import Check, Finding, NotRun, within
-from selftrans.gpu_check.workbench import Workbench, tf32
+from selftrans.gpu_check.workbench import Workbench
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.tensors import DTYPES
 from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.training.model import TrainingModel
@@ -56,7 +57,7 @@ TOLERANCE = (
 
 
 class Computed(NamedTuple):
-    """What a step computes, on the host in float64."""
+    """What a step computes, in float64."""
 
     velocity: Tensor
     denoising: Tensor
@@ -73,7 +74,7 @@ def compute(model: TrainingModel, batch: Batch, arithmetic: Arithmetic) -> Compu
     precision: Precision = "fp32" if arithmetic == "tf32" else arithmetic
     mixed = MixedPrecision(precision, device)
     model.train()
-    with tf32(arithmetic == "tf32"):
+    with tf32_allowed(arithmetic == "tf32"):
         with torch.no_grad(), mixed.autocast():
             velocity, _ = model.backbone.with_features(
                 batch.x_BCHW, batch.t_B, batch.dropped_condition_B, ()
@@ -83,7 +84,7 @@ def compute(model: TrainingModel, batch: Batch, arithmetic: Arithmetic) -> Compu
         aligned = _gradient(model, mixed, alignment)
         whole = _gradient(model, mixed, denoising + alignment)
     velocity, denoising, alignment = (
-        one.detach().double().cpu() for one in (velocity, denoising, alignment)
+        one.detach().double() for one in (velocity, denoising, alignment)
     )
     return Computed(velocity, denoising, alignment, whole, aligned)
 
@@ -92,7 +93,7 @@ def _gradient(model: TrainingModel, mixed: MixedPrecision, loss: Tensor) -> Tens
     """That of all parameters, scaled as fp16 needs it; zero where the loss does not reach."""
     parameters = [one for one in model.parameters() if one.requires_grad]
     if not loss.requires_grad:  # no method
-        return torch.zeros(1, dtype=torch.float64)
+        return torch.zeros(1, dtype=torch.float64, device=loss.device)
     for _ in range(4):
         parts = torch.autograd.grad(
             mixed.scaler.scale(loss), parameters, retain_graph=True, allow_unused=True
@@ -100,7 +101,7 @@ def _gradient(model: TrainingModel, mixed: MixedPrecision, loss: Tensor) -> Tens
         scale = mixed.scaler.get_scale()
         gradient = torch.cat(
             [
-                (torch.zeros_like(one) if part is None else part / scale).flatten().double().cpu()
+                (torch.zeros_like(one) if part is None else part / scale).flatten().double()
                 for one, part in zip(parameters, parts, strict=True)
             ]
         )
@@ -144,11 +145,17 @@ class Comparison:
         """The errors in an arithmetic; the last one drops the network."""
         if self._bench.on_gpu and arithmetic == "bf16":
             require_bf16()
-        expected = self._expected = self._expected or self._compute(self._build(CPU), "fp32")
-        model = self._trained = self._trained or self._build(self._bench.device)
-        found = self._compute(model, arithmetic)
-        if arithmetic == [*ROUNDING][-1]:
-            self._trained = None
+        if self._trained is None or self._expected is None:
+            self._trained = self._build(CPU)
+            on_host = self._compute(self._trained, "fp32")
+            self._expected = Computed(*(one.to(self._bench.device) for one in on_host))
+            self._trained.to(self._bench.device)
+        expected = self._expected
+        try:
+            found = self._compute(self._trained, arithmetic)
+        finally:
+            if arithmetic == [*ROUNDING][-1]:
+                self._trained = self._expected = None
         names = [name for name in Computed._fields if self._method or "alignment" not in name]
         errors = {
             name.replace("_", " "): relative(getattr(found, name), getattr(expected, name))
@@ -230,12 +237,12 @@ def _sampled(
     backbone = random_backbone(model, sizes, device).to(DTYPES.get(arithmetic, torch.float32))
     condition = random_condition(sizes, model, sizes.sampled, device)
     noise = SampleNoise(0, range(sizes.sampled), sizes.latent_shape, device)
-    with tf32(arithmetic == "tf32"):
+    with tf32_allowed(arithmetic == "tf32"):
         latents = sample_latents(backbone, settings, condition, noise, backbone.null_condition(1))
     return latents.cpu()
 
 
 def numerics(bench: Workbench) -> Iterator[Check]:
     """All of them."""
-    yield from losses(bench)
     yield from samples(bench)
+    yield from losses(bench)

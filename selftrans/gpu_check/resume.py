@@ -51,7 +51,7 @@ def find_cost(bench: Workbench) -> Finding:
 
     def exactly() -> None:
         with determinism_restored():
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True)
             step()
 
     exact, free = bench.seconds(exactly, step)

@@ -8,7 +8,7 @@ from selftrans.config import AlignmentConfig, BackboneConfig, Precision, Trainin
 from selftrans.gpu_check.cases import random_batch, training_model
 from selftrans.gpu_check.numerics import Arithmetic
 from selftrans.gpu_check.workbench import Workbench
-from selftrans.runtime.devices import allow_tf32
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.training.ema import MovingAverage
 from selftrans.training.model import (
     StepLosses,
@@ -73,7 +73,10 @@ class TrainingStep:
 
     def __call__(self) -> StepLosses:
         """One step; nothing waits for the device."""
-        allow_tf32(self._arithmetic == "tf32")
+        with tf32_allowed(self._arithmetic == "tf32"):
+            return self._step_once()
+
+    def _step_once(self) -> StepLosses:
         losses = accumulate(self.model, self._batches, self._mixed, self._accelerator)
         self._mixed.scaler.unscale_(self._optimizer)
         apply_gradient(
@@ -85,7 +88,6 @@ class TrainingStep:
             self._recipe,
         )
         self._ema.update()
-        allow_tf32(False)
         self._step += 1
         return losses
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from selftrans.gpu_check.sizes import Sizes
-from selftrans.runtime.devices import allow_tf32
 from selftrans.runtime.machine import peak_resident_bytes
 
 GIB = 2**30
@@ -80,13 +78,3 @@ class Workbench:
             torch.cuda.max_memory_allocated(self.device) if self.on_gpu else peak_resident_bytes()
         )
         return peak / GIB
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Factors of fp32 products may be rounded to TF32, or not; not, afterwards."""
-    allow_tf32(allowed)
-    try:
-        yield
-    finally:
-        allow_tf32(False)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selftrans.config import DECODED_ELEMENTS, Precision, Uint8Conversion
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import atomic_path, read_fields, sha256_of, write_json, writing
 from selftrans.runtime.tensors import DTYPES, PerChannel, digest_of
@@ -194,6 +195,7 @@ def to_uint8(images_BCHW: Tensor, conversion: Uint8Conversion = "round") -> Tens
     return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
+@tf32_allowed(False)
 @torch.inference_mode()
 def encode_moments(
     autoencoder: Autoencoder, images_BHWC: Tensor, precision: Precision = "fp32"
@@ -216,6 +218,7 @@ def encode_moments(
     return moments[:, :, :, 0] if _has_frames(autoencoder) else moments
 
 
+@tf32_allowed(False)
 @torch.inference_mode()
 def decode(
     autoencoder: Autoencoder, latents_BCHW: Tensor, conversion: Uint8Conversion = "round"

@@ -11,8 +11,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -84,6 +84,19 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
+@contextmanager
+def tf32_allowed(allowed: bool) -> Iterator[None]:
+    """``allow_tf32`` for a while; afterwards it is as it was."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    allow_tf32(allowed)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 def lease_gpus(count: int) -> None:
     """Take ``count`` free GPUs, waiting for them, and show only those to CUDA.
 
@@ -131,6 +144,9 @@ def _queried(field: str) -> list[str]:
             text=True,
             check=True,
         )
+    except FileNotFoundError:  # some containers have the cards without the program
+        cards = sorted(Path("/dev").glob("nvidia[0-9]*")) if field == "index" else []
+        return [str(number) for number in range(len(cards))]
     except (OSError, subprocess.CalledProcessError):
         return []
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
@@ -141,6 +157,7 @@ def _acquire(
 ) -> list[str]:
     """Lock ``count`` of ``devices``, all or none: two waiting programs never hold halves."""
     directory.mkdir(parents=True, exist_ok=True)
+    said = False
     while True:
         with FileLock(directory / "all.lock"), ExitStack() as held:
             taken: list[str] = []
@@ -154,4 +171,7 @@ def _acquire(
                 if len(taken) == count:
                     _leases.push(held.pop_all())
                     return taken
+        if not said:
+            LOG.info("waiting for %d of %d GPUs: others have leased the rest", count, len(devices))
+            said = True
         time.sleep(poll_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -28,6 +29,12 @@ def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
         "gpus": processes if on_gpu else 0,
         "gpu": _gpu(device) if on_gpu else None,
     }
+
+
+def granted_threads() -> int:
+    """Threads that this process may use: ``OMP_NUM_THREADS``, else one for each of its cores."""
+    set_by_user = os.environ.get("OMP_NUM_THREADS", "")
+    return int(set_by_user) if set_by_user.isdecimal() else len(os.sched_getaffinity(0))
 
 
 def peak_resident_bytes() -> int:

@@ -20,6 +20,7 @@ from selftrans.runtime.devices import (
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG
+from selftrans.runtime.machine import granted_threads
 from selftrans.runtime.signals import StopRequest, die_with_parent
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _run_workers(words: Sequence[str], gpus: int, world_size: int) -> None:
     if gpus:
         lease_gpus(gpus)
         cards = visible_gpus()
-    threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // world_size))
+    threads = str(max(1, granted_threads() // world_size))
     stop = StopRequest()
     workers = []
     for rank in range(world_size):

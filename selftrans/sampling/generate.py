@@ -37,7 +37,7 @@ from selftrans.models.autoencoder import (
 from selftrans.models.backbone import Backbone
 from selftrans.models.metadata import WeightsMetadata
 from selftrans.models.weights import load_backbone
-from selftrans.runtime.devices import allow_tf32
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.events import PICTURE_COLUMNS, picture, tiled, write_event_file
 from selftrans.runtime.files import read_json, write_json
@@ -146,11 +146,9 @@ class ImageSampler:
                 DTYPES[settings.precision]
             )
         model = self._models[settings.precision]
-        allow_tf32(settings.precision == "tf32")
-        z = sample_latents(
-            model, settings, condition, noise, model.null_condition(1), self.metadata.interpolant
-        )
-        allow_tf32(False)
+        null, interpolant = model.null_condition(1), self.metadata.interpolant
+        with tf32_allowed(settings.precision == "tf32"):
+            z = sample_latents(model, settings, condition, noise, null, interpolant)
         unscaled = self.metadata.latents.unscaled(z)
         return self.decode(unscaled, settings.decoder_precision, settings.uint8)
 

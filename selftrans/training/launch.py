@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from selftrans.runtime.errors import Interrupted, UserError
+from selftrans.runtime.machine import granted_threads
 from selftrans.runtime.signals import StopRequest, die_with_parent, ignore_stop_signals
 
 STOP_FILE = "SELFTRANS_STOP_FILE"
@@ -67,7 +68,7 @@ def launch(processes: int, nodes: int) -> None:
     command += ["--signals-to-handle=SIGHUP", f"--shutdown-timeout={PATIENCE_SECONDS}"]
     # "--" keeps torchrun from taking our --run for an abbreviation of its own options.
     command += ["-m", "--", "selftrans", *sys.argv[1:]]
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes)
+    threads = max(1, granted_threads() // processes)
     with tempfile.TemporaryDirectory(prefix="selftrans-") as directory:
         file = Path(directory) / "stop"
         stop = StopRequest(tell=file)

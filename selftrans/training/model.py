@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -113,6 +113,8 @@ def prepare_blocks(backbone: Backbone, training: TrainingConfig, backend: str = 
     """
     backbone.activation_checkpointing = training.activation_checkpointing
     if training.compile:  # block by block: one small graph, compiled once
+        # Data parallelism would cut each block's graph again, at the borders of its buckets.
+        torch._dynamo.config.optimize_ddp = False
         for block in backbone.each_block:
             block.compile(backend=backend)
 
@@ -159,8 +161,25 @@ def accumulate(
             loss = denoising + alignment
             mixed_precision.scaler.scale(share * loss).backward()
         losses += share * torch.stack([loss, denoising, alignment]).detach()
-        cosines += torch.stack([cosine.sum(), cosine.new_tensor(len(cosine))])
+        cosines += torch.stack([cosine.sum(), cosine.new_full((), len(cosine))])
     return StepLosses(*losses, *cosines)
+
+
+def settle(
+    model: nn.Module,
+    draw: Callable[[], Sequence[Batch]],
+    mixed_precision: MixedPrecision,
+    accelerator: Accelerator,
+) -> None:
+    """Let data parallelism find the order in which gradients are ready, before the first step.
+
+    Its first pass adds gradients in other buckets than all later ones, and a sum over three or more
+    processes depends on them: a training that resumes would compute its first step otherwise than
+    one that went on. The gradient of this pass over the first batch is dropped.
+    """
+    if accelerator.num_processes > 1:
+        accumulate(model, draw(), mixed_precision, accelerator)
+        model.zero_grad(set_to_none=True)
 
 
 def apply_gradient(

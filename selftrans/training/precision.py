@@ -25,9 +25,12 @@ def make_accelerator(
     if on_gpu:
         require_gpu()
     allow_tf32(tf32)
-    if on_gpu and deterministic:  # the backward pass of attention, for one, sums in any order
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    if on_gpu:
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # The backward pass of attention, for one, sums in any order, and goes on to do so where
+        # torch may only warn.
+        torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Accelerator(cpu=not on_gpu, mixed_precision="no")
 

@@ -9,6 +9,7 @@ import torch
 from selftrans.alignment.base import Batch
 from selftrans.config import fingerprint
 from selftrans.data.store import LatentStore
+from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import read_fields
 from selftrans.training.batches import local_batch_slices
@@ -102,6 +103,10 @@ class TrainingSteps:
     def step(self) -> StepLosses:
         """One step of the optimizer, and of the average; returns the losses before it."""
         self.model.train()
+        with tf32_allowed(self.training.tf32):
+            return self._step()
+
+    def _step(self) -> StepLosses:
         losses = accumulate(self.model, self.batches(), self.mixed_precision, self.accelerator)
         self.mixed_precision.scaler.unscale_(self.optimizer)
         apply_gradient(

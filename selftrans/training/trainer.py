@@ -40,6 +40,7 @@ from selftrans.training.model import (
     build_model,
     build_optimizer,
     prepare_blocks,
+    settle,
 )
 from selftrans.training.precision import MixedPrecision, resolve_precision
 from selftrans.training.progress import TrainingProgress
@@ -242,6 +243,12 @@ def train(
         device=device,
     )
     model.train()
+    settle(
+        model,
+        lambda: [source.draw(step, positions, device) for positions in micro_batch_slices],
+        mixed_precision,
+        accelerator,
+    )
     with (
         # A segment inserted later repeats steps that are logged already.
         ScalarLog(

@@ -49,7 +49,8 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
 
     from selftrans.models.build import build_backbone
     from selftrans.runtime.devices import allow_tf32, claim_device, granted_gpus
-    from selftrans.training.model import prepare_blocks
+    from selftrans.training.model import build_optimizer, prepare_blocks
+    from selftrans.training.precision import MixedPrecision, resolve_precision
 
     if not experiment.trained_runs:
         raise UserError(f"--measure: experiment {experiment.name!r} trains nothing")
@@ -67,16 +68,17 @@ def measure(study: Study, experiment: ExperimentConfig, device_name: DeviceName 
     condition = condition_size(experiment.data, run.model)
     backbone = build_backbone(run.model, shape, condition).to(device)
     prepare_blocks(backbone, run.training)
-    optimizer = torch.optim.AdamW(backbone.parameters())
+    optimizer = build_optimizer(list(backbone.parameters()), run.training)
     x_BCHW = torch.randn(size, *shape, device=device)
     t_B, condition_B = torch.rand(size, device=device), backbone.null_condition(size)
-    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
+    precision = resolve_precision(run.training, backbone.shape.hidden_size, device)
+    mixed = MixedPrecision(precision, device)
     steps, started = 0, 0.0
     while steps <= WARM_UP or time.perf_counter() - started < SECONDS:
         if steps == WARM_UP:
             _wait_for(device)
             started = time.perf_counter()
-        with torch.autocast(device.type, mixed, enabled=mixed is not None):
+        with mixed.autocast():
             loss = (backbone(x_BCHW, t_B, condition_B) - x_BCHW).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
