@@ -209,6 +209,15 @@ def test_numbers_of_guided_samples_share_no_curve_with_others():
     assert ", internal guidance scale 1.4, t in 0 to 0.7," in words[1]
 
 
+def test_numbers_in_another_arithmetic_say_so():
+    coarse = result()
+    coarse["samples"]["precision"] = "bf16"
+    table = metrics_table([("ode", result()), ("coarse", coarse)])
+    words = [setting_of(row) for _, row in table.iterrows()]
+    assert "fp32" not in words[0]
+    assert ", in bf16," in words[1]
+
+
 def with_internal_sampler(**changes):
     runs = {"sit": {}, "internal-guidance": FURTHER_METHODS["internal-guidance"]}
     guided = {"sampler": "euler", "num_steps": 2, "num_samples": 20}

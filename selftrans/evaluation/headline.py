@@ -65,6 +65,8 @@ def setting_of(row: "pd.Series[Any]") -> str:
             guided += f", {row['guidance_channels']} channels"
     if (internal := row.get("internal_guidance", "off")) != "off":
         guided += f", internal guidance {internal}"
+    if isinstance(row.get("network_precision"), str) and row["network_precision"] != "fp32":
+        guided += f", in {row['network_precision']}"
     steps = f"{row['num_steps']} steps"
     if sampler == "dopri5":
         steps = f"rtol {row['rtol']:g}, atol {row['atol']:g}"
