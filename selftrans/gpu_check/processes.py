@@ -15,7 +15,7 @@ from torch import Tensor
 
 from selftrans.gpu_check.checks import Check, Finding, NotRun, within
 from selftrans.gpu_check.numerics import relative
-from selftrans.gpu_check.trainings import LONG, STAGE_1, Trainings
+from selftrans.gpu_check.trainings import LONG, STAGE_1, Trainings, differing_tensors
 from selftrans.gpu_check.workbench import Workbench
 from selftrans.runtime.devices import SCHEDULERS, visible_gpus
 from selftrans.runtime.errors import EXIT_INTERRUPTED
@@ -33,20 +33,24 @@ TOLERANCE = (
 )
 
 
+def words_of(trainings: Trainings, name: str, until: int) -> list[str]:
+    """The command line of a training of several processes, in a folder of that name."""
+    bench, directory = trainings.bench, trainings.directory / name
+    device = "cuda" if bench.on_gpu else "cpu"
+    words = [sys.executable, "-m", "selftrans", "train", str(trainings.experiment)]
+    words += ["--run", STAGE_1, "--seed", "0", "--until", str(until)]
+    words += ["--latents", str(trainings.latents), "--directory", str(directory)]
+    return [*words, "--device", device, "--processes", str(bench.processes)]
+
+
 class Launch:
     """A training of several processes that SIGTERM stopped soon after its first save."""
 
     def __init__(self, trainings: Trainings) -> None:
-        bench, name = trainings.bench, f"{trainings.bench.processes}-processes"
-        directory = trainings.directory / name
-        device = "cuda" if bench.on_gpu else "cpu"
-        words = [sys.executable, "-m", "selftrans", "train", str(trainings.experiment)]
-        words += ["--run", STAGE_1, "--seed", "0", "--until", str(LONG)]
-        words += ["--latents", str(trainings.latents), "--directory", str(directory)]
-        words += ["--device", device, "--processes", str(bench.processes)]
-        states = StateDirectory(directory / "state", "")
+        name = f"{trainings.bench.processes}-processes"
+        states = StateDirectory(trainings.directory / name / "state", "")
         with (trainings.directory / "launch.log").open("w+b") as log:
-            launcher = subprocess.Popen(words, stdout=log, stderr=log)
+            launcher = subprocess.Popen(words_of(trainings, name, LONG), stdout=log, stderr=log)
             try:
                 wait_until(lambda: states.steps() or launcher.poll() is not None, START_SECONDS)
                 launcher.send_signal(signal.SIGTERM)
@@ -100,6 +104,23 @@ def find_shared(launch: Callable[[], Launch], trainings: Trainings) -> Finding:
     found = within(errors, CLOSE)
     text = f"{trainings.bench.processes} processes, {last} steps: {found.text}"
     return Finding(text, {**found.values, "steps": float(last)}, found.passed)
+
+
+def find_resumed(trainings: Callable[[], Trainings]) -> Finding:
+    """Whether several processes that end in between and resume do as several that go on."""
+    runs, half = trainings(), trainings().bench.sizes.trained_steps
+    for name, until in (("whole", 2 * half), ("resumed", half), ("resumed", 2 * half)):
+        words = words_of(runs, name, until)
+        ended = subprocess.run(
+            words, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+        if ended.returncode:
+            said = ended.stderr.strip().rpartition("\n")[2]
+            return Finding(f"exit code {ended.returncode}; {said}", passed=False)
+    whole, resumed = (runs.state(name, 2 * half) for name in ("whole", "resumed"))
+    differing = differing_tensors(whole, resumed)
+    text = f"resumed at step {half} of {2 * half}, {len(differing)} of {len(whole)} tensors differ"
+    return Finding(text, {"differing": float(len(differing))}, not differing)
 
 
 def _losses(state: Mapping[str, Tensor]) -> Tensor:
@@ -190,21 +211,22 @@ def processes(bench: Workbench) -> Iterator[Check]:
 
     @cache
     def launch() -> Launch:
-        if bench.processes < 2:
-            raise NotRun("one card")
-        return Launch(trainings())
+        return Launch(several())
 
     @cache
-    def trainings() -> Trainings:
+    def several() -> Trainings:
+        if bench.processes < 2:
+            raise NotRun("one card")
         size = bench.processes * max(1, bench.sizes.trained_batch // bench.processes)
         recipe = {"precision": "fp32", "batch_size": size, "save_minutes": 0.01, "log_every": 2}
         return Trainings(folder, recipe)
 
     def shared() -> Finding:
-        return find_shared(launch, trainings())
+        return find_shared(launch, several())
 
     kind = "NCCL" if bench.on_gpu else "gloo"
     yield Check("SIGTERM to a training of several processes", partial(find_stopped, launch))
     yield Check(f"several processes under {kind}, against one", shared)
+    yield Check("several processes that resume, bit for bit", partial(find_resumed, several))
     yield Check("a leased card is free when its process is killed", find_lease)
     yield Check("the card of this program", find_own_lease)

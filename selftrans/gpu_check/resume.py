@@ -11,7 +11,13 @@ import torch
 from selftrans.gpu_check.cases import methods
 from selftrans.gpu_check.checks import Check, Finding
 from selftrans.gpu_check.steps import TrainingStep
-from selftrans.gpu_check.trainings import STAGE_1, STAGE_2, Trainings, determinism_restored
+from selftrans.gpu_check.trainings import (
+    STAGE_1,
+    STAGE_2,
+    Trainings,
+    determinism_restored,
+    differing_tensors,
+)
 from selftrans.gpu_check.workbench import Workbench
 
 TOLERANCE = (
@@ -29,12 +35,7 @@ def find_resumed(trainings: Trainings, run: str) -> Finding:
         return Finding(f"the signal did not stop it ({said!r})", passed=False)
     trainings.train(run, f"{run}-stopped", steps)
     whole, resumed = (trainings.state(f"{run}-{name}", steps) for name in ("whole", "stopped"))
-    assert whole.keys() == resumed.keys()
-    differing = [
-        name
-        for name, tensor in whole.items()
-        if not torch.equal(tensor.nan_to_num(), resumed[name].nan_to_num())
-    ]
+    differing = differing_tensors(whole, resumed)
     text = (
         f"stopped at step {steps // 2} of {steps}, {len(differing)} of {len(whole)} tensors differ"
     )

@@ -99,7 +99,7 @@ class Trainings:
             "data": str(data_path),
             "model": backbone.model_dump(mode="json", exclude={"preset"}),
             "training": {
-                "checkpoints": [sizes.trained_steps, LONG],
+                "checkpoints": [sizes.trained_steps, 2 * sizes.trained_steps, LONG],
                 "batch_size": sizes.trained_batch,
                 "log_every": sizes.trained_steps,
                 **(changes or {}),
@@ -170,6 +170,16 @@ class Trainings:
         except Interrupted as error:
             return str(error)
         return ""
+
+
+def differing_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors of two states whose bits differ."""
+    assert first.keys() == second.keys()
+    return [
+        name
+        for name, tensor in first.items()
+        if not torch.equal(tensor.nan_to_num(), second[name].nan_to_num())
+    ]
 
 
 class SignalAfter(StopRequest):
