@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -13,7 +15,12 @@ from torch import nn
 
 from selftrans.alignment.base import Batch
 from selftrans.alignment.registry import build_alignment_losses
-from selftrans.config import AlignmentConfig, BackboneConfig, TrainedEncoderConfig
+from selftrans.config import (
+    AlignmentConfig,
+    BackboneConfig,
+    ConditionSize,
+    TrainedEncoderConfig,
+)
 from selftrans.config.alignment import method_class
 from selftrans.data.store import FeatureStore
 from selftrans.flow.interpolant import INTERPOLANTS
@@ -107,11 +114,30 @@ def random_network(
     model: BackboneConfig, sizes: Sizes, seed: int, method: AlignmentConfig | None = None
 ) -> Backbone:
     """A backbone of random weights, with the second output layer that a method trains."""
-    backbone = build_backbone(model, sizes.latent_shape, sizes.condition_of(model))
-    if method is not None and method.intermediate_depth is not None:
-        assert isinstance(backbone, SiT)
-        backbone.add_intermediate_layer(method.intermediate_depth)
+    condition = sizes.condition_of(model)
+    if method is None or method.intermediate_depth is None:
+        return copy.deepcopy(_drawn(model, sizes.latent_shape, condition, seed))
+    backbone = build_backbone(model, sizes.latent_shape, condition)
+    assert isinstance(backbone, SiT)
+    backbone.add_intermediate_layer(method.intermediate_depth)
     return randomised(backbone, seed)
+
+
+@lru_cache(maxsize=3)  # the trained one, its average, a teacher: every method has the same
+def _drawn(
+    model: BackboneConfig, latent_shape: tuple[int, int, int], condition: ConditionSize, seed: int
+) -> Backbone:
+    return randomised(build_backbone(model, latent_shape, condition), seed)
+
+
+def fresh_backbone(
+    model: BackboneConfig, sizes: Sizes, device: torch.device, seed: int = 0
+) -> Backbone:
+    """A backbone as a training begins with it, made on the device: enough where time counts."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), device:
+        torch.manual_seed(seed)
+        return build_backbone(model, sizes.latent_shape, sizes.condition_of(model))
 
 
 def random_encoder(model: BackboneConfig, sizes: Sizes, device: torch.device) -> PatchEncoder:
@@ -161,19 +187,15 @@ def training_model(
         model, method: which; None is plain SiT.
         sizes: of latents and of what is followed.
         device: where they are.
-        fresh: whether the weights are those of a new training, made on the device: fast, and enough
-            where only time counts. The EMA model is then the caller's.
+        fresh: whether the weights are those of a new training. The EMA model is then the caller's.
     """
 
     def network(
         settings: BackboneConfig, seed: int, trained: AlignmentConfig | None = None
     ) -> Backbone:
-        if not fresh:
-            return random_network(settings, sizes, seed, trained).to(device)
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), device:
-            torch.manual_seed(seed)
-            return build_backbone(settings, sizes.latent_shape, sizes.condition_of(settings))
+        if fresh:
+            return fresh_backbone(settings, sizes, device, seed)
+        return random_network(settings, sizes, seed, trained).to(device)
 
     backbone = network(model, 0, method)
     terms = {} if method is None else {"term": method}

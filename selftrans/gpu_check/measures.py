@@ -12,7 +12,7 @@ import torch
 
 from selftrans.config import BackboneConfig, Precision, SamplerConfig
 from selftrans.flow.times import velocity_passes
-from selftrans.gpu_check.cases import random_backbone, random_condition
+from selftrans.gpu_check.cases import fresh_backbone, random_condition
 from selftrans.gpu_check.checks import Check, Finding, NotRun
 from selftrans.gpu_check.evaluation import inception, random_autoencoder, random_images
 from selftrans.gpu_check.numerics import Arithmetic, require_bf16
@@ -143,7 +143,8 @@ class Measures:
         """Images per second of 250 guided steps, by the passes of a few."""
         self._require(precision)
         sizes, device = self.bench.sizes, self.bench.device
-        backbone = random_backbone(model, sizes, device).to(DTYPES[precision])
+        backbone = fresh_backbone(model, sizes, device).requires_grad_(False).eval()
+        backbone.to(DTYPES[precision])
         guidance = {"scale": 1.8, "high": 0.7}
         settings = SamplerConfig.model_validate(
             {
