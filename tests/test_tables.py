@@ -128,8 +128,8 @@ def test_published_numbers_stand_marked_beside_ours():
     assert header == ["system", "training", "setting", "FID", "precision", "source"]
     assert ours == [
         "SiT", "20 steps",
-        "euler, 50 steps, no guidance, in tf32, random classes, pixels cut off, N = 50,000,"
-        " inception",
+        ("euler, 50 steps, no guidance, in tf32, random classes, pixels cut off, N = 50,000,"
+         " inception"),
         "7.50", "0.7000", "this experiment, mean of 2 seeds",
     ]  # fmt: skip
     assert repa == ["REPA †", "800 epochs", "guided", "1.42", "", "REPA README"]
