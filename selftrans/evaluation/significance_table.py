@@ -287,14 +287,12 @@ def _cell(
     if isnan(value):
         return ""
     is_ratio = name in ("speed_up", "time_ratio")
-    at_once = is_ratio and row["steps_to_level"] <= row["first_step"]
 
     def text(number: float) -> str:
-        if is_ratio and not number:
-            return "not reached"
-        return ("at least " if at_once else "") + pattern.format(shown(number))
+        return "not reached" if is_ratio and not number else pattern.format(shown(number))
 
+    at_once = is_ratio and row["steps_to_level"] <= row["first_step"]
+    said = f"{'at least ' if at_once else ''}{text(value)}"
     if isnan(low) or isnan(high) or (is_ratio and not high):
-        return text(value)
-    at_once, shown_value = False, text(value)
-    return f"{shown_value} [{text(low)}, {text(high)}]"
+        return said
+    return f"{said} [{text(low)}, {text(high)}]"
