@@ -4,7 +4,7 @@
 # make test-fast   the tests that take milliseconds, in one process
 # make gpu-check   what must hold on this machine's GPUs, and what they reach: results/gpu-check.md
 # make check       format, lint, types, workflow files, import contracts, the documentation
-# make test-lowest   the fast tests in an environment of the lowest versions that pyproject.toml allows
+# make test-lowest   the fast tests in an environment of the lowest versions of pyproject.toml
 # make docs        the documentation: build/site/index.html
 PYTHON ?= python3
 VENV ?= .venv
