@@ -126,6 +126,14 @@ def test_every_arm_has_the_same_trials_and_its_teacher_is_of_the_same_number(pla
     assert experiment.planned_comparisons == ()
 
 
+def test_a_key_that_an_arm_of_several_terms_lacks_is_named(place):
+    """A list of terms has numbers for keys."""
+    runs = {"vae-align": {"alignment": [{"method": "vae-alignment", "depth": 1}]}}
+    weights = {"trials": 3, "ranges": {"alignment.weight": [0.1, 0.2]}}
+    with pytest.raises(ConfigError, match=r"alignment\.weight: 'weight' is not a key of what run"):
+        load_experiment(place(tuning=weights, runs=runs))
+
+
 def test_another_grid_or_run_by_the_name_of_trials_is_refused(place):
     """It would be tuned in other trials than the others."""
     vary = {"training.learning_rate": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]}

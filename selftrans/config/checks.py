@@ -8,7 +8,7 @@ from selftrans.config.evaluation import METRIC_SCORERS, Metric
 from selftrans.config.experiment import ExperimentConfig, RunConfig
 from selftrans.config.identity import tuned_definition
 from selftrans.config.sources import CocoSource, ScenesSource, UvitSource
-from selftrans.config.tuning import Tuned, applicable, value_of
+from selftrans.config.tuning import Tuned
 
 RESERVED = {"data", "extractors", "submitted", "slurm", "cluster"}
 """Folders beside those of experiments."""
@@ -292,23 +292,21 @@ def _significance_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
 
 def _tuning_problems(experiment: ExperimentConfig) -> Iterator[Problem]:
     """Arms that are not tuned alike."""
-    if (tuning := experiment.tuning) is None:
+    if experiment.tuning is None:
         return
     if experiment.tuned is not None:
         yield Problem(("tuned",), "is set beside tuning (allowed: one of the two)")
     first: dict[str, int] = {}
-    cells = tuning.sampled()
-    for arm in (arm for arm in experiment.trained_runs if arm in experiment.main_runs):
-        run, aligned = experiment.runs[arm], arm in experiment.aligned_runs
+    for arm in experiment.arms:
+        run = experiment.runs[arm]
         for key, value in (
             ("checkpoints", run.training.checkpoints[-1]), ("batch_size", run.training.batch_size)
         ):  # fmt: skip
             if value != (of_first := first.setdefault(key, value)):
                 message = f"{arm!r} has {value}, the first arm {of_first} (allowed: one budget)"
                 yield Problem(("runs", arm, "training", key), message)
-        varied = applicable(cells[0], aligned=aligned)
-        trials = [{key: value_of(run, key) for key in varied}]
-        trials += [applicable(cell, aligned=aligned) for cell in cells]
+        # Without a grid its trials could not be made, which is reported.
+        trials = experiment.trial_values(arm) if arm in experiment.grids else []
         for number, trial in enumerate(trials):
             if (same := trials.index(trial)) != number:
                 message = f"trials {same} and {number} of run {arm!r} are the same"

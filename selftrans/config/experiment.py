@@ -1,6 +1,6 @@
 """One comparison: runs that differ in what they say, and in nothing else."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from selftrans.config.model import Backbone
 from selftrans.config.resources import ResourcesConfig
 from selftrans.config.significance import SignificanceConfig
 from selftrans.config.training import ImportedConfig, TrainingConfig
-from selftrans.config.tuning import FollowedTuning, TuningConfig
+from selftrans.config.tuning import FollowedTuning, TuningConfig, applicable, value_of
 from selftrans.runtime.errors import ConfigError
 
 
@@ -163,6 +163,21 @@ class ExperimentConfig(ConfigModel):
         return tuple(name for name, run in self.runs.items() if not run.imported)
 
     @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the main runs that are trained: what is compared, and what is tuned."""
+        return tuple(name for name in self.trained_runs if name in self.main_runs)
+
+    def tuned_keys(self, arm: str) -> tuple[str, ...]:
+        """The keys that are tuned and that an arm has."""
+        assert self.tuning
+        return tuple(applicable(self.tuning.ranges, aligned=arm in self.aligned_runs))
+
+    def trial_values(self, arm: str) -> list[dict[str, Any]]:
+        """The tuned keys as each trial of an arm has them."""
+        keys, trials = self.tuned_keys(arm), self.grids[arm].runs
+        return [{key: value_of(self.runs[trial], key) for key in keys} for trial in trials]
+
+    @property
     def aligned_runs(self) -> tuple[str, ...]:
         """Names of the main runs that have an alignment loss."""
         return tuple(name for name, run in self.main_runs.items() if run.alignments)
@@ -172,8 +187,7 @@ class ExperimentConfig(ConfigModel):
         """Trained main runs that seeds pair with the baseline: none with a single seed."""
         if self.tuning or len(self.seeds) < 2 or "fid" not in self.evaluation.metrics:
             return ()
-        main = [run for run in self.trained_runs if run in self.main_runs]
-        return tuple(run for run in main if run != self.baseline)
+        return tuple(run for run in self.arms if run != self.baseline)
 
     @property
     def planned_comparisons(self) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,6 @@ from typing import Any
 
 from selftrans.config import ExperimentConfig
 from selftrans.config.identity import tuned_definition
-from selftrans.config.tuning import applicable, value_of
 from workflow.lib import paths
 from workflow.lib.paths import Wildcards
 from workflow.lib.study import Study
@@ -30,33 +29,20 @@ class Tuning:
     def arms(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """The runs of each arm's trials, in order."""
         experiment = self._experiment(wildcards)
-        trained = [run for run in experiment.trained_runs if run in experiment.main_runs]
-        return {run: list(experiment.grids[run].runs) for run in trained}
+        return {arm: list(experiment.grids[arm].runs) for arm in experiment.arms}
 
     def values(self, wildcards: Wildcards) -> dict[str, list[dict[str, Any]]]:
         """For each arm, the tuned keys as each of its trials has them."""
         experiment = self._experiment(wildcards)
-        return {
-            arm: [
-                {key: value_of(experiment.runs[trial], key) for key in self._keys(experiment, arm)}
-                for trial in trials
-            ]
-            for arm, trials in self.arms(wildcards).items()
-        }
+        return {arm: experiment.trial_values(arm) for arm in experiment.arms}
 
     def definitions(self, wildcards: Wildcards) -> dict[str, str]:
         """Digest of what else defines each arm."""
         experiment = self._experiment(wildcards)
         return {
-            arm: tuned_definition(experiment, arm, self._keys(experiment, arm))
-            for arm in self.arms(wildcards)
+            arm: tuned_definition(experiment, arm, experiment.tuned_keys(arm))
+            for arm in experiment.arms
         }
-
-    def _keys(self, experiment: ExperimentConfig, arm: str) -> list[str]:
-        """The keys that are tuned and that an arm has."""
-        assert experiment.tuning
-        aligned = arm in experiment.aligned_runs
-        return list(applicable(experiment.tuning.ranges, aligned=aligned))
 
     def seeds(self, wildcards: Wildcards) -> list[int]:
         """The seeds that are tuned on."""
