@@ -164,13 +164,13 @@ FAULTS = {
         file="selftrans/data/conditions.py",
         old="return start + int(rng.integers(stop - start))",
         new="return start + 0 * int(rng.integers(stop - start))",
-        tests="tests/test_caption_store.py -k drawn_at_every_visit",
+        tests="tests/text/test_caption_store.py -k drawn_at_every_visit",
     ),
     "a teacher of captions sees what was dropped": Fault(
         file="selftrans/alignment/self_transcendence.py",
         old='of_task = "given" if batch.condition_B.ndim == 1 else "student"',
         new='of_task = "given"',
-        tests="tests/test_text_to_image.py -k teacher_sees",
+        tests="tests/text/test_text_to_image.py -k teacher_sees",
     ),
     "the noise is that of the posterior": Fault(
         file="selftrans/training/batches.py",

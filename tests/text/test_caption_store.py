@@ -1,7 +1,6 @@
 """Captions encoded once: the stand-in for a text encoder, their store, what a batch draws of it."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from selftrans.config import (
     TrainingConfig,
     WordsEncoderConfig,
-    load_dataset,
 )
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.conditions import CaptionConditions, ClassConditions
@@ -23,33 +21,7 @@ from selftrans.runtime.files import read_json, sha256_of, write_json
 from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
 from selftrans.training.batches import BatchSource
-from tests.support.captions import COUNT, CPU, few_scenes, random_latents, stored_captions
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("scenes")
-
-
-@pytest.fixture(scope="module")
-def data_file(place) -> Path:
-    return few_scenes(place)
-
-
-@pytest.fixture(scope="module")
-def data(data_file):
-    return load_dataset(str(data_file))
-
-
-@pytest.fixture(scope="module")
-def captions(place, data) -> Path:
-    return stored_captions(place, data)
-
-
-@pytest.fixture(scope="module")
-def latents(place, data) -> Path:
-    return random_latents(place, data)
-
+from tests.support.captions import COUNT, CPU
 
 # -- the stand-in for a text encoder
 

@@ -36,9 +36,6 @@ from tests.support.captions import (
     CPU,
     LENGTH,
     SIZE,
-    few_scenes,
-    random_latents,
-    stored_captions,
 )
 from tests.support.trainings import StopAt, assert_equal, everything
 
@@ -55,31 +52,6 @@ ALIGNMENTS = {
 }  # fmt: skip
 
 SIT = {"kind": "sit", "depth": 3, "hidden_size": 32, "num_heads": 2, "patch_size": 2}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("scenes")
-
-
-@pytest.fixture(scope="module")
-def data_file(place) -> Path:
-    return few_scenes(place)
-
-
-@pytest.fixture(scope="module")
-def data(data_file):
-    return load_dataset(str(data_file))
-
-
-@pytest.fixture(scope="module")
-def captions(place, data) -> Path:
-    return stored_captions(place, data)
-
-
-@pytest.fixture(scope="module")
-def latents(place, data) -> Path:
-    return random_latents(place, data)
 
 
 @pytest.fixture(scope="module")
