@@ -21,6 +21,7 @@ setsid bash "${@: -1}" > "$2" 2>&1 < /dev/null &
 echo $! | tee -a "$HERE/numbers"
 """
 QSTAT = """#!/usr/bin/env bash
+echo >> "$HERE/asked"
 while read -r job; do
   if kill -0 "$job" 2> /dev/null; then echo "$job 0.5 job.sh me r today"; fi
 done < "$HERE/numbers"
@@ -60,6 +61,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copy_project(tmp_path, "workflow/profiles")
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "asked").touch()
     yield tmp_path
     (tmp_path / "go").touch()  # what a failed test left waiting ends
 
@@ -76,7 +78,7 @@ def snakemake():
         "--workflow-profile",
         "workflow/profiles/generic",
         "--seconds-between-status-checks",
-        "1",
+        "5",
     ]
     with Path("said").open("w") as file:
         return subprocess.Popen(["snakemake", *profile], stdout=file, stderr=file)
@@ -97,6 +99,10 @@ def test_jobs_are_submitted_watched_and_cancelled(place):
     )
     assert requested == {limits, f"{limits},gpu=1"}
     assert "-pe smp 2" in (place / "requested").read_text()
+    # Snakemake misses a job that it is just asking after: press between two of its questions.
+    asked = (place / "asked").stat().st_size
+    wait_for(lambda: (place / "asked").stat().st_size > asked)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) != 0
     assert len((place / "deleted").read_text().splitlines()) == 1
