@@ -64,9 +64,10 @@ def find_cost(bench: Workbench) -> Finding:
 
 def resume(bench: Workbench) -> Iterator[Check]:
     """All of them."""
-    folder = replace(bench, directory=bench.directory / "resume")
-    trainings = Trainings(folder)
-    for run in (STAGE_1, STAGE_2):
-        name = f"{run}, stopped by SIGTERM and resumed"
-        yield Check(name, partial(find_resumed, trainings, run))
+    for backbone, model in bench.sizes.stopped.items():
+        folder = replace(bench, directory=bench.directory / "resume" / backbone)
+        trainings = Trainings(folder, backbone=model)
+        for run in (STAGE_1, STAGE_2):
+            name = f"{backbone}, {run}, stopped by SIGTERM and resumed"
+            yield Check(name, partial(find_resumed, trainings, run))
     yield Check("cost of deterministic kernels", partial(find_cost, bench))

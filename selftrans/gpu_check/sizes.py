@@ -58,13 +58,19 @@ class Sizes:
     """Of each of the two sets whose distance is computed."""
     fid_features: int = 2048
     """First features that the distance is of."""
-    stopped: BackboneConfig = field(
-        default_factory=lambda: BackboneConfig.from_preset("SiT-S/2", depth=6)
+    stopped: Mapping[str, BackboneConfig] = field(
+        default_factory=lambda: {
+            "SiT": BackboneConfig.from_preset("SiT-S/2", depth=6),
+            "MMDiT": MMDiTConfig.from_preset(
+                "MMDiT-24x768/2", depth=6, hidden_size=384, num_heads=6
+            ),
+        }
     )
-    """Backbone of trainings that are stopped, resumed or shared: its states are saved often."""
+    """Backbones of trainings that are stopped and resumed: their states are saved often. The first
+    one's training is shared among processes, too."""
     trained_steps: int = 12
     """Optimizer steps of trainings that are stopped, resumed or shared."""
-    trained_batch: int = 32
+    trained_batch: int = 128
     timed_batch: int = 32
     """Images in a timed training step."""
     largest_batch: int = 1024
@@ -98,7 +104,7 @@ def miniature() -> Sizes:
         caption_shape=(6, 8),
         compared={"SiT": tiny, "MMDiT": text},
         timed={"MMDiT": text, "SiT": tiny},
-        stopped=tiny,
+        stopped={"SiT": tiny, "MMDiT": text},
         encoder=(4, 24),
         projector_width=32,
         compared_batch=4,

@@ -15,10 +15,13 @@ import yaml
 from torch import Tensor
 
 from selftrans.config import BackboneConfig, load_experiment
+from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
+from selftrans.data.manifests import CaptionManifest
 from selftrans.data.writer import StoreWriter
 from selftrans.gpu_check.sizes import Sizes
 from selftrans.gpu_check.workbench import Workbench
 from selftrans.runtime.errors import Interrupted
+from selftrans.runtime.files import sha256_of, write_json
 from selftrans.runtime.signals import StopRequest
 from selftrans.runtime.tensors import load_tensors
 from selftrans.training.freeze import freeze_teacher
@@ -54,13 +57,37 @@ def write_random_store(directory: Path, sizes: Sizes) -> Path:
     return directory / "manifest.json"
 
 
+def write_random_captions(directory: Path, sizes: Sizes) -> Path:
+    """A caption store of random features, one caption an image; returns its manifest."""
+    rng = np.random.default_rng(1)
+    writer = StoreWriter(directory, {}, STORED + 1, shard_size=STORED + 1, content="captions")
+    writer.write(0, rng.standard_normal((STORED + 1, *sizes.caption_shape)).astype(np.float16))
+    offsets, texts = directory / OFFSETS_FILE, directory / TEXTS_FILE
+    np.save(offsets, np.arange(1, STORED + 2), allow_pickle=False)
+    write_json(texts, [[""]] * STORED)
+    length, size = sizes.caption_shape
+    writer.write_manifest(
+        CaptionManifest,
+        images=STORED,
+        encoder="random",
+        encoder_digest="random",
+        stand_in=True,
+        length=length,
+        size=size,
+        truncated=0,
+        offsets_sha256=sha256_of(offsets),
+        texts_sha256=sha256_of(texts),
+    )
+    return directory / "manifest.json"
+
+
 class Trainings:
     """Runs of both stages on a device.
 
     Args:
         bench: with the folder that they are written to.
         changes: to the recipe.
-        backbone: what is trained; that of ``Sizes.stopped``, if it is not given.
+        backbone: what is trained; the first of ``Sizes.stopped``, if it is not given.
     """
 
     def __init__(
@@ -71,7 +98,7 @@ class Trainings:
     ) -> None:
         self.bench, self.directory = bench, bench.directory
         sizes = bench.sizes
-        backbone = backbone or sizes.stopped
+        backbone = backbone or next(iter(sizes.stopped.values()))
         shallow = backbone.depth // 2
         self.depth = max(shallow + 1, 2 * backbone.depth // 3)
         head = {"projector_width": sizes.projector_width}
@@ -82,8 +109,9 @@ class Trainings:
             "teacher_depth": self.depth,
             **head,
         }
-        data = {
-            "source": {"kind": "digits"},
+        on_captions = backbone.condition == "caption"
+        data: dict[str, Any] = {
+            "source": {"kind": "uvit", "path": "none"} if on_captions else {"kind": "digits"},
             "image_size": sizes.image_size,
             "autoencoder": {
                 "kind": "pretrained",
@@ -92,6 +120,9 @@ class Trainings:
                 "downsampling": sizes.image_size // sizes.latent_shape[1],
             },
         }
+        if on_captions:
+            length, size = sizes.caption_shape
+            data["text_encoder"] = {"kind": "prepared", "length": length, "size": size}
         data_path, self.experiment = (
             self.directory / f"{name}.yaml" for name in ("random", "experiment")
         )
@@ -108,7 +139,10 @@ class Trainings:
                 STAGE_1: {"alignment": {"method": "vae-alignment", "depth": 2, **head}},
                 STAGE_2: {"alignment": stage_2},
             },
-            "evaluation": {"samplers": {"ode": {"sampler": "euler"}}},
+            "evaluation": {
+                "extractor": "inception",
+                "samplers": {"ode": {"sampler": "euler"}},
+            },
             "figures": {"sampler": "ode", "sample_checkpoints": [sizes.trained_steps]},
         }
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -117,6 +151,9 @@ class Trainings:
         self.latents = self.directory / "latents/manifest.json"
         if not self.latents.exists():
             write_random_store(self.latents.parent, sizes)
+        self.captions = self.directory / "captions/manifest.json" if on_captions else None
+        if self.captions and not self.captions.exists():
+            write_random_captions(self.captions.parent, sizes)
 
     def frozen_teacher(self) -> Path:
         """The frozen teacher: stage 1 is trained for it, once."""
@@ -137,13 +174,14 @@ class Trainings:
         experiment = load_experiment(self.experiment)
         settings = experiment.runs[run]
         training = settings.training
+        teachers = {name: self.frozen_teacher() for name in settings.teachers}
         segment = Segment(
             experiment=experiment,
             run=run,
             seed=0,
             until=until,
             latents=self.latents,
-            inputs=InputPaths(teachers={name: self.frozen_teacher() for name in settings.teachers}),
+            inputs=InputPaths(captions=self.captions, teachers=teachers),
             directory=self.directory / name,
         )
         request = stop or StopRequest()
