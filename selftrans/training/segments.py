@@ -114,3 +114,4 @@ def _train(segment: "Segment", *, on_gpu: bool) -> None:
     except Interrupted:
         notify_launcher()
         raise
+    accelerator.end_training()  # NCCL complains of a group that outlives its processes
