@@ -22,6 +22,14 @@ METRIC_AXES: dict[Metric, str] = {
     "caption-accuracy": "captions shown (%)",
     "clip-score": "CLIP score",
 }
+DIFFERENCE_AXES: dict[Metric, str] = {
+    "fid": "Δ FID",
+    "is": "Δ IS",
+    "kid": "Δ KID",
+    "caption-accuracy": "Δ shown (%)",
+    "clip-score": "Δ CLIP score",
+}
+"""Of differences from a baseline: shorter, as their panels are."""
 SAMPLED = ["run", "seed", "step", "samples"]
 """What identifies a set of samples in a table."""
 NOTE_SIZE = 6.5

@@ -13,11 +13,13 @@ from selftrans.plotting.style import plain
 SIZES = (6.5, 5.8)
 """Of names, in points: the usual one, and one for names that need it."""
 LINES, LINE = 3, 0.11
-"""Lines of a name at most, and the height of one in inches."""
-CAPTION, CAPTION_LINES, CAPTION_SIZES = 40, 12, (6.5, 5.8, 5.0)
+"""Lines of a name at most, and the height of one of the usual size in inches."""
+CAPTION, CAPTION_LINES, CAPTION_SIZES = 40, 14, (6.5, 5.8, 5.0)
 """Characters beyond which a name is a caption, its lines at most, and its sizes."""
 UPRIGHT = 0.95
 """Length of an upright name at most, in inches."""
+SHARE = 0.88
+"""Of a column's width, that a name may take: neighbours must not read as one line."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,16 @@ def fitted_names(names: Sequence[str], room: float) -> ColumnNames:
     """
     captions = max(map(len, names)) > CAPTION
     most, sizes = (CAPTION_LINES, CAPTION_SIZES) if captions else (LINES, SIZES)
+    width = SHARE * room
     for size in sizes:
-        lines = [_lines(name, 0.94 * room, size) for name in names]
+        lines = [_lines(name, width, size) for name in names]
         if all(
-            len(of_name) <= most and max(width_of(line, size) for line in of_name) <= 0.94 * room
+            len(of_name) <= most and max(width_of(line, size) for line in of_name) <= width
             for of_name in lines
         ):
             texts = [plain("\n".join(of_name)) for of_name in lines]
-            return ColumnNames(texts, LINE * max(map(len, lines)), {"fontsize": size})
+            height = LINE * size / SIZES[0] * max(map(len, lines))
+            return ColumnNames(texts, height, {"fontsize": size})
     size = min(SIZES[0], 0.85 * room * 72)
     short = [shortened_to(name, UPRIGHT, size) for name in names]
     height = 1.05 * max(width_of(name, size) for name in short)  # hinting makes letters wider
