@@ -148,6 +148,15 @@ def test_the_stand_in_says_so_and_learns_what_it_is_not_shown(stand_in):
     assert (loaded.name, loaded.grid_size, loaded.hidden_size) == ("stand-in", 4, 96)
 
 
+@pytest.mark.slow
+def test_a_stand_in_that_has_not_learnt_is_said_to_know_little(tmp_path, caplog):
+    data = load_dataset("digits")
+    settings = data.encoders["stand-in"].model_copy(update={"steps": 1})
+    data = data.model_copy(update={"encoders": {"stand-in": settings}})
+    make_encoder(data, "stand-in", tmp_path / "encoder.safetensors", CPU)
+    assert "encoders.stand-in: knows the classes of" in caplog.text
+
+
 def test_every_tenth_image_is_held_out():
     assert np.flatnonzero(held_out(25)).tolist() == [0, 10, 20]
 

@@ -20,6 +20,8 @@ from selftrans.runtime.logs import LOG
 from selftrans.runtime.random import Stream, torch_seed
 from selftrans.training.auxiliary.fit import fit_classifier
 
+LITTLE = 0.5
+"""Accuracy below which what follows a stand-in says little of the method."""
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that put pixels into [-1, 1]
 
 
@@ -60,6 +62,14 @@ def train_stand_in(
     model = _Classified(network, len(open_source(data).class_names)).to(device)
     accuracy = fit_classifier(model, model, data, settings, Stream.ENCODER, name)
     LOG.info("accuracy on held-out images: %.4f", accuracy)
+    if accuracy < LITTLE:
+        LOG.warning(
+            "data %r: encoders.%s: knows the classes of %.0f %% of the images that it was not"
+            " shown; what follows it says little: more steps",
+            data.name,
+            name,
+            100 * accuracy,
+        )
     metadata = EncoderMetadata(
         name=name,
         stand_in=True,
