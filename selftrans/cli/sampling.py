@@ -129,8 +129,8 @@ def sample(
         weights, decodes, claim_device(granted_gpus(device)), other_decoder=is_other
     )
     if classes is None:
-        names: Sequence[str] = prompts
         conditions = encoded_prompts(loaded.metadata, prompts, text_encoder)
+        names: Sequence[str] = [" ".join(prompt.split()) for prompt in prompts]
     else:
         names, conditions = _classes(weights, loaded.conditions.num_classes, classes)
     write_sample_grid(loaded, settings, conditions, names, columns, output)

@@ -1,10 +1,12 @@
 """Pictures of chosen classes or prompts from a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,20 +14,54 @@ from selftrans.config import SamplerConfig
 from selftrans.runtime.files import atomic_path
 from selftrans.sampling.generate import ImageSampler
 
+FONT = "DejaVu Sans"  # matplotlib brings it; it has Greek and Cyrillic letters, too
+MARGIN = 2
+"""Between names and the border, in pixels."""
+
 
 def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Image.Image:
-    """A row of images for each condition, (columns, H, W, 3), with its name above."""
+    """A row of images for each condition, (columns, H, W, 3), with its name above.
+
+    A name has as many lines as it needs. One in a script that the font lacks is shown as the number
+    of its row.
+    """
     columns, height, width = rows[0].shape[:3]
-    line = max(12, height // 12)
-    font = ImageFont.load_default(line * 0.8)
-    sheet = Image.new("RGB", (columns * width, len(rows) * (height + line)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (images, name) in enumerate(zip(rows, names, strict=True)):
-        top = row * (height + line)
-        draw.text((2, top), name, fill="black", font=font)
+    line, path = max(12, height // 12), findfont(FONT)
+    font, letters = ImageFont.truetype(path, line * 0.8), FT2Font(path).get_charmap()
+    texts = [
+        wrapped(
+            name if all(ord(letter) in letters for letter in name) else f"row {row}",
+            columns * width - 2 * MARGIN,
+            font.getlength,
+        )
+        for row, name in enumerate(names, start=1)
+    ]
+    sheet_height = sum(height + line * len(lines) for lines in texts)
+    sheet = Image.new("RGB", (columns * width, sheet_height), "white")
+    draw, top = ImageDraw.Draw(sheet), 0
+    for images, lines in zip(rows, texts, strict=True):
+        for text in lines:
+            draw.text((MARGIN, top), text, fill="black", font=font)
+            top += line
         for column, image in enumerate(images):
-            sheet.paste(Image.fromarray(image), (column * width, top + line))
+            sheet.paste(Image.fromarray(image), (column * width, top))
+        top += height
     return sheet
+
+
+def wrapped(text: str, width: float, length_of: Callable[[str], float]) -> list[str]:
+    """A text in lines of a width at most: broken between words, and within one that is longer."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and length_of(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and length_of(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 def write_sample_grid(
