@@ -40,6 +40,8 @@ def words_of(trainings: Trainings, name: str, until: int) -> list[str]:
     words = [sys.executable, "-m", "selftrans", "train", str(trainings.experiment)]
     words += ["--run", STAGE_1, "--seed", "0", "--until", str(until)]
     words += ["--latents", str(trainings.latents), "--directory", str(directory)]
+    if trainings.captions:
+        words += ["--captions", str(trainings.captions)]
     return [*words, "--device", device, "--processes", str(bench.processes)]
 
 
@@ -85,14 +87,14 @@ def find_stopped(launch: Callable[[], Launch]) -> Finding:
     return Finding(text if passed else f"{text}; {done.said}", passed=passed)
 
 
-def find_shared(launch: Callable[[], Launch], trainings: Trainings) -> Finding:
+def find_shared(launch: Callable[[], Launch], trainings: Callable[[], Trainings]) -> Finding:
     """Errors of what several processes trained, against one process here."""
-    done = launch()
+    done, runs = launch(), trainings()
     if not done.steps:
         return Finding(f"no state was saved; {done.said}", passed=False)
     last = done.steps[-1]
-    trainings.train(STAGE_1, "1-process", last)
-    shared, alone = (trainings.state(name, last) for name in (done.name, "1-process"))
+    runs.train(STAGE_1, "1-process", last)
+    shared, alone = (runs.state(name, last) for name in (done.name, "1-process"))
     errors = {
         "weights": max(
             relative(shared[name], tensor)
@@ -102,7 +104,7 @@ def find_shared(launch: Callable[[], Launch], trainings: Trainings) -> Finding:
         "losses": relative(_losses(shared), _losses(alone)),
     }
     found = within(errors, CLOSE)
-    text = f"{trainings.bench.processes} processes, {last} steps: {found.text}"
+    text = f"{runs.bench.processes} processes, {last} steps: {found.text}"
     return Finding(text, {**found.values, "steps": float(last)}, found.passed)
 
 
@@ -207,26 +209,31 @@ def find_own_lease() -> Finding:
 
 def processes(bench: Workbench) -> Iterator[Check]:
     """All of them."""
-    folder = replace(bench, directory=bench.directory / "processes")
 
     @cache
-    def launch() -> Launch:
-        return Launch(several())
+    def launch(backbone: str) -> Launch:
+        return Launch(several(backbone))
 
     @cache
-    def several() -> Trainings:
+    def several(backbone: str) -> Trainings:
         if bench.processes < 2:
             raise NotRun("one card")
+        folder = replace(bench, directory=bench.directory / "processes" / backbone)
         size = bench.processes * max(1, bench.sizes.trained_batch // bench.processes)
         recipe = {"precision": "fp32", "batch_size": size, "save_minutes": 0.01, "log_every": 2}
-        return Trainings(folder, recipe)
+        return Trainings(folder, recipe, bench.sizes.stopped[backbone])
 
-    def shared() -> Finding:
-        return find_shared(launch, several())
-
-    kind = "NCCL" if bench.on_gpu else "gloo"
-    yield Check("SIGTERM to a training of several processes", partial(find_stopped, launch))
-    yield Check(f"several processes under {kind}, against one", shared)
-    yield Check("several processes that resume, bit for bit", partial(find_resumed, several))
     yield Check("a leased card is free when its process is killed", find_lease)
     yield Check("the card of this program", find_own_lease)
+    kind = "NCCL" if bench.on_gpu else "gloo"
+    for backbone in bench.sizes.stopped:
+        launched, trainings = partial(launch, backbone), partial(several, backbone)
+        yield Check(f"{backbone}, SIGTERM to several processes", partial(find_stopped, launched))
+        yield Check(
+            f"{backbone}, several processes under {kind}, against one",
+            partial(find_shared, launched, trainings),
+        )
+        yield Check(
+            f"{backbone}, several processes that resume, bit for bit",
+            partial(find_resumed, trainings),
+        )

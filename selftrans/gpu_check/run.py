@@ -40,9 +40,10 @@ GROUPS = (
     Group("stage 2", 60, stage_2.TOLERANCE, stage_2.stage_2),
     Group("resume", 120, resume.TOLERANCE, resume.resume),
     Group("compile", 120, compilation.TOLERANCE, compilation.compilation),
-    Group("processes", 150, processes.TOLERANCE, processes.processes),
+    Group("processes", 240, processes.TOLERANCE, processes.processes),
 )
-"""In the order in which they are run; their budgets add up to 19 minutes."""
+"""In the order in which they are run. On one card, which has no several processes to check, their
+budgets add up to 17 minutes."""
 CPU_PROCESSES = 2
 
 

@@ -66,8 +66,7 @@ class Sizes:
             ),
         }
     )
-    """Backbones of trainings that are stopped and resumed: their states are saved often. The first
-    one's training is shared among processes, too."""
+    """Backbones of trainings that are stopped, resumed or shared: their states are saved often."""
     trained_steps: int = 12
     """Optimizer steps of trainings that are stopped, resumed or shared."""
     trained_batch: int = 128

@@ -14,5 +14,6 @@ HEAVY = {
     "scipy",
     "sklearn",
     "snakemake",
+    "transformers",
 }
 """Packages that take long to import."""

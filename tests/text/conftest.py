@@ -1,11 +1,16 @@
-"""Few scenes with captions: their data file, the store of their captions, random latents."""
+"""Few scenes with captions: their data file, and stores of what a training reads."""
 
 from pathlib import Path
 
 import pytest
 
 from selftrans.config import load_dataset
-from tests.support.captions import few_scenes, random_latents, stored_captions
+from tests.support.captions import (
+    few_scenes,
+    random_features,
+    random_latents,
+    stored_captions,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +36,8 @@ def captions(place, data) -> Path:
 @pytest.fixture(scope="module")
 def latents(place, data) -> Path:
     return random_latents(place, data)
+
+
+@pytest.fixture(scope="module")
+def tokens(place, data) -> Path:
+    return random_features(place, data)

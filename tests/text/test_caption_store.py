@@ -21,7 +21,7 @@ from selftrans.runtime.files import read_json, sha256_of, write_json
 from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
 from selftrans.training.batches import BatchSource
-from tests.support.captions import COUNT, CPU
+from tests.support.captions import COUNT, CPU, LENGTH
 
 # -- the stand-in for a text encoder
 
@@ -64,6 +64,23 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(place, data, caption
     for rank in (1, 0):
         again.run(Shard(rank, 2))
     assert again.finish().digest == CaptionStore(captions).manifest.digest
+
+
+def test_shards_that_are_there_are_kept(tmp_path, data, captions):
+    CaptionExtraction(data, tmp_path, CPU).run(Shard(0, 2))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("captions-*.npy")}
+    again = CaptionExtraction(data, tmp_path, CPU)
+    again.run(Shard.all())
+    assert before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.finish().digest == CaptionStore(captions).manifest.digest
+
+
+def test_what_is_cut_off_is_said(tmp_path, data, caplog):
+    extraction = CaptionExtraction(data, tmp_path, CPU)
+    extraction.run(Shard.all())
+    cut = extraction.finish().truncated
+    assert f"{cut} of {3 * COUNT} captions have more than {LENGTH} tokens" in caplog.text
 
 
 def test_a_damaged_store_is_refused(tmp_path, captions):
@@ -132,6 +149,31 @@ def test_one_of_an_images_captions_is_drawn_at_every_visit(latents, captions):
             dropped += is_null
     assert (np.abs(counts / 1200 - 1 / 3) < 0.06).all()
     assert abs(dropped / 1200 - 0.25) < 0.05
+
+
+def test_the_caption_is_a_function_of_seed_step_and_position(latents, captions):
+    store, training = LatentStore(latents), TrainingConfig(checkpoints=(100,), batch_size=60)
+    texts = CaptionStore(captions)
+
+    def chosen(source, step):
+        """Which of its captions each image has, by image."""
+        shown = source.draw(step, range(60)).condition_B.numpy()
+        rows = [texts.rows[np.arange(*texts.span(image))] for image in range(60)]
+        images = source.indices(step, range(60)).tolist()
+        return {
+            image: int((rows[image] == one).all((1, 2)).argmax())
+            for image, one in zip(images, shown, strict=True)
+        }
+
+    def source(seed):
+        return BatchSource(store, training, seed, conditions=CaptionConditions(texts))
+
+    first = source(3)
+    drawn = [chosen(first, step) for step in (7, 8)]
+    assert chosen(source(3), 8) == drawn[1]  # whatever was drawn before
+    for other in (drawn[0], chosen(source(4), 8)):  # each step is an epoch: all images
+        different = sum(other[image] != drawn[1][image] for image in range(60))
+        assert different == pytest.approx(40, abs=15)
 
 
 def test_what_captions_draw_changes_nothing_else(latents, captions):

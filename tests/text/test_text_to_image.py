@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from selftrans.api import new_training
 from selftrans.config import (
@@ -28,6 +29,7 @@ from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
 from selftrans.sampling.conditions import SampleConditions, encoded_prompts
 from selftrans.sampling.generate import ImageSampler
+from selftrans.sampling.sample_grid import labelled_grid, wrapped
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.input_paths import InputPaths
 from selftrans.training.precision import make_accelerator
@@ -37,7 +39,8 @@ from tests.support.captions import (
     LENGTH,
     SIZE,
 )
-from tests.support.trainings import StopAt, assert_equal, everything
+from tests.support.programs import run_command
+from tests.support.trainings import StopAt, assert_close, assert_equal, command, everything
 
 ALIGNMENTS = {
     "mmdit": None,
@@ -47,6 +50,7 @@ ALIGNMENTS = {
         "teacher": {"run": "vae-align", "step": 4, "weights": "ema"},
         "student_depth": 2, "teacher_depth": 2, "guidance_scale": 5, "projector_width": 16,
     },
+    "repa": {"method": "repa", "encoder": "stand-in", "depth": 1, "projector_width": 16},
     "sra": {"method": "sra", "student_depth": 1, "teacher_depth": 2},
     "layersync": {"method": "layersync", "student_depth": 1, "teacher_depth": 2},
 }  # fmt: skip
@@ -77,11 +81,13 @@ def experiment(place, data_file):
     return path
 
 
-def segment(experiment, arm, directory, latents, captions, until=8, teacher=None):
+def segment(experiment, arm, directory, latents, captions, until=8, teacher=None, tokens=None):
     teachers = {"self-transcendence": teacher} if arm == "stage-2" else {}
+    features = (tokens,) if arm == "repa" else ()
     return Segment(
         experiment=load_experiment(experiment), run=arm, seed=0, until=until, latents=latents,
-        inputs=InputPaths(captions=captions, teachers=teachers), directory=directory,
+        inputs=InputPaths(captions=captions, teachers=teachers, features=features),
+        directory=directory,
     )  # fmt: skip
 
 
@@ -108,15 +114,24 @@ def weights(place, experiment, latents, captions) -> Path:
 
 @pytest.mark.parametrize("arm", ALIGNMENTS)
 def test_stopped_anywhere_equals_undisturbed_bit_for_bit(
-    tmp_path, experiment, latents, captions, teacher, arm
+    tmp_path, experiment, latents, captions, teacher, tokens, arm
 ):
-    words = latents, captions
-    run(experiment, arm, tmp_path / "whole", *words, teacher=teacher)
+    words, inputs = (latents, captions), {"teacher": teacher, "tokens": tokens}
+    run(experiment, arm, tmp_path / "whole", *words, **inputs)
     for polls in (2, 1):
         with pytest.raises(Interrupted):
-            run(experiment, arm, tmp_path / "cut", *words, teacher=teacher, stop=StopAt(polls))
-    run(experiment, arm, tmp_path / "cut", *words, teacher=teacher)
+            run(experiment, arm, tmp_path / "cut", *words, **inputs, stop=StopAt(polls))
+    run(experiment, arm, tmp_path / "cut", *words, **inputs)
     assert_equal(everything(tmp_path / "whole", 8), everything(tmp_path / "cut", 8))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, experiment, latents, captions, tokens):
+    run(experiment, "repa", tmp_path / "one", latents, captions, tokens=tokens)
+    options = ("--captions", captions, "--features", tokens, "--processes", 2)
+    ended = command(experiment, "repa", tmp_path / "two", latents, 8, None, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert_close(everything(tmp_path / "one", 8)[0], everything(tmp_path / "two", 8)[0])
 
 
 def test_the_null_condition_is_kept_with_the_weights(weights, captions):
@@ -255,6 +270,31 @@ def test_a_prompt_gives_what_the_same_stored_caption_gives(weights, captions, au
     np.testing.assert_array_equal(
         sampler.images(settings, range(5, 6), prompt), sampler.images(settings, range(5, 6))
     )
+
+
+def test_a_picture_of_prompts_has_all_of_their_words(weights, tmp_path, autoencoder):
+    """Broken into lines; a script that the font lacks is named by its row."""
+    picture = tmp_path / "grid.png"
+    options = ("--decoder", autoencoder, "--steps", 2, "--columns", 4, "--output", picture)
+    long = "a large red ring at top left\non a white background"
+    ended = run_command("sample", weights, *options, "--prompt", long, "--prompt", "五つの輪")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{picture}: {' '.join(long.split())}, 五つの輪\n"
+    with Image.open(picture) as image:
+        lines, left = divmod(image.height - 2 * 32, 12)
+        assert (image.width, left) == (4 * 32, 0)
+    assert lines >= 3
+
+
+def test_a_name_is_broken_between_words_and_within_one_that_is_too_long():
+    assert wrapped("a large ring, extraordinarily red", 8, len) == [
+        "a large", "ring,", "extraord", "inarily", "red",
+    ]  # fmt: skip
+    assert wrapped("ab", 0, len) == ["a", "b"]
+    image = np.zeros((3, 32, 32, 3), np.uint8)
+    same = [labelled_grid([image], [name]) for name in ("五", "row 1")]
+    assert same[0].tobytes() == same[1].tobytes()
+    assert labelled_grid([image], ["пять"]).tobytes() != same[1].tobytes()
 
 
 @pytest.mark.parametrize(
