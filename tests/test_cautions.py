@@ -53,6 +53,14 @@ def test_each_reason_is_said_of_the_metrics_that_it_concerns(change, words, metr
     assert ("is" in named[0].metrics) == ("fewer" not in words)
 
 
+def test_a_reader_that_misreads_real_scenes_is_said_to_be_weak():
+    reader = {"extractor": "reader", "num_samples": 1000, "num_reference": 1000}
+    assert cautions({**reader, "extractor_accuracy": 0.98}) == []
+    (weak,) = cautions({**reader, "extractor_accuracy": 0.979})
+    assert weak.text.startswith("the reader is weak: it reads 97.9 % of real scenes")
+    assert weak.metrics >= {"caption-accuracy", "held-out-accuracy"}
+
+
 def test_published_moments_are_of_more_images_than_lie_beside_them():
     """ADM's batch has 10,000 images and the moments of 1.28 million."""
     adm = {**SOUND, "num_samples": 50_000, "num_reference": 10_000}

@@ -61,7 +61,7 @@ def test_captions_are_measured_beside_features(finished):
         (by_attribute["aspect"] == "whole caption") & (by_attribute["captions"] == "all")
     ]
     np.testing.assert_allclose(whole["share"], read["caption-accuracy"])
-    assert set(by_attribute["captions"]) == {"all", "held_out"}
+    assert set(by_attribute["captions"]) == {"all", "seen", "held_out"}
     markdown = finished.path("text/caption-accuracy.md").read_text()
     assert "captions with a held-out combination" in markdown
 

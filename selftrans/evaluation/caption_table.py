@@ -1,6 +1,7 @@
 """What samples show of their captions, attribute by attribute: one row for each set of samples."""
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,13 @@ import pandas as pd
 from selftrans.runtime.errors import UserError
 
 WHOLE = "whole caption"
-GROUPS = {"all": "all captions", "held_out": "captions with a held-out combination"}
+GROUPS = {
+    "all": "all captions",
+    "seen": "captions without a held-out combination",
+    "held_out": "captions with a held-out combination",
+}
+READERS = {"all": "reader_accuracy", "held_out": "reader_held_out_accuracy"}
+"""Where the reader's own accuracy on real scenes of a group stands."""
 
 
 def caption_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
@@ -35,12 +42,9 @@ def _rows(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "aspect": aspect,
             **{key: 100 * found[key] for key in ("share", "low", "high", "chance")},
             "total": found["total"],
-            "reader": 100 * accuracy[reader],
+            "reader": 100 * accuracy[READERS[group]] if group in READERS else nan,
         }
-        for group, reader in (
-            ("all", "reader_accuracy"),
-            ("held_out", "reader_held_out_accuracy"),
-        )
+        for group in GROUPS
         for aspect, found in accuracy[group].items()
     ]
 
@@ -66,11 +70,10 @@ def caption_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
         chance = rows.groupby("aspect")["chance"].mean()
         cells = " | ".join(f"{chance[aspect]:.3g}" for aspect in aspects)
         lines.append(f"| by chance | | {cells} |")
-        reader = rows[rows["aspect"] == WHOLE]["reader"].mean()
-        lines.append(
-            f"| real scenes, read by the same network | | {reader:.1f} |"
-            + " |" * (len(aspects) - 1)
-        )
+        if group in READERS:
+            reader = rows[rows["aspect"] == WHOLE]["reader"].mean()
+            cells = " |" * (len(aspects) - 1)
+            lines.append(f"| real scenes, read by the same network | | {reader:.1f} |{cells}")
         count = int(rows["total"].iloc[0])
         parts += [f"## {title}", "", *lines, "", f"Of {count:,} captions for each set.", ""]
     return "\n".join(parts)

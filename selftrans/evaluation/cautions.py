@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
-from selftrans.config import METRIC_EXTRACTORS, Metric
+from selftrans.config import METRIC_EXTRACTORS, METRIC_SCORERS, Metric
 
 WEAK_ACCURACY = 0.75
 """Of a classifier on held-out images; Inception's on ImageNet is about this (0.78)."""
+WEAK_READER = 0.98
+"""Of the network that reads drawn scenes, on real ones that it was not shown."""
 DISTANCES: tuple[Metric, ...] = ("fid", "sfid", "fd-dinov2")
 """Metrics that compare covariances."""
 MARKS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
@@ -40,7 +42,14 @@ def cautions(row: Mapping[Any, Any]) -> list[Caution]:
     if samples > sides.get("real images", nan):
         text = f"{samples:,.0f} samples are more than the {reference:,.0f} real images"
         found.append(Caution(text=text, metrics=frozenset(METRIC_EXTRACTORS)))
-    if accuracy < WEAK_ACCURACY:
+    if row.get("extractor") == "reader":
+        if accuracy < WEAK_READER:
+            text = (
+                f"the reader is weak: it reads {100 * accuracy:.1f} % of real scenes without a"
+                f" mistake (wanted: {100 * WEAK_READER:.0f} %)"
+            )
+            found.append(Caution(text=text, metrics=frozenset(METRIC_SCORERS)))
+    elif accuracy < WEAK_ACCURACY:
         text = (
             f"the classifier is weak: it recognises {100 * accuracy:.0f} % of held-out images"
             f" (wanted: {100 * WEAK_ACCURACY:.0f} %)"
