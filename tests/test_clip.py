@@ -159,6 +159,53 @@ def test_the_encoder_of_a_whole_t5_lacks_no_weight(tmp_path):
     assert torch.equal(encoder.shared.weight, whole.shared.weight)
 
 
+def text_model(folder, kind):
+    """One of random weights with a tokenizer of few words, saved; returns it."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    known = {word: i for i, word in enumerate(["<pad>", "<unk>", "red", "ring", "a", "b"])}
+    words = Tokenizer(models.WordLevel(known, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", model_max_length=16
+    ).save_pretrained(folder)
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
+    if kind == "Bert":
+        sizes = {
+            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "vocab_size": 9,
+        }  # fmt: skip
+    torch.manual_seed(0)
+    name = f"{kind}EncoderModel" if "T5" in kind else f"{kind}Model"
+    model = getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**sizes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["T5", "MT5", "UMT5", "Bert"])
+def test_words_do_not_see_what_fills_a_caption_up(tmp_path, kind):
+    model = text_model(tmp_path, kind)
+    long = load_text_encoder(settings(tmp_path, size=8))(["red ring red", "ring red"])
+    short = load_text_encoder(settings(tmp_path, size=8, length=3))(["red ring red"])
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([[2, 3, 2]])).last_hidden_state
+    torch.testing.assert_close(short, expected)
+    torch.testing.assert_close(long[:1, :3], expected)
+
+
+def test_a_model_that_writes_text_is_refused(tmp_path):
+    from transformers import BartConfig, BartModel
+
+    text_model(tmp_path, "T5")
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16, "vocab_size": 9}
+    BartModel(BartConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'bart' writes text"):
+        load_text_encoder(settings(tmp_path, size=8))
+
+
 def test_the_score_is_that_of_transformers_logits(clip_folder):
     """And its preprocessing that of CLIP: resized, cut, normalised."""
     from transformers import CLIPModel, CLIPProcessor

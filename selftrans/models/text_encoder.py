@@ -130,9 +130,20 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
         kinds: dict[str, Any] = {
             "clip": transformers.CLIPTextModel,
             "t5": transformers.T5EncoderModel,
+            "mt5": transformers.MT5EncoderModel,
+            "umt5": transformers.UMT5EncoderModel,
         }
-        kind = kinds.get(config.model_type, transformers.AutoModel)
-        network = read_network(kind, path).to(device)
+        if config.is_encoder_decoder and config.model_type not in kinds:
+            raise UserError(
+                f"text encoder {path!r}: {config.model_type!r} writes text"
+                f" (allowed: {', '.join(kinds)}, or an encoder alone)"
+            )
+        network = read_network(kinds.get(config.model_type, transformers.AutoModel), path)
+        network.to(device)
+    # Stable Diffusion and U-ViT give CLIP none: it is causal, and what stands behind the end of a
+    # caption is a part of their condition.
+    masked = not config.model_type.startswith("clip")
+    given = ["input_ids", "attention_mask"] if masked else ["input_ids"]
     # Of some tokenizers the real length is unknown, a huge number; of others it is too small.
     if length > tokenizer.model_max_length:
         raise UserError(
@@ -151,8 +162,9 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
             max_length=length,
             padding="max_length",
             return_tensors="pt",
-        )["input_ids"]
-        features: Tensor = network(input_ids=tokens.to(device)).last_hidden_state
+            return_attention_mask=masked,
+        ).to(device)
+        features: Tensor = network(**{key: tokens[key] for key in given}).last_hidden_state
         return features.float()
 
     with reading("text encoder", path), torch.inference_mode():
