@@ -831,6 +831,15 @@ PRESETS = [
 TAG = r"\[(code|paper|port|ours|SiT|REPA|SRA|VAE-REPA|iREPA|DispLoss|IG|HASTE|ADM)\]"
 
 
+@pytest.mark.parametrize("name", ["coco256-mmdit", "scenes-text", "scenes-tiny"])
+def test_terms_of_text_to_image_count_at_every_t(name):
+    """As in the authors' code, of both stages."""
+    runs = load_experiment(name).runs
+    for run in ("vae-align", "self-transcendence"):
+        t_range = runs[run].alignment.t_range
+        assert (t_range.low, t_range.high) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "name", [*PRESETS, "data/imagenet100", "data/imagenet256", "data/imagenet512"]
 )
