@@ -136,7 +136,7 @@ class SelfTranscendence(AlignmentMethod):
         prediction = term.heads["projector"](features[self.student_depth][rows])
         if not len(prediction):  # zero, and a zero gradient for every parameter of the projector
             return LossOutput(prediction.float().sum(), batch.t_B.new_zeros(0))
-        shown = self.condition_of_teacher(batch)
+        shown = self.condition_of_teacher(term, batch)
         target = self.guided_features(term, batch.x_BCHW[rows], batch.t_B[rows], shown[rows])
         loss = factor * mean_squared_error_over_batch(prediction, target, len(batch.t_B))
         return LossOutput(loss, detached_cosines(prediction, target))
@@ -145,12 +145,12 @@ class SelfTranscendence(AlignmentMethod):
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
     ) -> Tensor:
         """f_g, (B, T, D)."""
-        shown = self.condition_of_teacher(batch)
+        shown = self.condition_of_teacher(term, batch)
         return self.guided_features(term, batch.x_BCHW, batch.t_B, shown)
 
-    def condition_of_teacher(self, batch: Batch) -> Tensor:
+    def condition_of_teacher(self, term: AlignmentLoss, batch: Batch) -> Tensor:
         """What the teacher is shown, a row for each sample."""
-        of_task = "given" if batch.condition_B.ndim == 1 else "student"
+        of_task = "given" if isinstance(term.shape.condition_size, int) else "student"
         given = (self.teacher_condition or of_task) == "given"
         return batch.condition_B if given else batch.dropped_condition_B
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selftrans.config import (
-    ConditionSize,
     PreparedTextConfig,
     PretrainedTextEncoderConfig,
     SamplerConfig,
@@ -18,7 +18,8 @@ from selftrans.config import (
 )
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.captions import cleaned
-from selftrans.models.metadata import WeightsMetadata
+from selftrans.data.conditions import same_null
+from selftrans.models.metadata import TextEncoderRecord, WeightsMetadata
 from selftrans.models.text_encoder import load_text_encoder
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.logs import LOG
@@ -84,8 +85,55 @@ def encoded_prompts(
     return np.asarray(encoder(texts).half().numpy())
 
 
-class SampleConditions:
-    """The conditions of the samples of one checkpoint.
+class SampleConditions(ABC):
+    """The conditions of the samples of one checkpoint."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """K.
+
+        Raises:
+            UserError: the model is conditioned on captions.
+        """
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What a set of samples depends on, beside its sampler's settings."""
+
+    @abstractmethod
+    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
+        """What identifies the condition of each sample: its class, or an image of the prompts."""
+
+    @abstractmethod
+    def of_labels(self, labels_B: NDArray[np.int64]) -> NDArray[Any]:
+        """The conditions that these identify: classes (B,), or captions (B, L, K)."""
+
+    @abstractmethod
+    def check(self, condition_B: NDArray[Any]) -> None:
+        """Refuse what the model does not know.
+
+        Raises:
+            UserError: a class is none of its classes, or captions have another shape.
+        """
+
+    @abstractmethod
+    def check_null(self, null: NDArray[Any]) -> None:
+        """Refuse conditions of a model with another null condition.
+
+        Raises:
+            UserError: captions are of another text encoder, which an imported checkpoint does not
+                name.
+        """
+
+    def of_samples(self, settings: SamplerConfig, indices: range) -> NDArray[Any]:
+        """The condition of each sample."""
+        return self.of_labels(self.labels(settings, indices))
+
+
+def sample_conditions(metadata: WeightsMetadata, prompts: Path | None = None) -> SampleConditions:
+    """The conditions of the samples of a checkpoint.
 
     Args:
         metadata: of the checkpoint.
@@ -96,18 +144,76 @@ class SampleConditions:
         UserError: a model of classes is given captions, or the captions are of another text
             encoder or of another shape than those that it was trained on.
     """
+    size = metadata.shape.condition_size
+    if not isinstance(size, int):
+        return CaptionSamples(size, metadata.text_encoder, prompts)
+    if prompts is not None:
+        raise UserError(f"{prompts}: holds captions, the checkpoint is conditioned on classes")
+    return ClassSamples(size)
 
-    def __init__(self, metadata: WeightsMetadata, prompts: Path | None = None) -> None:
-        self.size: ConditionSize = metadata.shape.condition_size
-        self.store = None if prompts is None else CaptionStore(prompts)
-        if self.store is None:
-            return
-        manifest, trained = self.store.manifest, metadata.text_encoder
-        if isinstance(self.size, int):
-            raise UserError(f"{prompts}: holds captions, the checkpoint is conditioned on classes")
-        if manifest.shape != self.size:
+
+class ClassSamples(SampleConditions):
+    """Samples of classes.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self._num_classes
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Nothing: the settings say how labels are chosen."""
+        return {}
+
+    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
+        """The class of each sample."""
+        return sample_labels(settings, indices, self.num_classes)
+
+    def of_labels(self, labels_B: NDArray[np.int64]) -> NDArray[Any]:
+        """The classes themselves."""
+        return labels_B
+
+    def check(self, condition_B: NDArray[Any]) -> None:
+        """Refuse a class that is none of the model's."""
+        if wrong := [label for label in condition_B if not 0 <= label < self.num_classes]:
             raise UserError(
-                f"{prompts}: captions of shape {manifest.shape}, the checkpoint takes {self.size}"
+                f"class {wrong[0]} is not one of the model (allowed: 0 to {self.num_classes - 1})"
+            )
+
+    def check_null(self, null: NDArray[Any]) -> None:
+        """All models of classes have the same."""
+
+
+class CaptionSamples(SampleConditions):
+    """Samples of captions.
+
+    Args:
+        shape: (L, K) of a caption's features.
+        trained: the text encoder that the checkpoint was trained on, where it is known.
+        prompts: manifest of a caption store; needed where samples are made of stored captions.
+
+    Raises:
+        UserError: its captions are of another text encoder or of another shape.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], trained: TextEncoderRecord | None, prompts: Path | None
+    ) -> None:
+        self.shape = shape
+        self._store = None if prompts is None else CaptionStore(prompts)
+        if self._store is None:
+            return
+        manifest = self._store.manifest
+        if manifest.shape != shape:
+            raise UserError(
+                f"{prompts}: captions of shape {manifest.shape}, the checkpoint takes {shape}"
             )
         if trained is not None and trained.digest != manifest.encoder_digest:
             raise UserError(
@@ -117,57 +223,46 @@ class SampleConditions:
 
     @property
     def num_classes(self) -> int:
-        """K.
-
-        Raises:
-            UserError: the model is conditioned on captions.
-        """
-        if not isinstance(self.size, int):
-            raise UserError(
-                "classes: the checkpoint is conditioned on captions (allowed: prompts, --prompt)"
-            )
-        return self.size
-
-    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
-        """What identifies the condition of each sample: its class, or an image of the prompts."""
-        if isinstance(self.size, int):
-            return sample_labels(settings, indices, self.size)
-        return np.asarray(indices, dtype=np.int64) % self._prompts.manifest.images
-
-    def of_samples(self, settings: SamplerConfig, indices: range) -> NDArray[Any]:
-        """The condition of each sample: classes (B,), or captions (B, L, K)."""
-        labels = self.labels(settings, indices)
-        return labels if isinstance(self.size, int) else self._prompts.first_of(labels)
-
-    def check(self, condition_B: NDArray[Any]) -> None:
-        """Refuse what the model does not know.
-
-        Raises:
-            UserError: a class is none of its classes, or captions have another shape.
-        """
-        if not isinstance(self.size, int):
-            if condition_B.shape[1:] != self.size:
-                raise UserError(
-                    f"captions: of shape {condition_B.shape[1:]}, the checkpoint takes {self.size}"
-                )
-            return
-        if wrong := [label for label in condition_B if not 0 <= label < self.size]:
-            raise UserError(
-                f"class {wrong[0]} is not one of the model (allowed: 0 to {self.size - 1})"
-            )
+        """There are none."""
+        raise UserError(
+            "classes: the checkpoint is conditioned on captions (allowed: prompts, --prompt)"
+        )
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a set of samples depends on, beside its sampler's settings."""
-        if self.store is None:
+        """The captions, where samples are made of stored ones."""
+        if self._store is None:
             return {}
-        return {"labels": "prompts", "prompts": self.store.manifest.digest}
+        return {"labels": "prompts", "prompts": self._store.manifest.digest}
+
+    def labels(self, settings: SamplerConfig, indices: range) -> NDArray[np.int64]:
+        """The image whose first caption each sample shows."""
+        return np.asarray(indices, dtype=np.int64) % self._prompts.manifest.images
+
+    def of_labels(self, labels_B: NDArray[np.int64]) -> NDArray[Any]:
+        """The features of these captions."""
+        return self._prompts.first_of(labels_B)
+
+    def check(self, condition_B: NDArray[Any]) -> None:
+        """Refuse captions of another shape."""
+        if condition_B.shape[1:] != self.shape:
+            raise UserError(
+                f"captions: of shape {condition_B.shape[1:]}, the checkpoint takes {self.shape}"
+            )
+
+    def check_null(self, null: NDArray[Any]) -> None:
+        """Refuse captions of another text encoder."""
+        if self._store is not None and not same_null(null, self._store.null):
+            raise UserError(
+                f"{self._store.path}: captions of another text encoder than the checkpoint was"
+                " trained on: its null condition is another one"
+            )
 
     @property
     def _prompts(self) -> CaptionStore:
-        if self.store is None:
+        if self._store is None:
             raise UserError(
                 "--prompts: is needed, the checkpoint is conditioned on captions"
                 " (allowed: the manifest of a caption store)"
             )
-        return self.store
+        return self._store

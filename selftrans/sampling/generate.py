@@ -26,7 +26,6 @@ from selftrans.config import (
     SamplerConfig,
     Uint8Conversion,
 )
-from selftrans.data.conditions import same_null
 from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.models.autoencoder import (
     check_latents,
@@ -45,7 +44,7 @@ from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG, Progress
 from selftrans.runtime.tensors import DTYPES, digest_of
 from selftrans.runtime.workers import Shard, Workers, run_sharded
-from selftrans.sampling.conditions import SampleConditions
+from selftrans.sampling.conditions import sample_conditions
 from selftrans.sampling.latents import SampleNoise, sample_latents
 from selftrans.sampling.partial_images import PartialImages
 
@@ -82,21 +81,12 @@ class ImageSampler:
         self.device = device
         self.model, self.metadata = backbone or load_backbone(Path(weights), device)
         self._models = {"fp32": self.model, "tf32": self.model}
-        self.conditions = SampleConditions(self.metadata, prompts)
-        self._check_prompts()
+        self.conditions = sample_conditions(self.metadata, prompts)
+        self.conditions.check_null(self.model.null_condition(1).cpu().numpy())
         self.autoencoder, self.decoder_name = load_autoencoder(autoencoder, device), autoencoder
         self.decoder_digest = digest_of(self.autoencoder.state_dict())
         self._check_decoder(is_encoder=not other_decoder)
         self._decoders = {"fp32": self.autoencoder}
-
-    def _check_prompts(self) -> None:
-        """Refuse captions of another text encoder, which an imported checkpoint does not name."""
-        store = self.conditions.store
-        if store and not same_null(self.model.null_condition(1).cpu().numpy(), store.null):
-            raise UserError(
-                f"{store.path}: captions of another text encoder than the checkpoint was trained"
-                " on: its null condition is another one"
-            )
 
     def _check_decoder(self, *, is_encoder: bool) -> None:
         """Refuse an autoencoder of other latents than those that the checkpoint was trained on.

@@ -67,7 +67,7 @@ class Inputs:
         if paths.teachers.keys() != wanted.keys():
             given, needed = (", ".join(names) or "none" for names in (paths.teachers, wanted))
             raise UserError(f"--teacher: given for {given}, run {run!r} needs one for {needed}")
-        conditions = CaptionConditions(captions) if captions else store.classes
+        conditions = _conditions(captions, store)
         teachers, digests = {}, []
         for name, teacher in wanted.items():
             path = paths.teachers[name]
@@ -113,7 +113,12 @@ class Inputs:
 
     def conditions(self, store: LatentStore) -> Conditions:
         """What the images of a store are conditioned on."""
-        return store.classes if self.captions is None else CaptionConditions(self.captions)
+        return _conditions(self.captions, store)
+
+
+def _conditions(captions: CaptionStore | None, store: LatentStore) -> Conditions:
+    """Captions where a run is conditioned on them, else the classes of the latents."""
+    return store.classes if captions is None else CaptionConditions(captions)
 
 
 def _captions(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import read_json, sha256_of, write_json
 from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
-from selftrans.sampling.conditions import SampleConditions, encoded_prompts
+from selftrans.sampling.conditions import encoded_prompts, sample_conditions
 from selftrans.sampling.generate import ImageSampler
 from selftrans.sampling.sample_grid import labelled_grid, wrapped
 from selftrans.training.freeze import freeze_teacher
@@ -172,7 +173,9 @@ def test_a_class_conditional_teacher_sees_the_true_class():
     settings = {**ALIGNMENTS["stage-2"], "teacher": {"run": "a", "step": 4}}
     method = SelfTranscendence.model_validate(settings, strict=True)
     batch = type("B", (), {"condition_B": torch.tensor([1]), "dropped_condition_B": "dropped"})
-    assert method.condition_of_teacher(batch) is batch.condition_B
+    for size, shown in ((10, batch.condition_B), ((24, 16), batch.dropped_condition_B)):
+        term = SimpleNamespace(shape=SimpleNamespace(condition_size=size))
+        assert method.condition_of_teacher(term, batch) is shown
 
 
 def test_captions_are_part_of_what_defines_a_run(tmp_path, experiment, latents, captions, place):
@@ -218,7 +221,7 @@ def test_prompts_of_another_text_encoder_than_an_imported_models_are_refused(
     model, metadata = load_backbone(weights, CPU)
     imported = model, metadata.model_copy(update={"text_encoder": None})
     words = {"other_decoder": True, "backbone": imported}
-    assert ImageSampler(weights, autoencoder, prompts=captions, **words).conditions.store
+    assert ImageSampler(weights, autoencoder, prompts=captions, **words).conditions.description
     with pytest.raises(UserError, match="captions of another text encoder than the checkpoint"):
         ImageSampler(weights, autoencoder, prompts=foreign, **words)
 
@@ -252,7 +255,7 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_sample_i_shows_the_caption_of_image_i(weights, captions):
-    conditions = SampleConditions(load_backbone(weights, CPU)[1], captions)
+    conditions = sample_conditions(load_backbone(weights, CPU)[1], captions)
     settings = SamplerConfig(sampler="euler", num_samples=2)
     store = CaptionStore(captions)
     labels = conditions.labels(settings, range(58, 63))
@@ -335,7 +338,7 @@ def test_another_text_encoder_is_refused(weights, tmp_path, data):
     extraction.run(Shard.all())
     extraction.finish()
     with pytest.raises(UserError, match="captions of shape"):
-        SampleConditions(load_backbone(weights, CPU)[1], tmp_path / "manifest.json")
+        sample_conditions(load_backbone(weights, CPU)[1], tmp_path / "manifest.json")
 
 
 # -- what an experiment may say
