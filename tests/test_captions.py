@@ -9,12 +9,14 @@ import zipfile
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from selftrans.config import DatasetConfig, dataset_identity, validated
-from selftrans.data.captions import captions_digest
+from selftrans.data.captions import captions_digest, cleaned
 from selftrans.data.sources import open_source, read_all
 from selftrans.data.sources.base import CorruptImage, lanczos_crop
+from selftrans.extraction.captions import CaptionExtraction
 from selftrans.runtime.errors import ConfigError, UserError
 
 SIZE = 16
@@ -143,7 +145,7 @@ def test_a_damaged_or_absent_file_of_captions_is_one_line(coco, tmp_path):
         open_source(data)
 
 
-def test_an_image_without_a_caption_is_skipped_as_a_damaged_one(coco):
+def test_an_image_without_a_caption_is_skipped_as_a_damaged_one(coco, caplog):
     def spoil(content):
         content["annotations"][1]["caption"] = ""  # the only one of a.png
         content["annotations"][0]["caption"] = 7  # one of two of b.png
@@ -151,6 +153,8 @@ def test_an_image_without_a_caption_is_skipped_as_a_damaged_one(coco):
     data = coco(spoil, on_error="skip")
     source = open_source(data)
     assert source.captions == [("a cat",), (), CLEANED[2]]
+    assert "captions that were left out: 2, the first: " in caplog.text
+    assert "b.png: a caption is 7" in caplog.text
     with pytest.raises(CorruptImage, match=r"a\.png has no caption"):
         source.read(range(1, 2))
     assert len(read_all(data)[0]) == 2
@@ -205,8 +209,58 @@ def test_text_files_that_are_absent_or_no_text(beside, tmp_path):
     (beside / "deep/a.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"deep/a\.txt: not text in UTF-8"):
         open_source(data_of("folder", beside, captions="txt"))
+    skipping = open_source(data_of("folder", beside, captions="txt", on_error="skip"))
+    assert skipping.captions == [(), CLEANED[0], CLEANED[2]]
     with pytest.raises(ConfigError, match=r"source\.captions"):
         data_of("folder", beside, captions="json")
+
+
+def test_text_files_that_do_not_match_the_images(beside, tmp_path, caplog):
+    (beside / "notes.txt").write_text("what I did")
+    (beside / ".hidden.txt").write_text("nobody's")
+    archive = tmp_path / "all.zip"
+    for kind, where in (("folder", beside), ("zip", archive)):
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for file in sorted(beside.rglob("*.*")):
+                zipped.write(file, file.relative_to(tmp_path))
+        caplog.clear()
+        open_source(data_of(kind, where, captions="txt"))
+        assert "text files that belong to no image, passed over: 1" in caplog.text
+    Image.new("RGB", (20, 20)).save(beside / "deep/a.jpg")
+    with pytest.raises(UserError, match=r"deep/a\.jpg and deep/a\.png share deep/a\.txt"):
+        open_source(data_of("folder", beside, captions="txt"))
+
+
+def test_what_cannot_be_seen_is_no_caption():
+    assert cleaned("a\x00cat\x1b \u200d", "x") == "a cat \u200d"
+    for text in ("\u200b", "\x00\x01", " \u2060\n"):
+        with pytest.raises(UserError, match="x: a caption is empty"):
+            cleaned(text, "x")
+
+
+def test_captions_that_are_left_out_are_counted(coco, tmp_path):
+    encoder = {"kind": "words", "length": 8, "size": 4}
+
+    def data(spoil, captions):
+        made = coco(spoil, on_error="skip").model_dump(exclude_unset=True)
+        values = {**made, "captions": captions, "text_encoder": encoder}
+        return validated(DatasetConfig, values, "data")
+
+    def spoil(content):
+        content["annotations"][0]["caption"] = ""
+
+    stated = sum(map(len, TEXTS.values()))
+    extraction = CaptionExtraction(data(spoil, stated), tmp_path / "a", torch.device("cpu"))
+    assert sum(map(len, extraction.rows.texts)) == stated - 1
+    with pytest.raises(UserError, match=f"captions: the source has {stated}, .* says 2"):
+        CaptionExtraction(data(lambda _: None, 2), tmp_path / "b", torch.device("cpu"))
+
+    def all_of(content):
+        for entry in content["annotations"]:
+            entry["caption"] = ""
+
+    with pytest.raises(UserError, match="text_encoder: no image has a caption"):
+        CaptionExtraction(data(all_of, None), tmp_path / "c", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

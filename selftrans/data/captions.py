@@ -2,10 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Any
+from unicodedata import category
 
+from selftrans.data.image_paths import is_passed_over
 from selftrans.runtime.errors import UserError, shortened
+from selftrans.runtime.logs import LOG
 
 ALL = "all"
 """The class of every image of a source that has captions and no classes."""
@@ -16,14 +20,14 @@ MOST_CHARACTERS = 10_000
 
 
 def cleaned(text: Any, where: str) -> str:
-    """A caption without white space around it, and with single spaces within.
+    """A caption with single spaces for white space and control characters, and none around it.
 
     Args:
         text: as it was found.
         where: what it is a caption of, for messages.
 
     Raises:
-        UserError: it is not text, has nothing but white space, or is too long.
+        UserError: it is not text, has nothing that can be seen, or is too long.
     """
     if not isinstance(text, str):
         raise UserError(
@@ -34,8 +38,10 @@ def cleaned(text: Any, where: str) -> str:
         raise UserError(
             f"{where}: a caption has {len(text):,} characters (allowed: {MOST_CHARACTERS:,})"
         )
-    words = " ".join(text.split())
-    if not words:
+    kinds = [category(letter) for letter in text]
+    words = "".join(" " if kind == "Cc" else one for one, kind in zip(text, kinds, strict=True))
+    words = " ".join(words.split())
+    if not any(kind[0] not in "CZ" or kind == "Cs" for kind in kinds):
         raise UserError(f"{where}: a caption is empty (allowed: text, and more than white space)")
     try:
         words.encode()
@@ -59,18 +65,55 @@ def captions_of_images(
         UserError: a caption cannot be used, or an image has none, and ``skip`` is not set.
     """
     found: list[tuple[str, ...]] = []
+    left_out: list[str] = []
     for index, name in enumerate(names):
         captions: list[str] = []
-        for text in texts(index):
-            try:
-                captions.append(cleaned(text, f"{root}: {name}"))
-            except UserError:
-                if not skip:
-                    raise
+        try:
+            for text in texts(index):
+                try:
+                    captions.append(cleaned(text, f"{root}: {name}"))
+                except UserError as error:
+                    if not skip:
+                        raise
+                    left_out.append(str(error))
+        except UserError as error:  # the file that holds them
+            if not skip:
+                raise
+            left_out.append(str(error))
         if not captions and not skip:
             raise UserError(no_caption(root, name))
         found.append(tuple(captions))
+    if left_out:
+        LOG.warning("captions that were left out: %d, the first: %s", len(left_out), left_out[0])
     return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a path below a source's root is that of a text file of captions."""
+    return name.endswith(CAPTIONS_SUFFIX) and not is_passed_over(name)
+
+
+def check_text_files(root: str, images: Iterable[str], texts: Collection[str]) -> None:
+    """Refuse two images that share a text file, and say which text files are of no image.
+
+    Raises:
+        UserError: naming both.
+    """
+    owners: dict[str, str] = {}
+    for name in images:
+        text = str(PurePosixPath(name).with_suffix(CAPTIONS_SUFFIX))
+        if text in owners and text in texts:
+            raise UserError(
+                f"{root}: {owners[text]} and {name} share {text} (allowed: one for each image)"
+            )
+        owners[text] = name
+    if alone := sorted(set(texts) - owners.keys()):
+        LOG.warning(
+            "%s: text files that belong to no image, passed over: %d, the first: %s",
+            root,
+            len(alone),
+            alone[0],
+        )
 
 
 def no_caption(root: str, name: str) -> str:

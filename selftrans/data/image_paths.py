@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -39,6 +39,17 @@ def images_below(root: Path) -> list[str]:
     Raises:
         UserError: there is no such folder, or a name is not one line of UTF-8.
     """
+    names = files_below(root, is_image)
+    check_names(str(root), names)
+    return names
+
+
+def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Paths of files of a kind below a folder, relative to it, with slashes, sorted.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     names: list[str] = []
@@ -50,9 +61,8 @@ def images_below(root: Path) -> list[str]:
         visited.add(real)
         folders[:] = [name for name in folders if not is_passed_over(name)]
         names += [
-            Path(folder, name).relative_to(root).as_posix() for name in files if is_image(name)
+            Path(folder, name).relative_to(root).as_posix() for name in files if is_wanted(name)
         ]
-    check_names(str(root), names)
     return sorted(names)
 
 

@@ -22,7 +22,7 @@ from selftrans.config import DatasetConfig, PreparedTextConfig
 from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
 from selftrans.data.captions import captions_digest
 from selftrans.data.manifests import CaptionManifest
-from selftrans.data.sources import open_source
+from selftrans.data.sources import may_skip, open_source
 from selftrans.data.sources.uvit import PreparedText
 from selftrans.data.writer import StoreWriter
 from selftrans.extraction.shards import (
@@ -176,7 +176,10 @@ class CaptionExtraction(ShardedWork):
     ) -> None:
         self.directory, self.rows = directory, rows_of(data, device, skipped)
         count = sum(map(len, self.rows.texts))
-        if not skipped and data.captions not in (None, count):
+        if not count:
+            raise UserError(f"data {data.name!r}: text_encoder: no image has a caption")
+        left_out = may_skip(data) and data.captions is not None and count < data.captions
+        if not left_out and data.captions not in (None, count):
             raise UserError(
                 f"data {data.name!r}: captions: the source has {count}, the data file says"
                 f" {data.captions}"

@@ -4,8 +4,19 @@ from collections.abc import Collection
 from pathlib import Path
 
 from selftrans.config import FolderSource
-from selftrans.data.captions import CAPTIONS_SUFFIX, captions_of_images, lines_of
-from selftrans.data.image_paths import images_below, is_passed_over, read_image_file
+from selftrans.data.captions import (
+    CAPTIONS_SUFFIX,
+    captions_of_images,
+    check_text_files,
+    is_text,
+    lines_of,
+)
+from selftrans.data.image_paths import (
+    files_below,
+    images_below,
+    is_passed_over,
+    read_image_file,
+)
 from selftrans.data.sources.base import (
     ImageFiles,
     check_class_folders,
@@ -24,6 +35,7 @@ def open_folder(settings: FolderSource, image_size: int, skipped: Collection[str
     names, labels = images_below(root), labels_beside(root)
     captions = None
     if settings.captions is not None:
+        check_text_files(settings.path, names, set(files_below(root, is_text)))
         captions = captions_of_images(
             names, lambda index: lines_beside(root / names[index]), settings.path,
             skip=settings.on_error == "skip",

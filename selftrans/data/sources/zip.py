@@ -7,7 +7,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from selftrans.config import ZipSource
-from selftrans.data.captions import CAPTIONS_SUFFIX, captions_of_images, lines_of
+from selftrans.data.captions import (
+    CAPTIONS_SUFFIX,
+    captions_of_images,
+    check_text_files,
+    is_text,
+    lines_of,
+)
 from selftrans.data.image_paths import check_names, check_size, is_image, is_passed_over
 from selftrans.data.sources.base import (
     LABELS_FILE,
@@ -57,7 +63,8 @@ def open_zip(settings: ZipSource, image_size: int, skipped: Collection[str]) -> 
     check_names(settings.path, names)
     captions = None
     if settings.captions is not None:
-        present = set(archive.namelist())
+        present = {name for name in archive.namelist() if is_text(name)}
+        check_text_files(settings.path, members, present)
 
         def lines_beside(index: int) -> list[str]:
             text = str(PurePosixPath(members[index]).with_suffix(CAPTIONS_SUFFIX))
