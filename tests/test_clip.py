@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -230,6 +231,28 @@ def test_the_score_is_that_of_transformers_logits(clip_folder):
     score = clip_score(clip, halves)
     assert score.mean == pytest.approx(np.maximum(100 * cosines, 0).mean(), abs=1e-3)
     assert (score.images, score.truncated) == (5, 0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (28, 28), (61, 90)])
+def test_clips_preprocessing_is_the_published_one(clip_folder, height, width):
+    """openai/CLIP: the short side resized bicubically, the middle cut out, normalised."""
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    size = [round(28 * side / min(height, width)) for side in (width, height)]
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    left, top = ((side - 28) // 2 for side in size)
+    cut = np.asarray(image.crop((left, top, left + 28, top + 28)), np.float32) / 255
+    expected = (cut - np.float32(mean)) / np.float32(std)
+    found = Clip(str(clip_folder)).preprocessed(pixels[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(found - expected).mean() < 1e-3
+    assert np.abs(found - expected).max() < 0.04  # two grey levels
+
+
+def test_without_transformers_it_is_said_in_one_line(clip_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for load in (lambda: load_text_encoder(settings(clip_folder)), lambda: Clip(str(clip_folder))):
+        with pytest.raises(UserError, match=r"needs transformers \(pip install '\.\[text\]'\)"):
+            load()
 
 
 def test_no_picture_has_no_score(clip_folder):

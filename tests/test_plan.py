@@ -48,6 +48,7 @@ from workflow.lib.memory import sampling_memory, training_memory
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.settings import RatesConfig
 from workflow.lib.study import Study
+from workflow.lib.work import captions_bytes
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.yaml"))
 MANY_SEEDS = {"scenes-methods", "scenes-methods-more"}
@@ -371,3 +372,10 @@ def test_memory_requested_for_sampling_is_what_it_takes(tiny):
     peak, _ = peak_of(SAMPLING)
     assert 0.35 * requested < peak / 1e6 < requested  # a CPU runs large batches in parts
     assert requested - sampling_memory(experiment, experiment.runs["sit"], 1, False, 8) >= 200
+
+
+def test_the_captions_of_coco_take_49_gigabytes():
+    """Of 77 tokens of 768 in half precision, with those of the empty caption."""
+    found = captions_bytes(load_dataset("coco256"))
+    assert found == (414_113 + 1) * 77 * 768 * 2
+    assert round(found / 1e9) == 49

@@ -65,12 +65,18 @@ class Clip:
         """Tokens of a caption that it reads."""
         return int(self._network.config.text_config.max_position_embeddings)
 
+    def preprocessed(self, images_BHWC: NDArray[np.uint8]) -> torch.Tensor:
+        """What the network sees of pictures, (B, 3, H', W')."""
+        pixels: torch.Tensor = self._processor(images=list(images_BHWC), return_tensors="pt")[
+            "pixel_values"
+        ]
+        return pixels
+
     @torch.inference_mode()
     def similarities(
         self, images_BHWC: NDArray[np.uint8], captions: Sequence[str]
     ) -> tuple[NDArray[np.float64], int]:
         """Cosine of each picture and its caption, (B,), and how many captions were cut off."""
-        pixels = self._processor(images=list(images_BHWC), return_tensors="pt")["pixel_values"]
         tokens = self._processor.tokenizer(
             list(captions),
             padding="max_length",
@@ -80,7 +86,7 @@ class Clip:
         )
         whole = self._processor.tokenizer(list(captions), verbose=False)["input_ids"]
         output = self._network(
-            pixel_values=pixels.to(self.device),
+            pixel_values=self.preprocessed(images_BHWC).to(self.device),
             input_ids=tokens["input_ids"].to(self.device),
             attention_mask=tokens["attention_mask"].to(self.device),
         )

@@ -84,7 +84,12 @@ def scored_by_clip(
         )
     return {
         "metrics": {"clip-score": score.mean},
-        "extractor": {"name": "clip", "digest": clip.digest, "model": clip.name},
+        "extractor": {
+            "name": "clip",
+            "digest": clip.digest,
+            "model": clip.name,
+            "transformers": version("transformers"),  # whose preprocessing may change
+        },
         "truncated": score.truncated,
     }
 

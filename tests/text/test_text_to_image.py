@@ -318,6 +318,11 @@ def test_a_prompt_in_another_script_is_text_like_any_other(weights):
     assert encoded_prompts(metadata, ["пять синих колец", "五"]).shape == (2, LENGTH, SIZE)
 
 
+def test_a_prompt_that_is_cut_off_is_said(weights, caplog):
+    encoded_prompts(load_backbone(weights, CPU)[1], ["a ring " * LENGTH])
+    assert f"has more than {LENGTH} tokens: the rest is cut off" in caplog.text
+
+
 def test_the_text_encoder_of_an_imported_checkpoint_has_to_be_said(weights, tmp_path):
     metadata = load_backbone(weights, CPU)[1]
     imported = metadata.model_copy(update={"text_encoder": None})
