@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from selftrans import api
 from selftrans.data.caption_store import CaptionStore
 from selftrans.data.examples import Examples
 from tests.support.workplace import Workplace
@@ -73,6 +74,15 @@ def test_the_images_of_the_captions_stand_beside_the_samples(finished):
     assert examples.real.shape == examples.reconstructed.shape == (4, 32, 32, 3)
     assert store.texts[0][0] in finished.path("text/index.html").read_text()
     assert finished.path("text/figures/samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_from_python_draws_prompts(finished, monkeypatch):
+    monkeypatch.chdir(finished.directory)
+    run = api.load_run("text", "mmdit", step=4)
+    text = CaptionStore(finished.path("data/scenes-tiny/captions/manifest.json")).texts[3][0]
+    with np.load(finished.path(SAMPLES.format(run="mmdit")) / "samples.npz") as archive:
+        np.testing.assert_array_equal(run.sample(prompts=text, first=3), archive["arr_0"][3:4])
+    assert run.features(block=2, t=0.5).shape[-1] == 32
 
 
 def test_nothing_is_left_to_do(finished):

@@ -22,10 +22,13 @@ from selftrans.config import (
 )
 from selftrans.config.training import LearningRateDecayConfig
 from selftrans.data.caption_store import CaptionStore
+from selftrans.data.store import LatentStore
+from selftrans.evaluation.features import features_of_run
 from selftrans.extraction.captions import CaptionExtraction
 from selftrans.models.weights import load_backbone
 from selftrans.runtime.errors import Interrupted, UserError
 from selftrans.runtime.files import read_json, sha256_of, write_json
+from selftrans.runtime.random import Stream, generator
 from selftrans.runtime.seal import sealed, unsealed
 from selftrans.runtime.workers import Shard
 from selftrans.sampling.conditions import encoded_prompts, sample_conditions
@@ -33,6 +36,7 @@ from selftrans.sampling.generate import ImageSampler
 from selftrans.sampling.sample_grid import labelled_grid, wrapped
 from selftrans.training.freeze import freeze_teacher
 from selftrans.training.input_paths import InputPaths
+from selftrans.training.inputs import Inputs
 from selftrans.training.precision import make_accelerator
 from selftrans.training.trainer import Segment, train
 from tests.support.captions import (
@@ -77,6 +81,7 @@ def experiment(place, data_file):
             "samplers": {"ode": {"sampler": "euler", "num_steps": 2, "num_samples": 20}}
         },
         "figures": {"sampler": "ode", "sample_checkpoints": [8]},
+        "analysis": {"num_images": 50, "times": [0.3, 0.5], "guidance_scales": [4]},
     }  # fmt: skip
     path.write_text(yaml.safe_dump(values))
     return path
@@ -249,6 +254,38 @@ def test_the_learning_rate_rises_and_falls():
         checkpoints=(100,), learning_rate=1.0, decay=LearningRateDecayConfig(shape="linear", end=10)
     )
     assert [linear.learning_rate_at(s) for s in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+
+
+# -- features
+
+
+def test_features_of_a_run_are_its_image_tokens_without_the_caption(
+    tmp_path, experiment, latents, captions, teacher
+):
+    words = experiment, "stage-2", tmp_path, latents, captions
+    run(*words, until=4, teacher=teacher)
+    path = tmp_path / "checkpoints/4/ema.safetensors"
+    settings, store = load_experiment(experiment), LatentStore(latents)
+    paths = InputPaths(captions=captions, teachers={"self-transcendence": teacher})
+    inputs = Inputs.open(settings, "stage-2", 0, store, paths, CPU)
+    found = features_of_run(settings, "stage-2", 0, [path], store, inputs, 8, CPU)
+    assert found.pooled.shape == (2, 3, 50, 32)
+    assert found.maps.shape[-2:] == (16, 32)
+    image = np.array([found.images[7]])
+    z = torch.from_numpy(store.moments(image)[:, 0].astype(np.float32))
+    rng = generator(0, Stream.ANALYSIS, 1, int(image[0]))
+    eps = torch.from_numpy(rng.standard_normal((1, 4, 8, 8), dtype=np.float32))
+    x = 0.7 * (z - store.manifest.shift) * store.manifest.scale + 0.3 * eps
+    t, model = torch.full((1,), 0.3), load_backbone(path, CPU)[0]
+    own = model.features(x, t, model.null_condition(1), (3,))[3].mean(dim=1)[0]
+    pooled = torch.from_numpy(found.pooled[0, 2, 7]).float()
+    torch.testing.assert_close(pooled, own, rtol=2e-3, atol=2e-3)
+    trunk = inputs.teachers["self-transcendence"]
+    shown = torch.from_numpy(CaptionStore(captions).first_of(image)).float()
+    f_u, f_c = (trunk.tokens(x, t, one).mean(1)[0] for one in (trunk.null_condition(1), shown))
+    for name, value in {"f_c": f_c, "f_g, w = 4": f_u + 4 * (f_c - f_u)}.items():
+        means = torch.from_numpy(found.guiding[name][0, 7]).float()
+        torch.testing.assert_close(means, value, rtol=5e-3, atol=5e-3)
 
 
 # -- samples
