@@ -265,3 +265,11 @@ def test_results_keep_the_defaults_that_they_were_made_with(study, monkeypatch):
         "parent": 1e-8, "child": 1e-8,
     }  # fmt: skip
     assert owners(found) == dict.fromkeys(RUNS, "parent")
+
+
+def test_trials_of_a_tuning_are_its_own(study):
+    """Its parent's runs become others once what was found is used."""
+    tuning = "tuning: {trials: 2, search: grid, ranges: {training.learning_rate: [3e-3]}}"
+    found = owners(study(tuning))
+    assert set(found) > set(RUNS)
+    assert set(found.values()) == {"child"}

@@ -32,9 +32,12 @@ class Ownership:
         """The owner of a run's checkpoints.
 
         What was trained under the experiment's own path before it could be shared stays in use.
+        Trials of a tuning are its own: once it is found and used, the parent's runs are others.
         """
         parent = self.parents.get(experiment)
-        if parent is None or not self._same_run(experiment, parent, run):
+        if parent is None or self.known[experiment].tuning is not None:
+            return experiment
+        if not self._same_run(experiment, parent, run):
             return experiment
         own = Path(EXPERIMENT.format(experiment=experiment), "runs", run)
         owner = self.run(parent, run)
