@@ -1,6 +1,7 @@
 """The sums behind the history: means over steps, processes and samples, and how they resume."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from selftrans.runtime.errors import UserError
 from selftrans.training.model import StepLosses
 from selftrans.training.precision import MixedPrecision, make_accelerator
-from selftrans.training.progress import IntervalSums, TrainingProgress
+from selftrans.training.progress import IntervalSums, TrainingProgress, training_clock
 from selftrans.training.state import StateDirectory
 
 CPU = torch.device("cpu")
@@ -29,6 +30,21 @@ def progress():
         MixedPrecision("fp32", CPU),
         make_accelerator(on_gpu=False),
     )
+
+
+def test_on_one_thread_of_a_cpu_jobs_beside_a_training_do_not_count(monkeypatch):
+    """Nor does waiting: sleeping costs nothing there."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    counted = progress()
+    time.sleep(0.3)
+    assert counted.seconds_spent < 0.1
+    counted.seconds = 5.0  # of earlier attempts
+    assert 5 <= counted.seconds_spent < 5.1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for device in (CPU, torch.device("cuda")):
+        assert training_clock(device) is time.monotonic
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert training_clock(torch.device("cuda")) is time.monotonic
 
 
 def test_a_row_has_means_over_steps_and_over_samples():

@@ -234,9 +234,9 @@ PAGE = """# {name}: the comparison
 Last checkpoint of every run; mean ± standard deviation over its seeds. Δ: mean difference from
 {baseline} over pairs of the same seed, with its 95 % confidence interval (Student's t). Steps:
 where the mean FID first reaches {baseline}'s last, interpolated along its logarithm. The cost of a
-step is its wall time over {baseline}'s, as the jobs ran, with any other jobs beside them; hours
-include those of teachers trained here, but neither an encoder's training nor its extraction of
-features.
+step is its time over {baseline}'s: on one thread of a CPU the processor's, else the wall's, with
+any jobs beside it. Hours include those of teachers trained here, but neither an encoder's training
+nor its extraction of features.
 """
 
 

@@ -254,7 +254,7 @@ def _read_recorded(path: Path) -> pd.DataFrame:
 
 
 def read_seconds(path: Path) -> float:
-    """Wall time of a training up to a checkpoint, of the checkpoint's record.
+    """Time of a training up to a checkpoint, of the checkpoint's record.
 
     Raises:
         UserError: the record is absent or damaged.

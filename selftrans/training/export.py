@@ -32,7 +32,7 @@ def export(
         metadata: of the weight files, but for which of the two a file holds.
         tables: what was logged so far, as CSV, by the name of its file.
         after: the checkpoint that the workflow scheduled this one behind; only recorded.
-        seconds: wall time of the training, over all its attempts.
+        seconds: time of the training, over all its attempts, by ``training_clock``.
         reached: what the last attempt reached, if it made a step; only recorded.
         machine: what the last attempt ran on; only recorded.
         command: its command line; only recorded, empty if it was not started by one.

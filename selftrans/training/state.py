@@ -34,7 +34,7 @@ class StateMetadata(FileMetadata):
     fingerprint: str
     """Of the run's definition."""
     seconds: float
-    """Wall time of the training up to this step, over all its attempts."""
+    """Time of the training up to this step, over all its attempts, by ``training_clock``."""
     scaler: dict[str, Any]
     """State of fp16's loss scale; empty for other precisions."""
 
