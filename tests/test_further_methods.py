@@ -339,6 +339,12 @@ def test_the_arms_on_scenes_are_those_on_digits():
         alignment = arm.alignment.model_dump(exclude=scaled)
         assert scenes[name].alignment.model_dump(exclude=scaled) == alignment
     assert {name.removesuffix("-released") for name in scenes} == digits.keys()
+    samplers = [
+        load_experiment(f"{name}-methods-more").evaluation.samplers["ode-internal"]
+        for name in ("digits", "scenes")
+    ]
+    kept = {"num_steps", "num_samples"}
+    assert samplers[0].model_dump(exclude=kept) == samplers[1].model_dump(exclude=kept)
 
 
 def test_the_family_on_scenes_can_pass_its_correction():
