@@ -545,6 +545,12 @@ def test_other_methods_their_analysis_and_the_comparison(place):
     }  # fmt: skip
     assert (probes["kind"] == "encoder").sum() == 1
     assert "stand-in encoder" in place.path("methods/discriminability.md").read_text()
+    tables = list(place.path("methods").glob("*.md"))
+    assert {path.stem for path in tables} == {
+        "metrics", "comparison", "discriminability", "significance"
+    }  # fmt: skip
+    for path in tables:
+        assert "trained here on the labels of" in path.read_text(), path.name
     assert place.planned(experiments=("methods",)) == {}
     place.write("methods", **changes, analysis={**analysis, "neighbours": 5})
     assert set(place.planned(experiments=("methods",))) == {

@@ -3,6 +3,7 @@
 import pytest
 
 from selftrans.config import ConfigError
+from tests.support.experiments import OTHER_METHODS
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, figure_names
@@ -202,3 +203,10 @@ def test_samples_of_captions_are_not_called_by_names_of_classes():
     figures = Figures(study, Training(study, str), Evaluation(study))
     assert study.experiments["scenes-tiny"].data.class_names is not None
     assert figures.class_names({"experiment": "scenes-tiny"}) is None
+
+
+def test_a_stand_in_is_named_below_tables_with_what_it_was_trained_on(make_figures):
+    runs = {"runs": {"sit": {}, "repa": OTHER_METHODS["repa"]}}
+    line = "\nEncoder `stand-in`: a stand-in, trained here on the labels of `digits`.\n"
+    assert make_figures(runs).stand_ins(TINY) == line
+    assert make_figures({"runs": {"sit": {}}}).stand_ins(TINY) == ""

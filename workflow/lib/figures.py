@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selftrans.config import ExperimentConfig
+from selftrans.config import ExperimentConfig, TrainedEncoderConfig
 from selftrans.runtime.files import sha256_of
 from workflow.lib import paths
 from workflow.lib.evaluation import Evaluation
@@ -156,6 +156,17 @@ class Figures:
         """Published numbers beside ours in the headline table."""
         published = self._experiment(wildcards).figures.published
         return [row.model_dump() for row in published.rows] if published else []
+
+    def stand_ins(self, wildcards: Wildcards) -> str:
+        """A line below tables for each encoder that has seen labels; empty without any."""
+        experiment = self._experiment(wildcards)
+        followed = (use.name for run in experiment.runs.values() for use in run.encoders)
+        return "".join(
+            f"\nEncoder `{name}`: a stand-in, trained here on the labels of"
+            f" `{experiment.data.name}`.\n"
+            for name in dict.fromkeys(followed)
+            if isinstance(experiment.data.encoders[name], TrainedEncoderConfig)
+        )
 
     def maskings(self, wildcards: Wildcards) -> dict[str, str]:
         """The mask of the t range of each run that has one."""

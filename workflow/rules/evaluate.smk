@@ -208,6 +208,7 @@ rule table:
         labels=figures.run_labels,
         maskings=figures.maskings,
         published=figures.published_rows,
+        stand_ins=figures.stand_ins,
     script:
         "../scripts/table.py"
 
@@ -239,6 +240,7 @@ rule caption_accuracy:
     params:
         labels=figures.run_labels,
         samples=evaluation.read_samples,
+        stand_ins=figures.stand_ins,
     script:
         "../scripts/caption_accuracy.py"
 

@@ -185,6 +185,7 @@ use rule plot_base as plot_comparison with:
         baseline=figures.baseline,
         teachers=figures.teachers_of_runs,
         checkpoints=figures.compared_checkpoints,
+        stand_ins=figures.stand_ins,
 
 
 use rule plot_base as plot_significance with:
@@ -277,6 +278,7 @@ use rule plot_base as plot_discriminability with:
         labels=figures.main_labels,
         runs=analysis.probed_runs,
         encoder=analysis.encoder_title,
+        stand_ins=figures.stand_ins,
 
 
 use rule plot_base as plot_feature_maps with:

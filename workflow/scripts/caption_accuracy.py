@@ -15,4 +15,5 @@ with logged_to(snakemake.log[0]):
     ]
     table = caption_table(results)
     write_text(Path(snakemake.output.csv), table.to_csv(index=False))
-    write_text(Path(snakemake.output.markdown), caption_markdown(table, params.labels))
+    markdown = caption_markdown(table, params.labels) + params.stand_ins
+    write_text(Path(snakemake.output.markdown), markdown)

@@ -32,7 +32,7 @@ with logged_to(snakemake.log[0]):
     figure = Path(snakemake.output.png).relative_to(markdown.parent)
     name = snakemake.wildcards.experiment
     page = comparison_page(rows, params.labels, params.baseline, name, str(figure))
-    write_text(markdown, page)
+    write_text(markdown, page + params.stand_ins)
     total = total_seconds(seconds, params.teachers)
     hours = [
         total[run][step][seed] / 3600

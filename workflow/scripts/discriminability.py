@@ -29,6 +29,7 @@ with logged_to(snakemake.log[0]):
     table = pd.concat(parts, ignore_index=True)
     write_text(Path(snakemake.output.csv), table.to_csv(index=False))
     named = table.assign(run=table["run"].replace(labels))
-    write_text(Path(snakemake.output.markdown), discriminability_markdown(named))
+    markdown = discriminability_markdown(named) + snakemake.params.stand_ins
+    write_text(Path(snakemake.output.markdown), markdown)
     figures = [snakemake.output.png, snakemake.output.pdf]
     save(discriminability(table, labels, encoder, style["width_inches"]), figures, style["dpi"])

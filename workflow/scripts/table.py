@@ -20,4 +20,4 @@ with logged_to(snakemake.log[0]):
     write_text(Path(snakemake.output.csv), table.to_csv(index=False))
     headline = headline_markdown(table, params.labels, params.published)
     details = metrics_markdown(table, params.labels)
-    write_text(Path(snakemake.output.markdown), f"{headline}\n{details}")
+    write_text(Path(snakemake.output.markdown), f"{headline}\n{details}{params.stand_ins}")
