@@ -32,7 +32,7 @@ def plain_block(block: Block, x_BTD: Tensor, embedding_BD: Tensor) -> Tensor:
 def plain_velocity(model: SiT, x_BCHW: Tensor, t_B: Tensor, labels_B: Tensor) -> Tensor:
     """The network as DiT's code has it, on the whole batch."""
     embedding = model.t_embedder(t_B) + model.y_embedder(labels_B)
-    x_BTD = model.x_embedder(x_BCHW) + model.pos_embed
+    x_BTD = model.x_embedder.proj(x_BCHW).flatten(2).transpose(1, 2) + model.pos_embed
     for block in model.blocks:
         assert isinstance(block, Block)
         x_BTD = plain_block(block, x_BTD, embedding)

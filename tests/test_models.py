@@ -82,6 +82,11 @@ def test_the_layers_compute_what_timms_do(qk_norm):
         assert torch.equal(ours(x), theirs(x))
 
 
+def test_tokens_lie_in_one_piece():
+    """Of others every norm makes a copy."""
+    assert layers.PatchEmbed(8, 2, 4, 24)(torch.randn(3, 4, 8, 8)).is_contiguous()
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds(preset):
     with torch.device("meta"):

@@ -26,9 +26,9 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x_BCSS: Tensor) -> Tensor:
-        """Tokens, row by row."""
+        """Tokens, row by row, each in one piece: what follows would copy them again and again."""
         assert x_BCSS.shape[2:] == (self.size, self.size)
-        return self.proj(x_BCSS).flatten(2).transpose(1, 2)
+        return self.proj(x_BCSS).flatten(2).transpose(1, 2).contiguous()
 
 
 class Attention(nn.Module):
