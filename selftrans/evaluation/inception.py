@@ -134,9 +134,13 @@ class InceptionExtractor:
     name: str = "inception"
 
     @tf32_allowed(False)
-    @torch.inference_mode()
     def __call__(self, images_BHWC: Tensor) -> Activations:
         """Activations of uint8 images (B, H, W, 3)."""
+        return self.compute(images_BHWC)
+
+    @torch.inference_mode()
+    def compute(self, images_BHWC: Tensor) -> Activations:
+        """The same, with TF32 where it is allowed."""
         pixels = images_BHWC.to(self.device).permute(0, 3, 1, 2).float()
         x = (resize_like_tensorflow_1(pixels, INPUT_SIZE) - 128) / 128
         spatial = x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -101,21 +101,13 @@ class Evaluation:
         """Activations of both sets in fp32, on the host."""
         if device.type not in self._features:
             extractor = self._extractor(device)
-            self._features[device.type] = [self._activations(extractor, one) for one in self.sets]
+            self._features[device.type] = [_activations(extractor, one) for one in self.sets]
         return self._features[device.type]
 
     def _extractor(self, device: torch.device) -> InceptionExtractor:
         extractor = inception(self._bench, device)
         self.weights = "random" if extractor.digest == "random" else "published"
         return extractor
-
-    def _activations(self, extractor: InceptionExtractor, images: Tensor) -> Activations:
-        parts = [extractor(batch) for batch in images.split(64)]
-        features, spatial = (
-            torch.cat([vars(part)[name].cpu() for part in parts]).double()
-            for name in ("features", "spatial")
-        )
-        return Activations(features=features, spatial=spatial)
 
     def find_features(self) -> Finding:
         """Errors of features and of those of sFID, in fp32."""
@@ -131,7 +123,7 @@ class Evaluation:
     def find_rounded(self) -> Finding:
         """How far TF32 is off, were it allowed: what the rule against it is worth."""
         with tf32_allowed(True):
-            rounded = self._activations(self._extractor(self._bench.device), self.sets[0])
+            rounded = _activations(self._extractor(self._bench.device).compute, self.sets[0])
         error = relative(rounded.features, self.features(CPU)[0].features)
         return self._named(Finding(f"features {error:.1e}", {"features": error}))
 
@@ -174,6 +166,15 @@ def find_decoding(bench: Workbench) -> Finding:
         "levels": float(difference.max()),
     }
     return within(errors, {"share that differs": DIFFERING, "levels": 1})
+
+
+def _activations(compute: Callable[[Tensor], Activations], images: Tensor) -> Activations:
+    parts = [compute(batch) for batch in images.split(64)]
+    features, spatial = (
+        torch.cat([vars(part)[name].cpu() for part in parts]).double()
+        for name in ("features", "spatial")
+    )
+    return Activations(features=features, spatial=spatial)
 
 
 def evaluation(bench: Workbench) -> Iterator[Check]:

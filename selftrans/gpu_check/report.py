@@ -50,7 +50,10 @@ def record(bench: Workbench, outcomes: Sequence[Outcome], seconds: float) -> dic
 
 
 def write(path: Path, name: str, machine: Mapping[str, Any], groups: Sequence[Group]) -> None:
-    """Add or replace a machine's results, and write the page beside them.
+    """Add a machine's results, and write the page beside them.
+
+    Groups that were not run this time stay as they were found before; results in miniature stand
+    beside those of full size.
 
     Args:
         path: the results (.json); the page has the same name (.md).
@@ -61,9 +64,19 @@ def write(path: Path, name: str, machine: Mapping[str, Any], groups: Sequence[Gr
     machines: dict[str, Any] = {}
     with suppress(UserError):  # none yet, or another thing
         machines = read_fields(path, format=int, machines=dict)["machines"]
-    machines[name] = machine
+    name = f"{name}, in miniature" if machine["miniature"] else name
+    machines[name] = _merged(machines.get(name), machine)
     write_json(path, {"format": FORMAT, "machines": machines})
     write_text(path.with_suffix(".md"), page(machines, groups))
+
+
+def _merged(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of a machine with those of groups that were run before and not this time."""
+    if old is None:
+        return dict(new)
+    run = {check["group"] for check in new["checks"]}
+    kept = [check for check in old["checks"] if check["group"] not in run]
+    return {**new, "checks": [*kept, *new["checks"]], "rates": new["rates"] or old["rates"]}
 
 
 def page(machines: Mapping[str, Mapping[str, Any]], groups: Sequence[Group]) -> str:
