@@ -235,8 +235,8 @@ def train(
         processes=accelerator.num_processes,
         step=step,
     )
-    batches = traced(
-        source.stream(range(step, segment.until), micro_batch_slices, device),
+    batches = traced(  # around what is timed: writing a trace is no waiting for data
+        throughput.timed(source.stream(range(step, segment.until), micro_batch_slices, device)),
         first=step,
         step=training.profile.step if training.profile and is_main else None,
         directory=segment.directory,
@@ -257,7 +257,7 @@ def train(
         ) as log,
         Progress(segment.until, segment.label, "step", initial=step, quiet=not is_main) as bar,
     ):
-        for micro_batches in throughput.timed(batches):
+        for micro_batches in batches:
             logs = (step + 1) % training.log_every == 0
             alignment_gradients = (
                 alignment_gradient(raw_model, micro_batches, mixed_precision, accelerator)
