@@ -104,6 +104,7 @@ def test_help_and_the_projects_commands_import_nothing_heavy():
     assert not HEAVY & set(loaded)
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_and_options():
     shell = BashComplete(selftrans, {}, "selftrans", "_SELFTRANS_COMPLETE")
     assert {one.value for one in shell.get_completions([], "e")} == {

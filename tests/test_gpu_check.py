@@ -311,6 +311,7 @@ def test_some_groups_again_leave_the_others_as_they_were_found(bench, tmp_path):
     assert machine["rates"] == {"bf16": 12.0}
 
 
+@pytest.mark.slow
 def test_inception_is_rounded_by_tf32_where_that_is_what_is_measured(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("SELFTRANS_CACHE", str(tmp_path))
     both, allowed = evaluation.Evaluation(bench), []

@@ -8,6 +8,7 @@ that a scheduler assigns are used as they are.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -137,6 +138,9 @@ def gpu_names() -> list[str]:
 
 def _queried(field: str) -> list[str]:
     """A field of every GPU of the driver's; none without a driver."""
+    if shutil.which("nvidia-smi") is None:  # some containers have the cards without the program
+        cards = sorted(Path("/dev").glob("nvidia[0-9]*")) if field == "index" else []
+        return [str(number) for number in range(len(cards))]
     try:
         listed = subprocess.run(
             ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"],
@@ -144,9 +148,6 @@ def _queried(field: str) -> list[str]:
             text=True,
             check=True,
         )
-    except FileNotFoundError:  # some containers have the cards without the program
-        cards = sorted(Path("/dev").glob("nvidia[0-9]*")) if field == "index" else []
-        return [str(number) for number in range(len(cards))]
     except (OSError, subprocess.CalledProcessError):
         return []
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
