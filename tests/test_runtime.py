@@ -19,8 +19,8 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from selftrans.runtime import devices
-from selftrans.runtime.devices import allow_tf32, tf32_allowed, visible_gpus
-from selftrans.runtime.errors import UserError
+from selftrans.runtime.devices import allow_tf32, require_gpu, tf32_allowed, visible_gpus
+from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import atomic_path, read_json, write_json
 from selftrans.runtime.headers import read_metadata
 from selftrans.runtime.logs import Progress, duration
@@ -345,3 +345,27 @@ def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
 def test_written_json_is_json(tmp_path):
     write_json(tmp_path / "deep/er/a.json", {"ü": [1, None]})
     assert json.loads((tmp_path / "deep/er/a.json").read_text()) == {"ü": [1, None]}
+
+
+def test_a_driver_that_is_too_old_is_said_in_one_line(monkeypatch):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old\n(found version 12000).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(Unavailable, match=r"^--device: torch cannot use the GPU: .*12000\)\. \(a"):
+        require_gpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unavailable, match="torch sees no GPU on this machine"):
+        require_gpu()
+
+
+def test_cards_are_seen_without_the_drivers_program(monkeypatch, tmp_path):
+    """Some containers have none."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices.shutil, "which", lambda _: None)
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "Path", lambda _: tmp_path)
+    assert visible_gpus() == ["0", "1"]
+    assert devices.gpu_names() == []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from selftrans.runtime.errors import Unavailable
+from selftrans.runtime.errors import Unavailable, shortened
 from selftrans.runtime.logs import LOG
 
 if TYPE_CHECKING:
@@ -67,15 +67,20 @@ def claim_device(gpus: int) -> torch.device:
 
 
 def require_gpu() -> None:
-    """Check that torch sees the GPU that was granted.
+    """Check that torch sees the GPU that was granted, and can use it.
 
     Raises:
-        Unavailable: torch sees none.
+        Unavailable: torch sees none, or the driver is too old for it.
     """
     import torch
 
     if not torch.cuda.is_available():
         raise Unavailable("--device: torch sees no GPU on this machine (allowed: cpu)")
+    try:
+        torch.cuda.init()  # NVML counts cards whatever the driver's age
+    except RuntimeError as error:
+        reason = shortened(" ".join(str(error).split()), 200)
+        raise Unavailable(f"--device: torch cannot use the GPU: {reason} (allowed: cpu)") from None
 
 
 def allow_tf32(allowed: bool) -> None:
