@@ -15,7 +15,7 @@ from benchmarks.evaluation import frechet, inception_features, manifold, statist
 from benchmarks.lifecycle import digits_lifecycle, planning, presets_dag
 from benchmarks.methods import methods
 from benchmarks.sampling import sampling
-from benchmarks.timing import Result, matmul_rate
+from benchmarks.timing import HEADER, Result, matmul_rate
 from benchmarks.training import (
     bf16_gain,
     matmul_share,
@@ -43,24 +43,17 @@ def chosen(names: list[str]) -> list[Callable[[], Iterator[Result]]]:
 def main() -> None:
     """Run and print one after the other."""
     torch.set_num_threads(1)
-    rates = [
-        matmul_rate(2560, 384, 1536, dtype, seconds=2.0) / 1e9
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
+    rates = [matmul_rate(2560, 384, 1536, dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)]
     print(
         f"{platform.machine()}, one thread: "
         f"{rates[0]:.0f} GFLOP/s in fp32, {rates[1]:.0f} in bf16\n"
     )
-    print(f"{'name':34} {'ours':>12} {'baseline':>12} {'ratio':>8}  unit")
+    print(HEADER)
     results = []
     for benchmark in chosen(sys.argv[1:]):
         for result in benchmark():
             results.append(result.to_json())
-            print(
-                f"{result.name:34} {result.ours:12.5g} {result.baseline:12.5g} "
-                f"{result.ratio:8.3g}  {result.unit}",
-                flush=True,
-            )
+            print(result.line(), flush=True)
     write_json(Path("results/benchmarks.json"), results)
 
 

@@ -151,13 +151,13 @@ def decoding() -> Iterator[Result]:
         rates = [len(paths) / seconds for seconds in (own, plain, drafted)]
         yield Result(
             name="decode_and_crop", ours=rates[0], baseline=rates[1], ratio=rates[0] / rates[1],
-            unit="images/s",
+            unit="images/s", sides=(own, plain),
             note="one core, sizes as in ImageNet; baseline: PIL in a loop, the same crop",
         )  # fmt: skip
         error = np.abs(np.stack(plainly()).astype(int) - np.stack(plainly(draft=True)))
         yield Result(
             name="jpeg_draft", ours=rates[2], baseline=rates[1], ratio=rates[2] / rates[1],
-            unit="images/s",
+            unit="images/s", sides=(drafted, plain),
             note=f"not used: it changes {(error > 0).mean():.1%} of the values, "
             f"by up to {error.max()} of 255",
         )  # fmt: skip
@@ -169,7 +169,7 @@ def decoding() -> Iterator[Result]:
             )
         yield Result(
             name="decoding_threads", ours=len(paths) / shared, baseline=len(paths) / alone,
-            ratio=alone / shared, unit="images/s",
+            ratio=alone / shared, unit="images/s", sides=(shared, alone),
             note=f"{threads} threads of one process against one",
         )  # fmt: skip
 
@@ -233,11 +233,12 @@ def latent_loading() -> Iterator[Result]:
         note = "shuffled samples of (2, 4, 32, 32), float16"
         yield Result(
             name="latent_loading", ours=ours, baseline=ancestor, ratio=ours / ancestor,
-            unit="samples/s", note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample",
+            unit="samples/s", sides=(own, one),
+            note=f"{note}; baseline: one .npy and one 256-pixel PNG per sample, decoded by PIL",
         )  # fmt: skip
         yield Result(
             name="latent_loading_share", ours=ours, baseline=mapped, ratio=ours / mapped,
-            unit="samples/s", note="baseline: a bare memory map",
+            unit="samples/s", note="baseline: a bare memory map", sides=(own, map_),
         )  # fmt: skip
         noise = rng.standard_normal((BATCH, *SHAPE[1:]), dtype=np.float32)
         sampled, read = interleaved(
@@ -245,6 +246,6 @@ def latent_loading() -> Iterator[Result]:
         )
         yield Result(
             name="posterior_sample", ours=BATCH / sampled, baseline=BATCH / read,
-            ratio=read / sampled, unit="samples/s",
+            ratio=read / sampled, unit="samples/s", sides=(sampled, read),
             note="read, sampled and scaled against read; noise given",
         )  # fmt: skip

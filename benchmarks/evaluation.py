@@ -201,7 +201,7 @@ def inception_features() -> Iterator[Result]:
     count = len(images)
     yield Result(
         name="inception_features", ours=count / own, baseline=count / their, ratio=their / own,
-        unit="images/s",
+        unit="images/s", sides=(own, their),
         note="against torch-fidelity, 256 pixels, sFID's features included; "
         f"relative difference {difference:.1e}",
     )  # fmt: skip

@@ -96,7 +96,7 @@ def methods() -> Iterator[Result]:
         update={"projector": "convolution", "target_normalization": "over-tokens"}
     )
     haste = Haste(method="haste", encoder="dinov2", depth=4, attention_depths=(1, 2, 3, 4))
-    sra = Sra(method="sra", student_depth=4, teacher_depth=8)
+    sra = Sra.model_validate({"method": "sra", "student_depth": 4, "teacher_depth": 8})
     models = {
         "sit": model_of(),
         "vae-alignment": model_of(VaeAlignment(method="vae-alignment", depth=2)),
@@ -115,6 +115,7 @@ def methods() -> Iterator[Result]:
     for name, seconds in zip(list(models)[1:], others, strict=True):
         yield Result(
             name=f"step_{name}", ours=seconds, baseline=plain, ratio=plain / seconds, unit="s",
+            sides=(seconds, plain),
             note="a step of this method; baseline: plain SiT's; "
             f"S/2 width, batch {BATCH}, 3 in range",
         )  # fmt: skip

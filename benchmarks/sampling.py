@@ -90,5 +90,6 @@ def sampling() -> Iterator[Result]:
         error = float((side() - expected).abs().max() / expected.abs().max())
         yield Result(
             name=f"sampling_{precision}", ours=own, baseline=other, ratio=other / own, unit="s",
+            sides=(own, other),
             note=f"S/2, {IMAGES} samples, both passes of guidance; relative difference {error:.0e}",
         )  # fmt: skip
