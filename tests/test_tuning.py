@@ -8,8 +8,8 @@ import yaml
 from selftrans.config import ConfigError, load_experiment, run_definition
 from selftrans.config.expand import merged
 from selftrans.config.identity import tuned_definition
-from selftrans.config.tuning import Tuned, TuningConfig
-from selftrans.evaluation.tuning import best_trials
+from selftrans.config.tuning import Tuned, TunedArm, TuningConfig
+from selftrans.evaluation.tuning import at_an_edge, best_trials
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.seal import sealed
 from tests.support.experiments import tiny_values
@@ -200,6 +200,19 @@ def test_the_best_trial_has_the_least_mean_at_the_last_checkpoint():
         best_trials(fids, {"sit": ["sit-trial2"]}, [9], {"sit": 8}, **words)
     with pytest.raises(UserError, match="'sit-trial1': has no FID of seed 7 at 4"):
         best_trials(fids, {"sit": list(fids)}, [7], {"sit": 4}, **words)
+
+
+def test_a_best_number_beyond_which_nothing_was_tried_is_named():
+    def arm(trial, **values):
+        return TunedArm(trial=trial, fids=(1.0, 1.0, 1.0), values=values, definition="d")
+
+    best = {"a": arm(0, rate=3, kind="x"), "b": arm(1, rate=1, kind="y"), "c": arm(2, rate=2)}
+    tried = [{"rate": rate, "kind": kind} for rate, kind in ((1, "x"), (2, "y"), (3, "x"))]
+    assert at_an_edge(best, {"a": tried, "b": tried, "c": tried}) == [
+        "a: rate: the best, 3, is the largest that was tried",
+        "b: rate: the best, 1, is the least that was tried",
+    ]
+    assert at_an_edge({"c": best["c"]}, {"c": [{"rate": 2}]}) == []  # it was not tuned
 
 
 def test_what_is_written_is_asked_of_the_trials(place):

@@ -47,3 +47,23 @@ def best_trials(
             definition=definitions[arm],
         )
     return best
+
+
+def at_an_edge(
+    best: Mapping[str, TunedArm], values: Mapping[str, Sequence[Mapping[str, object]]]
+) -> list[str]:
+    """A line for each number that is best for an arm where nothing beyond it was tried.
+
+    Args:
+        best: the trials that were found.
+        values: for each arm, the tuned keys as each trial has them.
+    """
+    found = []
+    for arm, trial in best.items():
+        for key, value in trial.values.items():
+            tried = {one[key] for one in values[arm]}
+            numbers = [one for one in tried if isinstance(one, (int, float))]
+            if len(numbers) == len(tried) > 1 and value in (min(numbers), max(numbers)):
+                which = "least" if value == min(numbers) else "largest"
+                found.append(f"{arm}: {key}: the best, {value}, is the {which} that was tried")
+    return found

@@ -7,9 +7,9 @@ import yaml
 from selftrans.config.tuning import Tuned
 from selftrans.evaluation.comparison import curves_of
 from selftrans.evaluation.tables import read_metrics
-from selftrans.evaluation.tuning import best_trials
+from selftrans.evaluation.tuning import at_an_edge, best_trials
 from selftrans.runtime.files import write_text
-from selftrans.runtime.logs import logged_to
+from selftrans.runtime.logs import LOG, logged_to
 from selftrans.runtime.seal import sealed
 
 HEADER = """\
@@ -30,5 +30,7 @@ with logged_to(snakemake.log[0]):
             fids, params.arms, params.seeds, params.steps, params.values, params.definitions
         ),
     )
+    for line in at_an_edge(tuned.runs, params.values):
+        LOG.warning("%s", line)
     content = yaml.safe_dump(sealed(tuned.model_dump(mode="json")), sort_keys=False)
     write_text(Path(snakemake.output[0]), HEADER.format(name=name) + content)
