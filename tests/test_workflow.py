@@ -508,6 +508,32 @@ def test_weights_that_are_not_there_are_said_before_anything_is_trained(place, m
     assert planned["reference_statistics"] == 2
 
 
+def test_arms_are_tuned_and_the_report_follows(place):
+    """`snakemake tune` writes the best trial of each arm, which the reporting run trains with."""
+    tuning = {"trials": 2, "search": "grid", "ranges": {"training.learning_rate": [2e-3]}}
+    values = {
+        "runs": {"sit": {}}, "training.checkpoints": [4], "figures.sample_checkpoints": [4],
+        "evaluation.samplers": {"ode": SAMPLERS["ode"]},
+    }  # fmt: skip
+    place.write("rates", **values, seeds=[9], tuning=tuning)
+    place.run("tune", experiments=("rates",))
+    assert place.planned("tune", experiments=("rates",)) == {}
+    tuned = yaml.safe_load((place.directory / "experiments/tuned/rates.yaml").read_text())
+    best = tuned["runs"]["sit"]
+    measured = pd.read_csv(place.path("rates/metrics.csv")).set_index("run")["fid"]
+    assert best["fids"] == pytest.approx([measured["sit"], measured["sit-trial1"]])
+    assert best["trial"] == int(np.argmin(best["fids"]))
+    log = place.path("rates/logs/tuned.log").read_text()
+    assert "sit: training.learning_rate: the best, " in log  # of two, each is an edge
+    place.write("report", **values, seeds=[0], tuned="rates")
+    place.run(
+        "results/report/runs/sit/seed0/checkpoints/4/ema.safetensors", experiments=("report",)
+    )
+    resolved = yaml.safe_load(place.path("report/experiment.yaml").read_text())
+    rate = best["values"]["training.learning_rate"]
+    assert resolved["runs"]["sit"]["training"]["learning_rate"] == rate
+
+
 def test_other_methods_their_analysis_and_the_comparison(place):
     """REPA in a list of terms, two seeds: all figures and tables; new analysis trains nothing."""
     several = [OTHER_METHODS["repa"]["alignment"], *OTHER_METHODS["both"]["alignment"]]
