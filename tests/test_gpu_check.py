@@ -56,8 +56,11 @@ def test_every_check_runs_in_miniature(bench, group, monkeypatch, tmp_path):
 
 
 def test_every_registered_method_is_compared():
-    compared = {method.method for method in methods(12, 64).values() if method}
-    assert compared == set(METHODS)
+    found = [method for method in methods(12, 64).values() if method]
+    assert {method.method for method in found} == set(METHODS)
+    assert {method.projector for method in found if method.method == "repa"} == {
+        "mlp", "convolution"
+    }  # fmt: skip
 
 
 def test_the_budgets_of_one_card_fit_into_twenty_minutes():
@@ -199,6 +202,21 @@ def test_a_device_that_is_lost_ends_a_group_and_not_the_program(bench, monkeypat
     first, second = run_group(Group("group", 100, "none", lambda _: checks), bench)
     assert (first.status, second.status) == ("passed", "not run")
     assert "lost to this process: CUDA error: an illegal memory access" in second.text
+
+
+def test_no_later_group_fails_for_a_device_that_was_lost(bench, monkeypatch, tmp_path):
+    gone = iter([False, True])
+
+    def wait(_):
+        if next(gone, True):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    fine = Check("one", lambda: Finding("fine", passed=True))
+    groups = tuple(Group(name, 100, "none", lambda _: [fine]) for name in ("a", "b", "c"))
+    monkeypatch.setattr(runner, "GROUPS", groups)
+    monkeypatch.setattr(Workbench, "wait", wait)
+    outcomes = runner.check_machine(tmp_path / "check.json", device="cpu")
+    assert [outcome.status for outcome in outcomes] == ["passed", "not run", "not run"]
 
 
 @pytest.mark.parametrize(

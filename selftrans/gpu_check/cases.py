@@ -70,6 +70,13 @@ def methods(depth: int, projector_width: int) -> dict[str, AlignmentConfig | Non
         "stage 2": stage_2,
         "stage 2, released mask": {**stage_2, "t_masking": "released"},
         "REPA": {"method": "repa", "encoder": StoredTokens.name, "depth": shallow, **head},
+        "iREPA": {
+            "method": "repa",
+            "encoder": StoredTokens.name,
+            "depth": shallow,
+            "projector": "convolution",
+            "target_normalization": "over-tokens",
+        },
         "SRA": {"method": "sra", **both},
         "LayerSync": {"method": "layersync", **both},
         "VAE-REPA": {"method": "vae-repa", "depth": shallow, **head},

@@ -74,14 +74,19 @@ def within(errors: Mapping[str, float], tolerances: Mapping[str, float]) -> Find
     return Finding(text, dict(errors), passed)
 
 
-def run_group(group: Group, bench: Workbench) -> Iterator[Outcome]:
-    """Every check of a group; one that fails does not keep the others from being made."""
+def run_group(group: Group, bench: Workbench, lost: str = "") -> Iterator[Outcome]:
+    """Every check of a group; one that fails does not keep the others from being made.
+
+    Args:
+        group: of checks.
+        bench: what they have at hand.
+        lost: why nothing can be made, of ``lost_device`` after the group before.
+    """
     started = time.monotonic()
     try:
         checks: Sequence[Check] = list(group.checks(bench))
     except Exception as error:
         checks = [Check("preparation", _raising(error))]
-    lost = ""
     for check in checks:
         begun = time.monotonic()
         if lost:
@@ -102,11 +107,17 @@ def run_group(group: Group, bench: Workbench) -> Iterator[Outcome]:
             LOG.debug("%s: %s", group.name, check.name, exc_info=True)
             status, found = "failed", Finding(shortened(f"{type(error).__name__}: {error}", 300))
         yield _outcome(group, check, status, found, time.monotonic() - begun)
-        try:
-            bench.wait()
-            bench.free()
-        except RuntimeError as error:  # no call to the device succeeds any more in this process
-            lost = f"the device is lost to this process: {shortened(str(error), 200)}"
+        lost = lost_device(bench)
+
+
+def lost_device(bench: Workbench) -> str:
+    """Why no call to the device succeeds any more in this process; empty if it does."""
+    try:
+        bench.wait()
+        bench.free()
+    except RuntimeError as error:
+        return f"the device is lost to this process: {shortened(str(error), 200)}"
+    return ""
 
 
 def _raising(error: Exception) -> Callable[[], Finding]:

@@ -243,6 +243,6 @@ def _sampled(
 
 
 def numerics(bench: Workbench) -> Iterator[Check]:
-    """All of them."""
-    yield from samples(bench)
+    """All of them; trainings first, if the time does not last for both."""
     yield from losses(bench)
+    yield from samples(bench)

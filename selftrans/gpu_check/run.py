@@ -19,7 +19,7 @@ from selftrans.gpu_check import (
     resume,
     stage_2,
 )
-from selftrans.gpu_check.checks import Group, Outcome, run_group
+from selftrans.gpu_check.checks import Group, Outcome, lost_device, run_group
 from selftrans.gpu_check.report import machine_name, record, write
 from selftrans.gpu_check.sizes import Sizes, miniature
 from selftrans.gpu_check.workbench import Workbench
@@ -93,10 +93,12 @@ def check_machine(
             inception=inception,
         )
         name, started, outcomes = machine_name(bench), time.monotonic(), list[Outcome]()
+        lost = ""
         for group in groups:
-            for outcome in run_group(group, bench):
+            for outcome in run_group(group, bench, lost):
                 outcomes.append(outcome)
                 print(outcome.line(), flush=True)
+            lost = lost_device(bench)
             # After every group: whoever ends the program early keeps what was found.
             for files in bench.directory.iterdir():
                 shutil.rmtree(files, ignore_errors=True)
