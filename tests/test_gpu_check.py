@@ -89,6 +89,22 @@ def test_another_gradient_fails(bench, monkeypatch):
     assert min(found.values.values()) > 1e-3
 
 
+def test_every_method_is_tried_with_deterministic_kernels_in_fp32(bench, monkeypatch):
+    """As trainings take them by default: one that has none raises here and not there."""
+    comparison = numerics.Comparison(bench, bench.sizes.compared["SiT"], methods(4, 16)["SRA"])
+    seen, compute = [], numerics.compute
+
+    def computed(*words):
+        seen.append((words[2], torch.are_deterministic_algorithms_enabled()))
+        return compute(*words)
+
+    monkeypatch.setattr(numerics, "compute", computed)
+    for arithmetic in ("fp32", "bf16"):
+        comparison.find(arithmetic)
+    assert seen[1:] == [("fp32", True), ("bf16", False)]  # the first is the CPU's
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_bf16_is_not_taken_for_fp32(bench):
     model = bench.sizes.compared["SiT"]
     comparison = numerics.Comparison(bench, model, methods(4, 16)["REPA"])

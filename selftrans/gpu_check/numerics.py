@@ -19,6 +19,7 @@ from selftrans.gpu_check.cases import (
     training_model,
 )
 from selftrans.gpu_check.checks import Check, Finding, NotRun, within
+from selftrans.gpu_check.trainings import determinism_restored
 from selftrans.gpu_check.workbench import Workbench
 from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.tensors import DTYPES
@@ -152,7 +153,10 @@ class Comparison:
             self._trained.to(self._bench.device)
         expected = self._expected
         try:
-            found = self._compute(self._trained, arithmetic)
+            # In fp32 with the kernels that trainings take by default: that each method has them.
+            with determinism_restored():
+                torch.use_deterministic_algorithms(arithmetic == "fp32")
+                found = self._compute(self._trained, arithmetic)
         finally:
             if arithmetic == [*ROUNDING][-1]:
                 self._trained = self._expected = None
