@@ -168,7 +168,7 @@ FAULTS = {
     ),
     "a teacher of captions sees what was dropped": Fault(
         file="selftrans/alignment/self_transcendence.py",
-        old='of_task = "given" if batch.condition_B.ndim == 1 else "student"',
+        old='of_task = "given" if isinstance(term.shape.condition_size, int) else "student"',
         new='of_task = "given"',
         tests="tests/text/test_text_to_image.py -k teacher_sees",
     ),
