@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 from unicodedata import category
@@ -38,10 +39,10 @@ def cleaned(text: Any, where: str) -> str:
         raise UserError(
             f"{where}: a caption has {len(text):,} characters (allowed: {MOST_CHARACTERS:,})"
         )
-    kinds = [category(letter) for letter in text]
-    words = "".join(" " if kind == "Cc" else one for one, kind in zip(text, kinds, strict=True))
-    words = " ".join(words.split())
-    if not any(kind[0] not in "CZ" or kind == "Cs" for kind in kinds):
+    if not text.isprintable():  # most are, and this is slow
+        text = "".join(" " if category(letter) == "Cc" else letter for letter in text)
+    words = " ".join(text.split())
+    if all(category(letter)[0] in "CZ" and category(letter) != "Cs" for letter in words):
         raise UserError(f"{where}: a caption is empty (allowed: text, and more than white space)")
     try:
         words.encode()
@@ -68,24 +69,27 @@ def captions_of_images(
     left_out: list[str] = []
     for index, name in enumerate(names):
         captions: list[str] = []
-        try:
+        with _noted(left_out, skip):  # the file that holds them
             for text in texts(index):
-                try:
+                with _noted(left_out, skip):
                     captions.append(cleaned(text, f"{root}: {name}"))
-                except UserError as error:
-                    if not skip:
-                        raise
-                    left_out.append(str(error))
-        except UserError as error:  # the file that holds them
-            if not skip:
-                raise
-            left_out.append(str(error))
         if not captions and not skip:
             raise UserError(no_caption(root, name))
         found.append(tuple(captions))
     if left_out:
         LOG.warning("captions that were left out: %d, the first: %s", len(left_out), left_out[0])
     return found
+
+
+@contextmanager
+def _noted(left_out: list[str], skip: bool) -> Iterator[None]:
+    """With ``skip``, what cannot be used is noted in place of raised."""
+    try:
+        yield
+    except UserError as error:
+        if not skip:
+            raise
+        left_out.append(str(error))
 
 
 def is_text(name: str) -> bool:
