@@ -111,9 +111,7 @@ def plan(
     if experiments:
         settings["experiments"] = list(experiments)
     study = Study.load(settings, str(config))
-    measured = Path(paths.GPU_CHECK)
-    here = gpu_names() if measured.exists() else []  # asks another program
-    known = known_rates(measured, study.settings.rates, here)
+    known = known_rates(Path(paths.GPU_CHECK), study.settings.rates, gpu_names())
     print(report(Plan(study, parse_rates(rates, known.values)), known.measured_on))
     if measure:
         from workflow.lib import measuring
