@@ -140,10 +140,11 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
             )
         network = read_network(kinds.get(config.model_type, transformers.AutoModel), path)
         network.to(device)
-    # Stable Diffusion and U-ViT give CLIP none: it is causal, and what stands behind the end of a
-    # caption is a part of their condition.
-    masked = not config.model_type.startswith("clip")
-    given = ["input_ids", "attention_mask"] if masked else ["input_ids"]
+    # Stable Diffusion and U-ViT give CLIP no mask: it is causal, and what stands behind a caption's
+    # end is a part of their condition.
+    given = ["input_ids"]
+    if not config.model_type.startswith("clip"):
+        given.append("attention_mask")
     # Of some tokenizers the real length is unknown, a huge number; of others it is too small.
     if length > tokenizer.model_max_length:
         raise UserError(
@@ -162,7 +163,6 @@ def _published(settings: PretrainedTextEncoderConfig, device: torch.device) -> T
             max_length=length,
             padding="max_length",
             return_tensors="pt",
-            return_attention_mask=masked,
         ).to(device)
         features: Tensor = network(**{key: tokens[key] for key in given}).last_hidden_state
         return features.float()

@@ -12,7 +12,7 @@ from matplotlib.ticker import Formatter, FuncFormatter, Locator, MaxNLocator, Nu
 
 from selftrans.config import Metric
 from selftrans.evaluation.cautions import caution_texts
-from selftrans.evaluation.tables import require_comparable
+from selftrans.evaluation.tables import METRIC_NAMES, require_comparable
 from selftrans.plotting.style import RunStyle, legend_columns
 
 METRIC_AXES: dict[Metric, str] = {
@@ -22,14 +22,8 @@ METRIC_AXES: dict[Metric, str] = {
     "caption-accuracy": "captions shown (%)",
     "clip-score": "CLIP score",
 }
-DIFFERENCE_AXES: dict[Metric, str] = {
-    "fid": "Δ FID",
-    "is": "Δ IS",
-    "kid": "Δ KID",
-    "caption-accuracy": "Δ shown (%)",
-    "clip-score": "Δ CLIP score",
-}
-"""Of differences from a baseline: shorter, as their panels are."""
+DIFFERENCE_NAMES = METRIC_NAMES | {"caption-accuracy": "shown (%)"}
+"""On the axes of differences, whose panels are low."""
 SAMPLED = ["run", "seed", "step", "samples"]
 """What identifies a set of samples in a table."""
 NOTE_SIZE = 6.5

@@ -22,7 +22,7 @@ from selftrans.evaluation.comparison import (
 )
 from selftrans.evaluation.tables import spread_column
 from selftrans.plotting.axes import (
-    DIFFERENCE_AXES,
+    DIFFERENCE_NAMES,
     EVEN,
     METRIC_AXES,
     caution_notes,
@@ -110,7 +110,7 @@ def _draw_comparison(
     for above, axis, (metric, of_metric) in zip(*axes, curves.items(), strict=True):
         differences = paired_differences(of_metric, metric, baseline)
         _draw_differences(axis, styles, differences, baseline)
-        steps_axis(axis, DIFFERENCE_AXES[metric], ticks=4 if len(curves) < 3 else 3)
+        steps_axis(axis, f"Δ {DIFFERENCE_NAMES[metric]}", ticks=4 if len(curves) < 3 else 3)
         axis.set_xlim(above.get_xlim())
         above.set_xlabel("")
         above.tick_params(labelbottom=False)
