@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.textpath import TextPath
 
 from selftrans.plotting.style import plain
+from selftrans.runtime.text import filled
 
 SIZES = (6.5, 5.8)
 """Of names, in points: the usual one, and one for names that need it."""
@@ -63,14 +64,7 @@ def fitted_names(names: Sequence[str], room: float) -> ColumnNames:
 
 def _lines(name: str, room: float, size: float) -> list[str]:
     """A name broken between its words into lines of a length in inches, if its words allow it."""
-    lines: list[str] = []
-    for word in name.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and width_of(longer, size) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines or [name]
+    return filled(name, lambda line: width_of(line, size) <= room) or [name]
 
 
 def shortened_to(name: str, room: float, size: float) -> str:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from selftrans.config import SamplerConfig
 from selftrans.runtime.files import atomic_path
+from selftrans.runtime.text import filled
 from selftrans.sampling.generate import ImageSampler
 
 FONT = "DejaVu Sans"  # matplotlib brings it; it has Greek and Cyrillic letters, too
@@ -52,12 +53,9 @@ def labelled_grid(rows: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Im
 def wrapped(text: str, width: float, length_of: Callable[[str], float]) -> list[str]:
     """A text in lines of a width at most: broken between words, and within one that is longer."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and length_of(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
+    for line in filled(text, lambda line: length_of(line) <= width):
         lines.append("")
-        for letter in word:
+        for letter in line:
             if lines[-1] and length_of(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
