@@ -74,13 +74,14 @@ class Dispersive(AlignmentMethod):
 
         from selftrans.alignment.base import LossOutput
 
-        z_BN = features[self.depth].float().flatten(1)
-        z_KGN = z_BN.unflatten(0, (-1, self.group_size))
-        # By differences: products would lose what near samples differ by, above all in TF32.
-        distances = torch.cdist(z_KGN, z_KGN, compute_mode="donot_use_mm_for_euclid_dist")
-        scaled = distances.square() / (z_BN.shape[1] * self.temperature)
-        similarity = torch.logsumexp(-scaled.flatten(1), dim=1) - 2 * math.log(self.group_size)
-        return LossOutput(similarity.mean(), z_BN.new_zeros(0))
+        z_BTD = features[self.depth].float()
+        z_KTGD = z_BTD.unflatten(0, (-1, self.group_size)).transpose(1, 2)
+        # By differences: products would lose what near samples differ by, above all in TF32. Of
+        # each token: a CPU adds up a distance's terms one by one, and all tokens' are too many.
+        distances_KTGG = torch.cdist(z_KTGD, z_KTGD, compute_mode="donot_use_mm_for_euclid_dist")
+        scaled_KGG = distances_KTGG.square().mean(1) / (z_BTD.shape[2] * self.temperature)
+        similarity = torch.logsumexp(-scaled_KGG.flatten(1), dim=1) - 2 * math.log(self.group_size)
+        return LossOutput(similarity.mean(), z_BTD.new_zeros(0))
 
     def guiding_features(
         self, term: AlignmentLoss, batch: Batch, features: Mapping[int, Tensor]
