@@ -55,6 +55,29 @@ def test_every_check_runs_in_miniature(bench, group, monkeypatch, tmp_path):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.parametrize(
+    ("name", "attribute"), [("stage 2", "teacher"), ("SRA", "ema_model"), ("HASTE", "encoder")]
+)
+def test_what_a_method_follows_lies_on_the_compared_device(bench, monkeypatch, name, attribute):
+    """It is no part of the trained module, which alone a module's ``to`` moves."""
+    seen = []
+
+    def compute(model, batch, arithmetic):
+        (term,) = model.alignment.values()
+        followed = getattr(term, attribute)
+        network = followed.network if attribute == "encoder" else followed
+        seen.append({one.device.type for one in network.parameters()})
+        return numerics.Computed(*[torch.zeros(1)] * 5)
+
+    monkeypatch.setattr(numerics, "random_batch", lambda *_, **__: None)
+    monkeypatch.setattr(numerics, "compute", compute)
+    monkeypatch.setattr(numerics, "relative", lambda *_: 0.0)
+    model = bench.sizes.compared["SiT"]
+    elsewhere = replace(bench, device=torch.device("meta"))
+    numerics.Comparison(elsewhere, model, methods(model.depth, 16)[name]).find("fp32")
+    assert seen == [{"cpu"}, {"meta"}]
+
+
 def test_every_registered_method_is_compared():
     found = [method for method in methods(12, 64).values() if method]
     assert {method.method for method in found} == set(METHODS)
@@ -279,7 +302,9 @@ def test_a_batch_that_memory_does_not_suffice_for_does_not_fit(bench, monkeypatc
         return call(self)
 
     monkeypatch.setattr(measures.TrainingStep, "__call__", limited)
-    assert measures.Measures(bench).find_largest_batch(model).values == {"images": 3.0}
+    found = measures.Measures(bench).find_largest_batch(model).values
+    assert found["images"] == 3
+    assert found["images per second"] > 0
 
 
 def test_weights_and_batches_do_not_depend_on_what_was_drawn_before(bench):
@@ -297,7 +322,7 @@ def test_weights_and_batches_do_not_depend_on_what_was_drawn_before(bench):
 
 def test_sizes_on_a_card_are_the_published_ones():
     sizes = Sizes()
-    assert [*sizes.compared] == ["SiT-B/2", "MMDiT"]
+    assert [*sizes.compared] == ["SiT-6x768/2", "MMDiT-6x768/2"]
     assert [*sizes.timed] == ["SiT-B/2", "MMDiT-24x768/2", "SiT-XL/2"]
     assert sizes.timed["SiT-XL/2"].depth == 28
 

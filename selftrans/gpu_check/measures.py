@@ -97,7 +97,7 @@ class Measures:
         return Finding(text, values)
 
     def find_largest_batch(self, model: BackboneConfig) -> Finding:
-        """The largest batch that fits, in bf16."""
+        """The largest batch that fits, in bf16, and its images per second."""
         self._require("bf16")
         step = TrainingStep(self.bench, model, None, "bf16", 1)
 
@@ -117,14 +117,22 @@ class Measures:
 
         limit = self.bench.sizes.largest_batch
         largest = largest_that_fits(fits, limit)
+        if not largest:
+            raise NotRun("the card's memory does not suffice for a batch of 1")
         more = " or more" if largest == limit else ""
-        return Finding(f"{largest}{more} images", {"images": float(largest)})
+        step.resize(largest)
+        (seconds,) = self.bench.seconds(step, most=2)
+        rate = largest / seconds
+        flops = 3 * rate * self.bench.sizes.forward_flop(model) / 1e12
+        text = f"{largest}{more} images; {rate:,.4g} images/s, {flops:.4g} TFLOP/s"
+        values = {"images": float(largest), "images per second": rate, "tflops": flops}
+        return Finding(text, values)
 
     def find_real_training(self) -> Finding:
         """What a training reports of itself, which reads a store and logs."""
         sizes = self.bench.sizes
         folder = replace(self.bench, directory=self.bench.directory / "measured")
-        backbone, model = next(iter(sizes.compared.items()))
+        backbone, model = next(iter(sizes.timed.items()))
         trainings = Trainings(folder, backbone=model)
         steps = 5 * sizes.trained_steps
         trainings.train(STAGE_1, "run", steps)
@@ -161,15 +169,20 @@ class Measures:
             noise = SampleNoise(0, range(count), sizes.latent_shape, device)
             sample_latents(backbone, settings, condition, noise, backbone.null_condition(1))
 
-        (seconds,) = self.bench.seconds(sample, most=1)
+        peak = self.bench.peak_gib(sample)
+        (seconds,) = self.bench.seconds(sample, most=1, warm=True)
         few, many = (
             velocity_passes("euler-maruyama", steps, 1.8, 0.0, 0.7)
             for steps in (sizes.compared_steps, 250)
         )
         passes = count * few / seconds
         rate = passes * sizes.forward_flop(model) / 1e12
-        text = f"{passes / many:.4g} images/s of 250 guided steps, {rate:.4g} TFLOP/s"
-        return Finding(text, {"images per second": passes / many, "tflops": rate})
+        text = (
+            f"{passes / many:.4g} images/s of 250 guided steps, {rate:.4g} TFLOP/s,"
+            f" {peak:.1f} GiB at {count} images"
+        )
+        values = {"images per second": passes / many, "tflops": rate, "peak GiB": peak}
+        return Finding(text, values)
 
     def find_decoding(self, precision: Precision) -> Finding:
         """Images per second of a decoder of Stable Diffusion's size."""

@@ -46,7 +46,7 @@ def find_resumed(trainings: Trainings, run: str) -> Finding:
 
 def find_cost(bench: Workbench) -> Finding:
     """Seconds of a step with deterministic kernels over those without."""
-    model = next(iter(bench.sizes.compared.values()))
+    model = next(iter(bench.sizes.timed.values()))
     method = methods(model.depth, bench.sizes.projector_width)["stage 2"]
     step = TrainingStep(bench, model, method, "bf16", bench.sizes.timed_batch)
 

@@ -29,11 +29,12 @@ class Sizes:
     """Tokens of a caption, and their length: CLIP ViT-L/14's."""
     compared: Mapping[str, BackboneConfig] = field(
         default_factory=lambda: {
-            "SiT-B/2": BackboneConfig.from_preset("SiT-B/2"),
-            "MMDiT": MMDiTConfig.from_preset("MMDiT-24x768/2", depth=6),
+            "SiT-6x768/2": BackboneConfig.from_preset("SiT-B/2", depth=6),
+            "MMDiT-6x768/2": MMDiTConfig.from_preset("MMDiT-24x768/2", depth=6),
         }
     )
-    """Backbones that are compared with the CPU. A further one is a line here."""
+    """Backbones that are compared with the CPU, which computes most of the time. A further one is a
+    line here."""
     timed: Mapping[str, BackboneConfig] = field(
         default_factory=lambda: {
             "SiT-B/2": BackboneConfig.from_preset("SiT-B/2"),
