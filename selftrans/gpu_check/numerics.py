@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -53,7 +53,8 @@ TOLERANCE = (
     " dozen blocks add up like a random walk. Measured on a CPU against float64, SiT-B/2: velocity"
     " and gradient 1.4 to 1.8 units in bf16 and fp16; 8 and 4 in fp32, where the sums of products"
     " are rounded as coarsely as their factors. Tolerated are 8 and 16 units, 8 times as many in"
-    " fp32: that still tells fp32 from TF32."
+    " fp32: that still tells fp32 from TF32. dopri5, whose steps follow from its error, may always"
+    " differ by a tenth of its rtol."
 )
 
 
@@ -190,7 +191,7 @@ def losses(bench: Workbench) -> Iterator[Check]:
                 yield Check(label, partial(comparison.find, arithmetic))
 
 
-SAMPLERS: Mapping[str, Mapping[str, object]] = {
+SAMPLERS: Mapping[str, Mapping[str, Any]] = {
     "euler": {},
     "heun": {},
     "euler-maruyama": {},
@@ -224,7 +225,8 @@ def _find_samples(
         expected.append(_sampled(bench, model, sampler, "fp32", CPU))
     found = _sampled(bench, model, sampler, arithmetic, bench.device)
     error = relative(found, expected[0])
-    return within({"latents": error}, {"latents": tolerance("latents", arithmetic)})
+    allowed = max(tolerance("latents", arithmetic), SAMPLERS[sampler].get("rtol", 0) / 10)
+    return within({"latents": error}, {"latents": allowed})
 
 
 def _sampled(
