@@ -12,7 +12,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from selftrans.data.manifests import AnyManifest, Manifest, ShardRecord
+from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
+from selftrans.data.manifests import AnyManifest, CaptionManifest, Manifest, ShardRecord
 from selftrans.runtime.arrays import map_array, write_npy_header
 from selftrans.runtime.errors import Unavailable, UserError
 from selftrans.runtime.files import (
@@ -175,6 +176,32 @@ class StoreWriter:
         skipped_names = tuple(names[index] for index in skipped)
         return self.write_manifest(
             Manifest, labels_sha256=sha256_of(labels_path), skipped=skipped_names, **fields
+        )
+
+    def finish_captions(
+        self, texts: Sequence[Sequence[str]], shape: tuple[int, int], **fields: Any
+    ) -> CaptionManifest:
+        """Write offsets, texts and manifest of a caption store.
+
+        Args:
+            texts: the captions of every image.
+            shape: of a caption's features, tokens and their length.
+            fields: the other fields of the manifest.
+        """
+        offsets = np.cumsum([1, *map(len, texts)], dtype=np.int64)  # row 0 is the null condition
+        offsets_path, texts_path = self.directory / OFFSETS_FILE, self.directory / TEXTS_FILE
+        with atomic_path(offsets_path) as temporary, temporary.open("wb") as file:
+            np.save(file, offsets, allow_pickle=False)
+        write_json(texts_path, [list(captions) for captions in texts])
+        length, size = shape
+        return self.write_manifest(
+            CaptionManifest,
+            images=len(texts),
+            length=length,
+            size=size,
+            offsets_sha256=sha256_of(offsets_path),
+            texts_sha256=sha256_of(texts_path),
+            **fields,
         )
 
     def write_manifest(self, kind: type[AnyManifest], **fields: Any) -> AnyManifest:

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from selftrans.config import DatasetConfig, PreparedTextConfig
-from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
 from selftrans.data.captions import captions_digest
 from selftrans.data.manifests import CaptionManifest
 from selftrans.data.sources import may_skip, open_source
@@ -35,7 +34,6 @@ from selftrans.extraction.shards import (
 from selftrans.flops import caption_bytes
 from selftrans.models.text_encoder import TextEncoder, load_text_encoder
 from selftrans.runtime.errors import UserError
-from selftrans.runtime.files import atomic_path, sha256_of, write_json
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.workers import Shard, ShardedWork
 
@@ -199,31 +197,21 @@ class CaptionExtraction(ShardedWork):
 
     def finish(self, world_size: int = 1) -> CaptionManifest:
         """Write offsets, texts and the manifest over the shards."""
-        rows, texts = self.rows, self.rows.texts
-        offsets = np.cumsum([1, *map(len, texts)], dtype=np.int64)
-        offsets_path, texts_path = self.directory / OFFSETS_FILE, self.directory / TEXTS_FILE
-        with atomic_path(offsets_path) as temporary, temporary.open("wb") as file:
-            np.save(file, offsets, allow_pickle=False)
-        write_json(texts_path, [list(captions) for captions in texts])
-        length, size = rows.shape
+        rows = self.rows
         if truncated := rows.truncated():
             LOG.warning(
                 "%d of %d captions have more than %d tokens: the rest of them is cut off",
                 truncated,
                 self.writer.count - 1,
-                length,
+                rows.shape[0],
             )
-        return self.writer.write_manifest(
-            CaptionManifest,
-            images=len(texts),
+        return self.writer.finish_captions(
+            rows.texts,
+            rows.shape,
             encoder=rows.name,
             encoder_digest=rows.digest,
             stand_in=rows.stand_in,
-            length=length,
-            size=size,
             truncated=truncated,
-            offsets_sha256=sha256_of(offsets_path),
-            texts_sha256=sha256_of(texts_path),
         )
 
     def _encoded(self, indices: range) -> Iterator[EncodedBatch]:

@@ -15,13 +15,10 @@ import yaml
 from torch import Tensor
 
 from selftrans.config import BackboneConfig, load_experiment
-from selftrans.data.caption_store import OFFSETS_FILE, TEXTS_FILE
-from selftrans.data.manifests import CaptionManifest
 from selftrans.data.writer import StoreWriter
 from selftrans.gpu_check.sizes import Sizes
 from selftrans.gpu_check.workbench import Workbench
 from selftrans.runtime.errors import Interrupted
-from selftrans.runtime.files import sha256_of, write_json
 from selftrans.runtime.signals import StopRequest
 from selftrans.runtime.tensors import load_tensors
 from selftrans.training.freeze import freeze_teacher
@@ -62,21 +59,13 @@ def write_random_captions(directory: Path, sizes: Sizes) -> Path:
     rng = np.random.default_rng(1)
     writer = StoreWriter(directory, {}, STORED + 1, shard_size=STORED + 1, content="captions")
     writer.write(0, rng.standard_normal((STORED + 1, *sizes.caption_shape)).astype(np.float16))
-    offsets, texts = directory / OFFSETS_FILE, directory / TEXTS_FILE
-    np.save(offsets, np.arange(1, STORED + 2), allow_pickle=False)
-    write_json(texts, [[""]] * STORED)
-    length, size = sizes.caption_shape
-    writer.write_manifest(
-        CaptionManifest,
-        images=STORED,
+    writer.finish_captions(
+        [[""]] * STORED,
+        sizes.caption_shape,
         encoder="random",
         encoder_digest="random",
         stand_in=True,
-        length=length,
-        size=size,
         truncated=0,
-        offsets_sha256=sha256_of(offsets),
-        texts_sha256=sha256_of(texts),
     )
     return directory / "manifest.json"
 
