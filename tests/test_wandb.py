@@ -12,9 +12,11 @@ from PIL import Image
 from selftrans.runs import RunList, RunRecord
 from selftrans.runtime.errors import Interrupted, Unavailable, UserError
 from selftrans.runtime.events import picture, scalars, write_event_file
-from selftrans.runtime.files import write_json
+from selftrans.runtime.files import read_fields, write_json
 from selftrans.training.weights_and_biases import WeightsAndBiases, wandb_id
+from tests.support import REPOSITORY
 from tests.support.trainings import StopAt, assert_equal, everything, run
+from workflow.lib.commands import upload
 from workflow.lib.uploads import job_events
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -179,7 +181,7 @@ def made(tmp_path, monkeypatch):
 
 
 def send():
-    return {one.name: one.send("tiny") for one in job_events("tiny")}
+    return {one.name: one.send() for one in job_events("tiny")}
 
 
 def test_what_jobs_made_is_sent_once_each_into_a_run_beside_the_trainings(wandb, made):
@@ -202,6 +204,40 @@ def test_what_jobs_made_is_sent_once_each_into_a_run_beside_the_trainings(wandb,
     assert wandb.begun[-1] == evaluation
 
 
+def test_a_shared_run_is_sent_to_both_projects_with_what_the_child_adds(wandb, made):
+    runs = read_fields(Path("results/tiny/runs.json"))
+    write_json(Path("results/child/runs.json"), {**runs, "experiment": "child"})
+    added = Path("results/child/runs/sit/seed3/tensorboard/evaluation")
+    write_event_file(added, "sde-n20-classifier", 8, scalars({"sde/fid": 1.0}))
+    Path("results/child/tensorboard").symlink_to("../data/digits/tensorboard")
+    sent = {"sit seed 3 evaluation": 3, "data digits": 1}
+    assert {one.name: one.send() for one in job_events("child")} == {
+        **sent,
+        "sit seed 3 evaluation": 4,
+    }
+    assert send() == sent
+    assert [run["project"] for run in wandb.begun] == ["child", "child", "tiny", "tiny"]
+    assert len({run["id"] for run in wandb.begun}) == 4
+    assert not any(one.send() for name in ("tiny", "child") for one in job_events(name))
+
+
+def test_the_command_takes_an_experiment_by_its_path_and_says_what_it_sends(wandb, made, capsys):
+    for kind in ("data/digits", "digits"):
+        shipped = REPOSITORY / f"experiments/{kind}.yaml"
+        copy = Path("experiments", f"{kind}.yaml")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(shipped.read_text())
+    Path("mine.yaml").write_text("extends: digits\nname: tiny\n")
+    said = []
+    for experiment in ("mine.yaml", "tiny"):
+        upload.main([experiment], obj=Path(), standalone_mode=False)
+        said.append(capsys.readouterr().out.splitlines())
+    assert said == [
+        ["sit seed 3 evaluation: 3 sent", "data digits: 1 sent"],
+        ["nothing that was not sent before"],
+    ]
+
+
 def test_what_could_not_be_sent_is_sent_again(wandb, made, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(wandb, "log", lambda values: 1 / 0)
@@ -219,7 +255,7 @@ def test_offline_what_jobs_made_lies_in_its_own_files(made, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     evaluation = next(job_events("tiny"))
-    assert evaluation.send("tiny") == 3
+    assert evaluation.send() == 3
     (file,) = evaluation.folder.glob("wandb/offline-run-*/*.wandb")
     logged = [
         {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, get_args
 import click
 
 from selftrans.cli.options import FILE, NamedFile, OneOf, WholeNumber, device_option
-from selftrans.config import EXPERIMENTS, read_yaml, validated
+from selftrans.config import EXPERIMENTS, load_experiment, read_yaml, validated
+from selftrans.runs import runs_file
 from selftrans.runtime.devices import DeviceName, gpu_names, visible_gpus
 from selftrans.runtime.errors import UserError
 from workflow.lib import paths
@@ -315,7 +316,7 @@ def clean(experiments: tuple[str, ...], gone: tuple[str, ...], states: bool, yes
     \b
       WANDB_MODE=offline selftrans upload digits"""
 )
-@click.argument("experiment")
+@click.argument("experiment", type=Reference("experiment", Path.is_file))
 @in_project
 def upload(experiment: str) -> None:
     """Send what jobs made of EXPERIMENT's runs to Weights & Biases.
@@ -324,9 +325,15 @@ def upload(experiment: str) -> None:
     not sent before. A training with `logger: wandb` sends its own scalars. Call it alone, when the
     jobs are done or in between.
     """
+    if not runs_file(Path(), experiment).is_file():
+        experiment = load_experiment(experiment).name  # a file, or one line that says what is wrong
+    total = 0
     for one in job_events(experiment):
-        if count := one.send(experiment):
+        if count := one.send():
             print(f"{one.name}: {count} sent")
+            total += count
+    if not total:
+        print("nothing that was not sent before")
 
 
 COMMANDS = {

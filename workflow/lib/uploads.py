@@ -23,30 +23,33 @@ from workflow.lib import paths
 STEP = "checkpoint"
 """The axis there: results come in any order, and wandb's own step only grows."""
 SENT = "wandb-sent.json"
-"""Beside a folder's event files: digests of those that were sent."""
+"""In an experiment's folder: digests of the event files that were sent to its project, by path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobEvents:
     """The event files of a run and seed, or of the data set that all runs share."""
 
+    experiment: str
     group: str
     name: str
     folder: Path
     """Where files of ``wandb`` lie."""
-    events: Path
+    events: tuple[Path, ...]
+    """Folders of event files: those of a shared run, and those that the experiment adds to it."""
     definition: Mapping[str, Any]
 
     def unsent(self) -> dict[str, str]:
         """The files that were not sent as they are, with their digests."""
         found = {
-            path.relative_to(self.events).as_posix(): sha256_of(path)
-            for path in sorted(self.events.rglob("events.out.tfevents.*"))
+            path.as_posix(): sha256_of(path)
+            for folder in self.events
+            for path in sorted(folder.rglob("events.out.tfevents.*"))
         }
         sent = self._sent()
         return {name: digest for name, digest in found.items() if sent.get(name) != digest}
 
-    def send(self, experiment: str) -> int:
+    def send(self) -> int:
         """Send the files that were not; returns how many.
 
         Raises:
@@ -56,12 +59,12 @@ class JobEvents:
         unsent = self.unsent()
         if not unsent:
             return 0
-        read = [read_event_file(self.events / name) for name in unsent]
+        read = [read_event_file(Path(name)) for name in unsent]
         run = begin_run(
             "selftrans upload",
             self.folder,
-            project=experiment,
-            id=wandb_id(experiment, self.name, self.definition),
+            project=self.experiment,
+            id=wandb_id(self.experiment, self.name, self.definition),
             name=self.name,
             group=self.group,
             job_type="evaluation",
@@ -76,12 +79,15 @@ class JobEvents:
             run.finish()
         except Exception as error:  # it raises many kinds
             raise Unavailable(f"{self.folder}: wandb fails ({shortened(str(error))})") from None
-        write_json(self.events / SENT, {**self._sent(), **unsent})
+        write_json(self._record, {**self._sent(), **unsent})
         return len(unsent)
 
     def _sent(self) -> Mapping[str, Any]:
-        path = self.events / SENT
-        return read_fields(path) if path.is_file() else {}
+        return read_fields(self._record) if self._record.is_file() else {}
+
+    @property
+    def _record(self) -> Path:
+        return Path(paths.EXPERIMENT.format(experiment=self.experiment)) / SENT
 
 
 def job_events(experiment: str) -> Iterator[JobEvents]:
@@ -92,20 +98,25 @@ def job_events(experiment: str) -> Iterator[JobEvents]:
     """
     for record in read_runs(runs_file(Path(), experiment)).runs:
         folder = Path(record.folder)
+        wildcards = {"experiment": experiment, "run": record.run, "seed": record.seed}
+        own = Path(paths.fill(paths.EVENTS, wildcards))
+        shared = folder / own.relative_to(paths.fill(paths.RUN, wildcards))
         definition = folder / "definition.json"
         yield JobEvents(
+            experiment=experiment,
             group=record.run,
             name=f"{record.run} seed {record.seed} evaluation",
             folder=folder,
-            events=folder / Path(paths.EVENTS).relative_to(paths.RUN),
+            events=tuple(dict.fromkeys((shared, own))),
             definition=read_fields(definition) if definition.is_file() else {"seed": record.seed},
         )
-    shared = Path(paths.fill(paths.EVENTS_OF_DATASET, {"experiment": experiment}))
+    of_data = Path(paths.fill(paths.EVENTS_OF_DATASET, {"experiment": experiment}))
     yield JobEvents(
+        experiment=experiment,
         group="data",
-        name=f"data {shared.resolve().parent.name}",
-        folder=shared.parent,
-        events=shared.resolve(),
+        name=f"data {of_data.resolve().parent.name}",
+        folder=of_data.parent,
+        events=(of_data,),
         definition={},
     )
 
