@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -19,9 +21,17 @@ from selftrans.cli.table import selftrans
 from selftrans.config import load_dataset, load_experiment, validated
 from selftrans.runtime.errors import ConfigError
 from tests.support import REPOSITORY
-from tests.support.documents import DOCUMENTS, blocks, blocks_of, commands, example_method
+from tests.support.documents import (
+    DOCUMENTS,
+    blocks,
+    blocks_of,
+    commands,
+    commands_in_text,
+    example_method,
+)
 from tests.support.projects import make_project
 from tests.support.workplace import Workplace
+from workflow.lib.running import Call, write_changed
 from workflow.lib.settings import WorkflowConfig
 
 SHELL = [(block.place, words) for block in blocks("bash") for words in commands(block.text)]
@@ -169,20 +179,54 @@ def test_every_configuration_that_is_shown_is_valid(there):
             settings.job_kinds(load_experiment(name, settings.data))
 
 
-def snakemake_calls():
-    """The calls of Snakemake: profile -> targets and experiments of all of them."""
+def run_words(words):
+    """Snakemake's words of a line of `selftrans run`; a changed experiment is written."""
+    given = parse(words)[1]
+    experiments = given["experiments"]
+    if given["changes"]:
+        path, _ = write_changed(*experiments, given["changes"], given["name"])
+        experiments = (path.stem,)
+    return Call(
+        experiments, given["until"], given["cores"], given["gpus"], given["profile"],
+        others=given["others"],
+    ).words()  # fmt: skip
+
+
+@dataclass
+class Dry:
+    """What the calls of one profile ask for, all together."""
+
+    targets: set = field(default_factory=set)
+    experiments: set = field(default_factory=set)
+    config: dict = field(default_factory=dict)
+    resources: set = field(default_factory=set)
+
+    def words(self):
+        names = f"experiments=[{','.join(sorted(self.experiments))}]"
+        others = [f"{key}={value}" for key, value in self.config.items()]
+        resources = ["--resources", *sorted(self.resources)] if self.resources else []
+        return ["all", *sorted(self.targets), *resources, "--config", names, *others]
+
+
+def dry_runs():
+    """The calls of Snakemake, also those that `selftrans run` stands for, by profile."""
     from snakemake.cli import get_argument_parser
 
-    calls = {}
-    for place, words in of_program("snakemake"):
+    cases = of_program("snakemake")
+    cases += [(place, run_words(words)) for place, words in of_program("selftrans")
+              if parse(words)[0] == "run"]  # fmt: skip
+    calls = defaultdict(Dry)
+    for place, words in cases:
         given = get_argument_parser().parse_args(words[1:])
         config = dict(entry.split("=", 1) for entry in given.config or () if entry is not None)
-        unknown = set(config) - set(WorkflowConfig.model_fields)
-        assert not unknown, f"{place}: {unknown}"
-        names = re.findall(r"[\w./-]+", config.get("experiments", ""))
-        targets, experiments = calls.setdefault(given.workflow_profile, (set(), set()))
-        targets.update(given.targets)
-        experiments.update(names)
+        call = calls[given.workflow_profile]
+        names = re.findall(r"[\w./-]+", config.pop("experiments", ""))
+        values = {key: yaml.safe_load(value) for key, value in config.items()}
+        validated(WorkflowConfig, {"experiments": ["digits"], **values}, place)
+        call.config.update(config)
+        call.targets.update(given.targets)
+        call.experiments.update(names)
+        call.resources.update(word for word in words if re.fullmatch(r"gpu=\d+", word))
     return calls
 
 
@@ -190,19 +234,39 @@ def snakemake_calls():
 @pytest.mark.workflow
 def test_every_call_of_snakemake_is_a_dry_run(there):
     """One for each profile, over all of its targets and experiments."""
-    calls = snakemake_calls()
+    calls = dry_runs()
     assert set(calls) == {None, "workflow/profiles/slurm", "workflow/profiles/generic"}
-    for profile, (targets, experiments) in calls.items():
+    assert calls[None].resources
+    for profile, call in calls.items():
         option = ["--workflow-profile", profile] if profile else ["--cores", "2"]
-        command = [
-            sys.executable, "-m", "snakemake", "-n", "--quiet", "all", *option, "all", *targets,
-            "--config", f"experiments=[{','.join(experiments)}]",
-        ]  # fmt: skip
+        command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", *option]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         ended = subprocess.run(
-            command, cwd=there.directory, env=environment, capture_output=True, text=True
-        )
+            [*command, *call.words()], cwd=there.directory, env=environment, capture_output=True,
+            text=True,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+
+
+def test_a_change_that_an_experiment_does_not_take_would_be_noticed(there):
+    words = ["selftrans", "run", "digits", "--set", "runs.sit.training.learningrate=1"]
+    with pytest.raises(ConfigError, match="learningrate"):
+        run_words(words)
+
+
+def test_every_command_in_the_text_is_there():
+    """Whole ones are parsed; `selftrans plan` alone is a name."""
+    seen = list(commands_in_text())
+    assert len(seen) > 20
+    for place, (program, *words) in seen:
+        if program == "snakemake":
+            from snakemake.cli import get_argument_parser
+
+            get_argument_parser().parse_args(words)
+        elif not {"...", "COMMAND"} & set(words) and words[0] != "--help":
+            assert words[0] in selftrans.list_commands(click.Context(selftrans)), place
+            if len(words) > 1:
+                parse([program, *words])
 
 
 def test_every_experiment_that_a_command_names_is_there(there):

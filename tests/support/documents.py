@@ -67,6 +67,14 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+def commands_in_text() -> Iterator[tuple[str, list[str]]]:
+    """Our commands between the blocks, where they stand and as words: `selftrans plan`."""
+    for path in DOCUMENTS:
+        name, text = str(path.relative_to(REPOSITORY)), path.read_text(encoding="utf-8")
+        for match in re.finditer(r"`((?:selftrans|snakemake) [^`]+)`", _BLOCK.sub("", text)):
+            yield f"{name}: {match[1]}", shlex.split(match[1])
+
+
 def _wrapped(word: str) -> list[list[str]]:
     inner = word.removeprefix("exec ")
     if inner == word:
