@@ -1,5 +1,7 @@
 """The autoencoder's side of uint8, and extraction into the store."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,12 @@ from selftrans.extraction.latents import extract
 from selftrans.models.autoencoder import (
     decode,
     encode_moments,
+    in_precision,
     load_autoencoder,
     to_signed,
     to_uint8,
 )
+from selftrans.runtime.tensors import DTYPES
 from selftrans.training.auxiliary.autoencoder import train_autoencoder
 
 CPU = torch.device("cpu")
@@ -70,6 +74,16 @@ def test_a_trained_autoencoder_has_no_scale_of_its_own(saved):
     assert moments.shape == (2, 2, 4, 8, 8)
     assert (moments[:, 1] > 0).all()
     assert decode(autoencoder, moments[:, 0]).shape == images.shape
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_another_precision_is_a_copy_and_says_nothing(saved, precision, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    autoencoder = load_autoencoder(saved, CPU)
+    copied = in_precision(autoencoder, precision)
+    assert {one.dtype for one in copied.parameters()} == {DTYPES[precision]}
+    assert {one.dtype for one in autoencoder.parameters()} == {torch.float32}
+    assert not caplog.records
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from selftrans.gpu_check.numerics import Arithmetic, require_bf16
 from selftrans.gpu_check.steps import TrainingStep
 from selftrans.gpu_check.trainings import STAGE_1, Trainings
 from selftrans.gpu_check.workbench import Workbench
-from selftrans.models.autoencoder import decode_in_parts, encode_moments
+from selftrans.models.autoencoder import decode_in_parts, encode_moments, in_precision
 from selftrans.runtime.devices import tf32_allowed
 from selftrans.runtime.files import read_fields
 from selftrans.runtime.tensors import DTYPES
@@ -190,7 +190,7 @@ class Measures:
         """Images per second of a decoder of Stable Diffusion's size."""
         self._require(precision)
         sizes, device = self.bench.sizes, self.bench.device
-        decoder = random_autoencoder(self.bench, device).to(DTYPES[precision])
+        decoder = in_precision(random_autoencoder(self.bench, device), precision)
         latents = torch.randn(sizes.sampled_batch, *sizes.latent_shape, device=device)
         return self._images_per_second(partial(decode_in_parts, decoder, latents))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +74,14 @@ def load_autoencoder(path: str, device: torch.device) -> Autoencoder:
             raise UserError(f"autoencoder {path!r}: damaged, its config is not what was written")
     autoencoder.requires_grad_(False)
     return autoencoder.eval().to(device)
+
+
+def in_precision(autoencoder: Autoencoder, precision: Precision) -> Autoencoder:
+    """A copy of an autoencoder that computes in a precision."""
+    # Not by diffusers' own `to`, which warns of modules that stay in fp32 where there are none.
+    copied = copy.deepcopy(autoencoder)
+    torch.nn.Module.to(copied, DTYPES[precision])
+    return copied
 
 
 def save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:

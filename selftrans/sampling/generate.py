@@ -30,6 +30,7 @@ from selftrans.data.images import ImageArchive, write_image_archive
 from selftrans.models.autoencoder import (
     check_latents,
     decode_in_parts,
+    in_precision,
     latent_scaling,
     load_autoencoder,
 )
@@ -150,7 +151,7 @@ class ImageSampler:
     ) -> NDArray[np.uint8]:
         """Images (B, H, W, 3) of unscaled latents."""
         if precision not in self._decoders:
-            self._decoders[precision] = copy.deepcopy(self.autoencoder).to(DTYPES[precision])
+            self._decoders[precision] = in_precision(self.autoencoder, precision)
         return decode_in_parts(self._decoders[precision], z_BCHW, conversion)
 
 
