@@ -5,10 +5,11 @@ import pytest
 
 from selftrans.evaluation.cautions import Footnotes, caution_texts, cautions
 from selftrans.evaluation.headline import headline_markdown
-from selftrans.evaluation.markdown import metrics_markdown
+from selftrans.evaluation.markdown import KID_NOTE, metrics_markdown
 from selftrans.evaluation.tables import metrics_table, read_metrics
 from selftrans.plotting.convergence import convergence
 from tests.support.results import result
+from workflow.lib.page.tables import metric_tables
 
 LABELS = {"sit": "SiT", "ours": "Ours"}
 SOUND = {
@@ -17,10 +18,10 @@ SOUND = {
 }  # fmt: skip
 
 
-def measured(run="sit", step=10, fid=9.5, **changes):
+def measured(run="sit", step=10, fid=9.5, seed=0, **changes):
     """A metrics file's content, of 5,000 images against as many."""
     numbers = {"num_samples": 5000, "num_reference": 5000, "num_features": 2048}
-    content = {**result(run=run, step=step, fid=fid), **numbers, **changes}
+    content = {**result(run=run, step=step, seed=seed, fid=fid), **numbers, **changes}
     reference = {**content["reference"], "moments": "images"}
     return {**content, "reference": reference}
 
@@ -88,6 +89,31 @@ def test_a_cell_that_does_not_exist_is_empty_and_kid_has_its_spread():
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells == ["Ours", "", "0.0123 ± 0.0004"]
     assert "0.0123 ± 0.0004" in headline_markdown(table, LABELS, [])
+
+
+def test_the_tables_of_a_page_have_the_same_marks_and_notes_and_kids_spread():
+    few = {"num_samples": 1000, "num_reference": 1000}
+    kid = {"metrics": {"fid": 9.5, "precision": 0.7, "kid": 0.0123}, "spreads": {"kid": 0.0004}}
+    table = table_of(measured(**few, **kid), measured(step=20, **few, **kid),
+                     measured("ours", step=20, **few, **kid))  # fmt: skip
+    distances, shares, kids = metric_tables(table, LABELS)["ode"]
+    assert distances.rows == [["SiT", "9.50 ᵃᵇ", "9.50 ᵃᵇ"], ["Ours", "", "9.50 ᵃᵇ"]]
+    assert distances.numeric == [False, True, True]
+    assert len(distances.notes) == 2
+    assert all(note in metrics_markdown(table, LABELS) for note in distances.notes)
+    assert shares.rows[0] == ["SiT", "0.7000", "0.7000"]
+    assert kids.rows[1] == ["Ours", "", "0.0123 ± 0.0004"]
+    assert (shares.notes, kids.notes) == ([], [KID_NOTE])
+
+
+def test_of_several_seeds_a_page_has_the_deviation_and_of_kid_still_its_spread():
+    def of_seed(seed, fid, kid):
+        content = {"metrics": {"fid": fid, "kid": kid}, "spreads": {"kid": 0.0004}}
+        return measured(**content, seed=seed)
+
+    (table,) = metric_tables(table_of(of_seed(0, 8.0, 0.01), of_seed(1, 10.0, 0.03)), LABELS)["ode"]
+    assert table.rows == [["SiT", "9.00 ± 1.41", "0.0200 ± 0.0004"]]
+    assert table.notes == [KID_NOTE]
 
 
 def test_more_notes_than_letters_have_marks_of_their_own():

@@ -13,6 +13,8 @@ WEAK_READER = 0.98
 """Of the network that reads drawn scenes, on real ones that it was not shown."""
 DISTANCES: tuple[Metric, ...] = ("fid", "sfid", "fd-dinov2")
 """Metrics that compare covariances."""
+SEPARATOR = "; "
+"""Between the reasons in a cell."""
 MARKS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 
 
@@ -83,6 +85,16 @@ def caution_texts(rows: Iterable[Mapping[Any, Any]], metrics: Iterable[Metric]) 
     )
 
 
+def caution_cell(texts: Iterable[str]) -> str:
+    """Reasons as a cell of a table."""
+    return SEPARATOR.join(texts)
+
+
+def texts_in(cell: Any) -> list[str]:
+    """The reasons in such a cell; none where it is empty or of an earlier version."""
+    return cell.split(SEPARATOR) if isinstance(cell, str) and cell else []
+
+
 class Footnotes:
     """Marks beside the numbers of a table, and the notes below it that they stand for."""
 
@@ -94,10 +106,13 @@ class Footnotes:
         found = [self._texts.setdefault(text, _mark(len(self._texts))) for text in texts]
         return f" {''.join(found)}" if found else ""
 
+    def lines(self) -> list[str]:
+        """A line for each note."""
+        return [f"{mark} Not to be trusted: {text}." for text, mark in self._texts.items()]
+
     def __str__(self) -> str:
-        """A line for each note, as Markdown; nothing without notes."""
-        lines = [f"{mark} Not to be trusted: {text}." for text, mark in self._texts.items()]
-        return "\n" + "  \n".join(lines) + "\n" if lines else ""
+        """The lines as Markdown; nothing without notes."""
+        return "\n" + "  \n".join(self.lines()) + "\n" if self._texts else ""
 
 
 def _mark(index: int) -> str:

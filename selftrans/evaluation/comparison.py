@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from selftrans.config import Metric
-from selftrans.evaluation.cautions import Footnotes, caution_texts
+from selftrans.evaluation.cautions import Footnotes, caution_cell, caution_texts, texts_in
 from selftrans.evaluation.markdown import markdown_table
 from selftrans.evaluation.tables import METRIC_NAMES, require_comparable
 
@@ -18,18 +18,28 @@ Curves = dict[str, dict[int, dict[int, float]]]
 """A metric by run, step and seed."""
 
 
+def rows_with(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Those of one sampler's rows of ``metrics.csv`` that have a metric.
+
+    Raises:
+        UserError: they are not comparable.
+    """
+    rows = table[table[metric].notna()]
+    require_comparable(rows)
+    if metric in ("precision", "recall"):
+        require_comparable(rows, settings=("distances",))
+    return rows
+
+
 def curves_of(table: pd.DataFrame, metric: str) -> Curves:
     """A metric of one sampler's rows of ``metrics.csv``, in their order.
 
     Raises:
         UserError: the rows that have it are not comparable.
     """
-    table = table[table[metric].notna()]
-    require_comparable(table)
-    if metric in ("precision", "recall"):
-        require_comparable(table, settings=("distances",))
+    rows = rows_with(table, metric)
     curves: Curves = {}
-    for run, step, seed, value in table[["run", "step", "seed", metric]].itertuples(index=False):
+    for run, step, seed, value in rows[["run", "step", "seed", metric]].itertuples(index=False):
         curves.setdefault(str(run), {}).setdefault(int(step), {})[int(seed)] = float(value)
     return curves
 
@@ -218,7 +228,7 @@ def comparison_table(
             row |= {"steps_to_baseline": sooner[run].steps, "speed_up": sooner[run].factor}
         last = table[(table["run"] == run) & (table["step"] == step)].to_dict("records")
         row |= {
-            f"{metric}_cautions": "; ".join(caution_texts(last, [metric])) for metric in metrics
+            f"{metric}_cautions": caution_cell(caution_texts(last, [metric])) for metric in metrics
         }
         spent = mean_curve(seconds[run])[step]
         row |= {"seconds_per_step": spent / step, "cost_per_step": spent / step / per_step}
@@ -259,11 +269,10 @@ def comparison_markdown(comparison: pd.DataFrame, labels: Mapping[str, str], bas
         }
         for metric, name in (("fid", "FID"), ("is", "IS")):
             if f"{metric}_mean" in row:
-                texts = filter(None, row[f"{metric}_cautions"].split("; "))
                 line[name] = (
                     f"{row[f'{metric}_mean']:.2f}"
                     + _unless_nan(" ± {:.2f}", row[f"{metric}_std"])
-                    + notes.marks(texts)
+                    + notes.marks(texts_in(row[f"{metric}_cautions"]))
                 )
                 interval = _unless_nan(
                     " [{:+.2f}, {:+.2f}]", row[f"{metric}_low"], row[f"{metric}_high"]

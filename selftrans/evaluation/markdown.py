@@ -9,11 +9,10 @@ import pandas as pd
 
 from selftrans.config import Metric
 from selftrans.evaluation.cautions import Footnotes, caution_texts
-from selftrans.evaluation.tables import METRIC_NAMES, spread_column
+from selftrans.evaluation.tables import METRIC_NAMES, mean_spread
 
 SMALL = ("precision", "recall", "kid")  # metrics that need more digits
-KID_NOTE = """KID ± its standard deviation over random subsets of the images.
-"""
+KID_NOTE = "KID ± its standard deviation over random subsets of the images."
 
 
 def markdown_table(table: pd.DataFrame, **options: Any) -> str:
@@ -34,8 +33,8 @@ def metric_cell(metric: Metric, rows: pd.DataFrame, notes: Footnotes) -> str:
         return ""
     digits = 4 if metric in SMALL else 2
     cell = f"{measured[metric].mean():.{digits}f}"
-    if (column := spread_column(metric)) in measured and measured[column].notna().any():
-        cell += f" ± {measured[column].mean():.{digits}f}"
+    if not isnan(spread := mean_spread(metric, measured)):
+        cell += f" ± {spread:.{digits}f}"
     return cell + notes.marks(caution_texts(measured.to_dict("records"), [metric]))
 
 
@@ -66,5 +65,5 @@ def metrics_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
             text = markdown_table(pd.DataFrame(lines), colalign=("left",), **options)
             parts.append(f"**{title}**\n\n{text}\n")
     kid = "kid" in table and table["kid"].notna().any()
-    parts += [KID_NOTE] if kid else []
+    parts += [f"{KID_NOTE}\n"] if kid else []
     return "\n".join(parts) + str(notes)

@@ -1,7 +1,7 @@
 """Metric files -> tables: one row for each set of samples, every column of one kind."""
 
 from collections.abc import Collection, Mapping, Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from selftrans.config import (
     Uint8Conversion,
     Weights,
 )
-from selftrans.evaluation.cautions import caution_texts, number_in
+from selftrans.evaluation.cautions import caution_cell, caution_texts, number_in
 from selftrans.runtime.errors import UserError, shortened
 from selftrans.runtime.files import opened, read_fields, sha256_of
 
@@ -45,6 +45,12 @@ SETTINGS = (
 def spread_column(metric: Metric) -> str:
     """The column of the spread of a metric's estimates."""
     return f"{metric}_std"
+
+
+def mean_spread(metric: Metric, rows: pd.DataFrame) -> float:
+    """Of a metric's estimates, over rows of ``metrics.csv``; nan where none is known."""
+    column = spread_column(metric)
+    return float(rows[column].mean()) if column in rows else nan
 
 
 Whole = Annotated[int, Field(ge=0)]
@@ -110,7 +116,7 @@ def _row(name: str, result: dict[str, Any], maskings: Mapping[str, str]) -> dict
         **result["metrics"],
         **{spread_column(metric): value for metric, value in result.get("spreads", {}).items()},
     }
-    return {**row, "cautions": "; ".join(caution_texts([row], result["metrics"])) or None}
+    return {**row, "cautions": caution_cell(caution_texts([row], result["metrics"])) or None}
 
 
 def require_comparable(

@@ -180,7 +180,16 @@ def _wrapped(figure: Figure, text: str, size: float) -> str:
 
 def caution_notes(table: pd.DataFrame, metrics: Sequence[Metric]) -> list[str]:
     """A sentence for each reason not to trust the numbers that are drawn."""
-    return [f"Caution: {text}." for text in caution_texts(table.to_dict("records"), metrics)]
+    return caution_sentences(
+        text
+        for metric in metrics
+        for text in caution_texts(table[table[metric].notna()].to_dict("records"), [metric])
+    )
+
+
+def caution_sentences(texts: Iterable[str]) -> list[str]:
+    """Reasons not to trust a number in sentences, each once."""
+    return [f"Caution: {text}." for text in dict.fromkeys(texts)]
 
 
 def setting_of(table: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -174,6 +175,27 @@ def test_tables_hold_means_and_deviations(html):
     values = [fid(0, seed, 8) for seed in SEEDS]
     assert row["8"] == f"{fmean(values):.2f} ± {np.std(values, ddof=1):.2f}"
     assert cells(html, "After 20 steps")[0].keys() == {"Run", "FID", "IS"}
+
+
+def test_numbers_that_cannot_be_trusted_are_marked_on_the_whole_page(place, finished, html):
+    reason = "1,000 samples are fewer than the 2,048 features: their covariance is singular"
+    assert reason not in html
+    with contextlib.chdir(place):
+        inputs = finished.inputs()
+        metrics, comparison = Path("few.csv"), Path("few-comparison.csv")
+        few = pd.read_csv(inputs.metrics).assign(num_samples=1000, num_features=2048)
+        few.to_csv(metrics, index=False)
+        compared = pd.read_csv(inputs.comparison[0]).assign(fid_cautions=reason)
+        compared.to_csv(comparison, index=False)
+        inputs = replace(inputs, metrics=metrics, comparison=[comparison])
+        text = render_page(inputs, finished.settings())
+    titles = ("FID by optimizer steps", "After 20 steps", "Last checkpoints, sampled with ode")
+    for title, column in zip(titles, ("8", "FID", "FID"), strict=True):
+        assert all(row[column].endswith(" ᵃ") for row in cells(text, title))
+        note = text.partition(f'<table aria-label="{title}">')[2].partition("<table")[0]
+        assert note.count(f"ᵃ Not to be trusted: {reason}.") == 1
+    assert not any("ᵃ" in row["8"] for row in cells(text, "IS by optimizer steps"))
+    assert text.count(f"Caution: {reason}.") == 2  # of the cards, and of the chart
 
 
 def test_cost_counts_what_was_recorded(html):

@@ -7,8 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from selftrans.config import Metric
+from selftrans.evaluation.cautions import Footnotes, texts_in
 from selftrans.evaluation.comparison import Curves, mean_and_std, total_seconds
 from selftrans.evaluation.tables import METRIC_NAMES
+from selftrans.plotting.axes import caution_notes
 from workflow.lib.page.records import ShownRun, gpu_seconds
 from workflow.lib.page.tables import (
     Table,
@@ -18,6 +21,7 @@ from workflow.lib.page.tables import (
     number,
     quantity,
     signed,
+    with_spread,
 )
 
 Settings = Mapping[str, Any]
@@ -64,9 +68,14 @@ def metrics_in_words(settings: Settings) -> str:
 # -- what came out
 
 
+def first_metric(settings: Settings) -> Metric:
+    """The metric that stands first, in large."""
+    return next(iter(settings["extractors"].values()))[0]
+
+
 def cards(table: pd.DataFrame, settings: Settings) -> list[Json]:
     """The first metric of every main run at its last checkpoint, and how it compares."""
-    metric = next(iter(settings["extractors"].values()))[0]
+    metric = first_metric(settings)
     baseline, labels, digits = settings["baseline"], labels_of(settings), digits_of(metric)
     values = curves(table, settings["sampler"], metric)
     last = {
@@ -127,8 +136,8 @@ def findings(rows: pd.DataFrame | None, settings: Settings) -> list[str]:
     return sentences
 
 
-def cautions(settings: Settings) -> list[str]:
-    """How far the numbers carry, in sentences."""
+def cautions(table: pd.DataFrame, settings: Settings) -> list[str]:
+    """How far the numbers of the cards carry, in sentences."""
     count = len(settings["seeds"])
     sentences = [
         "Every run was trained once: nothing is known of the spread between seeds."
@@ -140,20 +149,21 @@ def cautions(settings: Settings) -> list[str]:
             "The metrics rest on a small classifier of this data: they compare the runs of this"
             " page, and never with an Inception FID."
         )
-    return sentences
+    shown = table[table["samples"] == settings["sampler"]]
+    return [*sentences, *caution_notes(shown, [first_metric(settings)])]
 
 
 def comparison_rows(rows: pd.DataFrame, settings: Settings) -> Table:
     """The table of ``comparison.csv``: last checkpoint, difference, speed-up."""
     labels, baseline = labels_of(settings), settings["baseline"]
-    records = []
+    records, notes = [], Footnotes()
     for row in rows.to_dict("records"):
         run = str(row["run"])
         record = {"Run": labels[run], "Steps": f"{row['step']:,}", "Seeds": str(row["seeds"])}
         for metric, name in (("fid", "FID"), ("is", "IS")):
             if f"{metric}_mean" in row:
-                spread = number(row[f"{metric}_std"], 2)
-                record[name] = number(row[f"{metric}_mean"], 2) + (f" ± {spread}" if spread else "")
+                marks = notes.marks(texts_in(row.get(f"{metric}_cautions")))
+                record[name] = with_spread(row[f"{metric}_mean"], row[f"{metric}_std"], 2) + marks
                 record[f"Δ{name}"] = (
                     "" if run == baseline else signed(row[f"{metric}_difference"], 2)
                 )
@@ -164,11 +174,14 @@ def comparison_rows(rows: pd.DataFrame, settings: Settings) -> Table:
             record["Steps to baseline's FID"] = number(row["steps_to_baseline"], 0)
             record["Speed-up"] = f"{row['speed_up']:.2f}×" if isfinite(row["speed_up"]) else ""
         records.append(record)
+    reading = (
+        f"Δ: mean difference from {labels[baseline]} over pairs of the same seed."
+        " The steps to the baseline's last FID are interpolated between checkpoints."
+    )
     return Table.of_records(
         f"Last checkpoints, sampled with {settings['sampler']}",
         records,
-        note=f"Δ: mean difference from {labels[baseline]} over pairs of the same seed."
-        " The steps to the baseline's last FID are interpolated between checkpoints.",
+        notes=[reading, *notes.lines()],
     )
 
 
@@ -213,7 +226,7 @@ def cost_table(
             if len(known) == len(gpus) and any(known):
                 row["GPU-hours"] = number(fmean(known) / 3600, 1)
         rows.append(row)
-    return Table.of_records("What every run took", rows, note=COST_NOTE)
+    return Table.of_records("What every run took", rows, notes=[COST_NOTE])
 
 
 # -- provenance

@@ -14,13 +14,14 @@ from selftrans import __version__
 from selftrans.data.examples import Examples
 from selftrans.evaluation.probes import probe_tables
 from selftrans.evaluation.tables import read_metrics, read_table
+from selftrans.plotting.axes import caution_notes
 from selftrans.plotting.style import COLOURS, MARKERS
 from workflow.lib.figures import KINDS
 from workflow.lib.page import content
 from workflow.lib.page.curves import convergence_chart, dynamics_chart
 from workflow.lib.page.pictures import caption, figure_uri, read_samples, sample_sheet
 from workflow.lib.page.records import run_records, wall_time, weights_header
-from workflow.lib.page.tables import Table, metric_tables, short_steps
+from workflow.lib.page.tables import Table, measured, metric_tables, short_steps
 
 WORKFLOW = Path(__file__).parents[2]
 GROUPS = {
@@ -90,9 +91,10 @@ def render_page(inputs: PageInputs, settings: Mapping[str, Any]) -> str:
         data={"runs": _runs(settings), "charts": charts},
         charts=charts,
         metrics_in_words=content.metrics_in_words(settings),
+        chart_cautions=caution_notes(table, [metric for _, metric in measured(table)]),
         cards=content.cards(table, settings),
         findings=content.findings(rows, settings),
-        cautions=content.cautions(settings),
+        cautions=content.cautions(table, settings),
         comparison=None if rows is None else content.comparison_rows(rows, settings),
         metric_tables=metric_tables(table, labels),
         probes=[one for path in inputs.probes for one in _probe_tables(path, labels)],

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from selftrans.config import Metric
-from selftrans.evaluation.comparison import Curves, curves_of, mean_and_std
-from selftrans.evaluation.markdown import SMALL
-from selftrans.evaluation.tables import METRIC_NAMES
+from selftrans.evaluation.cautions import MARKS, Footnotes, caution_texts
+from selftrans.evaluation.comparison import Curves, curves_of, mean_and_std, rows_with
+from selftrans.evaluation.markdown import KID_NOTE, SMALL
+from selftrans.evaluation.tables import METRIC_NAMES, mean_spread, spread_column
 
-_NUMBER = re.compile(r"[-+−]?[\d,.]+( ± [\d,.]+| [kMGTPE]|×| h| min| s)?|")
+_NUMBER = re.compile(rf"([-+−]?[\d,.]+( ± [\d,.]+| [kMGTPE]|×| h| min| s)?( [{MARKS}]+)?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     code: Sequence[str] = ()
     """Columns of digests and paths."""
-    note: str = ""
-    """How to read it."""
+    notes: Sequence[str] = ()
+    """How to read it, and what in it is not to be trusted."""
 
     @property
     def numeric(self) -> list[bool]:
@@ -48,6 +49,12 @@ class Table:
 def number(value: float, digits: int) -> str:
     """A number with some digits behind the point; empty where there is none."""
     return f"{value:,.{digits}f}" if isfinite(value) else ""
+
+
+def with_spread(value: float, spread: float, digits: int) -> str:
+    """A number and its spread, where that is known."""
+    shown = number(spread, digits)
+    return number(value, digits) + (f" ± {shown}" if shown else "")
 
 
 def signed(value: float, digits: int) -> str:
@@ -116,28 +123,22 @@ def metric_tables(table: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, l
     """
     tables: dict[str, list[Table]] = {}
     for sampler, rows in table.groupby("samples", sort=False):
-        values = {
-            metric: curves(rows, str(sampler), metric)
-            for name, metric in measured(rows)
-            if name == sampler
-        }
-        steps = sorted(
-            {step for curve in values.values() for run in curve.values() for step in run}
-        )
+        found = {metric: rows_with(rows, metric) for _, metric in measured(rows)}
+        steps = sorted({int(step) for of_metric in found.values() for step in of_metric["step"]})
         if len(steps) == 1:
-            columns = {METRIC_NAMES[metric]: (metric, steps[0]) for metric in values}
+            columns = {METRIC_NAMES[metric]: (metric, steps[0]) for metric in found}
             tables[str(sampler)] = [
-                _metric_table(f"After {steps[0]:,} steps", columns, values, labels)
+                _metric_table(f"After {steps[0]:,} steps", columns, found, labels)
             ]
             continue
         tables[str(sampler)] = [
             _metric_table(
                 f"{METRIC_NAMES[metric]} by optimizer steps",
                 {short_steps(step): (metric, step) for step in steps},
-                values,
+                found,
                 labels,
             )
-            for metric in values
+            for metric in found
         ]
     return tables
 
@@ -145,28 +146,37 @@ def metric_tables(table: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, l
 def _metric_table(
     caption: str,
     columns: Mapping[str, tuple[Metric, int]],
-    values: Mapping[Metric, Curves],
+    found: Mapping[Metric, pd.DataFrame],
     labels: Mapping[str, str],
 ) -> Table:
-    """Runs in rows; each column is a metric at a step."""
-    rows = [
-        [
-            labels[run],
-            *(
-                _mean(values[metric].get(run, {}).get(step, {}), digits_of(metric))
-                for metric, step in columns.values()
-            ),
-        ]
-        for run in labels
-    ]
+    """Runs in rows; each column is a metric at a step, ``found`` the rows that have a metric."""
+    notes, lines = Footnotes(), []
+    for run, label in labels.items():
+        cells = []
+        for metric, step in columns.values():
+            rows = found[metric]
+            at = rows[(rows["run"] == run) & (rows["step"] == step)]
+            cells.append(_mean(metric, at, notes))
+        if any(cells):
+            lines.append([label, *cells])
+    spread = any(spread_column(metric) in found[metric] for metric, _ in columns.values())
     return Table(
-        caption=caption, head=["Run", *columns], rows=[row for row in rows if any(row[1:])]
+        caption=caption,
+        head=["Run", *columns],
+        rows=lines,
+        notes=[*([KID_NOTE] if spread else []), *notes.lines()],
     )
 
 
-def _mean(values: Mapping[int, float], digits: int) -> str:
-    if not values:
+def _mean(metric: Metric, rows: pd.DataFrame, notes: Footnotes) -> str:
+    """A metric's mean over seeds with its marks; empty where it was not measured.
+
+    The spread is that of its estimates, as in ``metrics.md``; without one, that over the seeds.
+    """
+    if rows.empty:
         return ""
-    mean, deviation = mean_and_std(values.values())
-    spread = number(deviation, digits)
-    return number(mean, digits) + (f" ± {spread}" if spread else "")
+    mean, spread = mean_and_std(rows[metric])
+    if spread_column(metric) in rows:
+        spread = mean_spread(metric, rows)
+    marks = notes.marks(caution_texts(rows.to_dict("records"), [metric]))
+    return with_spread(mean, spread, digits_of(metric)) + marks
