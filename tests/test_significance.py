@@ -3,6 +3,7 @@
 from itertools import combinations, product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -20,6 +21,7 @@ from selftrans.evaluation.significance import (
 )
 from selftrans.evaluation.significance_table import (
     family_sentences,
+    fid_cautions,
     significance_markdown,
     significance_page,
     significance_table,
@@ -316,6 +318,38 @@ def test_the_page_says_what_the_family_can_show(table):
     assert "this family can fall below 0.05" in page
     few = table.assign(least_p=table["least_p"] * 2)
     assert "**cannot**" in significance_page(few, LABELS, "tiny", "f.png", 0, {}, "")
+
+
+def few_samples(**columns):
+    """Rows of metrics.csv with fewer samples than features."""
+    measured = {"fid": 9.5, "num_samples": 1000, "num_features": 2048, **columns}
+    return pd.DataFrame({"run": ["sit", "ours", "worse"], **measured})
+
+
+REASON = "1,000 samples are fewer than the 2,048 features: their covariance is singular"
+
+
+def test_reasons_not_to_trust_a_fid_are_those_of_a_run_or_its_opponent():
+    reasons = fid_cautions(few_samples(fid=[9.5, None, 9.5], num_samples=[1000, 1000, 5000]))
+    assert reasons == {"sit": [REASON], "worse": []}
+    fids = curves(sit=40.0, ours=20.0, worse=90.0)
+    costs = Costs.of(seconds(fids, dict.fromkeys(fids, 1.0)), {}, {})
+    pairs = [("ours", "worse"), ("worse", "sit")]
+    found = significance_table(fids, costs, pairs, "sit", None, reasons)
+    assert found["cautions"].tolist() == [REASON, "", REASON]
+
+
+def test_table_and_figure_say_which_fids_cannot_be_trusted(table):
+    doubtful = table.assign(cautions=["", REASON, REASON])
+    doubtful.loc[2, ["fid", "area_difference"]] = np.nan
+    text = significance_markdown(doubtful, LABELS)
+    assert text.count(f"ᵃ Not to be trusted: {REASON}.") == 1
+    sit, ours, worse = (line.split(" | ") for line in text.splitlines()[2:5])
+    assert [cell.strip().endswith(" ᵃ") for cell in ours[3:6]] == [True, True, False]
+    assert not any("ᵃ" in cell for cell in [*sit, *worse])
+    assert significance(doubtful, LABELS, "sit", 5.5).get_supxlabel().count(REASON) == 1
+    assert "trusted" not in significance_markdown(table, LABELS)
+    assert "Caution" not in significance(table, LABELS, "sit", 5.5).get_supxlabel()
 
 
 def test_the_figure_fills_the_markers_of_significant_comparisons(table):

@@ -1,6 +1,7 @@
 """The table of planned comparisons: ``significance.csv``, and a page of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from math import exp, isfinite, isnan, nan
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from selftrans.evaluation.bootstrap import Floats, interval_around
+from selftrans.evaluation.cautions import Footnotes, caution_cell, caution_texts, texts_in
 from selftrans.evaluation.comparison import (
     Curves,
     mean_and_std,
@@ -37,7 +39,7 @@ COLUMNS = (
     "fid", "fid_std", "fid_low", "fid_high",
     "fid_difference", "fid_difference_low", "fid_difference_high",
     "area_difference", "area_difference_low", "area_difference_high", "p", "p_holm", "least_p",
-    *(f"{name}{end}" for name in REACHED for end in ("", "_low", "_high")), "seconds",
+    *(f"{name}{end}" for name in REACHED for end in ("", "_low", "_high")), "seconds", "cautions",
 )  # fmt: skip
 """Of ``significance.csv``."""
 
@@ -48,6 +50,7 @@ def significance_table(
     planned: Sequence[Pair],
     baseline: str,
     resampled: Mapping[str, Mapping[int, Floats]] | None = None,
+    cautions: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """A row for the baseline, for each planned comparison, and for each run that has none.
 
@@ -57,6 +60,7 @@ def significance_table(
         planned: the family of comparisons that are tested.
         baseline: the run that runs without a planned comparison are compared with.
         resampled: ``resampled_fids`` of the last checkpoint of each run and seed, if they are made.
+        cautions: ``fid_cautions``.
 
     Raises:
         UserError: the baseline has no FID; or a planned comparison lacks that of a seed at a
@@ -76,7 +80,18 @@ def significance_table(
         row.update(tested=False, p=nan, least_p=nan)
     head = {"run": baseline, "against": "", "tested": False}
     head |= _last_checkpoint(fids, costs, baseline, resampled or {})
+    for row in (head, *rows):
+        texts = [(cautions or {}).get(row[side], ()) for side in ("run", "against")]
+        row["cautions"] = caution_cell(dict.fromkeys(chain(*texts)))
     return pd.DataFrame([head, *rows])[[*COLUMNS]]
+
+
+def fid_cautions(table: pd.DataFrame) -> dict[str, list[str]]:
+    """For each run of ``metrics.csv``, why its FIDs cannot be trusted."""
+    return {
+        str(run): caution_texts(rows.to_dict("records"), ["fid"])
+        for run, rows in table[table["fid"].notna()].groupby("run")
+    }
 
 
 def _require_pairs(fids: Curves, pair: Pair) -> None:
@@ -249,16 +264,19 @@ def _comparisons(count: int) -> str:
 
 def significance_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
     """The table in the form of a paper."""
-    lines = []
+    lines, notes = [], Footnotes()
     for row in table.to_dict("records"):
+        fid = _cell(row, "fid", "{:.2f}")
+        area = _cell(row, "area_difference", "{:+.1%}", relative)
+        marks = notes.marks(texts_in(row["cautions"]) if fid else ())
         against = str(row["against"])
         lines.append(
             {
                 "run": labels[str(row["run"])],
                 "against": labels.get(against, ""),
                 "seeds": str(row["seeds"]),
-                "FID [95 %]": _cell(row, "fid", "{:.2f}"),
-                "FID over training [95 %]": _cell(row, "area_difference", "{:+.1%}", relative),
+                "FID [95 %]": fid + marks,
+                "FID over training [95 %]": area + (marks if area else ""),
                 "p": p_text(row["p"]),
                 "Holm": p_text(row["p_holm"]),
                 "speed-up in steps [95 %]": _cell(row, "speed_up", "{:.2f}x"),
@@ -266,7 +284,8 @@ def significance_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str
                 "hours": "unknown" if isnan(row["seconds"]) else f"{row['seconds'] / 3600:.3g}",
             }
         )
-    return markdown_table(pd.DataFrame(lines), index=False, disable_numparse=True) + "\n"
+    text = markdown_table(pd.DataFrame(lines), index=False, disable_numparse=True)
+    return f"{text}\n{notes}"
 
 
 def relative(log_ratio: float) -> float:

@@ -1,6 +1,7 @@
 """Planned comparisons at a glance: a row for each, better to the left."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import ceil, exp, floor, inf, isfinite, isnan, log2
 from typing import Any, NamedTuple
 
@@ -10,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from selftrans.evaluation.cautions import texts_in
 from selftrans.evaluation.significance import LEVEL
 from selftrans.evaluation.significance_table import family_sentences, p_text
-from selftrans.plotting.axes import notes_below
+from selftrans.plotting.axes import caution_sentences, notes_below
 from selftrans.plotting.style import GREY, plain, run_styles
 
-ROW_INCHES, OTHER_INCHES = 0.27, 1.6
+ROW_INCHES, CAUTION_INCHES, OTHER_INCHES = 0.27, 0.12, 1.6
 WIDEST = 0.6
 """How far an interval is shown beyond all values, over their range."""
 MOST_OCTAVES = 3
@@ -46,7 +48,9 @@ def significance(
     """
     rows = table[table["area_difference"].notna()].to_dict("records")
     styles = run_styles(labels)
-    figure = Figure(figsize=(width_inches, ROW_INCHES * max(2, len(rows)) + OTHER_INCHES))
+    cautions = caution_sentences(chain.from_iterable(map(texts_in, table["cautions"])))
+    height = ROW_INCHES * max(2, len(rows)) + CAUTION_INCHES * len(cautions) + OTHER_INCHES
+    figure = Figure(figsize=(width_inches, height))
     quality, cost = figure.subplots(1, 2, sharey=True, width_ratios=(4, 3))
     costs = [(_cost(row, "speed_up"), _cost(row, "time_ratio")) for row in rows]
     _limit_costs(cost, [ratio for pair in costs for ratio in pair])
@@ -84,7 +88,7 @@ def significance(
     )  # fmt: skip
     quality.set_yticks(range(len(rows)), names)
     quality.set_ylim(len(rows) - 0.4, -0.6)
-    notes_below(figure, [_note(table)])
+    notes_below(figure, [_note(table), *cautions])
     return figure
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from selftrans.evaluation.comparison import curves_of
 from selftrans.evaluation.significance import Costs
 from selftrans.evaluation.significance_table import (
+    fid_cautions,
     measured_seconds,
     read_resampled,
     significance_page,
@@ -28,7 +29,9 @@ with logged_to(snakemake.log[0]):
     for path, (run, seed) in zip(files.resampled, params.resampled_runs, strict=True):
         resampled.setdefault(run, {})[seed] = read_resampled(Path(path))
     costs = Costs.of(seconds, params.teachers, encoders)
-    rows = significance_table(fids, costs, params.planned, params.baseline, resampled)
+    rows = significance_table(
+        fids, costs, params.planned, params.baseline, resampled, fid_cautions(table)
+    )
     write_text(Path(snakemake.output.csv), rows.to_csv(index=False))
     markdown = Path(snakemake.output.markdown)
     figure = Path(snakemake.output.png).relative_to(markdown.parent)
