@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from selftrans.evaluation.caption_table import WHOLE, caption_markdown, caption_table
 from selftrans.evaluation.cautions import Footnotes, caution_texts, cautions
 from selftrans.evaluation.headline import headline_markdown
 from selftrans.evaluation.markdown import KID_NOTE, metrics_markdown
@@ -121,6 +122,35 @@ def test_more_notes_than_letters_have_marks_of_their_own():
     marks = [notes.marks([f"reason {number}"]) for number in range(60)]
     assert len(set(marks)) == 60
     assert notes.marks(["reason 3"]) == marks[3]
+
+
+def read_by(accuracy, **where):
+    """A metrics file's content of a reader that reads this share of real scenes."""
+    share = {"share": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1, "total": 100}
+    found = {WHOLE: share, "colour": share}
+    groups = {"all": found, "seen": found, "held_out": {}}
+    own = {"reader_accuracy": accuracy, "reader_held_out_accuracy": accuracy}
+    content = measured(**where, num_features=None, metrics={"caption-accuracy": 50.0})
+    reader = {"name": "reader", "digest": "d" * 64, "held_out_accuracy": accuracy}
+    return {**content, "extractor": reader, "accuracy": {**groups, **own}}
+
+
+WEAK = "the reader is weak: it reads 97.9 % of real scenes without a mistake (wanted: 98 %)"
+
+
+def test_what_a_weak_reader_reads_is_marked_in_table_and_figure():
+    table = caption_table([("ode", read_by(0.979)), ("ode", read_by(0.98, run="ours"))])
+    assert set(table["cautions"][table["run"] == "sit"]) == {WEAK}
+    assert table["cautions"][table["run"] == "ours"].isna().all()
+    text = caption_markdown(table, LABELS)
+    assert text.count("| SiT | 10 | 50.0 ᵃ | 50.0 ᵃ |") == 2  # groups of captions
+    assert text.count("| Ours | 10 | 50.0 | 50.0 |") == 2
+    assert text.endswith(f"\nᵃ Not to be trusted: {WEAK}.\n")
+    for accuracy, note in ((0.979, f"Caution: {WEAK}."), (0.98, "")):
+        rows = table_of(
+            measured(), measured(step=20), read_by(accuracy), read_by(accuracy, step=20)
+        )
+        assert convergence(rows, LABELS, 5.5).get_supxlabel() == note
 
 
 def test_a_figure_says_it_below(tmp_path):

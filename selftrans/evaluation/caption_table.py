@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from selftrans.evaluation.cautions import Footnotes, texts_in
+from selftrans.evaluation.tables import metrics_table
 from selftrans.runtime.errors import UserError
 
 WHOLE = "whole caption"
@@ -18,7 +20,7 @@ READERS = {"all": "reader_accuracy", "held_out": "reader_held_out_accuracy"}
 """Where the reader's own accuracy on real scenes of a group stands."""
 
 
-def caption_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:
+def caption_table(results: Sequence[tuple[str, dict[str, Any]]]) -> pd.DataFrame:
     """Accuracies in per cent, with Wilson's interval of 95 %, and what there is by chance.
 
     Args:
@@ -30,10 +32,11 @@ def caption_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFr
     return pd.DataFrame([row for name, result in results for row in _rows(name, result)])
 
 
-def _rows(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(accuracy := result.get("accuracy"), Mapping):
         raise UserError(f"metrics of {name}: hold no accuracies of captions")
     checkpoint = result["samples"]["checkpoint"]
+    cautions = metrics_table([(name, result)])["cautions"].iloc[0]
     where = {key: checkpoint[key] for key in ("run", "seed", "step")} | {"samples": name}
     return [
         where
@@ -43,6 +46,7 @@ def _rows(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
             **{key: 100 * found[key] for key in ("share", "low", "high", "chance")},
             "total": found["total"],
             "reader": 100 * accuracy[READERS[group]] if group in READERS else nan,
+            "cautions": cautions,
         }
         for group in GROUPS
         for aspect, found in accuracy[group].items()
@@ -56,7 +60,7 @@ def caption_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
         table: of ``caption_table``.
         labels: the runs, in order, with their names.
     """
-    parts = ["# What samples show of their captions", ""]
+    parts, notes = ["# What samples show of their captions", ""], Footnotes()
     for (samples, group), rows in table.groupby(["samples", "captions"], sort=False):
         aspects = list(dict.fromkeys(rows["aspect"]))
         title = f"`{samples}`: {GROUPS[str(group)]}, in per cent"
@@ -64,8 +68,10 @@ def caption_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
         for run in [run for run in labels if run in set(rows["run"])]:
             of_run = rows[rows["run"] == run]
             step = of_run["step"].max()
-            means = of_run[of_run["step"] == step].groupby("aspect")["share"].mean()
-            cells = " | ".join(f"{means[aspect]:.1f}" for aspect in aspects)
+            last = of_run[of_run["step"] == step]
+            means = last.groupby("aspect")["share"].mean()
+            marks = notes.marks(texts_in(*last["cautions"]))
+            cells = " | ".join(f"{means[aspect]:.1f}{marks}" for aspect in aspects)
             lines.append(f"| {labels[run]} | {step:,} | {cells} |")
         chance = rows.groupby("aspect")["chance"].mean()
         cells = " | ".join(f"{chance[aspect]:.3g}" for aspect in aspects)
@@ -76,4 +82,4 @@ def caption_markdown(table: pd.DataFrame, labels: Mapping[str, str]) -> str:
             lines.append(f"| real scenes, read by the same network | | {reader:.1f} |{cells}")
         count = int(rows["total"].iloc[0])
         parts += [f"## {title}", "", *lines, "", f"Of {count:,} captions for each set.", ""]
-    return "\n".join(parts)
+    return "\n".join(parts) + str(notes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import nan
 from typing import Any
 
@@ -90,9 +91,10 @@ def caution_cell(texts: Iterable[str]) -> str:
     return SEPARATOR.join(texts)
 
 
-def texts_in(cell: Any) -> list[str]:
-    """The reasons in such a cell; none where it is empty or of an earlier version."""
-    return cell.split(SEPARATOR) if isinstance(cell, str) and cell else []
+def texts_in(*cells: Any) -> list[str]:
+    """The reasons in such cells, each once; a cell may be empty, or of an earlier version."""
+    found = (cell.split(SEPARATOR) for cell in cells if isinstance(cell, str) and cell)
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 class Footnotes:

@@ -64,10 +64,10 @@ def convergence(
         imported: runs that others trained, for any number of steps: dotted levels.
         baseline: the run that the others are compared with; without it there are no differences.
     """
-    metrics, table = measured(table, tuple(METRIC_AXES))
+    metrics, drawn = measured(table, tuple(METRIC_AXES))
     styles = run_styles(labels)
     curves = {
-        metric: curves_of(table[table["run"].isin(set(labels) - set(imported))], metric)
+        metric: curves_of(drawn[drawn["run"].isin(set(labels) - set(imported))], metric)
         for metric in metrics
     }
     compared = baseline if baseline is not None and _is_compared(curves, baseline) else None
@@ -78,7 +78,7 @@ def convergence(
     )  # fmt: skip
     for axis, metric in zip(axes[0], metrics, strict=True):
         for run, run_style in styles.items():
-            rows = table[(table["run"] == run) & table[metric].notna()]
+            rows = drawn[(drawn["run"] == run) & drawn[metric].notna()]
             if run in imported and len(rows):
                 _draw_level(axis, run_style, rows, metric)
             else:
@@ -95,7 +95,7 @@ def convergence(
         notes.append("KID: vertical lines are ± one standard deviation over subsets of the images.")
     for column in axes.T:
         figure.align_ylabels(column)
-    legend_above(figure, axes[0, 0], title=setting_of(table))
+    legend_above(figure, axes[0, 0], title=setting_of(drawn))
     notes_below(figure, [*notes, *caution_notes(table, metrics)])
     return figure
 

@@ -1,7 +1,6 @@
 """Planned comparisons at a glance: a row for each, better to the left."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from math import ceil, exp, floor, inf, isfinite, isnan, log2
 from typing import Any, NamedTuple
 
@@ -48,7 +47,7 @@ def significance(
     """
     rows = table[table["area_difference"].notna()].to_dict("records")
     styles = run_styles(labels)
-    cautions = caution_sentences(chain.from_iterable(map(texts_in, table["cautions"])))
+    cautions = caution_sentences(texts_in(*table["cautions"]))
     height = ROW_INCHES * max(2, len(rows)) + CAUTION_INCHES * len(cautions) + OTHER_INCHES
     figure = Figure(figsize=(width_inches, height))
     quality, cost = figure.subplots(1, 2, sharey=True, width_ratios=(4, 3))
