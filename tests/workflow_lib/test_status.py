@@ -4,10 +4,13 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from selftrans.runs import read_runs
 from selftrans.runtime.errors import UserError
@@ -16,7 +19,7 @@ from selftrans.runtime.lock import DirectoryLock
 from tests.support import REPOSITORY
 from tests.support.programs import run_command
 from workflow.lib.runs import records, write_records
-from workflow.lib.status import collect, seconds_left, table_of
+from workflow.lib.status import collect, ends_of, redraw, seconds_left, table_of
 
 LOG = "2026-11-27 01:00:00 {run} seed 0: {step}/8 steps, {rate} steps/s, 0:02 left, loss {loss}\n"
 
@@ -48,6 +51,12 @@ def finish(results, run, *steps):
 def log(results, run, step, rate="2", loss="0.5", until=8, end=""):
     line = LOG.format(run=run, step=step, rate=rate, loss=loss)
     return written(folder(results, run) / f"logs/train-{until}.log", f"resuming\n{line}{end}")
+
+
+def printed(shown, width=160):
+    console = Console(width=width, file=io.StringIO())
+    console.print(shown)
+    return console.file.getvalue()
 
 
 def rows(results):
@@ -168,11 +177,42 @@ def test_finished_ones_have_their_newest_number(results):
     assert {row.state for row in found.values()} == {"finished"}
     assert (found["sit"].fid, found["sit"].fid_step) == (3.5, 8)
     assert seconds_left(list(found.values())) == {"tiny": 0.0}
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table_of(list(found.values())))
-    text = console.export_text()
-    assert "3.50 at 8" in text
-    assert "trainings end: tiny have ended" in text
+    assert "3.50 at 8" in printed(table_of(list(found.values())))
+    assert ends_of(list(found.values())).plain == "trainings end: tiny have ended"
+
+
+def test_the_table_has_next_checkpoint_save_and_heartbeat(results):
+    log(results, "sit", 6, rate="0.5", loss="0.875")
+    save = written(folder(results, "sit") / "state/step-00000005.safetensors")
+    os.utime(save, (time.time() - 754.2,) * 2)
+    with DirectoryLock(folder(results, "sit") / "state") as lock:
+        os.utime(lock.path, (time.time() - 9.2,) * 2)
+        found = collect(results)
+    (sit,) = (row for row in found if row.run == "sit")
+    sit = replace(sit, fid=13.94, fid_step=2400, owner="process 4 on elsewhere, job 77")
+    lines = printed(table_of([sit]), width=100).splitlines()
+    assert max(map(len, lines)) <= 100
+    first, below = (line.split() for line in lines[-2:])
+    assert " ".join(first) == "sit 0 6/8 0.8750 4 12:34 0:04 13.94 at 2,400 training process 4 on"
+    assert " ".join(below) == "next 4 0:09 elsewhere, job 77"
+
+
+def test_what_a_run_fails_of_is_no_markup(results):
+    log(results, "sit", 4, end="error: [bold] is [/unknown] (allowed: [red])\n")
+    assert "[bold] is [/unknown] (allowed: [red])" in printed(table_of(collect(results)))
+
+
+def test_a_redraw_in_a_small_terminal_keeps_what_matters(results, monkeypatch):
+    finish(results, "sit", 4, 8)
+    log(results, "vae-align", 4, end="error: on purpose\n")
+    monkeypatch.setattr(time, "sleep", Mock(side_effect=[None, KeyboardInterrupt]))
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=7)
+    redraw(results, screen)
+    last = Text.from_ansi(screen.file.getvalue()).plain.splitlines()[-7:]
+    assert "vae-align" in last[-3]
+    assert "failed error: on purpose" in last[-3]
+    assert last[-2].strip() == "not shown: 1 waiting, 1 finished"
+    assert last[-1].startswith("trainings end: tiny ")
 
 
 def test_the_command(results, monkeypatch):
@@ -180,6 +220,9 @@ def test_the_command(results, monkeypatch):
     assert [row["run"] for row in json.loads(ended.stdout)] == [
         "sit", "vae-align", "self-transcendence",
     ]  # fmt: skip
+    log(results, "vae-align", 0, rate="2")
+    ended = run_command("--project", REPOSITORY, "status", "--directory", results, "--json")
+    assert [row["experiment_seconds_left"] for row in json.loads(ended.stdout)] == [6.0] * 3
     monkeypatch.chdir(REPOSITORY / "docs")
     assert "waiting" in run_command("status", "--directory", results).stdout
 

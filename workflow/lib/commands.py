@@ -162,7 +162,12 @@ def prefetch(
 @click.option("--watch", is_flag=True, help="redraw until Ctrl-C")
 @click.pass_obj
 def status(project: Path, directory: Path | None, as_json: bool, watch: bool) -> None:
-    """Say how the runs of all experiments are doing, from their files alone."""
+    """Say how the runs of all experiments are doing, from their files alone.
+
+    By run and seed: the steps that are trained, of how many, and the next checkpoint; how long ago
+    it was saved and its process heard of; how long it has left, what it waits for included; the
+    newest FID. With --watch, a small terminal shows the most urgent runs and counts the others.
+    """
     show(directory or project, as_json=as_json, watch=watch)
 
 
