@@ -151,6 +151,26 @@ def test_one_that_failed_says_why(results, marked):
     assert message in row.note
 
 
+@pytest.mark.parametrize(
+    ("job", "end"),
+    [
+        ("generate-8-ode-n20", "error: no space left"),
+        ("statistics-8-ode-n20-classifier", "error in process 1: no space left"),
+        ("metrics-8-ode-n20-classifier", "2026-11-27 01:00:00 error: no space left"),
+        ("metrics-8-ode-n20-classifier", "Traceback\nValueError: no space left"),
+    ],
+)
+def test_one_whose_evaluation_failed_says_why(results, job, end):
+    finish(results, "sit", 4, 8)
+    written(folder(results, "sit") / f"logs/{job}.log", f"20/20 images\n{end}\n")
+    row = rows(results)["sit"]
+    assert (row.state, row.step, row.seconds_left) == ("failed", 8, 0.0)
+    assert row.note.startswith(f"{job}: ")
+    assert row.note.endswith("no space left")
+    written(folder(results, "sit") / "samples/8/ode-n20/classifier.json", '{"metrics": {}}')
+    assert rows(results)["sit"].state == "finished"  # it was made since
+
+
 def test_an_interrupted_one_has_not_failed(results):
     log(results, "sit", 4, end="interrupted: sit seed 0: SIGTERM at step 4; saved\n")
     written(folder(results, "sit") / "state/step-00000004.safetensors")

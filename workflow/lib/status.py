@@ -45,8 +45,8 @@ PROGRESS = re.compile(
     r"(?:.*, loss (?P<loss>\S+))?"
 )
 """A line of a training's log."""
-FAILURE = re.compile(r"error|[\w.]*(Error|Exception)\b")
-"""How the last line of a failed attempt's log begins."""
+FAILURE = re.compile(r"([\d-]+ [\d:]+ )?(error|[\w.]*(Error|Exception)\b)")
+"""How the last line of a failed attempt's log begins; a script's has the time in front."""
 REDRAW_SECONDS = 5.0
 FILE_WIDTH = 160  # of a table that goes to a file or a pipe
 
@@ -149,11 +149,7 @@ class _Seen:
     def _newest_log(self) -> list[str]:
         """The lines of the newest attempt's log, but for empty ones."""
         logs = list(self.folder.glob("logs/train-*.log"))
-        if not logs:
-            return []
-        newest = max(logs, key=lambda path: path.stat().st_mtime)
-        text = newest.read_text(encoding="utf-8", errors="replace")
-        return [line for line in text.splitlines() if line.strip()]
+        return _lines(max(logs, key=lambda path: path.stat().st_mtime)) if logs else []
 
     def _read_progress(self) -> None:
         """Pace and loss of the last line that says them."""
@@ -194,10 +190,11 @@ class _Seen:
 
     def _state(self, known: Known) -> tuple[State, str]:
         if len(self.done) == len(self.checkpoints):
-            return "finished", ""
+            message = self._failed_evaluation()
+            return ("failed", message) if message else ("finished", "")
         if self.owner is not None:
             return "training", ""
-        if message := self._failure():
+        if message := self._failure() or self._failed_evaluation():
             return "failed", message
         waits = [
             f"{teacher.run} at step {teacher.step}"
@@ -215,8 +212,23 @@ class _Seen:
                 return str(read_fields(marker, message=str)["message"])
             except UserError as error:
                 return str(error)
-        last = self.lines[-1] if self.lines else ""
-        return last if FAILURE.match(last) else ""
+        return _error(self.lines)
+
+    def _failed_evaluation(self) -> str:
+        """Why a set of samples has no metrics, if a job that makes them failed."""
+        for metrics in map(Path, self.record.metrics.values()):
+            if (self.root / metrics).is_file():
+                continue
+            *_, step, samples, _ = metrics.parts
+            made = f"{step}-{samples}"
+            logs = self.root / metrics.parents[3] / "logs"
+            for job in (
+                f"generate-{made}", f"statistics-{made}-{metrics.stem}",
+                f"metrics-{made}-{metrics.stem}",
+            ):  # fmt: skip
+                if (log := logs / f"{job}.log").is_file() and (message := _error(_lines(log))):
+                    return f"{job}: {message}"
+        return ""
 
     def _teachers(self, known: Known) -> Iterator[tuple[TeacherRecord, "_Seen"]]:
         for teacher in self.record.teachers:
@@ -244,6 +256,18 @@ class _Seen:
                 if isinstance(fid, float):
                     return fid, step
         return None, None
+
+
+def _lines(log: Path) -> list[str]:
+    """The lines of a log, but for empty ones."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _error(lines: list[str]) -> str:
+    """The last line of a log, if it is an error."""
+    last = lines[-1] if lines else ""
+    return last if FAILURE.match(last) else ""
 
 
 def seconds_left(rows: list[RunStatus]) -> dict[str, float | None]:
