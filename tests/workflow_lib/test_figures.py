@@ -1,8 +1,11 @@
 """Figures: which there are, and what each of them shows."""
 
+import re
+
 import pytest
 
 from selftrans.config import ConfigError
+from tests.support import REPOSITORY
 from tests.support.experiments import OTHER_METHODS
 from tests.support.studies import IMPORTED, SharingStudy
 from workflow.lib.evaluation import Evaluation
@@ -210,3 +213,14 @@ def test_a_stand_in_is_named_below_tables_with_what_it_was_trained_on(make_figur
     line = "\nEncoder `stand-in`: a stand-in, trained here on the labels of `digits`.\n"
     assert make_figures(runs).stand_ins(TINY) == line
     assert make_figures({"runs": {"sit": {}}}).stand_ins(TINY) == ""
+
+
+def test_every_entry_of_the_report_has_labels_that_tell_it_from_the_others():
+    """Without labels, Snakemake's report lists a file by its path."""
+    rules = "".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk"))
+    entries = re.findall(r"\breport\(\n(.*?)\n {8}\),", rules, re.DOTALL)
+    assert len(entries) == len(re.findall(r"\breport\(", rules)) > 10
+    for entry in entries:
+        (labels,) = re.findall(r"^ +labels=(.+),$", entry, re.MULTILINE)
+        wildcards = set(re.findall(r"\{\{(\w+)\}\}", entry))
+        assert set(re.findall(r"\{(\w+)\}", labels)) == wildcards, entry

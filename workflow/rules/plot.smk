@@ -121,6 +121,7 @@ use rule plot_samples as plot_samples_of_sampler with:
             f"{FIGURES}/samples-{{sampler}}.png",
             category="Figures",
             caption="../report/samples.rst",
+            labels=entry_labels("samples", sampler="{sampler}"),
         ),
         f"{FIGURES}/samples-{{sampler}}.pdf",
     log:
