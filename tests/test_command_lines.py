@@ -1,6 +1,7 @@
 """The command: what it says of itself, and how it ends on a mistake of its user."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,13 @@ def test_help_is_given(name):
     assert ended.returncode == 0
     assert ended.stdout.startswith(f"Usage: selftrans {name} ")
     assert max(map(len, ended.stdout.splitlines())) <= 100
+
+
+def test_the_help_of_every_command_has_an_example():
+    """Each of them is parsed, as the site's reference shows it, by ``test_documentation``."""
+    epilogs = {" ".join(words): command.epilog or "" for words, command in LEAVES.items()}
+    lacking = [name for name in NAMES if not re.search(rf" selftrans {name}\b", epilogs[name])]
+    assert lacking == []
 
 
 def test_the_table_of_commands_is_the_help():

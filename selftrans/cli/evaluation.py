@@ -120,7 +120,14 @@ def evaluate(
         write_json(output, result)
 
 
-@click.command()
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans statistics samples.npz --extractor inception --output inception.npz
+      selftrans statistics experiments/data/digits.yaml --extractor classifier \\
+          --weights results/data/digits/extractors/classifier.safetensors --output reference.npz"""
+)
 @click.argument("images", type=FILE)
 @click.option("--extractor", type=OneOf(EXTRACTORS), required=True, help="feature network")
 @weights_option
@@ -149,7 +156,14 @@ def statistics(
     )
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans score results/scenes-text/runs/mmdit/seed0/samples/4800/ode-cfg-n1000/samples.npz \\
+          --prompts results/data/scenes-validation/captions/manifest.json \\
+          --scorer reader --weights results/data/scenes/reader.safetensors"""
+)
 @click.argument("samples", type=FILE)
 @click.option("--prompts", type=FILE, required=True, help="manifest of their captions")
 @click.option("--scorer", type=OneOf(SCORERS), required=True, help="what compares them")
@@ -195,7 +209,14 @@ def score(
         write_json(output, result)
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans features digits --run sit --seed 0 \\
+          results/digits/runs/sit/seed0/checkpoints/{1200,3000}/ema.safetensors \\
+          --latents results/data/digits/latents/manifest.json --output features.npz"""
+)
 @click.argument("experiment")
 @click.argument("checkpoints", type=FILE, nargs=-1, required=True)
 @click.option("--run", required=True, help="name of the run")
@@ -238,7 +259,13 @@ def features(
     )
 
 
-@click.command()
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans weights inception --fetch
+      selftrans weights dinov2 --path dinov2_vitl14_pretrain.pth"""
+)
 @click.argument("extractor", type=OneOf(tuple(WEIGHT_FILES)))
 @click.option("--path", type=FILE, help="where the file lies  [default: in the cache]")
 @click.option("--fetch", is_flag=True, help="download it into the cache, if it is missing")

@@ -28,7 +28,13 @@ def extract() -> None:
     """Encode images, or their captions, into a store that trainings read."""
 
 
-@extract.command()
+@extract.command(
+    epilog="""Example:
+
+    \b
+      selftrans extract latents digits --autoencoder results/data/digits/autoencoder \\
+          --output latents"""
+)
 @data_argument
 @click.option("--autoencoder", required=True, help="directory or hub name of the autoencoder")
 @output_option("directory of the latent store")
@@ -54,7 +60,13 @@ def latents(
     )
 
 
-@extract.command()
+@extract.command(
+    epilog="""Example:
+
+    \b
+      selftrans extract features digits \\
+          --encoder results/data/digits/encoders/stand-in.safetensors --output features"""
+)
 @data_argument
 @click.option("--encoder", type=FILE, required=True, help="the encoder's file")
 @output_option("directory of the feature store")
@@ -78,7 +90,12 @@ def features(
     )
 
 
-@extract.command()
+@extract.command(
+    epilog="""Example:
+
+    \b
+      selftrans extract captions experiments/data/scenes.yaml --output captions"""
+)
 @data_argument
 @output_option("directory of the caption store")
 @process_options

@@ -172,7 +172,14 @@ def _data_of(weights: Path) -> tuple[Path, DataRecord] | None:
     return None if found is None or found.runs.data is None else (found.project, found.runs.data)
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans generate results/digits/runs/sit/seed0/checkpoints/3000/ema.safetensors \\
+          --settings '{"sampler": "euler", "num_steps": 25, "num_samples": 1000}' \\
+          --output samples.npz"""
+)
 @click.argument("weights", type=FILE)
 @autoencoder_option
 @decoder_option

@@ -99,7 +99,13 @@ def train(
     )
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans freeze results/digits/runs/vae-align/seed0/checkpoints/3000/ema.safetensors \\
+          --depth 4 --output teacher.safetensors"""
+)
 @click.argument("weights", type=FILE)
 @click.option(
     "--depth", type=WholeNumber(1), required=True, help="last block that is kept, counted from 1"
@@ -114,7 +120,12 @@ def freeze(weights: Path, depth: int, output: Path) -> None:
     freeze_teacher(weights, depth, output)
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans autoencoder digits --output autoencoder"""
+)
 @data_argument
 @output_option("directory of the autoencoder")
 @device_option
@@ -129,7 +140,12 @@ def autoencoder(data: str, output: Path, device: DeviceName) -> None:
     save_autoencoder(train_autoencoder(settings, claim_device(granted_gpus(device))), output)
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans classifier digits --output classifier.safetensors"""
+)
 @data_argument
 @output_option("the weight file")
 @device_option
@@ -142,7 +158,12 @@ def classifier(data: str, output: Path, device: DeviceName) -> None:
     make_classifier(load_dataset(data), output, claim_device(granted_gpus(device)))
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans reader scenes --output reader.safetensors"""
+)
 @data_argument
 @output_option("the weight file")
 @device_option
@@ -155,7 +176,12 @@ def reader(data: str, output: Path, device: DeviceName) -> None:
     make_reader(load_dataset(data), output, claim_device(granted_gpus(device)))
 
 
-@click.command()
+@click.command(
+    epilog="""Example:
+
+    \b
+      selftrans encoder digits --name stand-in --output stand-in.safetensors"""
+)
 @data_argument
 @click.option("--name", required=True, help="which of its encoders")
 @output_option("the encoder's file")

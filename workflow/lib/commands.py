@@ -88,7 +88,13 @@ config_option = click.option(
 )
 
 
-@click.command()
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans plan imagenet256-b2 --rates bf16=400,tf32=200
+      selftrans plan digits --measure"""
+)
 @experiments_argument
 @click.option(
     "--rates",
@@ -123,7 +129,13 @@ def plan(
             print(f"\n{experiment.name}\n{measuring.measured_report(one, rate)}")
 
 
-@click.command()
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans prefetch imagenet256-b2
+      selftrans prefetch imagenet256-b2 --weights inception=pt_inception-2015-12-05-6726825d.pth"""
+)
 @experiments_argument
 @click.option(
     "--weights",
@@ -274,7 +286,14 @@ def new(
     print(f"Next: selftrans plan {name} --measure; selftrans run {name}")
 
 
-@click.command()
+@click.command(
+    epilog="""Examples:
+
+    \b
+      selftrans clean
+      selftrans clean ~/elsewhere/birds.yaml --states
+      selftrans clean --gone digits-of-last-year --yes"""
+)
 @experiments_argument
 @click.option(
     "--gone",
