@@ -16,6 +16,7 @@ from selftrans.training.batches import BatchSource
 from selftrans.training.held_out import CHUNK, HELD_OUT_COLUMNS, HeldOutLoss
 from selftrans.training.precision import MixedPrecision, make_accelerator
 from selftrans.training.split import held_out_indices
+from tests.support.events import values
 from tests.support.trainings import StopAt, assert_equal, everything, run
 
 CPU = torch.device("cpu")
@@ -220,6 +221,15 @@ def test_looking_changes_no_bit_of_a_training(tiny, tmp_path, manifest, undistur
         assert files[0].read_bytes() == files[1].read_bytes(), name
     assert [row[0] for row in table(tmp_path / "run")] == [2, 4, 6, 8]
     assert table(tmp_path / "run")[-1:] == table(undisturbed)
+
+
+def test_tensorboard_shows_the_table_bin_by_bin(tiny, tmp_path, manifest):
+    run(looking(tiny), "sit", tmp_path / "run", manifest, until=8)
+    rows = table(tmp_path / "run")
+    assert len(rows) == 4
+    for column, name in enumerate(HELD_OUT_COLUMNS[1:], start=1):
+        shown = values(tmp_path / "run/tensorboard", f"held_out/{name}")
+        assert shown == pytest.approx({row[0]: row[column] for row in rows}), name
 
 
 def test_the_loss_is_that_of_the_averaged_weights(manifest, undisturbed):
