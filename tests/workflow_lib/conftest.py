@@ -1,5 +1,6 @@
 """Studies of tiny experiments, without Snakemake."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
 from workflow.lib.study import Study
 
@@ -27,3 +29,17 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
         return kind.load({"experiments": tuple(references), **settings})
 
     return make
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder with the experiment ``tiny`` and no results, where commands are called."""
+    folder = tmp_path / "project"
+    (folder / "experiments").mkdir(parents=True)
+    for name in ("Snakefile", "workflow", "experiments/data"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / "experiments/tiny.yaml").write_text(yaml.safe_dump(tiny_values(), sort_keys=False))
+    (folder / "config.yaml").write_text("experiments: [tiny]\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # where a command adds its project
+    return folder

@@ -1,12 +1,15 @@
 """``selftrans clean``: what may go, and what never does."""
 
+import io
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from selftrans.runtime.errors import UserError
+from tests.support.programs import last_line, run_command
 from workflow.lib.cleaning import all_experiments, delete, leftovers
 from workflow.lib.study import Study
 
@@ -124,3 +127,24 @@ def test_what_is_locked_stays(study):
     assert delete(found) == 100
     assert Path(RUN.format("gone", 0)).is_dir()
     shutil.rmtree("results")
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("n", True), ("", True), ("y", False)])
+def test_the_command_deletes_on_a_yes_alone(project, monkeypatch, answer, kept):
+    named = made("results/tiny/runs/sit/seed0/history.csv")
+    other = made("results/tiny/runs/gone/seed0/history.csv", 3_000_000)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{answer}\n"))
+    ended = run_command("clean")
+    assert ended.returncode == 0
+    assert "3.0 MB  results/tiny/runs/gone/seed0  no experiment names" in ended.stdout
+    assert "Delete 1 folders, 3.0 MB? [y/N]: " in ended.stdout
+    assert ("3.0 MB deleted" in ended.stdout) is not kept
+    assert other.exists() is kept
+    assert named.exists()
+
+
+def test_an_experiment_that_has_a_file_is_not_gone(project):
+    named = made("results/tiny/runs/sit/seed0/history.csv")
+    line = last_line(run_command("clean", "--gone", "tiny", "--yes"))
+    assert line == "error: --gone: 'tiny' is an experiment (allowed: one without a file)"
+    assert named.exists()
