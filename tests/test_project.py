@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 import selftrans
 from tests.support import HEAVY, REPOSITORY
+from tests.support.programs import imported_by
+from tests.support.trainings import words_of
 from tests.support.workplace import copy_project
 from workflow.lib.settings import WorkflowConfig
 
@@ -136,6 +138,16 @@ def loaded_by(module):
 )
 def test_nothing_imports_what_it_does_not_need(module, allowed):
     assert loaded_by(module) & HEAVY <= allowed
+
+
+@pytest.mark.slow
+def test_a_training_imports_no_more_than_it_needs(tiny, tmp_path, manifest, teacher):
+    """From the command line to its checkpoint."""
+    arm, directory = "self-transcendence", tmp_path / "run"
+    words = words_of(tiny(), arm, directory, manifest, 4, teacher, "--device", "cpu")
+    packages, _ = imported_by(*words[3:])
+    assert (directory / "checkpoints/4/ema.safetensors").is_file()
+    assert packages & HEAVY == {"torch", "accelerate"}
 
 
 @pytest.mark.slow

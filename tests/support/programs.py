@@ -76,6 +76,20 @@ def peak_of(program: str, *words: object) -> tuple[int, str]:
     return int(peak), rest
 
 
+def imported_by(*words: object) -> tuple[set[str], str]:
+    """The packages that ``selftrans words`` imports in a process of its own, and what it prints."""
+    code = (
+        "import sys\nfrom selftrans.cli import main\nmain(sys.argv[1:])\n"
+        "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    said = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    rest, _, loaded = said.rpartition("LOADED ")
+    return set(loaded.split()), rest
+
+
 def last_line(ended: Any) -> str:
     """The last line of a failed command's stderr; the command must have failed with exit code 1."""
     if ended.returncode != 1:
