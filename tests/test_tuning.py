@@ -12,6 +12,7 @@ from selftrans.config.tuning import Tuned, TunedArm, TuningConfig
 from selftrans.evaluation.tuning import at_an_edge, best_trials
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.seal import sealed
+from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
 from workflow.lib.settings import WorkflowConfig
 from workflow.lib.study import Study
@@ -317,3 +318,16 @@ def test_the_tuning_on_scenes_is_of_every_arm_that_is_reported():
         assert trials == [tuning.runs[name].training for name in tuning.grids["sit"].runs]
     whole = reported[0].runs["sit"].training.checkpoints[-1]
     assert {run.training.checkpoints for run in tuning.runs.values()} == {(whole // 2,)}
+
+
+@pytest.mark.parametrize("name", ["scenes-methods", "scenes-methods-more"])
+def test_every_arm_on_scenes_has_the_rate_that_was_best_for_it(name):
+    file = REPOSITORY / "experiments/tuned/scenes-methods-tuning.yaml"
+    found, reported = yaml.safe_load(file.read_text()), load_experiment(name)
+    tuning = load_experiment("scenes-methods-tuning").tuning
+    rates = [2e-3, *tuning.ranges["training.learning_rate"]]
+    assert set(reported.runs) <= set(found["runs"])
+    for arm, run in reported.runs.items():
+        fids = found["runs"][arm]["fids"]
+        assert run.training.learning_rate == rates[fids.index(min(fids))]
+        assert min(fids) not in (fids[0], fids[-1])  # the least and the largest rate
