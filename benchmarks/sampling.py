@@ -56,19 +56,21 @@ def plain_euler(model: SiT, x: Tensor, labels_B: Tensor) -> Tensor:
     return x
 
 
-def sides() -> tuple[dict[str, Callable[[], Tensor]], Callable[[], Tensor]]:
+def sides(
+    backbone: BackboneConfig, images: int = IMAGES
+) -> tuple[dict[str, Callable[[], Tensor]], Callable[[], Tensor]]:
     """Ours by precision, and the plain arithmetic in fp32; all of the same noise."""
-    model = randomised(SiT(SiTShape.of(BackboneConfig.from_preset("SiT-S/2"), LATENT, 1000)))
+    model = randomised(SiT(SiTShape.of(backbone, LATENT, 1000)))
     assert isinstance(model, SiT)
     model.eval()
-    labels = torch.arange(IMAGES)
-    noise = partial(SampleNoise, 0, range(IMAGES), LATENT, CPU)
+    labels = torch.arange(images)
+    noise = partial(SampleNoise, 0, range(images), LATENT, CPU)
 
     def ours(precision: Literal["fp32", "bf16"]) -> Callable[[], Tensor]:
         settings = SamplerConfig(
             sampler="euler",
             num_steps=STEPS,
-            num_samples=IMAGES,
+            num_samples=images,
             guidance=GuidanceConfig(scale=SCALE),
             precision=precision,
         )
@@ -83,7 +85,7 @@ def sides() -> tuple[dict[str, Callable[[], Tensor]], Callable[[], Tensor]]:
 
 def sampling() -> Iterator[Result]:
     """Guided samples of S/2 in fp32 and bf16, against the plain arithmetic in fp32."""
-    ours, plain = sides()
+    ours, plain = sides(BackboneConfig.from_preset("SiT-S/2"))
     expected = plain()
     for precision, side in ours.items():
         own, other = interleaved(side, plain)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from benchmarks import timing
+from benchmarks.sampling import sides
 from benchmarks.timing import WIDEST, Result, Seconds, faster, interleaved
 from benchmarks.training import products_of
+from selftrans.config import BackboneConfig
 
 
 class Clock:
@@ -51,6 +53,13 @@ def test_a_ratio_of_a_busy_machine_is_not_printed(clock, monkeypatch, seconds, s
     assert (written["load"], written["ratio"]) == (7.25, 3 if steady else None)
     assert ("unsteady" in result.line()) != steady
     assert " 7.2 " in result.line()
+
+
+def test_both_samplers_draw_the_same_latents():
+    ours, plain = sides(BackboneConfig(depth=3, hidden_size=48, num_heads=3, patch_size=2), 4)
+    expected = plain()
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.03)):
+        assert (ours[precision]() - expected).abs().max() < tolerance * expected.abs().max()
 
 
 def test_what_was_not_timed_in_turns_has_no_spread():
