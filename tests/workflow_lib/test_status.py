@@ -19,7 +19,8 @@ from selftrans.runtime.lock import DirectoryLock
 from tests.support import REPOSITORY
 from tests.support.programs import run_command
 from workflow.lib.runs import records, write_records
-from workflow.lib.status import collect, ends_of, redraw, seconds_left, table_of
+from workflow.lib.status import collect, seconds_left
+from workflow.lib.status_view import ends_of, redraw, table_of
 
 LOG = "2026-11-27 01:00:00 {run} seed 0: {step}/8 steps, {rate} steps/s, 0:02 left, loss {loss}\n"
 

@@ -25,7 +25,7 @@ from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.rates import known_rates
 from workflow.lib.running import Call, Target, write_changed
 from workflow.lib.settings import WorkflowConfig
-from workflow.lib.status import show
+from workflow.lib.status_view import show
 from workflow.lib.study import Study
 from workflow.lib.uploads import job_events
 
