@@ -96,18 +96,18 @@ def job_events(experiment: str) -> Iterator[JobEvents]:
     Raises:
         UserError: the experiment has no results, or its list of runs is damaged.
     """
+    inside = Path(paths.EVENTS).relative_to(paths.RUN)
     for record in read_runs(runs_file(Path(), experiment)).runs:
         folder = Path(record.folder)
         wildcards = {"experiment": experiment, "run": record.run, "seed": record.seed}
-        own = Path(paths.fill(paths.EVENTS, wildcards))
-        shared = folder / own.relative_to(paths.fill(paths.RUN, wildcards))
+        own = Path(paths.fill(paths.RUN, wildcards))
         definition = folder / "definition.json"
         yield JobEvents(
             experiment=experiment,
             group=record.run,
             name=f"{record.run} seed {record.seed} evaluation",
             folder=folder,
-            events=tuple(dict.fromkeys((shared, own))),
+            events=tuple(each / inside for each in dict.fromkeys((folder, own))),
             definition=read_fields(definition) if definition.is_file() else {"seed": record.seed},
         )
     of_data = Path(paths.fill(paths.EVENTS_OF_DATASET, {"experiment": experiment}))
