@@ -80,7 +80,7 @@ class Measures:
         issued = time.perf_counter() - started
         self.bench.wait()
         issued /= time.perf_counter() - started
-        flop = 3 * sizes.timed_batch * sizes.forward_flop(model)
+        flop = sizes.timed_batch * sizes.training_flop(model)
         rate = flop / seconds / 1e12
         share = rate / self.matrix[arithmetic] if arithmetic in self.matrix else float("nan")
         text = (
@@ -125,7 +125,7 @@ class Measures:
         step.resize(largest)
         (seconds,) = self.bench.seconds(step, most=2)
         rate = largest / seconds
-        flops = 3 * rate * self.bench.sizes.forward_flop(model) / 1e12
+        flops = rate * self.bench.sizes.training_flop(model) / 1e12
         text = f"{largest}{more} images; {rate:,.4g} images/s, {flops:.4g} TFLOP/s"
         values = {"images": float(largest), "images per second": rate, "tflops": flops}
         return Finding(text, values)

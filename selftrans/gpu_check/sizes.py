@@ -92,6 +92,10 @@ class Sizes:
         captions = condition if isinstance(condition, tuple) else None
         return forward_flop(model, self.latent_shape, condition_size=captions)
 
+    def training_flop(self, model: BackboneConfig) -> float:
+        """Operations of a training step for one sample: a pass forward, and two backward."""
+        return 3 * self.forward_flop(model)
+
 
 def miniature() -> Sizes:
     """The same checks of tiny networks, in seconds of one core; their speeds mean nothing."""
