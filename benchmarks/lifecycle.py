@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,52 +38,55 @@ PARTS = {
     "statistics": ("statistics-", "reference-", "metrics-"),
     "autoencoder_and_classifier": ("autoencoder", "classifier", "latents"),
 }
-STARTS = {
-    "training": "selftrans.training.trainer",
-    "sampling": "selftrans.sampling.generate, diffusers.models",
-}
 
 
 def digits_lifecycle() -> Iterator[Result]:
-    """Wall time of the default experiment on two cores, and the shares of its largest parts.
+    """Time and CPU time of the default experiment on two cores, and the shares of its parts.
 
-    The baseline is the sum of its jobs' seconds, divided evenly among the cores.
+    The baseline starts a process of its own for each job (``fork_jobs: false``).
     """
     with TemporaryDirectory() as name:
-        place = Path(name)
-        for item in WORKFLOW:
-            (shutil.copytree if Path(item).is_dir() else shutil.copy)(item, place / item)
-        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-        started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all"], cwd=place,
-            env=environment, check=True,
+        forked, alone = (_lifecycle(Path(name) / fork, fork) for fork in ("true", "false"))
+    for of, ours, baseline in (
+        ("cores", forked.wall, alone.wall),
+        ("cores_cpu", forked.cpu, alone.cpu),
+    ):
+        yield Result(
+            name=f"digits_lifecycle_{CORES}_{of}", ours=ours, baseline=baseline,
+            ratio=baseline / ours, unit="s" if of == "cores" else "s of CPU",
+            note=f"{len(forked.seconds)} jobs, Snakemake included; baseline: none of them forked",
         )  # fmt: skip
-        wall = time.perf_counter() - started
-        files = list(place.glob("results/**/benchmarks/*.tsv"))
-        seconds = pd.Series([_seconds(path) for path in files], index=[path.stem for path in files])
-    total = float(seconds.sum())
-    yield Result(
-        name=f"digits_lifecycle_{CORES}_cores", ours=wall, baseline=total / CORES,
-        ratio=total / CORES / wall, unit="s",
-        note=f"{len(seconds)} jobs; baseline: their {total:.0f} s shared evenly by the cores",
-    )  # fmt: skip
+    total = float(forked.seconds.sum())
     for part, prefixes in PARTS.items():
-        own = seconds[seconds.index.str.startswith(prefixes)]
+        own = forked.seconds[forked.seconds.index.str.startswith(prefixes)]
         yield Result(
             name=f"digits_{part}", ours=float(own.sum()), baseline=total,
             ratio=float(own.sum()) / total, unit="s",
             note=f"share of all jobs' seconds, {len(own)} jobs",
         )  # fmt: skip
-    for part, modules in STARTS.items():
-        count = int(seconds.index.str.startswith(PARTS[part]).sum())
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
-        start_up = count * (time.perf_counter() - started)
-        yield Result(
-            name=f"digits_{part}_imports", ours=start_up, baseline=total, ratio=start_up / total,
-            unit="s", note=f"imports of {count} jobs, share of all jobs' seconds",
-        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Lifecycle:
+    wall: float
+    cpu: float
+    seconds: pd.Series
+    """Of each job, on the clock."""
+
+
+def _lifecycle(place: Path, fork: str) -> _Lifecycle:
+    place.mkdir()
+    for item in WORKFLOW:
+        (shutil.copytree if Path(item).is_dir() else shutil.copy)(item, place / item)
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    started, before = time.perf_counter(), _cpu_of_children()
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", str(CORES), "--quiet", "all", "--config",
+         f"fork_jobs={fork}"], cwd=place, env=environment, check=True,
+    )  # fmt: skip
+    wall, cpu = time.perf_counter() - started, _cpu_of_children() - before
+    files = list(place.glob("results/**/benchmarks/*.tsv"))
+    return _Lifecycle(wall, cpu, pd.Series([*map(_seconds, files)], [path.stem for path in files]))
 
 
 def planning() -> Iterator[Result]:
@@ -132,13 +136,16 @@ def presets_dag() -> Iterator[Result]:
 
 def _planned(directory: Path, words: list[str]) -> tuple[float, str]:
     """Seconds of CPU of a call of Python, and what it says."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = _cpu_of_children()
     ended = subprocess.run(
         [sys.executable, *words], cwd=directory, capture_output=True, text=True, check=True
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, ended.stdout
+    return _cpu_of_children() - before, ended.stdout
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _jobs(said: str) -> int:

@@ -355,6 +355,17 @@ def test_a_new_key_and_a_changed_default_rerun_and_refuse_nothing(place, monkeyp
     assert resolved["runs"]["sit"]["training"]["label_dropout"] == 0.3
 
 
+def test_jobs_of_this_machine_are_forked_from_one_process(place):
+    """What stands for a job has imported nothing, and what Snakemake measures of it is small."""
+    place.write("forked", runs={"sit": {}})
+    place.warm = False
+    place.run("evaluate", experiments=("forked",))
+    measured = list(place.path("forked/runs/sit/seed0/benchmarks").glob("[gt]*-*.tsv"))
+    megabytes = [pd.read_csv(path, sep="\t")["max_rss"].max() for path in measured]
+    assert len(megabytes) >= 3
+    assert max(megabytes) < 100
+
+
 def test_a_mistake_in_the_experiment_is_one_line_before_any_job(place):
     """One of many: the others are those of test_config.py, where they take no Snakemake."""
     place.write("tiny", **{"model.depth": "four"})

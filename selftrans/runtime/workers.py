@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
 POLL_SECONDS = 0.2
-_PARENT = os.getppid()
+_starters = [os.getppid()]
+os.register_at_fork(after_in_child=lambda: _starters.append(os.getppid()))
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def run_sharded(
                 work.run(Shard.all())
             owner.check()
             work.finish(world_size)
-        if os.getppid() == _PARENT:
+        if os.getppid() == _starters[-1]:
             work.remove_shares()
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from tests.support import REPOSITORY
 from tests.support.experiments import tiny_values
-from tests.support.warm import warm_path
+from tests.support.warm import warm_environment
 
 WORKFLOW = ("Snakefile", "config.yaml", "workflow", "profiles", "experiments", "envs")
 DATA = {
@@ -85,7 +85,7 @@ class Workplace:
     def snakemake(self, *words: str, experiments: tuple[str, ...] = ()) -> Any:
         """Run Snakemake to its end."""
         command = self.command(*words, experiments=experiments)
-        environment = {**os.environ, "PATH": warm_path()} if self.warm else None
+        environment = {**os.environ, **warm_environment()} if self.warm else None
         return subprocess.run(
             command, cwd=self.directory, env=environment, capture_output=True, text=True
         )

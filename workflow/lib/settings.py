@@ -53,6 +53,8 @@ class WorkflowConfig(ConfigModel):
     """Where the weights of `inception` and `dinov2` lie; in the cache, if it is not set."""
     fetch_weights: Annotated[bool, BeforeValidator(_boolean)] = False
     """Download missing weights into the cache."""
+    fork_jobs: Annotated[bool, BeforeValidator(_boolean)] = True
+    """Fork this machine's jobs without a GPU from a process that has imported their libraries."""
 
     def references(self) -> tuple[str, ...]:
         """The experiments, as a tuple also where a single one is set."""

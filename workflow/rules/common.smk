@@ -14,6 +14,7 @@ from workflow.lib.calls import Reports, prefetch_options
 from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, entry_labels, plot_script
+from workflow.lib.forking import fork_jobs
 from workflow.lib.missing import missing
 from workflow.lib.pages import Pages, assets_digests
 from workflow.lib.paths import (
@@ -71,10 +72,10 @@ reports = Reports(study)
 
 
 onstart:
-    planned = [
-        (job.rule.name, job.wildcards) for job in workflow.dag.needrun_jobs()
-    ]
-    if absent := missing(study, planned):
+    planned = list(workflow.dag.needrun_jobs())
+    if absent := missing(
+        study, [(job.rule.name, job.wildcards) for job in planned]
+    ):
         sys.exit("\n".join(f"error: {line}" for line in absent))
     if workflow.non_local_exec:
         submitted = f"{KEY}={keep(study, Path(workflow.basedir))}"
@@ -82,6 +83,11 @@ onstart:
             *workflow.config_settings.config_args,
             submitted,
         ]
+    elif (
+        study.settings.fork_jobs
+        and not workflow.deployment_settings.deployment_method
+    ):
+        fork_jobs(sum(job.is_shell for job in planned))
 
 
 wildcard_constraints:
