@@ -4,7 +4,6 @@ import ast
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tests.support.documents import (
     example_method,
 )
 from tests.support.projects import make_project
+from tests.support.warm import warm_environment
 from tests.support.workplace import Workplace
 from workflow.lib.running import Call, write_changed
 from workflow.lib.settings import WorkflowConfig
@@ -242,8 +242,8 @@ def test_every_call_of_snakemake_is_a_dry_run(there):
     assert calls[None].resources
     for profile, call in calls.items():
         option = ["--workflow-profile", profile] if profile else ["--cores", "2"]
-        command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all", *option]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = ["snakemake", "-n", "--quiet", "all", *option]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **warm_environment()}
         ended = subprocess.run(
             [*command, *call.words()], cwd=there.directory, env=environment, capture_output=True,
             text=True,

@@ -1,7 +1,6 @@
 """From files of images to metrics: every kind of input, one or more processes, errors."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -23,9 +22,9 @@ from selftrans.evaluation.weights import INCEPTION, PublishedFile
 from selftrans.models.classifier import ClassifierMetadata, ClassifierNetwork
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import sha256_of
-from tests.support import REPOSITORY
 from tests.support.programs import last_line, run_command, run_program
 from tests.support.random_models import randomise
+from tests.support.warm import start_forked
 
 CPU = torch.device("cpu")
 
@@ -147,16 +146,13 @@ def test_two_processes_collect_what_one_does(inputs, classifier):
 @pytest.mark.slow
 def test_a_worker_that_fails_ends_the_others(inputs, classifier):
     (inputs / "folder/00055.png").write_bytes(b"no image")
-    words = [
-        sys.executable, "-m", "selftrans", "statistics", inputs / "folder",
-        "--extractor", "classifier", "--weights",
-        classifier, "--processes", 2, "--output", inputs / "statistics.npz",
-    ]  # fmt: skip
-    ended = subprocess.run(
-        list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    words = ("--extractor", "classifier", "--weights", classifier, "--processes", 2)
+    ended = start_forked(
+        "statistics", inputs / "folder", *words, "--output", inputs / "statistics.npz"
     )
+    _, said = ended.communicate(timeout=120)
     assert ended.returncode == 1
-    assert "00055.png: not an image, or damaged" in ended.stderr
+    assert "00055.png: not an image, or damaged" in said
     assert not (inputs / "statistics.npz").exists()
 
 

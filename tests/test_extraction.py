@@ -27,6 +27,7 @@ from tests.support import REPOSITORY
 from tests.support.events import pictures
 from tests.support.miniature import make_imagenet, make_repa
 from tests.support.random_models import save_autoencoder
+from tests.support.warm import start_forked
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -58,24 +59,17 @@ def data_file(tmp_path, autoencoder):
     return write
 
 
-def start(data_file, autoencoder, output, *options):
-    words = [
-        sys.executable,
-        "-m",
-        "selftrans",
-        "extract",
-        "latents",
-        data_file,
-        "--autoencoder",
-        autoencoder,
-        "--output",
-        output,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+def words_of(data_file, autoencoder, output, *options):
+    words = ["extract", "latents", data_file, "--autoencoder", autoencoder, "--output", output]
+    return [*map(str, words), *options]
+
+
+def start_alone(*given):
+    """Not forked."""
     return subprocess.Popen(
-        [*map(str, words), *options],
+        [sys.executable, "-m", "selftrans", *words_of(*given)],
         cwd=REPOSITORY,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -89,10 +83,10 @@ def contents(directory):
 def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_file, autoencoder):
     data = data_file(on_error="skip", corrupt=2)
     extract(load_dataset(data), str(autoencoder), tmp_path / "1")
-    process = start(data, autoencoder, tmp_path / "2", "--processes", "2")
+    process = start_forked(*words_of(data, autoencoder, tmp_path / "2", "--processes", "2"))
     assert process.wait() == 0, process.stderr.read()
     killed = tmp_path / "killed"
-    process = start(data, autoencoder, killed, "--processes", "2")
+    process = start_alone(data, autoencoder, killed, "--processes", "2")
     while not list(killed.glob("moments-*.json")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -104,7 +98,7 @@ def test_the_bytes_do_not_depend_on_the_processes_or_on_a_kill(tmp_path, data_fi
     assert not (killed / "manifest.json").exists()
     first = {path.name: path.stat().st_mtime_ns for path in killed.glob("moments-*.npy")}
     assert first
-    assert start(data, autoencoder, killed, "--processes", "2").wait() == 0
+    assert start_forked(*words_of(data, autoencoder, killed, "--processes", "2")).wait() == 0
     assert all((killed / name).stat().st_mtime_ns == time for name, time in first.items())
     expected = contents(tmp_path / "1")
     assert (
@@ -152,7 +146,9 @@ def test_each_row_is_the_encoded_image_and_what_is_left_out_is_listed(
 
 @pytest.mark.slow
 def test_a_corrupt_image_ends_the_extraction_with_its_name(tmp_path, data_file, autoencoder):
-    process = start(data_file(corrupt=2), autoencoder, tmp_path / "latents", "--processes", "2")
+    process = start_forked(
+        *words_of(data_file(corrupt=2), autoencoder, tmp_path / "latents", "--processes", "2")
+    )
     errors = process.communicate()[1]
     assert process.returncode == 1
     assert "n00000000/n00000000_0.JPEG is not an image, or damaged" in errors
@@ -283,7 +279,7 @@ def test_an_autoencoder_that_is_not_there_says_how_to_get_it(tmp_path, data_file
     data = data_file(path=make_imagenet(tmp_path / "few", per_class=2, classes=2))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    process = start(data, "stabilityai/sd-vae-ft-mse", tmp_path / "latents")
+    process = start_alone(data, "stabilityai/sd-vae-ft-mse", tmp_path / "latents")
     errors = process.communicate()[1]
     assert process.returncode == 1
     assert "Traceback" not in errors
@@ -308,6 +304,6 @@ def test_an_autoencoder_in_the_hubs_cache_is_found_offline(
     (repository / "refs/main").write_text("0" * 40)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    process = start(data, "somebody/some-vae", tmp_path / "latents")
+    process = start_alone(data, "somebody/some-vae", tmp_path / "latents")
     assert process.wait() == 0, process.stderr.read()
     assert LatentStore(tmp_path / "latents/manifest.json").manifest.scale == 0.18215

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selftrans.runtime.fork_server import PRESENT, ForkServer, Program
+from selftrans.runtime.fork_server import PRESENT, ForkServer, Program, python
 from tests.support.trainings import words_of
 from workflow.lib.forking import fork_jobs
 
@@ -81,9 +81,9 @@ def folder(tmp_path):
 
 def probe(folder, environment, *words):
     environment = {**os.environ, **environment, "GIVEN": "é"}
-    python = shutil.which("python", path=environment["PATH"])
+    found = shutil.which("python", path=environment["PATH"])
     return subprocess.run(
-        [python, "-m", "probe", *words], cwd=folder, env=environment,
+        [found, "-m", "probe", *words], cwd=folder, env=environment,
         input="from\nstdin", capture_output=True, text=True,
     )  # fmt: skip
 
@@ -114,22 +114,20 @@ def test_what_uses_a_gpu_is_not_forked(folder, forked, device, shown):
 
 @pytest.mark.slow
 def test_another_program_of_python_is_started_as_ever(forked):
-    python = shutil.which("python", path=forked["PATH"])
     said = subprocess.run(
-        [python, "-c", "print(6 * 7)"], env=forked, capture_output=True, text=True
+        [forked[PRESENT], "-c", "print(6 * 7)"], env=forked, capture_output=True, text=True
     )
     assert (said.returncode, said.stdout) == (0, "42\n")
 
 
 @pytest.mark.slow
 def test_signals_are_passed_on_and_who_asked_takes_the_program_along(folder, forked):
-    python = shutil.which("python", path=forked["PATH"])
 
     def sleeping():
         written = folder / "pid"
         written.unlink(missing_ok=True)
         asked = subprocess.Popen(
-            [python, "-m", "probe", "sleep", str(written)], cwd=folder, text=True,
+            [forked[PRESENT], "-m", "probe", "sleep", str(written)], cwd=folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
         wait_for(lambda: written.exists() and written.read_text())
@@ -169,12 +167,19 @@ def test_a_forked_training_is_that_of_a_process_of_its_own(tiny, manifest, tmp_p
         environment = {
             **os.environ, **(server.environment if forked else {}), "OMP_NUM_THREADS": str(threads),
         }  # fmt: skip
-        python = shutil.which("python", path=environment["PATH"]) if forked else sys.executable
-        subprocess.run([python, *words], env=environment, check=True, capture_output=True)
+        started = environment.get(PRESENT, sys.executable)
+        subprocess.run([started, *words], env=environment, check=True, capture_output=True)
         written.append((directory / "checkpoints/4/raw.safetensors").read_bytes())
     server.stop()
     one_thread, two_threads, alone = written
     assert one_thread != two_threads == alone
+
+
+def test_further_processes_of_a_forked_program_are_forked(monkeypatch):
+    monkeypatch.delenv(PRESENT, raising=False)
+    assert python() == sys.executable
+    monkeypatch.setenv(PRESENT, "/a/stand-in")
+    assert python() == "/a/stand-in"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """Generation: sample i is a function of (seed, i), for any batch size and interruptions."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -28,6 +25,7 @@ from tests.support.events import pictures
 from tests.support.programs import last_line, run_command
 from tests.support.random_models import randomise
 from tests.support.stores import SCALE, SHIFT
+from tests.support.warm import start_forked
 
 CPU = torch.device("cpu")
 
@@ -156,10 +154,7 @@ def sampling(one, weights, autoencoder, output, *options):
         output,
         *options,
     ]
-    command = [sys.executable, "-m", "selftrans", "generate", str(weights), *map(str, words)]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    return start_forked("generate", weights, *words)
 
 
 @pytest.mark.slow

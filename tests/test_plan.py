@@ -1,5 +1,6 @@
 """The plan: counted operations against torch's counter, jobs against Snakemake's own."""
 
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -44,6 +45,7 @@ from selftrans.runtime.random import Stream, generator
 from selftrans.sampling.latents import SampleNoise, sample_latents
 from tests.support import REPOSITORY
 from tests.support.programs import peak_of, run_command
+from tests.support.warm import warm_environment
 from workflow.lib.memory import sampling_memory, training_memory
 from workflow.lib.plan import Plan, parse_rates, report
 from workflow.lib.settings import RatesConfig
@@ -216,7 +218,8 @@ def test_jobs_are_those_that_snakemake_would_run(tmp_path):
     for name in ("experiments", "config.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     words += ["--config", f"experiments=[{','.join(chosen)}]"]
-    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, **warm_environment()}
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     jobs = dict(
         re.findall(

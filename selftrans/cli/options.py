@@ -12,6 +12,7 @@ import click
 
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError, shortened
+from selftrans.runtime.fork_server import python
 from selftrans.runtime.workers import Shard, Workers
 from selftrans.training.input_paths import InputPaths
 
@@ -156,7 +157,7 @@ def process_options(command: Function) -> Function:
 
 def workers_of(device: DeviceName, processes: int, worker: Shard | None) -> Workers:
     """What the options above say; several processes start this command line again."""
-    return Workers(device, processes, worker, (sys.executable, "-m", "selftrans", *sys.argv[1:]))
+    return Workers(device, processes, worker, (python(), "-m", "selftrans", *sys.argv[1:]))
 
 
 def batch_size_option(default: int) -> Callable[[Function], Function]:

@@ -37,7 +37,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, sign
 LENGTH = 8
 """Bytes of a number on the socket."""
 PRESENT = "SELFTRANS_FORK_SERVER"
-"""Set where programs are forked already."""
+"""Where programs are forked, what stands for Python; see ``python``."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ class ForkServer:
         address = folder / "socket"
         for program in programs:
             _write_shim(folder / "bin" / program.name, program, address)
-        self.environment = {PRESENT: "1", "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+        self.environment = {
+            PRESENT: str(folder / "bin/python"),
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        }
         alive, self._ours = os.pipe()  # nothing is written: it closes when this process ends
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(address))
@@ -113,6 +116,11 @@ class ForkServer:
         """Wait for the last program, and end."""
         os.close(self._ours)
         self._process.wait()
+
+
+def python() -> str:
+    """What starts another process of a program: this Python, or what stands for it."""
+    return os.environ.get(PRESENT, sys.executable)
 
 
 def _write_shim(path: Path, program: Program, address: Path) -> None:

@@ -6,8 +6,11 @@ from one server. The tests of faults, orphans and clusters start real processes.
 
 import atexit
 import functools
+import os
+import subprocess
+from typing import Any
 
-from selftrans.runtime.fork_server import LIBRARIES, SELFTRANS, ForkServer, Program
+from selftrans.runtime.fork_server import LIBRARIES, PRESENT, SELFTRANS, ForkServer, Program
 
 SNAKEMAKE = Program("snakemake.cli", "snakemake")
 
@@ -18,3 +21,12 @@ def warm_environment() -> dict[str, str]:
     server = ForkServer((SELFTRANS, SNAKEMAKE), (*LIBRARIES, SNAKEMAKE.module))
     atexit.register(server.stop)
     return server.environment
+
+
+def start_forked(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """``selftrans words``, forked; its own workers are, too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **warm_environment()}
+    return subprocess.Popen(
+        [environment[PRESENT], "-m", "selftrans", *map(str, words)],
+        env=environment, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
