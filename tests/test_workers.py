@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from selftrans.runtime.fork_server import PRESENT, ForkServer, Program
 from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.workers import Shard, Workers, run_sharded
 
@@ -39,20 +40,24 @@ class Squares:
         shares = [(self.directory / f"share-{rank}").read_text() for rank in range(world_size)]
         (self.directory / "whole").write_text("\\n".join(shares))
 
-parser = ArgumentParser()
-parser.add_argument("directory", type=Path)
-parser.add_argument("words", nargs="*")
-parser.add_argument("--processes", type=int, default=1)
-parser.add_argument("--device", default="cpu")
-parser.add_argument("--worker", type=Shard.parse)
-arguments = parser.parse_args()
-command = (sys.executable, *sys.orig_argv[1:])
-workers = Workers(arguments.device, arguments.processes, arguments.worker, command)
-if "slow" in sys.argv:
-    (arguments.directory / "ready").touch()
-    time.sleep(2)
-owner = DirectoryLock(arguments.directory, wait=True)
-run_sharded(workers, lambda device: Squares(arguments.directory), owner, most=2)
+def main():
+    parser = ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--worker", type=Shard.parse)
+    arguments = parser.parse_args()
+    command = (sys.executable, *sys.orig_argv[1:])
+    workers = Workers(arguments.device, arguments.processes, arguments.worker, command)
+    if "slow" in sys.argv:
+        (arguments.directory / "ready").touch()
+        time.sleep(2)
+    owner = DirectoryLock(arguments.directory, wait=True)
+    run_sharded(workers, lambda device: Squares(arguments.directory), owner, most=2)
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -86,10 +91,13 @@ def test_a_failing_worker_ends_the_work_without_a_whole(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("orphan", [False, True])
-def test_shares_are_kept_for_whoever_starts_an_orphans_work_again(tmp_path, orphan):
+@pytest.mark.parametrize("forked", [False, True])
+def test_shares_are_kept_for_whoever_starts_an_orphans_work_again(tmp_path, orphan, forked):
     """A workflow that was killed deletes the whole and starts its job again."""
     (tmp_path / "squares.py").write_text(PROGRAM)
-    words = f"{sys.executable} -m squares {tmp_path} tidy slow"
+    server = ForkServer([Program("squares", "python", ("-m", "squares"))], []) if forked else None
+    started = server.environment[PRESENT] if server else sys.executable
+    words = f"{started} -m squares {tmp_path} tidy slow"
     # The shell waits for its child, or leaves it behind while it works.
     until_ready = f"while [ ! -e {tmp_path}/ready ]; do sleep 0.1; done"
     command = f"{words} & {until_ready}" if orphan else f"{words}; true"
@@ -99,6 +107,8 @@ def test_shares_are_kept_for_whoever_starts_an_orphans_work_again(tmp_path, orph
     while not (tmp_path / "whole").exists() or (tmp_path / "owner.json").exists():
         assert time.monotonic() < until
         time.sleep(0.05)
+    if server:
+        server.stop()
     assert len(list(tmp_path.glob("share-*"))) == (1 if orphan else 0)
 
 

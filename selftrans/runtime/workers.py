@@ -22,13 +22,12 @@ from selftrans.runtime.lock import DirectoryLock
 from selftrans.runtime.logs import LOG
 from selftrans.runtime.machine import granted_threads
 from selftrans.runtime.signals import StopRequest, die_with_parent
+from selftrans.runtime.starter import starter
 
 if TYPE_CHECKING:
     import torch
 
 POLL_SECONDS = 0.2
-_starters = [os.getppid()]
-os.register_at_fork(after_in_child=lambda: _starters.append(os.getppid()))
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def run_sharded(
                 work.run(Shard.all())
             owner.check()
             work.finish(world_size)
-        if os.getppid() == _starters[-1]:
+        if not starter().is_gone:
             work.remove_shares()
 
 

@@ -27,6 +27,6 @@ def start_forked(*words: object, **options: Any) -> subprocess.Popen[str]:
     """``selftrans words``, forked; its own workers are, too."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **warm_environment()}
     return subprocess.Popen(
-        [environment[PRESENT], "-m", "selftrans", *map(str, words)],
+        [environment[PRESENT], "-m", "selftrans", *map(str, words), "--device", "cpu"],
         env=environment, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip

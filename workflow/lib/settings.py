@@ -54,7 +54,7 @@ class WorkflowConfig(ConfigModel):
     fetch_weights: Annotated[bool, BeforeValidator(_boolean)] = False
     """Download missing weights into the cache."""
     fork_jobs: Annotated[bool, BeforeValidator(_boolean)] = True
-    """Fork this machine's jobs without a GPU from a process that has imported their libraries."""
+    """Fork jobs of one CPU thread from a process that has imported their libraries."""
 
     def references(self) -> tuple[str, ...]:
         """The experiments, as a tuple also where a single one is set."""

@@ -85,9 +85,10 @@ onstart:
         ]
     elif (
         study.settings.fork_jobs
+        and not workflow.touch
         and not workflow.deployment_settings.deployment_method
     ):
-        fork_jobs(sum(job.is_shell for job in planned))
+        fork_jobs(planned)
 
 
 wildcard_constraints:
