@@ -34,8 +34,10 @@ from selftrans.runtime.starter import Starter, set_starter
 
 LIBRARIES = (
     "accelerate", "diffusers.models.autoencoders", "PIL.Image", "safetensors.torch", "scipy.linalg",
-    "selftrans.evaluation.evaluate", "selftrans.sampling.generate", "selftrans.training.freeze",
-    "selftrans.training.trainer", "tabulate", "tensorboard.compat.proto.summary_pb2",
+    "selftrans.cli.evaluation", "selftrans.cli.extraction", "selftrans.cli.sampling",
+    "selftrans.cli.table", "selftrans.cli.training", "selftrans.evaluation.evaluate",
+    "selftrans.sampling.generate", "selftrans.training.freeze", "selftrans.training.trainer",
+    "tabulate", "tensorboard.compat.proto.summary_pb2",
     "tensorboard.summary.writer.event_file_writer", "torch._dynamo", "yaml",
 )  # fmt: skip
 """What the commands of this package import."""
