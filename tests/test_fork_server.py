@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +277,19 @@ def test_jobs_are_forked_where_that_pays(monkeypatch, changes, present, platform
     for stop in at_exit:
         stop()
     assert len(stopped) == starts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["too long for a socket", "nothing runs there"])
+def test_a_server_that_cannot_work_leaves_nothing_behind(tmp_path, monkeypatch, wrong):
+    folder = tmp_path / ("long" * 30 if wrong == "too long for a socket" else "short")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    if wrong == "nothing runs there":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(OSError, match=r"AF_UNIX path too long|does not run"):
+        ForkServer([PROBE], [])
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("problem", [OSError, AttributeError])

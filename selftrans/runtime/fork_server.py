@@ -90,12 +90,12 @@ class ForkServer:
         try:
             for program in programs:
                 _write_stand_in(stands_in.with_name(program.name), program, folder / "socket")
+            if subprocess.run([stands_in, "-c", ""], check=False).returncode:
+                raise OSError(f"{stands_in} does not run")
             with socket.socket(socket.AF_UNIX) as listening:
                 listening.bind(str(folder / "socket"))
                 listening.listen(256)
                 self._serve(folder, listening, modules)
-            if subprocess.run([stands_in, "-c", ""], check=False).returncode:
-                raise OSError(f"{stands_in} does not run")
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
