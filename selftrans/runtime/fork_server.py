@@ -81,7 +81,7 @@ class ForkServer:
         self, programs: Iterable[Program] = (SELFTRANS,), modules: Iterable[str] = LIBRARIES
     ) -> None:
         os.close(os.pidfd_open(os.getpid()))
-        folder = Path(tempfile.mkdtemp(prefix="selftrans-fork-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="selftrans-fork-"))
         stands_in = folder / "bin/python"
         self.environment = {
             PRESENT: str(stands_in),
@@ -117,6 +117,7 @@ class ForkServer:
         """Wait for the last program, and end."""
         os.close(self._ours)
         self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a server that was killed
 
 
 def python() -> str:
