@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 import pytest
 
-from selftrans.runtime.fork_server import PRESENT, SELFTRANS, ForkServer, Program, python
+from selftrans.runtime.fork_server import SELFTRANS, ForkServer, Program
+from selftrans.runtime.starter import PRESENT, python
 from tests.support.trainings import words_of
 from workflow.lib.forking import fork_jobs
 

@@ -7,8 +7,9 @@ import time
 import pytest
 import torch
 
-from selftrans.runtime.fork_server import PRESENT, ForkServer, Program
+from selftrans.runtime.fork_server import ForkServer, Program
 from selftrans.runtime.lock import DirectoryLock
+from selftrans.runtime.starter import PRESENT
 from selftrans.runtime.workers import Shard, Workers, run_sharded
 
 PROGRAM = """

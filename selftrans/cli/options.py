@@ -12,7 +12,7 @@ import click
 
 from selftrans.runtime.devices import DeviceName
 from selftrans.runtime.errors import UserError, shortened
-from selftrans.runtime.fork_server import python
+from selftrans.runtime.starter import python
 from selftrans.runtime.workers import Shard, Workers
 from selftrans.training.input_paths import InputPaths
 

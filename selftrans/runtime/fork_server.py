@@ -30,7 +30,7 @@ from typing import Any
 from selftrans.runtime import stand_in
 from selftrans.runtime.signals import die_with_parent
 from selftrans.runtime.stand_in import LENGTH, PASSED_ON
-from selftrans.runtime.starter import Starter, set_starter
+from selftrans.runtime.starter import PRESENT, Starter, set_starter
 
 LIBRARIES = (
     "accelerate", "diffusers.models.autoencoders", "PIL.Image", "safetensors.torch", "scipy.linalg",
@@ -42,8 +42,6 @@ LIBRARIES = (
 )  # fmt: skip
 """What the commands of this package import."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-PRESENT = "SELFTRANS_FORK_SERVER"
-"""Where programs are forked, what stands for Python; see ``python``."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,6 @@ class ForkServer:
         os.close(self._ours)
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)  # of a server that was killed
-
-
-def python() -> str:
-    """What starts another process of a program: this Python, or what stands for it."""
-    return os.environ.get(PRESENT, sys.executable)
 
 
 def _write_stand_in(path: Path, program: Program, address: Path) -> None:

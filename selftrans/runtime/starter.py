@@ -1,8 +1,12 @@
-"""Which process started this program, and whether it is gone."""
+"""Which process started this program, and what starts another of it."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+PRESENT = "SELFTRANS_FORK_SERVER"
+"""Set where programs are forked: what stands for Python."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,8 @@ def set_starter(starter: Starter) -> None:
 def starter() -> Starter:
     """Of this program."""
     return _starters[0]
+
+
+def python() -> str:
+    """What starts another process of a program: this Python, or what stands for it."""
+    return os.environ.get(PRESENT, sys.executable)

@@ -10,7 +10,8 @@ import os
 import subprocess
 from typing import Any
 
-from selftrans.runtime.fork_server import LIBRARIES, PRESENT, SELFTRANS, ForkServer, Program
+from selftrans.runtime.fork_server import LIBRARIES, SELFTRANS, ForkServer, Program
+from selftrans.runtime.starter import PRESENT
 
 SNAKEMAKE = Program("snakemake.cli", "snakemake")
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selftrans.runtime.fork_server import PRESENT, ForkServer
+from selftrans.runtime.fork_server import ForkServer
+from selftrans.runtime.starter import PRESENT
 
 FEWEST_JOBS = 4
 """The server's imports cost as much CPU time as those of two jobs."""
