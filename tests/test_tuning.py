@@ -316,8 +316,8 @@ def test_the_tuning_on_scenes_is_of_every_arm_that_is_reported():
     for arm in tuning.main_runs:
         trials = [tuning.runs[name].training for name in tuning.grids[arm].runs]
         assert trials == [tuning.runs[name].training for name in tuning.grids["sit"].runs]
-    whole = reported[0].runs["sit"].training.checkpoints[-1]
-    assert {run.training.checkpoints for run in tuning.runs.values()} == {(whole // 2,)}
+    (steps,) = {run.training.checkpoints for run in tuning.runs.values()}
+    assert steps[-1] >= reported[0].runs["sit"].training.checkpoints[-1] // 2
 
 
 @pytest.mark.parametrize("name", ["scenes-methods", "scenes-methods-more"])
