@@ -15,6 +15,7 @@ from workflow.lib.datasets import Datasets
 from workflow.lib.evaluation import Evaluation
 from workflow.lib.figures import Figures, entry_labels, plot_script
 from workflow.lib.forking import fork_jobs
+from workflow.lib.looking import look_when_needed
 from workflow.lib.missing import missing
 from workflow.lib.pages import Pages, assets_digests
 from workflow.lib.paths import (
@@ -77,6 +78,7 @@ onstart:
         study, [(job.rule.name, job.wildcards) for job in planned]
     ):
         sys.exit("\n".join(f"error: {line}" for line in absent))
+    look_when_needed(workflow.scheduler)
     if workflow.non_local_exec:
         submitted = f"{KEY}={keep(study, Path(workflow.basedir))}"
         workflow.config_settings.config_args = [
