@@ -127,12 +127,12 @@ def paired_table(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def total_seconds(seconds: Curves, teachers: Mapping[str, Sequence[tuple[str, int]]]) -> Curves:
-    """Wall time up to every checkpoint with that of its teachers, and of theirs.
+    """Time up to every checkpoint with that of its teachers, and of theirs.
 
     A training counts once, up to its last use.
 
     Args:
-        seconds: wall time of each training up to a checkpoint, over all its attempts.
+        seconds: time of each training up to a checkpoint, over all its attempts.
         teachers: for each run, the run and step of every teacher.
     """
 
@@ -205,7 +205,7 @@ def comparison_table(
 
     Args:
         table: one sampler's rows of ``metrics.csv``.
-        seconds: wall time of each training up to a checkpoint.
+        seconds: time of each training up to a checkpoint.
         teachers: for each run, the run and step of every teacher.
         baseline: the run that the others are compared with.
     """

@@ -103,7 +103,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Wall time of the runs."""
+    """Seconds that the runs take, by ``training_clock``."""
 
     seconds: Curves
     """Of each training up to a checkpoint."""
@@ -117,7 +117,7 @@ class Costs:
         teachers: Mapping[str, Sequence[tuple[str, int]]],
         encoders: Mapping[str, float],
     ) -> "Costs":
-        """Costs from each run's own wall time, its teachers, and its encoders' seconds.
+        """Costs from each run's own seconds, its teachers, and its encoders' seconds.
 
         A training or an encoder counts once for each run that needs it. What is not known is nan.
         """
@@ -140,13 +140,13 @@ def reached_level(
 ) -> dict[str, float]:
     """When a run reaches its opponent's last mean FID, with 95 % intervals.
 
-    In steps and in wall time, with that of teachers and encoders; and the opponent's over these.
+    In steps and in time, with that of teachers and encoders; and the opponent's over these.
     Mean curves are compared, as in ``comparison.speed_ups``. The intervals are percentiles over
     resamples of the seeds, pairs together. Infinite where the level is not reached.
 
     Args:
         fids: FIDs of one sampler.
-        costs: wall times.
+        costs: seconds.
         pair: the run, and its opponent.
         seeds: those that both have.
         resamples: of the seeds.
@@ -189,7 +189,7 @@ def _means(
 def _wall_time(
     costs: Costs, run: str, seeds: Sequence[int], chosen_RS: NDArray[np.int64]
 ) -> list[tuple[list[int], Floats]]:
-    """For each choice of seeds, steps and the mean wall time up to them, from step 0."""
+    """For each choice of seeds, steps and the mean seconds up to them, from step 0."""
     before = _means({0: costs.before[run]}, seeds, chosen_RS)[0]
     own = _means(costs.seconds[run], seeds, chosen_RS)
     times = np.stack([before, *(before + means for means in own.values())], axis=1)

@@ -56,7 +56,7 @@ def significance_table(
 
     Args:
         fids: the FIDs of one sampler.
-        costs: wall times.
+        costs: seconds.
         planned: the family of comparisons that are tested.
         baseline: the run that runs without a planned comparison are compared with.
         resampled: ``resampled_fids`` of the last checkpoint of each run and seed, if they are made.
@@ -135,7 +135,7 @@ def _with_ends(name: str, values: tuple[float, float, float]) -> dict[str, float
 def _last_checkpoint(
     fids: Curves, costs: Costs, run: str, resampled: Mapping[str, Mapping[int, Floats]]
 ) -> dict[str, Any]:
-    """A run's FID at its last checkpoint, over all its seeds, and its whole wall time.
+    """A run's FID at its last checkpoint, over all its seeds, and the time of its whole training.
 
     The interval is that of the mean over seeds, if other images had been sampled.
     """
@@ -196,10 +196,10 @@ corrected for {planned}.
 
 Speed-up: the opponent's steps over those in which the run's mean FID first reaches the opponent's
 last one, interpolated along its logarithm. "At least": it is there at its first checkpoint. In
-time: with that of teachers and encoders trained here, as the jobs ran, with any other jobs beside
-them; an encoder's has the start of its process in it, a training's has not. Intervals are
-percentiles over resampled seeds. Hours are those of a whole training, with that of its teachers and
-encoders.
+time: with that of teachers and encoders trained here. A training on one thread of a CPU counts the
+processor's time. Any other counts the wall's, with the jobs beside it, and so does an encoder, with
+the start of its process. Intervals are percentiles over resampled seeds. Hours are those of a whole
+training, with that of its teachers and encoders.
 {notes}"""
 
 

@@ -36,7 +36,7 @@ def comparison(table: pd.DataFrame, labels: Mapping[str, str], width_inches: flo
     """FID and Inception score against steps (above) and training time (below), a line per run.
 
     Args:
-        table: one sampler's rows of ``metrics.csv`` with ``hours``, wall time with the teachers'.
+        table: one sampler's rows of ``metrics.csv`` with ``hours``, its time with the teachers'.
         labels: the runs, in order, with their names.
         width_inches: width of the figure.
     """

@@ -177,6 +177,16 @@ def test_tables_hold_means_and_deviations(html):
     assert cells(html, "After 20 steps")[0].keys() == {"Run", "FID", "IS"}
 
 
+def test_an_encoder_that_has_seen_labels_is_named_where_runs_are_compared(place, finished, html):
+    note = "Encoder stand-in: a stand-in, trained here on the labels of digits."
+    assert note not in html
+    with contextlib.chdir(place):
+        text = render_page(finished.inputs(), {**finished.settings(), "stand_ins": [note]})
+    table = text.partition('<table aria-label="Last checkpoints, sampled with ode">')[2]
+    assert note in table.partition("<table")[0]
+    assert text.count(note) == 2  # and below the cards
+
+
 def test_numbers_that_cannot_be_trusted_are_marked_on_the_whole_page(place, finished, html):
     reason = "1,000 samples are fewer than the 2,048 features: their covariance is singular"
     assert reason not in html
@@ -201,7 +211,7 @@ def test_numbers_that_cannot_be_trusted_are_marked_on_the_whole_page(place, fini
 def test_cost_counts_what_was_recorded(html):
     row = cells(html, "What every run took")[0]
     assert row["Parameters"] == "17"  # of the weight file's shapes
-    assert row["Wall time"] == "10 s"
+    assert row["Time"] == "10 s"
     assert row["Images/s"] == "16"  # 20 steps of 8 images
     assert row["GPU-hours"] == f"{4 * seconds(0, 20) / 3600:.1f}"
     assert cells(html, "What every run took")[2]["With teachers"] == "34 s"

@@ -38,7 +38,7 @@ def fid(run: int, seed: int, step: int) -> float:
 
 
 def seconds(run: int, step: int) -> float:
-    """Wall time of a training up to a step."""
+    """Time of a training up to a step."""
     return 0.5 * (1 + run) * step
 
 

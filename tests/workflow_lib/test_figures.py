@@ -210,7 +210,7 @@ def test_samples_of_captions_are_not_called_by_names_of_classes():
 
 def test_a_stand_in_is_named_below_tables_with_what_it_was_trained_on(make_figures):
     runs = {"runs": {"sit": {}, "repa": OTHER_METHODS["repa"]}}
-    line = "\nEncoder `stand-in`: a stand-in, trained here on the labels of `digits`.\n"
+    line = "\nEncoder stand-in: a stand-in, trained here on the labels of digits.\n"
     assert make_figures(runs).stand_ins(TINY) == line
     assert make_figures({"runs": {"sit": {}}}).stand_ins(TINY) == ""
 

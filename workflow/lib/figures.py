@@ -158,15 +158,18 @@ class Figures:
         return [row.model_dump() for row in published.rows] if published else []
 
     def stand_ins(self, wildcards: Wildcards) -> str:
-        """A line below tables for each encoder that has seen labels; empty without any."""
+        """Lines below tables: ``stand_in_notes``; empty without any."""
+        return "".join(f"\n{note}\n" for note in self.stand_in_notes(wildcards))
+
+    def stand_in_notes(self, wildcards: Wildcards) -> list[str]:
+        """A sentence for each encoder that has seen labels."""
         experiment = self._experiment(wildcards)
         followed = (use.name for run in experiment.runs.values() for use in run.encoders)
-        return "".join(
-            f"\nEncoder `{name}`: a stand-in, trained here on the labels of"
-            f" `{experiment.data.name}`.\n"
+        return [
+            f"Encoder {name}: a stand-in, trained here on the labels of {experiment.data.name}."
             for name in dict.fromkeys(followed)
             if isinstance(experiment.data.encoders[name], TrainedEncoderConfig)
-        )
+        ]
 
     def maskings(self, wildcards: Wildcards) -> dict[str, str]:
         """The mask of the t range of each run that has one."""
@@ -216,7 +219,7 @@ class Figures:
     # -- comparison
 
     def checkpoint_records(self, wildcards: Wildcards) -> list[str]:
-        """The record of every checkpoint, which has its wall time."""
+        """The record of every checkpoint, which has its time."""
         segments = self.training.segments(wildcards["experiment"])
         return [fill(paths.CHECKPOINT_RECORD, segment) for segment in segments]
 

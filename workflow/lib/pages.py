@@ -124,6 +124,7 @@ class Pages:
             "reference": data.reference,
             "teachers": self.figures.teachers_of_runs(wildcards),
             "maskings": self.figures.maskings(wildcards),
+            "stand_ins": self.figures.stand_in_notes(wildcards),
             "published": published,
             "published_rows": self.figures.published_rows(wildcards),
             "figures": [(name, *figure_kind(name)) for name in figure_names(experiment)],

@@ -1,4 +1,4 @@
-"""metrics.csv and wall time of every checkpoint -> comparison of all runs: table and figure."""
+"""metrics.csv and the time of every checkpoint -> comparison of all runs: table and figure."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""metrics.csv, wall times and resampled FIDs -> planned comparisons: table, page and figure."""
+"""metrics.csv, times and resampled FIDs -> planned comparisons: table, page and figure."""
 
 from pathlib import Path
 

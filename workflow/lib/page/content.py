@@ -35,9 +35,10 @@ NETWORKS = {
     "reader": "a small network that reads drawn scenes",
 }
 COST_NOTE = (
-    "Means over seeds. Wall time is that of the trainings, as the jobs ran, with any other jobs"
-    " beside them; the teachers are those trained here. Operations (FLOP) are counted from the"
-    " settings, a multiplication and an addition as two; a forward pass is of one sample."
+    "Means over seeds. Time is that of the trainings: the processor's on one thread of a CPU, else"
+    " the wall's, with any jobs beside them. The teachers are those trained here. Operations (FLOP)"
+    " are counted from the settings, a multiplication and an addition as two; a forward pass is of"
+    " one sample."
 )
 HIGHER = (
     "is", "precision", "recall", "clip-score", "caption-accuracy", "held-out-accuracy",
@@ -150,7 +151,8 @@ def cautions(table: pd.DataFrame, settings: Settings) -> list[str]:
             " page, and never with an Inception FID."
         )
     shown = table[table["samples"] == settings["sampler"]]
-    return [*sentences, *caution_notes(shown, [first_metric(settings)])]
+    notes = caution_notes(shown, [first_metric(settings)])
+    return [*sentences, *settings["stand_ins"], *notes]
 
 
 def comparison_rows(rows: pd.DataFrame, settings: Settings) -> Table:
@@ -181,7 +183,7 @@ def comparison_rows(rows: pd.DataFrame, settings: Settings) -> Table:
     return Table.of_records(
         f"Last checkpoints, sampled with {settings['sampler']}",
         records,
-        notes=[reading, *notes.lines()],
+        notes=[reading, *settings["stand_ins"], *notes.lines()],
     )
 
 
@@ -203,7 +205,7 @@ def training_hours(seconds: Curves, settings: Settings) -> Curves:
 def cost_table(
     records: list[ShownRun], seconds: Curves, parameters: Mapping[str, int], settings: Settings
 ) -> Table:
-    """What every run took: size, operations, wall time."""
+    """What every run took: size, operations, time."""
     hours = training_hours(seconds, settings)
     rows = []
     for run in settings["runs"]:
@@ -217,7 +219,7 @@ def cost_table(
             row |= {
                 "Training, FLOP": quantity(run["training_flop"]).strip(),
                 "Steps": f"{last:,}",
-                "Wall time": duration(spent),
+                "Time": duration(spent),
                 "With teachers": duration(3600 * fmean(hours[name][last].values())),
                 "Per step": duration(spent / last),
                 "Images/s": f"{last * run['batch_size'] / spent:,.0f}",

@@ -1,4 +1,4 @@
-"""What the files of trainings say: histories, wall time, digests, machines."""
+"""What the files of trainings say: histories, times, digests, machines."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class ShownRun:
         return read_history(self.checkpoint(self.steps[-1]) / "history.csv")
 
     def seconds(self, step: int) -> float:
-        """Wall time of the training up to a checkpoint."""
+        """Time of the training up to a checkpoint."""
         return read_seconds(self.checkpoint(step) / "checkpoint.json")
 
     def record(self, step: int) -> dict[str, Any]:
