@@ -841,7 +841,7 @@ def test_terms_of_text_to_image_count_at_every_t(name):
 
 
 @pytest.mark.parametrize(
-    "name", [*PRESETS, "data/imagenet100", "data/imagenet256", "data/imagenet512"]
+    "name", [*PRESETS, "cifar10", "data/imagenet100", "data/imagenet256", "data/imagenet512"]
 )
 def test_every_value_of_a_preset_says_where_it_comes_from(name):
     """But names, labels and descriptions: in its line, or in the comment above it."""
