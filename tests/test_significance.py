@@ -1,6 +1,6 @@
 """Tests of planned comparisons: against brute force, scipy, known examples and invariances."""
 
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -351,6 +351,20 @@ def test_table_and_figure_say_which_fids_cannot_be_trusted(table):
     assert significance(doubtful, LABELS, "sit", 5.5).get_supxlabel().count(REASON) == 1
     assert "trusted" not in significance_markdown(table, LABELS)
     assert "Caution" not in significance(table, LABELS, "sit", 5.5).get_supxlabel()
+
+
+@pytest.mark.parametrize("ratios", [(1, 1), (0.9, 1.5), (0.3, 1), (0.3, 3), (0.01, 100)])
+def test_the_names_of_costs_never_touch(table, ratios):
+    figure = significance(
+        table.assign(speed_up=ratios[0], time_ratio=ratios[1]), LABELS, "sit", 5.5
+    )
+    figure.canvas.draw()
+    axis = figure.axes[1]
+    names = [name for name in axis.get_xticklabels() if name.get_text()]
+    boxes = [name.get_window_extent() for name in names]
+    assert "1x" in [name.get_text() for name in names]
+    assert len(boxes) > 1
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_the_figure_fills_the_markers_of_significant_comparisons(table):

@@ -75,7 +75,7 @@ def significance(
     )  # fmt: skip
     _limit_quality(quality, [exp(row["area_difference"]) for row in rows])
     quality.set_xlabel("FID over the training,\nover the opponent's")
-    cost.set_xlabel("cost of reaching the opponent's\nlast FID, over the opponent's")
+    cost.set_xlabel("cost of the opponent's\nlast FID, over its own")
     handles = [
         Line2D([], [], marker=marker, color=GREY, linestyle="none", label=label)
         for marker, label in (("o", "steps"), ("s", "time, teachers and encoders included"))
@@ -144,7 +144,9 @@ def _limit_costs(axis: Axes, ratios: Sequence[_Point]) -> None:
     high = min(MOST_OCTAVES, ceil(max([0.5, *ends])))
     axis.set_xscale("log", base=2)
     axis.set_xlim(2.0**low, 2.0**high)
-    axis.xaxis.set_major_locator(FixedLocator([2.0**octave for octave in range(low, high + 1)]))
+    stride = 1 if high - low <= MOST_OCTAVES else 2  # the names of more would touch
+    named = (octave for octave in range(low, high + 1) if octave % stride == 0)
+    axis.xaxis.set_major_locator(FixedLocator([2.0**octave for octave in named]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     _without_box(axis)
