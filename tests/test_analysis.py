@@ -1,6 +1,7 @@
 """Probes, similarity, colours and the paired comparison, on data whose answers are known."""
 
 from dataclasses import asdict, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from selftrans.evaluation.probes import (
 )
 from selftrans.evaluation.run_features import RunFeatures
 from selftrans.models.weights import load_backbone
-from selftrans.plotting.features import principal_colours
+from selftrans.plotting.features import discriminability, principal_colours
 from selftrans.runtime.errors import UserError
 from selftrans.runtime.files import write_json
 from selftrans.training.input_paths import InputPaths
@@ -436,3 +437,17 @@ def test_a_run_beyond_the_baseline_has_a_mean_and_no_difference():
     assert (beyond.seeds, beyond.mean) == (0, 10)
     assert beyond.std == pytest.approx(2**0.5)
     assert np.isnan([beyond.difference, beyond.low, beyond.high]).all()
+
+
+@pytest.mark.parametrize("runs", [1, 6, 14])
+def test_the_names_of_both_probes_fit_beside_their_panels(runs):
+    rows = [
+        ("block", f"run{run}", seed, block, t, 0.1, 0.2)
+        for run, seed, block, t in product(range(runs), (0, 1), (1, 2, 3), (0.1, 0.5))
+    ]
+    columns = ["kind", "run", "seed", "block", "t", "linear", "knn"]
+    labels = {f"run{run}": f"+ a method with a long name {run}" for run in range(runs)}
+    figure = discriminability(pd.DataFrame(rows, columns=columns), labels, None, 5.5)
+    figure.canvas.draw()
+    upper, lower = (figure.axes[first].yaxis.label.get_window_extent() for first in (0, 2))
+    assert lower.y1 < upper.y0

@@ -128,6 +128,9 @@ def _folded(name: str) -> str:
     return name.replace(": ", ":\n").replace(", ", ",\n")
 
 
+LEGEND_ROW_INCHES = 0.16
+
+
 def discriminability(
     table: pd.DataFrame, labels: Mapping[str, str], encoder: str | None, width_inches: float
 ) -> Figure:
@@ -157,15 +160,15 @@ def discriminability(
                 )
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
-        row[0].set_ylabel(f"{name}: accuracy in %")
+        row[0].set_ylabel(f"{name}:\naccuracy in %")
     for axis, t in zip(axes[0], times, strict=True):
         axis.set_title(f"t = {t:g}")
     for axis in axes[1]:
         axis.set_xlabel("block")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=legend_columns(names, width_inches)
-    )
+    columns = legend_columns(names, width_inches)
+    figure.legend(handles, names, loc="outside upper center", ncols=columns)
+    figure.set_figheight(0.64 * width_inches + LEGEND_ROW_INCHES * -(-len(names) // columns))
     return figure
 
 
