@@ -446,8 +446,10 @@ def test_the_names_of_both_probes_fit_beside_their_panels(runs):
         for run, seed, block, t in product(range(runs), (0, 1), (1, 2, 3), (0.1, 0.5))
     ]
     columns = ["kind", "run", "seed", "block", "t", "linear", "knn"]
-    labels = {f"run{run}": f"+ a method with a long name {run}" for run in range(runs)}
+    labels = {
+        f"run{run}": f"+ a method with a name that takes half a line {run}" for run in range(runs)
+    }
     figure = discriminability(pd.DataFrame(rows, columns=columns), labels, None, 5.5)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     upper, lower = (figure.axes[first].yaxis.label.get_window_extent() for first in (0, 2))
     assert lower.y1 < upper.y0

@@ -358,7 +358,7 @@ def test_the_names_of_costs_never_touch(table, ratios):
     figure = significance(
         table.assign(speed_up=ratios[0], time_ratio=ratios[1]), LABELS, "sit", 5.5
     )
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axis = figure.axes[1]
     names = [name for name in axis.get_xticklabels() if name.get_text()]
     boxes = [name.get_window_extent() for name in names]
