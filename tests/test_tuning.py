@@ -317,6 +317,7 @@ def test_the_tuning_on_scenes_is_of_every_arm_that_is_reported():
         trials = [tuning.runs[name].training for name in tuning.grids[arm].runs]
         assert trials == [tuning.runs[name].training for name in tuning.grids["sit"].runs]
     (steps,) = {run.training.checkpoints for run in tuning.runs.values()}
+    assert steps == (1000,)  # of every arm alike, and of the file that they wrote
     assert steps[-1] >= reported[0].runs["sit"].training.checkpoints[-1] // 2
 
 

@@ -103,7 +103,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds that the runs take, by ``training_clock``."""
+    """Seconds that the runs take: trainings by ``training_clock``, encoders by the wall's."""
 
     seconds: Curves
     """Of each training up to a checkpoint."""
@@ -157,7 +157,7 @@ def reached_level(
         chosen = np.concatenate((chosen, drawn))
     mine, theirs = (_means(fids[one], seeds, chosen) for one in pair)
     last = max(theirs)
-    time, opponents = (_wall_time(costs, one, seeds, chosen) for one in pair)
+    time, opponents = (_time_spent(costs, one, seeds, chosen) for one in pair)
     found = np.empty((len(chosen), len(REACHED)))
     for number, level in enumerate(theirs[last]):
         steps = steps_to_reach({step: means[number] for step, means in mine.items()}, level)
@@ -186,7 +186,7 @@ def _means(
     }
 
 
-def _wall_time(
+def _time_spent(
     costs: Costs, run: str, seeds: Sequence[int], chosen_RS: NDArray[np.int64]
 ) -> list[tuple[list[int], Floats]]:
     """For each choice of seeds, steps and the mean seconds up to them, from step 0."""
